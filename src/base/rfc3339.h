@@ -7,7 +7,7 @@
 
 #include "base/slice.h"
 
-#define TIME_TEXT_MAX 40
+#define TIME_TEXT_MAX 88
 
 /* "2026-11-22T00:02:32.000001Z"; always 6 digits. Years 0000 to 9999, clamped. */
 void time_format(int64_t us, char out[TIME_TEXT_MAX]);
