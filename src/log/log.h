@@ -1,0 +1,284 @@
+/*
+ * The log: one durable, ordered file of commits; every stream is a view of it.
+ *
+ * A commit is atomic over any number of streams and checks any number of
+ * expected versions. It is acknowledged only after the commit point (journal.h)
+ * covers it. Readers map the segments and never hold up the log's own task.
+ *
+ * Threads: log_submit, log_append, the reads and log_end may be called from any
+ * thread; one iterator belongs to one thread at a time.
+ */
+#ifndef OX_LOG_LOG_H
+#define OX_LOG_LOG_H
+
+#include <regex.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/env.h"
+#include "base/err.h"
+#include "base/id.h"
+#include "base/pos.h"
+#include "base/slice.h"
+
+struct log;
+struct ox_index_ops;
+struct ox_journal_ops;
+
+/* Limits of the format (docs/format.md). */
+#define LOG_NAME_MAX 255                    /* bytes of a stream's name */
+#define LOG_TYPE_MAX 255                    /* bytes of an event's type */
+#define LOG_EVENT_MAX (UINT64_C(16) << 20)  /* bytes of data plus metadata */
+#define LOG_FRAME_MAX (UINT64_C(1) << 20)   /* bytes of a frame */
+#define LOG_SEGMENT_MIN (UINT64_C(2) << 20) /* bytes of the smallest segment */
+
+/* Expected versions. 0 and above: the number of the stream's last event. */
+#define LOG_ANY (-2)
+#define LOG_NO_STREAM (-1)
+#define LOG_EXISTS (-4)
+
+/* How the log is opened. Zero means the default for every number. */
+struct log_conf {
+    uint64_t segment_bytes;    /* 256 MiB; a multiple of 4096; fixed when the folder is made */
+    uint64_t commit_bytes_max; /* 64 MiB */
+    uint64_t memory_bytes_max; /* 64 MiB: what is not indexed yet; beyond it appends wait */
+    uint64_t heads_bytes;      /* 64 MiB: cache of streams' heads */
+    uint64_t queue_bytes_max; /* 64 MiB: appends waiting for their group; beyond it E_LIMIT/RETRY */
+    uint64_t free_bytes_min;  /* 64 MiB: free disk below which appends are refused */
+    uint64_t sync_delay_us;   /* 0: sync at once ("always"); else gathers larger groups */
+    uint32_t recent_events;   /* 1,000,000: how many event ids are known for `any` */
+    bool     read_only;       /* no writes, no recovery that cuts; needs no lock */
+    const struct ox_index_ops   *index;   /* required */
+    const struct ox_journal_ops *journal; /* NULL: local */
+};
+
+/* What opening found and did. */
+struct log_report {
+    bool           created;
+    bool           clean;  /* the last close was clean */
+    struct log_pos end;    /* first free position */
+    struct log_pos cut_at; /* where a torn tail was cut; 0: none */
+    uint64_t       cut_bytes;
+    uint64_t       replayed; /* events put into the index again */
+    uint64_t       open_us;
+};
+
+/*
+ * Opens or creates the log in folder `dir`. E_BUSY: another process has it;
+ * E_FORMAT: another format version; E_DAMAGED: bytes below a position that was
+ * durable are damaged (the text has the position). `report` may be NULL.
+ */
+int log_open(struct ox_env *env, const char *dir, const struct log_conf *conf,
+             struct log_report *report, struct log **out, struct err *err);
+
+/* Finishes what was submitted, writes the index, gives the folder up. NULL is fine. */
+void log_close(struct log *log);
+
+/* -- appending ------------------------------------------------------------ */
+
+/* What an event is, in log_event.flags and log_new_event.flags. */
+enum log_event_flags {
+    LOG_JSON = 1, /* data is JSON (validated by whoever took it in) */
+    LOG_LINK = 2, /* data is "version@stream", type "$>" */
+};
+
+struct log_new_event {
+    struct ox_id id; /* zero: the log makes one */
+    struct slice type, data, meta;
+    int64_t      created_us; /* 0: the commit's time */
+    uint32_t     flags;      /* enum log_event_flags */
+};
+
+struct log_write {
+    struct slice                stream;
+    int64_t                     expected;
+    const struct log_new_event *events;
+    uint32_t                    count;
+    /* results */
+    uint64_t first_version, last_version;
+};
+
+struct log_check {
+    struct slice stream;
+    int64_t      expected;
+};
+
+enum log_req_flags {
+    LOG_QUIET = 1,  /* a reader's own state: wakes nobody (DESIGN rule 3) */
+    LOG_BULK = 2,   /* takes at most 256 KiB of a group while anyone else waits */
+    LOG_SYSTEM = 4, /* may write streams whose names begin with '$' */
+};
+
+/*
+ * One commit. The caller owns all of it, and what it points at, until `done`
+ * is called or, with done NULL, log_append returns. The same stream may be in
+ * `writes` once only.
+ */
+struct log_req {
+    struct log_write       *writes;
+    uint32_t                write_count;
+    const struct log_check *checks;
+    uint32_t                check_count;
+    uint32_t                flags; /* enum log_req_flags */
+    int64_t time_us; /* 0: now; else the commit's time where it is not below the last one's */
+    /* Called once, on one of the log's tasks: must not block or call log_append. */
+    void (*done)(struct log_req *);
+    void *arg;
+    /* results */
+    int            rc; /* 0 or err.code */
+    struct err     err;
+    struct log_pos pos;        /* of the first event */
+    struct log_pos last;       /* of the last event */
+    struct log_pos end;        /* first position after the commit */
+    bool           idempotent; /* was there already; nothing was written */
+    /* with E_WRONG_VERSION: which stream, and what it has (LOG_NO_STREAM: none) */
+    struct slice wrong_stream;
+    int64_t      wrong_expected, wrong_actual;
+    /* the log's own */
+    struct log_req *next;
+    uint64_t        bytes;
+    uint64_t        submitted_us;
+    struct ox_gate *gate;
+    struct log_req *wake[2];
+};
+
+/* Never blocks. A refusal is answered through `done` too (maybe before this returns). */
+void log_submit(struct log *log, struct log_req *req);
+
+/* Submits and waits; `done` must be NULL. Returns req->rc. */
+int log_append(struct log *log, struct log_req *req);
+
+/* Is this a name that a user may give a stream? E_INVALID with the reason. */
+int log_name_check(struct slice name, bool system, struct err *err);
+
+/* -- reading -------------------------------------------------------------- */
+
+enum log_kind {
+    LOG_KIND_EVENT = 1,
+};
+
+/* A view; its slices are valid until the iterator's next call. */
+struct log_event {
+    struct log_pos pos, commit;
+    uint64_t       stream_id, version;
+    struct slice   stream, type, data, meta;
+    struct ox_id   id;
+    int64_t        created_us; /* the event's own */
+    int64_t        time_us;    /* the commit's */
+    uint32_t       flags;      /* enum log_event_flags */
+    bool           quiet;      /* in a commit with LOG_QUIET */
+};
+
+/* Which events of $all; every part that is given must hold. Zeroed: all but quiet ones. */
+struct log_filter {
+    struct slice   prefix;   /* of the stream's name */
+    struct slice   category; /* the stream's name up to its first '-' */
+    struct slice   type;     /* the whole type */
+    struct slice   type_prefix;
+    const regex_t *stream_regex; /* POSIX extended; the caller's, kept while the iterator lives */
+    const regex_t *type_regex;
+    bool           system; /* also streams whose names begin with '$' */
+    bool           quiet;  /* also quiet commits */
+};
+
+struct log_read {
+    struct slice      stream; /* empty: $all */
+    uint64_t          from;   /* a version, or for $all a position; backwards UINT64_MAX: the end */
+    bool              backwards;
+    struct log_pos    at;     /* time travel: nothing after this position; 0: no bound */
+    struct log_filter filter; /* $all only */
+};
+
+struct log_iter;
+
+/*
+ * E_NOTFOUND where the stream is not there (never for $all). Forwards, `from`
+ * is the first wanted; backwards, the last wanted, itself included.
+ */
+int
+log_iter_open(struct log *log, const struct log_read *read, struct log_iter **out, struct err *err);
+
+/* E_END: nothing now; forwards it may be asked again later and goes on with no gap. */
+int log_iter_next(struct log_iter *it, struct log_event *out, struct err *err);
+
+/* $all: the position to read on from: after the last event given or passed by the filter. */
+struct log_pos log_iter_pos(const struct log_iter *it);
+
+void log_iter_close(struct log_iter *it); /* NULL is fine */
+
+/* First position after the last durable commit; the end of what readers see. */
+struct log_pos log_end(struct log *log);
+
+/* The last position whose commit's time is <= us; 0 where there is none. */
+int log_pos_of_time(struct log *log, int64_t us, struct log_pos *out, struct err *err);
+
+struct log_stream {
+    struct slice   name; /* valid during the callback, or as given */
+    uint64_t       id;
+    uint64_t       head;  /* version of the last event */
+    uint64_t       first; /* version of the first readable event */
+    struct log_pos first_pos, last_pos;
+};
+
+/* E_NOTFOUND where there is none. */
+int log_stream_info(struct log *log, struct slice name, struct log_stream *out, struct err *err);
+
+/* In byte order of the names, those with the prefix and after `after`; stop by a non-zero return.
+ */
+typedef int log_stream_fn(void *arg, const struct log_stream *stream, struct err *err);
+int         log_streams(struct log *log, struct slice prefix, struct slice after, log_stream_fn *fn,
+                        void *arg, struct err *err);
+
+/* -- waking readers ------------------------------------------------------- */
+
+/*
+ * Told after commits become readable (quiet ones excepted). Called on one of
+ * the log's tasks, maybe often: it must only wake somebody. The caller owns
+ * the memory until log_unlisten has returned.
+ */
+struct log_listener {
+    void (*wake)(struct log_listener *);
+    void                *arg;
+    struct log_listener *next, *prev; /* the log's own */
+};
+
+void log_listen(struct log *log, struct log_listener *listener);
+void log_unlisten(struct log *log, struct log_listener *listener);
+
+/* -- looking after it ----------------------------------------------------- */
+
+struct log_info {
+    struct ox_id   id;
+    uint32_t       format;
+    uint64_t       segment_bytes;
+    uint32_t       segments;
+    uint64_t       disk_bytes;
+    struct log_pos first, end, indexed;
+    uint64_t       streams; /* that ever were */
+    int64_t        last_time_us;
+    bool           failed; /* takes no writes any more; why is in failed_text */
+    char           failed_text[ERR_TEXT_MAX];
+    /* since opening */
+    uint64_t commits, events, groups, appended_bytes, syncs;
+    uint64_t memory_bytes; /* of what is not indexed yet */
+};
+
+void log_get_info(struct log *log, struct log_info *out);
+
+/* Reads every byte below the end: `fn` is told how far, and may stop by a non-zero return. */
+typedef int log_progress_fn(void *arg, uint64_t done_bytes, uint64_t all_bytes);
+
+struct log_counts {
+    uint64_t segments, commits, frames, records, events, bytes;
+    uint64_t index_mismatches;
+};
+
+/* E_DAMAGED with the position of the first damage; also holds the index against the log. */
+int log_verify(struct log *log, log_progress_fn *fn, void *arg, struct log_counts *out,
+               struct err *err);
+
+/* Offline: throws the index of the folder away and makes it again from the log. */
+int log_reindex(struct ox_env *env, const char *dir, const struct log_conf *conf,
+                struct log_report *report, struct err *err);
+
+#endif
