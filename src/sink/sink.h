@@ -1,0 +1,109 @@
+/*
+ * A sink: somewhere events are delivered to. A driver sees base and this header
+ * only. Order, retries, backoff, parking and checkpoints are the core's.
+ *
+ * The core steps a sink on a thread of the sink's own. It submits items while
+ * the sink has credit (at most one item of a stream at a time for drivers that
+ * finish items out of order) and polls; during poll the driver reports each
+ * item by sink_done. A driver with `transactional` keeps the checkpoint on the
+ * far side, in the same transaction as the items: all that was submitted since
+ * the last flush is done, or none of it.
+ */
+#ifndef OX_SINK_SINK_H
+#define OX_SINK_SINK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/env.h"
+#include "base/err.h"
+#include "base/id.h"
+#include "base/must.h"
+#include "base/pos.h"
+#include "base/slice.h"
+
+struct conf;
+struct conf_type;
+struct sink;
+
+/* An event on its way out; the core owns it until sink_done. */
+struct sink_item {
+    struct log_pos pos;
+    uint64_t       version;
+    struct slice   stream, type, data, meta;
+    struct slice   key; /* the stream's name after its category and '-' */
+    struct ox_id   id;
+    int64_t        created_us;
+    uint32_t       attempt; /* 0: the first */
+    /* the core's own */
+    struct sink_item *next;
+    void             *owner;
+};
+
+typedef void finding_line_fn(void *arg, int level, const char *text);
+
+struct sink_ops {
+    const char             *name; /* in the configuration: `type: NAME` */
+    size_t                  size; /* of the instance; struct sink comes first */
+    const struct conf_type *schema;
+    bool                    transactional;
+
+    int (*open)(struct sink *, const struct conf *, struct err *);
+    void (*close)(struct sink *);
+    int (*check)(struct sink *, finding_line_fn *, void *arg, struct err *);
+
+    /* Transactional: the checkpoint on the far side; 0 for a first start. Others: pos.v = 0. */
+    int (*checkpoint)(struct sink *, struct log_pos *, struct err *);
+
+    /* Takes the item; never blocks on the far side, never reports. */
+    int (*submit)(struct sink *, struct sink_item *, struct err *);
+
+    /*
+     * Works for at most wait_ms and calls sink_done for what was decided.
+     * `flush`: nothing more comes for now, so send what was gathered; `upto` is
+     * the checkpoint to store with it (transactional only).
+     */
+    int (*poll)(struct sink *, bool flush, struct log_pos upto, uint32_t wait_ms, struct err *);
+};
+
+struct sink {
+    const struct sink_ops *ops;
+    struct ox_env         *env;
+    const char            *instance;
+    uint32_t               credit; /* how many more items it takes; the driver sets it in open */
+    uint32_t               in_flight;
+    /* The core's: told once for each item. rc 0, or err with its kind: RETRY and UNSURE are sent
+     * again (UNSURE: maybe it arrived), DATA parks the event. */
+    void (*done)(struct sink *, struct sink_item *, int rc, const struct err *);
+    void *done_arg;
+};
+
+int  sink_new(struct ox_env *, const struct sink_ops *, const char *instance, const struct conf *,
+              struct sink **, struct err *);
+void sink_free(struct sink *); /* NULL is fine */
+
+static inline int
+sink_submit(struct sink *s, struct sink_item *item, struct err *err)
+{
+    int rc;
+
+    must(s->credit > 0);
+    rc = s->ops->submit(s, item, err);
+    if (rc == 0) {
+        s->credit--;
+        s->in_flight++;
+    }
+    return rc;
+}
+
+/* Driver to core: this item is decided. */
+static inline void
+sink_done(struct sink *s, struct sink_item *item, int rc, const struct err *err)
+{
+    must(s->in_flight > 0);
+    s->in_flight--;
+    s->credit++;
+    s->done(s, item, rc, err);
+}
+
+#endif

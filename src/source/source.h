@@ -1,0 +1,112 @@
+/*
+ * A source: something whose changes are captured into the log. A driver sees
+ * base and this header only; it knows nothing of streams, commits or threads.
+ *
+ * The core steps a source on a thread of the source's own, so a driver may
+ * block, but at most about a second at a time. It turns each batch into one
+ * commit of events and the batch's checkpoint: capture is exactly once into
+ * the log. Only when that commit is durable does it call `confirm`.
+ */
+#ifndef OX_SOURCE_SOURCE_H
+#define OX_SOURCE_SOURCE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/env.h"
+#include "base/err.h"
+#include "base/must.h"
+#include "base/slice.h"
+
+struct conf;      /* the checked configuration (base/conf.h) */
+struct conf_type; /* a schema (base/conf.h) */
+struct source;
+
+enum change_op {
+    CHANGE_READ = 1, /* a row of the initial snapshot */
+    CHANGE_INSERT,
+    CHANGE_UPDATE,
+    CHANGE_DELETE,
+    CHANGE_TRUNCATE,
+};
+
+/* One change of one row; all slices live until the next call on the source. */
+struct change {
+    enum change_op op;
+    struct slice   table;  /* or whatever the source calls a kind of row */
+    struct slice   key;    /* as it stands in the stream's name */
+    struct slice   before; /* the row as JSON object; empty: not known */
+    struct slice   after;  /* the row as JSON object; empty: none (delete, truncate) */
+    struct slice   origin; /* the mark of who made it; empty: an application */
+    struct slice
+            position; /* of this change in the source, text; unique: the event's id is made of it */
+    int64_t time_us;  /* when, as the source says; 0: it does not */
+};
+
+struct source_batch {
+    const struct change *changes;
+    uint32_t             count;
+    struct slice         checkpoint; /* JSON object: where to go on after this batch */
+    bool                 caught_up;  /* nothing more was there when this was read */
+};
+
+/* One line of what `check` and `prepare` found. */
+enum finding_level {
+    FINDING_OK,
+    FINDING_WARN,
+    FINDING_MISSING, /* has to be set up first; the text says how */
+};
+typedef void finding_fn(void *arg, enum finding_level level, const char *text);
+
+struct source_ops {
+    const char             *name; /* in the configuration: `type: NAME` */
+    size_t                  size; /* of the instance; struct source comes first */
+    const struct conf_type *schema;
+
+    /* Connects and checks. */
+    int (*open)(struct source *, const struct conf *, struct err *);
+    void (*close)(struct source *);
+
+    /* Probes without changing anything. */
+    int (*check)(struct source *, finding_fn *, void *arg, struct err *);
+    /* Sets up what the source needs (triggers, slots); again is fine. With dry_run it only says. */
+    int (*prepare)(struct source *, bool dry_run, finding_fn *, void *arg, struct err *);
+    /* Takes away what prepare made; again is fine. */
+    int (*unprepare)(struct source *, finding_fn *, void *arg, struct err *);
+
+    /* Where to go on: the last durable checkpoint, empty for a first start. Before the first poll.
+     */
+    int (*start)(struct source *, struct slice checkpoint, struct err *);
+
+    /*
+     * The next batch of at most max changes; count 0 where there is none after
+     * waiting at most wait_ms. ERR_RETRY: try later; ERR_FATAL: a gap or a loss,
+     * the text says which range and the way out.
+     */
+    int (*poll)(struct source *, uint32_t max, uint32_t wait_ms, struct source_batch *,
+                struct err *);
+
+    /* The checkpoint is durable: what lies before it may be given up at the source. */
+    int (*confirm)(struct source *, struct slice checkpoint, struct err *);
+
+    /* A JSON object for people: lag, position, snapshot progress. */
+    int (*status)(struct source *, struct buf *, struct err *);
+};
+
+struct source {
+    const struct source_ops *ops;
+    struct ox_env           *env;
+    const char              *instance; /* the name in the configuration */
+    bool                     started;
+};
+
+/* The core calls these, never the table. */
+int  source_new(struct ox_env *, const struct source_ops *, const char *instance,
+                const struct conf *, struct source **, struct err *);
+void source_free(struct source *); /* NULL is fine */
+int  source_start(struct source *, struct slice checkpoint, struct err *);
+int
+source_poll(struct source *, uint32_t max, uint32_t wait_ms, struct source_batch *, struct err *);
+int source_confirm(struct source *, struct slice checkpoint, struct err *);
+
+#endif
