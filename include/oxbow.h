@@ -33,20 +33,20 @@ enum ox_status {
     OX_END = 1,           /* nothing more to read: not a failure */
     OX_WRONG_VERSION = 2, /* the expected version does not hold; nothing was written */
     OX_NOT_FOUND = 3,
-    OX_INVALID = 4,     /* an argument is out of its limits */
-    OX_BUSY = 5,        /* another process has the folder, or too much is waiting */
-    OX_NO_SPACE = 6,    /* the disk is full or below its watermark */
-    OX_DAMAGED = 7,     /* the log is damaged: the text has the position */
-    OX_IO = 8,          /* the disk failed; the log takes no more writes */
+    OX_INVALID = 4,  /* an argument is out of its limits */
+    OX_BUSY = 5,     /* another process has the folder, or too much is waiting */
+    OX_NO_SPACE = 6, /* the disk is full or below its watermark */
+    OX_DAMAGED = 7,  /* the log is damaged: the text has the position */
+    OX_IO = 8,       /* the disk failed; the log takes no more writes */
     OX_TIMEOUT = 9,
     OX_CLOSED = 10,
-    OX_UNSURE = 11,     /* the outcome is unknown: read before you write again */
-    OX_ERROR = 12       /* anything else: see the text */
+    OX_UNSURE = 11, /* the outcome is unknown: read before you write again */
+    OX_ERROR = 12   /* anything else: see the text */
 };
 
 struct ox_error {
-    int  status;     /* enum ox_status */
-    char text[512];  /* one line: what, where, what to do */
+    int  status;    /* enum ox_status */
+    char text[512]; /* one line: what, where, what to do */
 };
 
 /* Expected versions; 0 and above: the version of the stream's last event. */
@@ -54,31 +54,31 @@ struct ox_error {
 #define OX_NO_STREAM (-1)
 #define OX_EXISTS (-4)
 
-struct ox;              /* an open data folder */
-struct ox_reader;       /* reads a stream or $all */
+struct ox;        /* an open data folder */
+struct ox_reader; /* reads a stream or $all */
 
 struct ox_options {
-    size_t   size;         /* sizeof(struct ox_options): later versions add members */
-    int      read_only;    /* open without the right to write */
+    size_t   size;          /* sizeof(struct ox_options): later versions add members */
+    int      read_only;     /* open without the right to write */
     uint32_t sync_delay_ms; /* gather appends this long for larger groups; never less durable */
     uint64_t segment_bytes; /* 0: 256 MiB; fixed when the folder is made */
 };
 
 /* Opens or creates the data folder. `options` may be NULL. */
-OX_API int ox_open(const char *dir, const struct ox_options *options, struct ox **out,
-                   struct ox_error *error);
+OX_API int
+ox_open(const char *dir, const struct ox_options *options, struct ox **out, struct ox_error *error);
 
 /* Waits for what was submitted, then gives the folder up. NULL is fine. */
 OX_API void ox_close(struct ox *db);
 
 /* One event to append. */
 struct ox_new_event {
-    const char *type;      /* 1 to 255 bytes */
-    const void *data;      /* JSON by convention; any bytes are kept as they are */
+    const char *type; /* 1 to 255 bytes */
+    const void *data; /* JSON by convention; any bytes are kept as they are */
     size_t      data_len;
-    const void *metadata;  /* NULL with 0: none */
+    const void *metadata; /* NULL with 0: none */
     size_t      metadata_len;
-    const char *id;        /* a UUID as text; NULL: one is made */
+    const char *id; /* a UUID as text; NULL: one is made */
 };
 
 /* Where an append went. */
@@ -92,22 +92,21 @@ struct ox_appended {
  * durable. `appended` may be NULL. The same event ids again, at the same
  * expected version, answer as the first time and write nothing.
  */
-OX_API int ox_append(struct ox *db, const char *stream, int64_t expected,
-                     const struct ox_new_event *events, size_t count,
-                     struct ox_appended *appended, struct ox_error *error);
+OX_API int
+ox_append(struct ox *db, const char *stream, int64_t expected, const struct ox_new_event *events,
+          size_t count, struct ox_appended *appended, struct ox_error *error);
 
 /* One stream's part of a commit over several streams. */
 struct ox_write {
     const char                *stream;
     int64_t                    expected;
     const struct ox_new_event *events;
-    size_t                     count;      /* 0: only checks the expected version */
-    struct ox_appended         appended;   /* the result */
+    size_t                     count;    /* 0: only checks the expected version */
+    struct ox_appended         appended; /* the result */
 };
 
 /* All of it or nothing. A stream may be named once. */
-OX_API int ox_commit(struct ox *db, struct ox_write *writes, size_t count,
-                     struct ox_error *error);
+OX_API int ox_commit(struct ox *db, struct ox_write *writes, size_t count, struct ox_error *error);
 
 /* One event as read; everything it points at is valid until the reader's next call. */
 struct ox_event {

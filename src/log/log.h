@@ -74,7 +74,7 @@ int log_open(struct ox_env *env, const char *dir, const struct log_conf *conf,
 /* Finishes what was submitted, writes the index, gives the folder up. NULL is fine. */
 void log_close(struct log *log);
 
-/* -- appending ------------------------------------------------------------ */
+/* appending */
 
 /* What an event is, in log_event.flags and log_new_event.flags. */
 enum log_event_flags {
@@ -151,7 +151,7 @@ int log_append(struct log *log, struct log_req *req);
 /* Is this a name that a user may give a stream? E_INVALID with the reason. */
 int log_name_check(struct slice name, bool system, struct err *err);
 
-/* -- reading -------------------------------------------------------------- */
+/* reading */
 
 enum log_kind {
     LOG_KIND_EVENT = 1,
@@ -229,7 +229,7 @@ typedef int log_stream_fn(void *arg, const struct log_stream *stream, struct err
 int         log_streams(struct log *log, struct slice prefix, struct slice after, log_stream_fn *fn,
                         void *arg, struct err *err);
 
-/* -- waking readers ------------------------------------------------------- */
+/* waking readers */
 
 /*
  * Told after commits become readable (quiet ones excepted). Called on one of
@@ -245,7 +245,7 @@ struct log_listener {
 void log_listen(struct log *log, struct log_listener *listener);
 void log_unlisten(struct log *log, struct log_listener *listener);
 
-/* -- looking after it ----------------------------------------------------- */
+/* looking after it */
 
 struct log_info {
     struct ox_id   id;
