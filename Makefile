@@ -1,0 +1,79 @@
+# The front door. The build itself is Meson's; each target here is one short line
+# of work, so that hooks and CI can call `make` and nothing else.
+BUILD  ?= build
+SEEDS  ?= 1000
+RUNS   ?= 100000
+PREFIX ?= /usr/local
+DESTDIR ?=
+export SEEDS RUNS
+export BUILD := $(BUILD)
+
+.DEFAULT_GOAL := build
+.PHONY: help build run test check lint fmt sim asan tsan headers install clean \
+        deps deps-test deps-bench
+.NOTPARALLEL: # one package installation at a time; the tools run things side by side
+
+help:
+	@sed -n 's/^#: //p' $(MAKEFILE_LIST)
+
+#: make              same as `make build`
+#: make build        install what is missing (as root), build, leave build/oxbow
+build: deps
+	@tools/build $(BUILD)
+
+#: make run          the main job: examples/orders, start to end
+run: build
+	@tools/run-script examples/orders
+
+#: make test         every test of the plain build
+test: deps deps-test build
+	@tools/suite plain
+
+#: make check        all that CI does: tests, lints, sanitizers, simulator, fuzz corpora
+check:
+	@.ci/run
+
+#: make lint         floors, names, calls, headers, sizes, style, paths, format, tidy
+lint: deps deps-test build
+	@tools/lint/run
+
+#: make fmt          format every C file
+fmt: deps-test
+	@tools/lint/format --fix
+
+#: make asan         the tests under AddressSanitizer and UBSan (build-asan)
+#: make tsan         the tests under ThreadSanitizer (build-tsan)
+asan tsan: deps deps-test
+	@tools/suite $@
+
+#: make sim SEEDS=n  n seeds of the simulator
+sim: build
+	@tools/run-script sim
+
+#: make bench-NAME   bench/NAME (SCALE=…), its peers in the same run
+bench-%: deps deps-bench build
+	@tools/run-script bench/$*
+
+#: make example-NAME examples/NAME
+example-%: build
+	@tools/run-script examples/$*
+
+#: make fuzz-NAME RUNS=n   n runs of the fuzz target, then its coverage
+fuzz-%: deps deps-test
+	@tools/fuzz $* $(RUNS)
+
+#: make install      DESTDIR and PREFIX (default /usr/local) are respected
+install: build
+	@meson configure $(BUILD) -Dprefix=$(PREFIX)
+	@DESTDIR=$(DESTDIR) meson install -C $(BUILD)
+
+#: make clean        remove every build folder
+clean:
+	rm -rf build build-asan build-tsan build-fuzz build-clang
+
+deps:
+	@tools/deps build
+deps-test:
+	@tools/deps test
+deps-bench:
+	@tools/deps bench
