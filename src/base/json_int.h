@@ -1,0 +1,80 @@
+/* Inside the JSON reader only: scanning of one piece at a time. */
+#ifndef OX_BASE_JSON_INT_H
+#define OX_BASE_JSON_INT_H
+
+#include "base/bytes.h"
+#include "base/json.h"
+
+/* After a failure `at` is the place and `why` the reason. */
+struct jsoni_scan {
+    const uint8_t *start, *at, *end;
+    const char    *why;
+    bool           limit; /* the reason is a limit, not the syntax */
+};
+
+#define JSONI_WHY_END "the text ends too early"
+
+static inline bool
+jsoni_fail(struct jsoni_scan *s, const uint8_t *at, const char *why)
+{
+    s->at = at;
+    s->why = why;
+    return false;
+}
+
+static inline void
+jsoni_space(struct jsoni_scan *s)
+{
+    while (s->at < s->end && (*s->at == ' ' || *s->at == '\n' || *s->at == '\r' || *s->at == '\t'))
+        s->at++;
+}
+
+/*
+ * How many bytes from p need no attention in a string: no quote, no backslash,
+ * no control character, nothing above ASCII. Eight bytes at a time; borrows
+ * only run upwards, so the lowest bit that is set is exact.
+ */
+static inline const uint8_t *
+jsoni_plain(const uint8_t *p, const uint8_t *end)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101), highs = ones << 7;
+
+    while (end - p >= 8) {
+        uint64_t w = get_u64(p), quote = w ^ (ones * '"'), slash = w ^ (ones * '\\');
+        uint64_t hit =
+            (w | (w - ones * 0x20) | ((quote - ones) & ~quote) | ((slash - ones) & ~slash)) & highs;
+
+        if (hit != 0)
+            return p + (__builtin_ctzll(hit) >> 3);
+        p += 8;
+    }
+    while (p < end && *p >= 0x20 && *p < 0x80 && *p != '"' && *p != '\\')
+        p++;
+    return p;
+}
+
+/* `at` is on the opening quote, and then after the closing one. */
+bool jsoni_string(struct jsoni_scan *s);
+
+/* A key with its colon: `raw` is the key without quotes. Whitespace before each is passed. */
+bool jsoni_key(struct jsoni_scan *s, struct slice *raw);
+
+/* A string, number or literal: `at` is on its first byte, and then after it. */
+bool jsoni_scalar(struct jsoni_scan *s);
+
+/* Any value, with the whitespace before it; `raw` is without. */
+bool jsoni_value(struct jsoni_scan *s, struct slice *raw);
+
+/* `p` is on a backslash of a checked string: the character it stands for; returns after it. */
+const uint8_t *jsoni_unescape(const uint8_t *p, uint32_t *code);
+
+/* The text of a checked raw key, without the quotes. */
+void jsoni_decode(struct slice raw_key, struct buf *out);
+
+/* Two checked raw keys, in the order of the bytes they spell. */
+int jsoni_key_cmp(struct slice a, struct slice b);
+
+/* The error for a scan that failed. */
+int jsoni_error(const struct jsoni_scan *s, struct err *err);
+
+#endif
