@@ -9,7 +9,7 @@ export SEEDS RUNS
 export BUILD := $(BUILD)
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test check lint fmt sim asan tsan headers install clean \
+.PHONY: help build run test check lint precommit fmt sim asan tsan headers install clean \
         deps deps-test deps-bench
 .NOTPARALLEL: # one package installation at a time; the tools run things side by side
 
@@ -36,6 +36,11 @@ check:
 #: make lint         floors, names, calls, headers, sizes, style, paths, format, tidy
 lint: deps deps-test build
 	@tools/lint/run
+
+#: make precommit    the fast part of check: unit tests, and the lints but clang-tidy
+precommit: deps deps-test build
+	@meson test -C $(BUILD) --no-rebuild --suite unit --print-errorlogs --quiet
+	@FAST=1 tools/lint/run
 
 #: make fmt          format every C file
 fmt: deps-test

@@ -9,9 +9,11 @@ SKIPPED = re.compile(r'(^|/)(build[^/]*|\.git|__pycache__)(/|$)')
 
 def files(root, tops=('',)):
     """Paths below root, relative: what git tracks or would add, else what lies there."""
+    # Inside a hook these name the repository that commits, not the tree asked for.
+    env = {k: v for k, v in os.environ.items() if k not in ('GIT_DIR', 'GIT_INDEX_FILE')}
     git = subprocess.run(['git', '-c', 'safe.directory=*', 'ls-files', '-z', '--cached', '--others',
                           '--exclude-standard', '--', *[t or '.' for t in tops]],
-                         cwd=root, capture_output=True, text=True)
+                         cwd=root, env=env, capture_output=True, text=True)
     if git.returncode == 0:
         found = set(git.stdout.split('\0')) - {''}
     else:
