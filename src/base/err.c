@@ -51,6 +51,7 @@ err_set(struct err *err, const char *file, int line, int code, enum err_kind kin
     err->kind = kind;
     err->file = file;
     err->line = line;
+    err->retry_ms = 0;
     va_start(ap, fmt);
     (void)vsnprintf(err->text, sizeof err->text, fmt, ap);
     va_end(ap);
@@ -85,6 +86,7 @@ err_clear(struct err *err)
     err->kind = ERR_NONE;
     err->file = NULL;
     err->line = 0;
+    err->retry_ms = 0;
     err->text[0] = '\0';
 }
 

@@ -58,6 +58,7 @@ struct err {
     int           code; /* enum err_code */
     enum err_kind kind;
     int           line;
+    unsigned      retry_ms; /* ERR_RETRY: not before so many ms; 0: at the caller's own pace */
     const char   *file;
     char          text[ERR_TEXT_MAX];
 };
