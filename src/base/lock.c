@@ -42,3 +42,13 @@ lock_give(struct ox_lock *lock)
 #endif
     must(pthread_mutex_unlock(&lock->mutex) == 0);
 }
+
+bool
+lock_held(void)
+{
+#ifdef OX_SLOW_CHECKS
+    return held_count > 0;
+#else
+    return true;
+#endif
+}

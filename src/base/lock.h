@@ -6,6 +6,7 @@
 #define OX_BASE_LOCK_H
 
 #include <pthread.h>
+#include <stdbool.h>
 
 /* The order in which locks may be taken. */
 enum lock_rank {
@@ -29,5 +30,8 @@ void lock_init(struct ox_lock *, enum lock_rank);
 void lock_fini(struct ox_lock *);
 void lock_take(struct ox_lock *);
 void lock_give(struct ox_lock *);
+
+/* Does this thread hold any? Known in debug and simulator builds; others say true. */
+bool lock_held(void);
 
 #endif
