@@ -26,7 +26,7 @@ run: build
 	@tools/run-script examples/orders
 
 #: make test         every test of the plain build
-test: deps deps-test build
+test: deps-test build
 	@tools/suite plain
 
 #: make check        all that CI does: tests, lints, sanitizers, simulator, fuzz corpora
@@ -34,11 +34,11 @@ check:
 	@.ci/run
 
 #: make lint         floors, names, calls, headers, sizes, style, paths, format, tidy
-lint: deps deps-test build
+lint: deps-test build
 	@tools/lint/run
 
 #: make precommit    the fast part of check: unit tests, and the lints but clang-tidy
-precommit: deps deps-test build
+precommit: deps-test build
 	@meson test -C $(BUILD) --no-rebuild --suite unit --print-errorlogs --quiet
 	@FAST=1 tools/lint/run
 
@@ -48,7 +48,7 @@ fmt: deps-test
 
 #: make asan         the tests under AddressSanitizer and UBSan (build-asan)
 #: make tsan         the tests under ThreadSanitizer (build-tsan)
-asan tsan: deps deps-test
+asan tsan: deps-test
 	@tools/suite $@
 
 #: make sim SEEDS=n  n seeds of the simulator
@@ -56,7 +56,7 @@ sim: build
 	@tools/run-script sim
 
 #: make bench-NAME   bench/NAME (SCALE=…), its peers in the same run
-bench-%: deps deps-bench build
+bench-%: deps-bench build
 	@tools/run-script bench/$*
 
 #: make example-NAME examples/NAME
@@ -64,7 +64,7 @@ example-%: build
 	@tools/run-script examples/$*
 
 #: make fuzz-NAME RUNS=n   n runs of the fuzz target, then its coverage
-fuzz-%: deps deps-test
+fuzz-%: deps-test
 	@tools/fuzz $* $(RUNS)
 
 #: make install      DESTDIR and PREFIX (default /usr/local) are respected
@@ -79,6 +79,6 @@ clean:
 deps:
 	@tools/deps build
 deps-test:
-	@tools/deps test
+	@tools/deps build test
 deps-bench:
-	@tools/deps bench
+	@tools/deps build bench
