@@ -233,7 +233,7 @@ test_folders(void **state)
     assert_int_equal(env->ops->disk_free(env, to, &bytes, &err), E_NOTFOUND);
 }
 
-/* -- tasks and gates ------------------------------------------------------ */
+/* tasks and gates */
 
 static uint64_t
 step_never(void *arg)

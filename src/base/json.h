@@ -50,7 +50,7 @@ enum json_type json_type(struct slice raw);
 /* "a string", "an object", …: for error texts. */
 const char *json_type_name(enum json_type type);
 
-/* ---- tokens: one text from its start to its end ---- */
+/* tokens: one text from its start to its end */
 
 struct json_reader {
     const uint8_t *start, *at, *end;
@@ -65,7 +65,7 @@ void json_reader_init(struct json_reader *r, struct slice text);
  */
 int json_next(struct json_reader *r, enum json_type *token, struct slice *raw, struct err *err);
 
-/* ---- members and elements ---- */
+/* members and elements */
 
 struct json_iter {
     const uint8_t *start, *at, *end;
@@ -103,7 +103,7 @@ enum json_pick_flags {
 int json_pick(struct slice object, struct json_field *fields, size_t count, unsigned flags,
               struct err *err);
 
-/* ---- decoding of raw values ---- */
+/* decoding of raw values */
 
 /* Appends the text of a raw string. */
 int json_string_decode(struct slice raw, struct buf *out, struct err *err);
@@ -125,7 +125,7 @@ bool json_is_null(struct slice raw);
  */
 int json_canonical(struct slice text, struct buf *out, struct err *err);
 
-/* ---- writing; failures stay in the buffer (see struct buf) ---- */
+/* writing; failures stay in the buffer (see struct buf) */
 
 /* With its quotes. A byte that is no UTF-8 becomes U+FFFD. */
 void json_put_string(struct buf *b, struct slice text);

@@ -55,7 +55,7 @@ json_type_name(enum json_type type)
     return names[type];
 }
 
-/* ---- tokens ---- */
+/* tokens */
 
 void
 json_reader_init(struct json_reader *r, struct slice text)
@@ -166,7 +166,7 @@ json_next(struct json_reader *r, enum json_type *token, struct slice *raw, struc
     return r->ended ? E_END : 0;
 }
 
-/* ---- members and elements ---- */
+/* members and elements */
 
 static int
 iter_init(struct json_iter *it, struct slice text, bool object, struct err *err)
@@ -176,6 +176,7 @@ iter_init(struct json_iter *it, struct slice text, bool object, struct err *err)
 
     s = scan_from(first_byte(text), first_byte(text), first_byte(text) + text.len);
     jsoni_space(&s);
+    *it = (struct json_iter){s.start, s.at, s.end, object, true};
     type = json_type(slice_of(s.at, (size_t)(s.end - s.at)));
     if (type == JSON_NONE) {
         (void)jsoni_scalar(&s);
@@ -184,7 +185,7 @@ iter_init(struct json_iter *it, struct slice text, bool object, struct err *err)
     if (type != (object ? JSON_OBJECT : JSON_ARRAY))
         RETURN_ERR(err, E_SCHEMA, ERR_DATA, "JSON: %s, where %s was expected", json_type_name(type),
                    json_type_name(object ? JSON_OBJECT : JSON_ARRAY));
-    *it = (struct json_iter){s.start, s.at + 1, s.end, object, true};
+    it->at++;
     return 0;
 }
 
@@ -381,7 +382,7 @@ json_pick(struct slice object, struct json_field *fields, size_t count, unsigned
           struct err *err)
 {
     struct json_iter it;
-    struct slice     key, value;
+    struct slice     key = {NULL, 0}, value;
     size_t           i;
     int              rc;
 
@@ -412,7 +413,7 @@ out:
     return rc;
 }
 
-/* ---- decoding ---- */
+/* decoding */
 
 void
 jsoni_decode(struct slice raw_key, struct buf *out)
