@@ -9,7 +9,7 @@ export SEEDS RUNS
 export BUILD := $(BUILD)
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test check lint precommit fmt sim asan tsan headers install clean \
+.PHONY: help build run test check lint precommit fmt sim asan tsan valgrind coverage headers install clean \
         deps deps-test deps-bench
 .NOTPARALLEL: # one package installation at a time; the tools run things side by side
 
@@ -51,6 +51,14 @@ fmt: deps-test
 asan tsan: deps-test
 	@tools/suite $@
 
+#: make valgrind     the unit tests and contracts under valgrind's memcheck
+valgrind: deps-test build
+	@tools/suite valgrind
+
+#: make coverage     which lines of src/log and src/core the tests reach (build-cov)
+coverage: deps-test
+	@tools/coverage
+
 #: make sim SEEDS=n  n seeds of the simulator
 sim: build
 	@tools/run-script sim
@@ -74,7 +82,7 @@ install: build
 
 #: make clean        remove every build folder
 clean:
-	rm -rf build build-asan build-tsan build-fuzz build-clang
+	rm -rf build build-asan build-tsan build-fuzz build-cov
 
 deps:
 	@tools/deps build
