@@ -1,0 +1,430 @@
+/* The loop: listening, waking, the order of things in one turn, stopping. */
+#include "server/server.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/must.h"
+#include "base/say.h"
+#include "log/log.h"
+#include "server/server_int.h"
+
+#define TICK_MS_MAX 1000
+#define TICK_MS_MIN 20
+
+static const int signal_numbers[3] = {SIGTERM, SIGINT, SIGHUP};
+
+uint64_t
+serveri_now_ms(struct server *s)
+{
+    return uv_now(&s->loop);
+}
+
+uint16_t
+server_port(const struct server *s)
+{
+    return s->port;
+}
+
+/* Messages from other threads. */
+
+void
+serveri_post(struct server *s, struct message *m)
+{
+    struct message *head = atomic_load_explicit(&s->inbox, memory_order_relaxed);
+
+    do {
+        m->next = head;
+    } while (!atomic_compare_exchange_weak_explicit(&s->inbox, &head, m, memory_order_acq_rel,
+                                                    memory_order_relaxed));
+    /* Whoever found it empty wakes the loop; the others ride along. */
+    if (head == NULL)
+        (void)uv_async_send(&s->async);
+}
+
+static void
+take_messages(struct server *s)
+{
+    struct message *m = atomic_exchange_explicit(&s->inbox, NULL, memory_order_acq_rel);
+    struct message *first = NULL;
+
+    while (m != NULL) { /* newest first: turn it round */
+        struct message *next = m->next;
+
+        m->next = first;
+        first = m;
+        m = next;
+    }
+    while (first != NULL) {
+        m = first;
+        first = m->next;
+        m->fn(m); /* it may be gone afterwards */
+    }
+}
+
+static void
+on_log_grew(struct log_listener *listener)
+{
+    struct server *s = listener->arg;
+
+    if (!atomic_exchange(&s->log_grew, true))
+        (void)uv_async_send(&s->async);
+}
+
+/* Stopping. */
+
+static void
+close_handle(uv_handle_t *handle)
+{
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+static void
+drain(struct server *s)
+{
+    if (s->draining)
+        return;
+    s->draining = true;
+    s->drain_ms = serveri_now_ms(s);
+    say(SAY_INFO, "stopping", NULL);
+    close_handle((uv_handle_t *)&s->listener);
+    for (struct conn *c = s->conns, *next; c != NULL; c = next) {
+        next = c->next;
+        serveri_conn_drain(c);
+    }
+}
+
+/* Everything is answered: without handles the loop ends. */
+static void
+finish(struct server *s)
+{
+    if (s->closing || !s->draining || s->conn_count != 0 || s->in_flight != 0)
+        return;
+    s->closing = true;
+    /* This one stays until server_free: somebody may still hold an answer. */
+    uv_unref((uv_handle_t *)&s->async);
+    close_handle((uv_handle_t *)&s->prepare);
+    close_handle((uv_handle_t *)&s->check);
+    close_handle((uv_handle_t *)&s->idle);
+    close_handle((uv_handle_t *)&s->timer);
+    for (size_t i = 0; i < 3; i++)
+        close_handle((uv_handle_t *)&s->signals[i]);
+}
+
+void
+server_stop(struct server *s)
+{
+    atomic_store(&s->stop, true);
+    (void)uv_async_send(&s->async);
+}
+
+/* One turn of the loop. */
+
+static void
+flush(struct server *s)
+{
+    while (s->dirty != NULL) {
+        struct conn *c = s->dirty;
+
+        s->dirty = c->dirty_next;
+        c->dirty = false;
+        serveri_conn_flush(c);
+    }
+    finish(s);
+}
+
+static void
+on_prepare(uv_prepare_t *handle)
+{
+    flush(handle->data);
+}
+
+static void
+on_check(uv_check_t *handle)
+{
+    flush(handle->data);
+}
+
+static void
+on_idle(uv_idle_t *handle)
+{
+    struct server *s = handle->data;
+
+    serveri_feeds_run(s);
+    if (s->runnable == NULL)
+        (void)uv_idle_stop(&s->idle);
+}
+
+void
+serveri_run_soon(struct server *s)
+{
+    (void)uv_idle_start(&s->idle, on_idle);
+}
+
+static void
+on_async(uv_async_t *handle)
+{
+    struct server *s = handle->data;
+
+    take_messages(s);
+    if (atomic_exchange(&s->log_grew, false))
+        serveri_feeds_wake(s);
+    if (atomic_load(&s->stop))
+        drain(s);
+}
+
+static void
+set_date(struct server *s)
+{
+    time_t    now = (time_t)(s->env->ops->wall_us(s->env) / 1000000);
+    struct tm tm;
+
+    if (s->date_s == (int64_t)now || gmtime_r(&now, &tm) == NULL)
+        return;
+    s->date_s = (int64_t)now;
+    (void)strftime(s->date, sizeof s->date, "Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &tm);
+}
+
+static void
+on_timer(uv_timer_t *timer)
+{
+    struct server *s = timer->data;
+    uint64_t       now = serveri_now_ms(s);
+    bool           late = s->draining && now - s->drain_ms > s->conf.drain_ms_max;
+
+    set_date(s);
+    for (struct conn *c = s->conns, *next; c != NULL; c = next) {
+        next = c->next;
+        if (late)
+            serveri_conn_abort(c);
+        else
+            serveri_conn_tick(c, now);
+    }
+}
+
+static void
+on_signal(uv_signal_t *handle, int number)
+{
+    struct server *s = handle->data;
+
+    if (number != SIGHUP) {
+        drain(s);
+        return;
+    }
+    say(SAY_INFO, "reloading", NULL);
+    if (s->conf.reload != NULL)
+        s->conf.reload(s->conf.reload_arg);
+}
+
+static void
+on_connection(uv_stream_t *listener, int status)
+{
+    if (status != 0) {
+        say(SAY_WARN, "cannot accept a connection", "why", uv_strerror(status), NULL);
+        return;
+    }
+    serveri_conn_accept(listener->data);
+}
+
+/* Opening. */
+
+static void
+set_defaults(struct server_conf *conf)
+{
+    struct {
+        uint32_t *value, fallback;
+    } numbers[] = {
+        {&conf->connections_max, 1024}, {&conf->head_ms_max, 10000},   {&conf->idle_ms_max, 75000},
+        {&conf->body_ms_max, 30000},    {&conf->stall_ms_max, 120000}, {&conf->drain_ms_max, 10000},
+        {&conf->keepalive_ms, 15000},
+    };
+
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        if (*numbers[i].value == 0)
+            *numbers[i].value = numbers[i].fallback;
+    if (conf->host == NULL)
+        conf->host = "127.0.0.1";
+    if (conf->body_bytes_max == 0)
+        conf->body_bytes_max = UINT64_C(65) << 20;
+    if (conf->memory_bytes_max == 0)
+        conf->memory_bytes_max = UINT64_C(256) << 20;
+}
+
+static uint64_t
+tick_ms(const struct server_conf *conf)
+{
+    uint32_t limits[] = {conf->head_ms_max,  conf->idle_ms_max,  conf->body_ms_max,
+                         conf->stall_ms_max, conf->drain_ms_max, conf->keepalive_ms};
+    uint64_t least = TICK_MS_MAX;
+
+    for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++)
+        if (limits[i] / 4 < least)
+            least = limits[i] / 4;
+    return least < TICK_MS_MIN ? TICK_MS_MIN : least;
+}
+
+static int
+uv_fail(struct err *err, int status, const char *what)
+{
+    RETURN_ERR(err, err_of_errno(-status), ERR_FATAL, "%s: %s", what, uv_strerror(status));
+}
+
+#define UV_TRY(call)                                                                               \
+    do {                                                                                           \
+        int status_ = (call);                                                                      \
+        if (status_ != 0) {                                                                        \
+            rc = uv_fail(err, status_, #call);                                                     \
+            goto out;                                                                              \
+        }                                                                                          \
+    } while (0)
+
+static int
+init_handles(struct server *s, struct err *err)
+{
+    uv_handle_t *handles[] = {
+        (uv_handle_t *)&s->listener,   (uv_handle_t *)&s->async,      (uv_handle_t *)&s->prepare,
+        (uv_handle_t *)&s->check,      (uv_handle_t *)&s->idle,       (uv_handle_t *)&s->timer,
+        (uv_handle_t *)&s->signals[0], (uv_handle_t *)&s->signals[1], (uv_handle_t *)&s->signals[2],
+    };
+    int rc = 0;
+
+    UV_TRY(uv_tcp_init(&s->loop, &s->listener));
+    UV_TRY(uv_prepare_init(&s->loop, &s->prepare));
+    UV_TRY(uv_check_init(&s->loop, &s->check));
+    UV_TRY(uv_idle_init(&s->loop, &s->idle));
+    UV_TRY(uv_timer_init(&s->loop, &s->timer));
+    for (size_t i = 0; i < 3; i++)
+        UV_TRY(uv_signal_init(&s->loop, &s->signals[i]));
+    UV_TRY(uv_async_init(&s->loop, &s->async, on_async));
+    for (size_t i = 0; i < sizeof handles / sizeof handles[0]; i++)
+        handles[i]->data = s;
+out:
+    return rc;
+}
+
+static int
+start_listening(struct server *s, struct err *err)
+{
+    struct sockaddr_storage address;
+    int                     len = sizeof address, status, rc = 0;
+
+    if (uv_ip4_addr(s->conf.host, s->conf.port, (struct sockaddr_in *)&address) != 0 &&
+        uv_ip6_addr(s->conf.host, s->conf.port, (struct sockaddr_in6 *)&address) != 0)
+        FAIL(err, E_INVALID, ERR_FATAL, "listen address %s: is no IP address", s->conf.host);
+    status = uv_tcp_bind(&s->listener, (const struct sockaddr *)&address, 0);
+    if (status == 0)
+        status = uv_listen((uv_stream_t *)&s->listener, 1024, on_connection);
+    if (status == UV_EADDRINUSE)
+        FAIL(err, E_BUSY, ERR_FATAL,
+             "port %u on %s is in use: stop the program that has it, or choose another port",
+             (unsigned)s->conf.port, s->conf.host);
+    if (status != 0)
+        FAIL(err, err_of_errno(-status), ERR_FATAL, "cannot listen on %s port %u: %s", s->conf.host,
+             (unsigned)s->conf.port, uv_strerror(status));
+    UV_TRY(uv_tcp_getsockname(&s->listener, (struct sockaddr *)&address, &len));
+    s->port = ntohs(address.ss_family == AF_INET ? ((struct sockaddr_in *)&address)->sin_port
+                                                 : ((struct sockaddr_in6 *)&address)->sin6_port);
+out:
+    return rc;
+}
+
+int
+server_add_routes(struct server *s, const struct server_route *routes, size_t count, void *arg,
+                  struct err *err)
+{
+    int rc = 0;
+
+    for (size_t i = 0; i < count; i++)
+        TRY(serveri_route_add(s, &routes[i], arg, NULL, err));
+out:
+    return rc;
+}
+
+int
+server_new(struct ox_env *env, struct log *log, const struct server_conf *conf, struct server **out,
+           struct err *err)
+{
+    struct server *s = calloc(1, sizeof *s);
+    int            rc = 0;
+
+    *out = NULL;
+    if (s == NULL)
+        RETURN_ERR(err, E_NOMEM, ERR_FATAL, "no memory for the server");
+    s->env = env;
+    s->log = log;
+    s->conf = *conf;
+    s->date_s = -1;
+    set_defaults(&s->conf);
+    set_date(s);
+    UV_TRY(uv_loop_init(&s->loop));
+    s->loop_ready = true;
+    TRY(init_handles(s, err));
+    TRY(serveri_append_routes(s, err));
+    TRY(serveri_feed_routes(s, err));
+    TRY(serveri_api_routes(s, err));
+    TRY(start_listening(s, err));
+    *out = s;
+    s = NULL;
+out:
+    server_free(s);
+    return rc;
+}
+
+static void
+close_walked(uv_handle_t *handle, void *arg)
+{
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+void
+server_free(struct server *s)
+{
+    if (s == NULL)
+        return;
+    if (s->loop_ready) {
+        must(s->conns == NULL);
+        take_messages(s);
+        uv_walk(&s->loop, close_walked, NULL);
+        (void)uv_run(&s->loop, UV_RUN_DEFAULT);
+        must(uv_loop_close(&s->loop) == 0);
+    }
+    free(s);
+}
+
+static int
+start_handles(struct server *s, struct err *err)
+{
+    uint64_t tick = tick_ms(&s->conf);
+    int      rc = 0;
+
+    UV_TRY(uv_prepare_start(&s->prepare, on_prepare));
+    UV_TRY(uv_check_start(&s->check, on_check));
+    UV_TRY(uv_timer_start(&s->timer, on_timer, tick, tick));
+    for (size_t i = 0; s->conf.signals && i < 3; i++)
+        UV_TRY(uv_signal_start(&s->signals[i], on_signal, signal_numbers[i]));
+out:
+    return rc;
+}
+
+int
+server_run(struct server *s, struct err *err)
+{
+    struct log_listener listener = {.wake = on_log_grew, .arg = s};
+    struct say_num      port;
+    int                 rc = 0;
+
+    /* A client that goes away must be an error of the write, not the end of the process. */
+    (void)signal(SIGPIPE, SIG_IGN);
+    TRY(start_handles(s, err));
+    say(SAY_INFO, "listening", "address", s->conf.host, "port", say_u64(&port, s->port), NULL);
+    log_listen(s->log, &listener);
+    (void)uv_run(&s->loop, UV_RUN_DEFAULT);
+    log_unlisten(s->log, &listener);
+    must(s->closing);
+    say(SAY_INFO, "stopped", NULL);
+out:
+    return rc;
+}

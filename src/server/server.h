@@ -1,0 +1,79 @@
+/*
+ * The network front: one libuv loop that takes HTTP/1.1 connections, turns
+ * appends into log_submit, and reads the log for those who ask. It decides
+ * nothing: what other parts offer over HTTP they register as routes (call.h).
+ *
+ * server_new listens; server_run serves in the calling thread until
+ * server_stop, SIGTERM or SIGINT, then drains: no new connections, requests in
+ * flight are finished within drain_ms, streams end. The log stays the caller's,
+ * and must outlive the server.
+ */
+#ifndef OX_SERVER_SERVER_H
+#define OX_SERVER_SERVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct call;
+struct log;
+struct ox_env;
+struct server;
+
+#define SERVER_PORT 2113
+
+/* Zero means the default for every number but the port. */
+struct server_conf {
+    const char *host;            /* NULL: 127.0.0.1 */
+    uint16_t    port;            /* 0: any free one */
+    uint32_t    connections_max; /* 1024; beyond it: 503 */
+    uint32_t    head_ms_max;     /* 10 s: from the first byte of a request to the end of its head */
+    uint32_t    idle_ms_max;     /* 75 s: between two requests */
+    uint32_t    body_ms_max;     /* 30 s, and a second more for each KiB that arrived */
+    uint32_t    stall_ms_max;    /* 120 s in which a client takes none of its answer */
+    uint32_t    drain_ms_max;    /* 10 s */
+    uint32_t    keepalive_ms;    /* 15 s between comments on a silent event stream */
+    uint64_t    body_bytes_max;  /* 65 MiB: one commit, and slack */
+    uint64_t    memory_bytes_max; /* 256 MiB: all connections' buffers beyond their first pages */
+    bool        access_log;       /* a line for each request */
+    bool        signals;          /* SIGTERM and SIGINT stop, SIGHUP reloads */
+    void (*reload)(void *arg);    /* on the loop; may be NULL */
+    void *reload_arg;
+};
+
+/* E_BUSY: the port is in use. */
+int server_new(struct ox_env *env, struct log *log, const struct server_conf *conf,
+               struct server **out, struct err *err);
+
+/* The real one, also where any free port was asked for. */
+uint16_t server_port(const struct server *server);
+
+/* Serves until stopped; SIGPIPE is ignored from then on. */
+int server_run(struct server *server, struct err *err);
+
+/* Any thread, also a signal handler. */
+void server_stop(struct server *server);
+
+/* Not while server_run is running. NULL is fine. */
+void server_free(struct server *server);
+
+/*
+ * A route: `path` has parameters in braces, each a whole segment:
+ * "/v1/migrations/{name}/route". A GET route answers HEAD too. The table is the
+ * caller's and outlives the server.
+ */
+struct server_route {
+    const char *method; /* "GET", "POST", "PUT", "PATCH", "DELETE" */
+    const char *path;
+    /* On the loop, with the whole request there: must not block. */
+    void (*fn)(struct call *call, void *arg);
+    uint64_t body_bytes_max; /* of the request; 0: any body is refused */
+};
+
+/* Before server_run. E_EXISTS where a method and path are there already. */
+int server_add_routes(struct server *server, const struct server_route *routes, size_t count,
+                      void *arg, struct err *err);
+
+#endif

@@ -1,0 +1,231 @@
+/* Inside src/server only: the loop, connections, and what hangs on them. */
+#ifndef OX_SERVER_SERVER_INT_H
+#define OX_SERVER_SERVER_INT_H
+
+#include <stdatomic.h>
+#include <uv.h>
+
+#include "base/env.h"
+#include "base/slice.h"
+#include "server/call.h"
+#include "server/http1.h"
+#include "server/server.h"
+#include "server/uri.h"
+
+struct append;
+struct conn;
+struct feed;
+
+#define SERVERI_ROUTES_MAX 256
+#define SERVERI_IN_MIN 4096          /* bytes of a new connection's input buffer */
+#define SERVERI_BUF_KEEP (64 << 10)  /* larger buffers are given back between requests */
+#define SERVERI_OUT_HIGH (256 << 10) /* producers pause beyond this ... */
+#define SERVERI_OUT_LOW (64 << 10)   /* ... and go on below this */
+#define SERVERI_EVENTS_MAX 100000    /* events of one commit */
+
+/* From other threads to the loop. */
+
+/* Pushed by any thread without a lock, taken by the loop all at once, in order. */
+struct message {
+    struct message *next;
+    void (*fn)(struct message *);
+};
+
+void serveri_post(struct server *s, struct message *m);
+
+/* Counters. */
+
+#define SERVERI_LATENCY_BUCKETS 16
+#define SERVERI_STATUS_MAX 600
+
+struct stats {
+    uint64_t connections_all, connections_refused, requests, bytes_in, bytes_out;
+    uint64_t appends, append_events, append_bytes;
+    uint64_t latency_us_sum, latency[SERVERI_LATENCY_BUCKETS + 1];
+    uint64_t events_out, streams_cut;
+    uint32_t answers[SERVERI_STATUS_MAX];
+};
+
+/* Routes. */
+
+struct route {
+    struct server_route def;
+    void               *arg;
+    enum http1_method   method;
+    unsigned            segment_count;
+    struct slice        segments[URI_SEGMENTS_MAX]; /* with braces: any */
+    /* Told when more of the body is there; returns false when it has answered. */
+    bool (*part)(struct call *call);
+};
+
+int serveri_route_add(struct server *s, const struct server_route *def, void *arg,
+                      struct route **out, struct err *err);
+
+/* The route, or NULL; `allow` gets a bit for each method that the path has. */
+const struct route *serveri_route_find(const struct server *s, enum http1_method method,
+                                       const struct uri *uri, unsigned *allow);
+
+/* One request. */
+
+struct call {
+    struct conn        *conn;
+    const struct route *route;
+    struct later       *later;
+    struct uri          uri;
+    uint64_t            began_us;
+    int                 status; /* answered with; 0: not yet */
+    unsigned            allow;  /* with 405: a bit for each method */
+    bool                chunked_out;
+    bool                head_only; /* HEAD */
+};
+
+/* A head is there: finds its route. True: go on, with the body or the next request. */
+bool serveri_call_begin(struct call *call);
+
+/* Status line and fields; `length` UINT64_MAX: a body of unknown length follows. */
+void serveri_answer_head(struct call *call, int status, const char *type, uint64_t length);
+
+/* Once the answer's last byte is in the output: goes on with the next request. */
+void serveri_call_finish(struct call *call);
+
+/* Framing of a body of unknown length, around what is put into the output between. */
+size_t serveri_chunk_begin(struct call *call);
+void   serveri_chunk_end(struct call *call, size_t mark);
+void   serveri_chunk_last(struct call *call);
+
+/* {"error":name,"message":text} */
+void serveri_error_json(struct buf *out, const char *name, const char *text);
+
+/* Connections. */
+
+enum conn_state {
+    CONN_HEAD,   /* reading a head */
+    CONN_BODY,   /* reading a body */
+    CONN_WAIT,   /* a handler has the request */
+    CONN_LINGER, /* answered for the last time; what still arrives is thrown away */
+    CONN_CLOSED, /* the handle is closing or closed */
+};
+
+struct conn {
+    uv_tcp_t        tcp; /* first */
+    struct server  *server;
+    struct conn    *prev, *next;
+    enum conn_state state;
+    bool            reading;     /* asked for bytes */
+    bool            eof;         /* the client sends no more */
+    bool            last;        /* closes after this answer */
+    bool            unread;      /* some of the request was never looked at */
+    bool            busy, again; /* being processed; has another request to look at */
+    bool            dirty, writing, shut, gone;
+    struct conn    *dirty_next;
+
+    /* One buffer: the head, the body as far as decoded, what has not been looked at. */
+    uint8_t *in;
+    size_t   in_len, in_cap;
+    size_t   body_at, body_len, raw_at;
+
+    struct http1_head head;
+    struct http1_body body;
+    struct call       call;
+
+    struct buf out, flight;
+    uv_write_t write;
+    size_t     unsent; /* at the last look, to see whether the client takes anything */
+
+    uint64_t       since_ms;    /* when the state, or its first byte, began */
+    uint64_t       progress_ms; /* when the client last took something */
+    uint64_t       charged;     /* bytes of memory counted against the server's limit */
+    struct append *append;      /* kept from request to request */
+    struct feed   *feed;
+    unsigned       users; /* what still points here: append in flight */
+};
+
+void serveri_conn_accept(struct server *s);
+
+/* Marks the output as grown: it is sent once per turn of the loop. */
+void serveri_conn_dirty(struct conn *c);
+void serveri_conn_flush(struct conn *c);
+
+/* Bytes that the client has not taken yet. */
+size_t serveri_conn_pending(const struct conn *c);
+
+/* Looks at what has arrived; goes as far as it can. */
+void serveri_conn_process(struct conn *c);
+
+/* Closes at once, whatever is unsent. */
+void serveri_conn_abort(struct conn *c);
+
+/* One reference less; frees when it was the last. */
+void serveri_conn_release(struct conn *c);
+
+/* Times out what is too slow. */
+void serveri_conn_tick(struct conn *c, uint64_t now_ms);
+
+/* Lets the connection end after the answer in hand, at once when idle. */
+void serveri_conn_drain(struct conn *c);
+
+/* Memory beyond what every connection has: false when the server's limit is reached. */
+bool serveri_charge(struct conn *c);
+
+/* What hangs on a connection. */
+
+void serveri_append_free(struct append *a);
+int  serveri_append_routes(struct server *s, struct err *err);
+
+void serveri_feed_free(struct feed *f);
+void serveri_feed_wake(struct feed *f);                  /* its output has room again */
+void serveri_feed_end(struct feed *f);                   /* the server stops */
+void serveri_feed_tick(struct feed *f, uint64_t now_ms); /* keep-alive comments */
+void serveri_feeds_run(struct server *s);                /* a slice of each that can go on */
+void serveri_feeds_wake(struct server *s);               /* the log has grown */
+int  serveri_feed_routes(struct server *s, struct err *err);
+
+int serveri_api_routes(struct server *s, struct err *err);
+
+void serveri_later_detach(struct later *later); /* its connection goes away */
+void serveri_later_drain(struct later *later);  /* the server stops: streams end */
+void serveri_later_tick(struct later *later, uint64_t now_ms);
+
+/* The server. */
+
+struct server {
+    struct ox_env     *env;
+    struct log        *log;
+    struct server_conf conf;
+    uint16_t           port;
+
+    uv_loop_t    loop;
+    uv_tcp_t     listener;
+    uv_async_t   async;
+    uv_prepare_t prepare;
+    uv_check_t   check;
+    uv_idle_t    idle;
+    uv_timer_t   timer;
+    uv_signal_t  signals[3];
+    bool         loop_ready, listening, draining, closing;
+    uint64_t     drain_ms; /* when draining began */
+
+    _Atomic(struct message *) inbox;
+    atomic_bool               stop;
+    atomic_bool               log_grew;
+
+    struct route routes[SERVERI_ROUTES_MAX];
+    unsigned     route_count;
+
+    struct conn *conns, *dirty;
+    uint32_t     conn_count;
+    unsigned     in_flight; /* appends whose answer is due */
+    uint64_t     charged;
+
+    struct feed *feeds, *runnable, *runnable_last;
+    unsigned     feed_count;
+
+    char         date[40]; /* "Date: …\r\n" */
+    int64_t      date_s;
+    struct stats stats;
+};
+
+uint64_t serveri_now_ms(struct server *s);
+void     serveri_run_soon(struct server *s); /* feeds are waiting for their turn */
+
+#endif
