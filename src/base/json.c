@@ -45,7 +45,7 @@ hex4(const uint8_t *p, const uint8_t *end)
 
 /* `p` is on the backslash; returns after the escape, NULL after a failure. */
 static const uint8_t *
-check_escape(struct jsoni_scan *s, const uint8_t *p)
+check_escape(struct basei_json_scan *s, const uint8_t *p)
 {
     int32_t code, low;
 
@@ -67,30 +67,30 @@ check_escape(struct jsoni_scan *s, const uint8_t *p)
         goto half;
     return p + 12;
 ended:
-    (void)jsoni_fail(s, s->end, JSONI_WHY_END);
+    (void)basei_json_fail(s, s->end, JSON_WHY_END);
     return NULL;
 unknown:
-    (void)jsoni_fail(s, p, "unknown escape");
+    (void)basei_json_fail(s, p, "unknown escape");
     return NULL;
 digits:
-    (void)jsoni_fail(s, p, "\\u without four hex digits");
+    (void)basei_json_fail(s, p, "\\u without four hex digits");
     return NULL;
 half:
-    (void)jsoni_fail(s, p, "half of a surrogate pair");
+    (void)basei_json_fail(s, p, "half of a surrogate pair");
     return NULL;
 }
 
 bool
-jsoni_string(struct jsoni_scan *s)
+basei_json_string(struct basei_json_scan *s)
 {
     const uint8_t *p = s->at + 1, *end = s->end;
 
     for (;;) {
         size_t n;
 
-        p = jsoni_plain(p, end);
+        p = basei_json_plain(p, end);
         if (p == end)
-            return jsoni_fail(s, p, JSONI_WHY_END);
+            return basei_json_fail(s, p, JSON_WHY_END);
         if (*p == '"') {
             s->at = p + 1;
             return true;
@@ -102,35 +102,35 @@ jsoni_string(struct jsoni_scan *s)
             continue;
         }
         if (*p < 0x20)
-            return jsoni_fail(s, p, "control character in a string");
+            return basei_json_fail(s, p, "control character in a string");
         do {
             n = utf8_char(p, end);
             if (n == 0)
-                return jsoni_fail(s, p, "not UTF-8");
+                return basei_json_fail(s, p, "not UTF-8");
             p += n;
         } while (p < end && *p >= 0x80);
     }
 }
 
 static bool
-check_number(struct jsoni_scan *s)
+check_number(struct basei_json_scan *s)
 {
     const uint8_t *p = s->at, *end = s->end;
 
     if (*p == '-')
         p++;
     if (!is_digit(p, end))
-        return jsoni_fail(s, p, p == end ? JSONI_WHY_END : "a digit is missing after '-'");
+        return basei_json_fail(s, p, p == end ? JSON_WHY_END : "a digit is missing after '-'");
     if (*p++ == '0') {
         if (is_digit(p, end))
-            return jsoni_fail(s, p, "a number with a leading zero");
+            return basei_json_fail(s, p, "a number with a leading zero");
     }
     while (is_digit(p, end))
         p++;
     if (p < end && *p == '.') {
         p++;
         if (!is_digit(p, end))
-            return jsoni_fail(s, p, p == end ? JSONI_WHY_END : "a digit is missing after '.'");
+            return basei_json_fail(s, p, p == end ? JSON_WHY_END : "a digit is missing after '.'");
         while (is_digit(p, end))
             p++;
     }
@@ -139,7 +139,7 @@ check_number(struct jsoni_scan *s)
         if (p < end && (*p == '+' || *p == '-'))
             p++;
         if (!is_digit(p, end))
-            return jsoni_fail(s, p, p == end ? JSONI_WHY_END : "an exponent without digits");
+            return basei_json_fail(s, p, p == end ? JSON_WHY_END : "an exponent without digits");
         while (is_digit(p, end))
             p++;
     }
@@ -148,22 +148,22 @@ check_number(struct jsoni_scan *s)
 }
 
 static bool
-check_word(struct jsoni_scan *s, const char *word, size_t len)
+check_word(struct basei_json_scan *s, const char *word, size_t len)
 {
     if ((size_t)(s->end - s->at) < len || memcmp(s->at, word, len) != 0)
-        return jsoni_fail(s, s->at, "neither true, false nor null");
+        return basei_json_fail(s, s->at, "neither true, false nor null");
     s->at += len;
     return true;
 }
 
 bool
-jsoni_scalar(struct jsoni_scan *s)
+basei_json_scalar(struct basei_json_scan *s)
 {
     if (s->at == s->end)
-        return jsoni_fail(s, s->at, JSONI_WHY_END);
+        return basei_json_fail(s, s->at, JSON_WHY_END);
     switch (*s->at) {
     case '"':
-        return jsoni_string(s);
+        return basei_json_string(s);
     case 't':
         return check_word(s, "true", 4);
     case 'f':
@@ -173,29 +173,29 @@ jsoni_scalar(struct jsoni_scan *s)
     default:
         if (*s->at == '-' || is_digit(s->at, s->end))
             return check_number(s);
-        return jsoni_fail(s, s->at, "a value was expected");
+        return basei_json_fail(s, s->at, "a value was expected");
     }
 }
 
 bool
-jsoni_key(struct jsoni_scan *s, struct slice *raw)
+basei_json_key(struct basei_json_scan *s, struct slice *raw)
 {
     const uint8_t *start;
 
-    jsoni_space(s);
+    basei_json_space(s);
     if (s->at == s->end)
-        return jsoni_fail(s, s->at, JSONI_WHY_END);
+        return basei_json_fail(s, s->at, JSON_WHY_END);
     if (*s->at != '"')
-        return jsoni_fail(s, s->at, "a key in quotes was expected");
+        return basei_json_fail(s, s->at, "a key in quotes was expected");
     start = s->at + 1;
-    if (!jsoni_string(s))
+    if (!basei_json_string(s))
         return false;
     *raw = slice_of(start, (size_t)(s->at - start) - 1);
-    jsoni_space(s);
+    basei_json_space(s);
     if (s->at == s->end)
-        return jsoni_fail(s, s->at, JSONI_WHY_END);
+        return basei_json_fail(s, s->at, JSON_WHY_END);
     if (*s->at != ':')
-        return jsoni_fail(s, s->at, "':' was expected after a key");
+        return basei_json_fail(s, s->at, "':' was expected after a key");
     s->at++;
     return true;
 }
@@ -228,52 +228,52 @@ nest_top(const struct nest *n)
 
 /* Opens brackets until a scalar or an empty pair of brackets is passed. */
 static bool
-walk_down(struct jsoni_scan *s, struct nest *n)
+walk_down(struct basei_json_scan *s, struct nest *n)
 {
     struct slice key;
 
     for (;;) {
         bool object;
 
-        jsoni_space(s);
+        basei_json_space(s);
         if (s->at == s->end || (*s->at != '{' && *s->at != '['))
-            return jsoni_scalar(s);
+            return basei_json_scalar(s);
         object = *s->at == '{';
         if (!nest_push(n, object)) {
             s->limit = true;
-            return jsoni_fail(s, s->at, "arrays and objects are nested too deeply");
+            return basei_json_fail(s, s->at, "arrays and objects are nested too deeply");
         }
         s->at++;
-        jsoni_space(s);
+        basei_json_space(s);
         if (s->at < s->end && *s->at == (object ? '}' : ']')) {
             s->at++;
             n->depth--;
             return true;
         }
-        if (object && !jsoni_key(s, &key))
+        if (object && !basei_json_key(s, &key))
             return false;
     }
 }
 
 /* After a value: closes brackets up to the next comma, and passes a key after it. */
 static bool
-walk_up(struct jsoni_scan *s, struct nest *n)
+walk_up(struct basei_json_scan *s, struct nest *n)
 {
     struct slice key;
 
     while (n->depth > 0) {
         bool object = nest_top(n);
 
-        jsoni_space(s);
+        basei_json_space(s);
         if (s->at == s->end)
-            return jsoni_fail(s, s->at, JSONI_WHY_END);
+            return basei_json_fail(s, s->at, JSON_WHY_END);
         if (*s->at == ',') {
             s->at++;
-            return object ? jsoni_key(s, &key) : true;
+            return object ? basei_json_key(s, &key) : true;
         }
         if (*s->at != (object ? '}' : ']'))
-            return jsoni_fail(s, s->at,
-                              object ? "',' or '}' was expected" : "',' or ']' was expected");
+            return basei_json_fail(s, s->at,
+                                   object ? "',' or '}' was expected" : "',' or ']' was expected");
         s->at++;
         n->depth--;
     }
@@ -281,12 +281,12 @@ walk_up(struct jsoni_scan *s, struct nest *n)
 }
 
 bool
-jsoni_value(struct jsoni_scan *s, struct slice *raw)
+basei_json_value(struct basei_json_scan *s, struct slice *raw)
 {
     struct nest    n = {{0}, 0};
     const uint8_t *start;
 
-    jsoni_space(s);
+    basei_json_space(s);
     start = s->at;
     do {
         if (!walk_down(s, &n) || !walk_up(s, &n))
@@ -297,7 +297,7 @@ jsoni_value(struct jsoni_scan *s, struct slice *raw)
 }
 
 int
-jsoni_error(const struct jsoni_scan *s, struct err *err)
+basei_json_error(const struct basei_json_scan *s, struct err *err)
 {
     int code = s->limit ? E_LIMIT : E_SYNTAX;
 
@@ -308,15 +308,15 @@ jsoni_error(const struct jsoni_scan *s, struct err *err)
 int
 json_value(struct slice text, struct slice *raw, struct err *err)
 {
-    const uint8_t    *p = text.len == 0 ? (const uint8_t *)"" : text.data;
-    struct jsoni_scan s = {p, p, p + text.len, NULL, false};
+    const uint8_t         *p = text.len == 0 ? (const uint8_t *)"" : text.data;
+    struct basei_json_scan s = {p, p, p + text.len, NULL, false};
 
-    if (!jsoni_value(&s, raw))
-        return jsoni_error(&s, err);
-    jsoni_space(&s);
+    if (!basei_json_value(&s, raw))
+        return basei_json_error(&s, err);
+    basei_json_space(&s);
     if (s.at != s.end) {
-        (void)jsoni_fail(&s, s.at, "more text after the value");
-        return jsoni_error(&s, err);
+        (void)basei_json_fail(&s, s.at, "more text after the value");
+        return basei_json_error(&s, err);
     }
     return 0;
 }
@@ -330,7 +330,7 @@ json_check(struct slice text, struct err *err)
 }
 
 const uint8_t *
-jsoni_unescape(const uint8_t *p, uint32_t *code)
+basei_json_unescape(const uint8_t *p, uint32_t *code)
 {
     static const char from[] = "bfnrt", to[] = "\b\f\n\r\t";
     const char       *known;

@@ -174,7 +174,7 @@ put_text(struct canon *c, struct slice inner)
         return;
     }
     buf_clear(&c->scratch);
-    jsoni_decode(inner, &c->scratch);
+    basei_json_decode(inner, &c->scratch);
     c->out->failed |= c->scratch.failed;
     json_put_string(c->out, buf_slice(&c->scratch));
 }
@@ -182,7 +182,7 @@ put_text(struct canon *c, struct slice inner)
 static int
 cmp_member(const void *a, const void *b)
 {
-    return jsoni_key_cmp(((const struct member *)a)->key, ((const struct member *)b)->key);
+    return basei_json_key_cmp(((const struct member *)a)->key, ((const struct member *)b)->key);
 }
 
 static void

@@ -6,16 +6,16 @@
 #include "base/json.h"
 
 /* After a failure `at` is the place and `why` the reason. */
-struct jsoni_scan {
+struct basei_json_scan {
     const uint8_t *start, *at, *end;
     const char    *why;
     bool           limit; /* the reason is a limit, not the syntax */
 };
 
-#define JSONI_WHY_END "the text ends too early"
+#define JSON_WHY_END "the text ends too early"
 
 static inline bool
-jsoni_fail(struct jsoni_scan *s, const uint8_t *at, const char *why)
+basei_json_fail(struct basei_json_scan *s, const uint8_t *at, const char *why)
 {
     s->at = at;
     s->why = why;
@@ -23,7 +23,7 @@ jsoni_fail(struct jsoni_scan *s, const uint8_t *at, const char *why)
 }
 
 static inline void
-jsoni_space(struct jsoni_scan *s)
+basei_json_space(struct basei_json_scan *s)
 {
     while (s->at < s->end && (*s->at == ' ' || *s->at == '\n' || *s->at == '\r' || *s->at == '\t'))
         s->at++;
@@ -35,7 +35,7 @@ jsoni_space(struct jsoni_scan *s)
  * only run upwards, so the lowest bit that is set is exact.
  */
 static inline const uint8_t *
-jsoni_plain(const uint8_t *p, const uint8_t *end)
+basei_json_plain(const uint8_t *p, const uint8_t *end)
 {
     const uint64_t ones = UINT64_C(0x0101010101010101), highs = ones << 7;
 
@@ -54,27 +54,27 @@ jsoni_plain(const uint8_t *p, const uint8_t *end)
 }
 
 /* `at` is on the opening quote, and then after the closing one. */
-bool jsoni_string(struct jsoni_scan *s);
+bool basei_json_string(struct basei_json_scan *s);
 
 /* A key with its colon: `raw` is the key without quotes. Whitespace before each is passed. */
-bool jsoni_key(struct jsoni_scan *s, struct slice *raw);
+bool basei_json_key(struct basei_json_scan *s, struct slice *raw);
 
 /* A string, number or literal: `at` is on its first byte, and then after it. */
-bool jsoni_scalar(struct jsoni_scan *s);
+bool basei_json_scalar(struct basei_json_scan *s);
 
 /* Any value, with the whitespace before it; `raw` is without. */
-bool jsoni_value(struct jsoni_scan *s, struct slice *raw);
+bool basei_json_value(struct basei_json_scan *s, struct slice *raw);
 
 /* `p` is on a backslash of a checked string: the character it stands for; returns after it. */
-const uint8_t *jsoni_unescape(const uint8_t *p, uint32_t *code);
+const uint8_t *basei_json_unescape(const uint8_t *p, uint32_t *code);
 
 /* The text of a checked raw key, without the quotes. */
-void jsoni_decode(struct slice raw_key, struct buf *out);
+void basei_json_decode(struct slice raw_key, struct buf *out);
 
 /* Two checked raw keys, in the order of the bytes they spell. */
-int jsoni_key_cmp(struct slice a, struct slice b);
+int basei_json_key_cmp(struct slice a, struct slice b);
 
 /* The error for a scan that failed. */
-int jsoni_error(const struct jsoni_scan *s, struct err *err);
+int basei_json_error(const struct basei_json_scan *s, struct err *err);
 
 #endif

@@ -4,10 +4,10 @@
 #include "base/must.h"
 #include "base/utf8.h"
 
-static struct jsoni_scan
+static struct basei_json_scan
 scan_from(const uint8_t *start, const uint8_t *at, const uint8_t *end)
 {
-    return (struct jsoni_scan){start, at, end, NULL, false};
+    return (struct basei_json_scan){start, at, end, NULL, false};
 }
 
 static const uint8_t *
@@ -74,7 +74,8 @@ top_is_object(const struct json_reader *r)
 
 /* The key before a value, or the value; `value_due` says which in an object. */
 static bool
-read_item(struct json_reader *r, struct jsoni_scan *s, enum json_type *token, struct slice *raw)
+read_item(struct json_reader *r, struct basei_json_scan *s, enum json_type *token,
+          struct slice *raw)
 {
     const uint8_t *start;
     uint64_t       bit;
@@ -82,13 +83,13 @@ read_item(struct json_reader *r, struct jsoni_scan *s, enum json_type *token, st
     if (!r->value_due) {
         *token = JSON_KEY;
         r->value_due = true;
-        return jsoni_key(s, raw);
+        return basei_json_key(s, raw);
     }
-    jsoni_space(s);
+    basei_json_space(s);
     start = s->at;
     *token = json_type(slice_of(start, (size_t)(s->end - start)));
     if (*token != JSON_OBJECT && *token != JSON_ARRAY) {
-        if (!jsoni_scalar(s))
+        if (!basei_json_scalar(s))
             return false;
         *raw = slice_of(start, (size_t)(s->at - start));
         r->value_due = false;
@@ -96,7 +97,7 @@ read_item(struct json_reader *r, struct jsoni_scan *s, enum json_type *token, st
     }
     if (r->depth == JSON_DEPTH_MAX) {
         s->limit = true;
-        return jsoni_fail(s, s->at, "arrays and objects are nested too deeply");
+        return basei_json_fail(s, s->at, "arrays and objects are nested too deeply");
     }
     bit = UINT64_C(1) << (r->depth % 64);
     r->kinds[r->depth / 64] &= ~bit;
@@ -111,7 +112,8 @@ read_item(struct json_reader *r, struct jsoni_scan *s, enum json_type *token, st
 }
 
 static bool
-read_close(struct json_reader *r, struct jsoni_scan *s, enum json_type *token, struct slice *raw)
+read_close(struct json_reader *r, struct basei_json_scan *s, enum json_type *token,
+           struct slice *raw)
 {
     *token = top_is_object(r) ? JSON_OBJECT_END : JSON_ARRAY_END;
     *raw = slice_of(s->at, 1);
@@ -122,16 +124,17 @@ read_close(struct json_reader *r, struct jsoni_scan *s, enum json_type *token, s
 }
 
 static bool
-read_token(struct json_reader *r, struct jsoni_scan *s, enum json_type *token, struct slice *raw)
+read_token(struct json_reader *r, struct basei_json_scan *s, enum json_type *token,
+           struct slice *raw)
 {
     bool opened, object;
 
-    jsoni_space(s);
+    basei_json_space(s);
     if (r->depth == 0) {
         if (r->value_due)
             return read_item(r, s, token, raw);
         if (s->at != s->end)
-            return jsoni_fail(s, s->at, "more text after the value");
+            return basei_json_fail(s, s->at, "more text after the value");
         r->ended = true;
         return true;
     }
@@ -140,13 +143,13 @@ read_token(struct json_reader *r, struct jsoni_scan *s, enum json_type *token, s
     if (object && r->value_due)
         return read_item(r, s, token, raw);
     if (s->at == s->end)
-        return jsoni_fail(s, s->at, JSONI_WHY_END);
+        return basei_json_fail(s, s->at, JSON_WHY_END);
     if (*s->at == (object ? '}' : ']'))
         return read_close(r, s, token, raw);
     if (!opened) {
         if (*s->at != ',')
-            return jsoni_fail(s, s->at,
-                              object ? "',' or '}' was expected" : "',' or ']' was expected");
+            return basei_json_fail(s, s->at,
+                                   object ? "',' or '}' was expected" : "',' or ']' was expected");
         s->at++;
     }
     r->value_due = !object;
@@ -156,12 +159,12 @@ read_token(struct json_reader *r, struct jsoni_scan *s, enum json_type *token, s
 int
 json_next(struct json_reader *r, enum json_type *token, struct slice *raw, struct err *err)
 {
-    struct jsoni_scan s = scan_from(r->start, r->at, r->end);
+    struct basei_json_scan s = scan_from(r->start, r->at, r->end);
 
     *token = JSON_NONE;
     *raw = slice_of(NULL, 0);
     if (!r->ended && !read_token(r, &s, token, raw))
-        return jsoni_error(&s, err);
+        return basei_json_error(&s, err);
     r->at = s.at;
     return r->ended ? E_END : 0;
 }
@@ -171,16 +174,17 @@ json_next(struct json_reader *r, enum json_type *token, struct slice *raw, struc
 static int
 iter_init(struct json_iter *it, struct slice text, bool object, struct err *err)
 {
-    struct jsoni_scan s;
-    enum json_type    type;
+    struct basei_json_scan s;
+    enum json_type         type;
 
     s = scan_from(first_byte(text), first_byte(text), first_byte(text) + text.len);
-    jsoni_space(&s);
+    basei_json_space(&s);
     *it = (struct json_iter){s.start, s.at, s.end, object, true};
     type = json_type(slice_of(s.at, (size_t)(s.end - s.at)));
     if (type == JSON_NONE) {
-        (void)jsoni_scalar(&s);
-        return jsoni_error(&s, err);
+        (void)basei_json_scalar(&s);
+        (void)basei_json_error(&s, err);
+        return E_SYNTAX;
     }
     if (type != (object ? JSON_OBJECT : JSON_ARRAY))
         RETURN_ERR(err, E_SCHEMA, ERR_DATA, "JSON: %s, where %s was expected", json_type_name(type),
@@ -202,39 +206,39 @@ json_array_iter(struct json_iter *it, struct slice text, struct err *err)
 }
 
 static bool
-iter_step(struct json_iter *it, struct jsoni_scan *s, bool *ended, struct slice *key,
+iter_step(struct json_iter *it, struct basei_json_scan *s, bool *ended, struct slice *key,
           struct slice *value)
 {
-    jsoni_space(s);
+    basei_json_space(s);
     if (s->at == s->end)
-        return jsoni_fail(s, s->at, JSONI_WHY_END);
+        return basei_json_fail(s, s->at, JSON_WHY_END);
     *ended = *s->at == (it->object ? '}' : ']');
     if (*ended) {
         s->at++;
-        jsoni_space(s);
-        return s->at == s->end ? true : jsoni_fail(s, s->at, "more text after the value");
+        basei_json_space(s);
+        return s->at == s->end ? true : basei_json_fail(s, s->at, "more text after the value");
     }
     if (!it->first) {
         if (*s->at != ',')
-            return jsoni_fail(s, s->at,
-                              it->object ? "',' or '}' was expected" : "',' or ']' was expected");
+            return basei_json_fail(
+                s, s->at, it->object ? "',' or '}' was expected" : "',' or ']' was expected");
         s->at++;
     }
     it->first = false;
-    if (it->object && !jsoni_key(s, key))
+    if (it->object && !basei_json_key(s, key))
         return false;
-    return jsoni_value(s, value);
+    return basei_json_value(s, value);
 }
 
 int
 json_iter_next(struct json_iter *it, struct slice *key, struct slice *value, struct err *err)
 {
-    struct jsoni_scan s = scan_from(it->start, it->at, it->end);
-    struct slice      no_key = {NULL, 0};
-    bool              ended = false;
+    struct basei_json_scan s = scan_from(it->start, it->at, it->end);
+    struct slice           no_key = {NULL, 0};
+    bool                   ended = false;
 
     if (!iter_step(it, &s, &ended, it->object ? key : &no_key, value))
-        return jsoni_error(&s, err);
+        return basei_json_error(&s, err);
     if (ended)
         return E_END; /* `at` stays on the bracket: asking again answers the same */
     it->at = s.at;
@@ -266,7 +270,7 @@ spell_next(struct spelling *s)
         return -1;
     if (*s->at != '\\')
         return *s->at++;
-    s->at = jsoni_unescape(s->at, &code);
+    s->at = basei_json_unescape(s->at, &code);
     s->have = utf8_encode(code, s->utf8);
     s->used = 1;
     return s->utf8[0];
@@ -279,7 +283,7 @@ has_escape(struct slice raw)
 }
 
 int
-jsoni_key_cmp(struct slice a, struct slice b)
+basei_json_key_cmp(struct slice a, struct slice b)
 {
     struct spelling sa = spell(a), sb = spell(b);
     int             ca, cb;
@@ -311,7 +315,7 @@ static bool
 get_member(struct slice object, struct slice name, struct slice *value)
 {
     struct json_iter it;
-    struct slice     key, raw;
+    struct slice     key = {NULL, 0}, raw;
     bool             found = false;
     int              rc;
 
@@ -416,7 +420,7 @@ out:
 /* decoding */
 
 void
-jsoni_decode(struct slice raw_key, struct buf *out)
+basei_json_decode(struct slice raw_key, struct buf *out)
 {
     const uint8_t *p = first_byte(raw_key), *end = p + raw_key.len;
 
@@ -428,7 +432,7 @@ jsoni_decode(struct slice raw_key, struct buf *out)
         buf_add(out, p, (size_t)((slash == NULL ? end : slash) - p));
         if (slash == NULL)
             break;
-        p = jsoni_unescape(slash, &code);
+        p = basei_json_unescape(slash, &code);
         buf_add(out, utf8, utf8_encode(code, utf8));
     }
 }
@@ -456,7 +460,7 @@ json_string_decode(struct slice raw, struct buf *out, struct err *err)
     int          rc;
 
     TRY(unquote(raw, &inner, err));
-    jsoni_decode(inner, out);
+    basei_json_decode(inner, out);
     if (out->failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "no memory for a string of %zu bytes", inner.len);
 out:
@@ -474,7 +478,7 @@ json_string_view(struct slice raw, struct buf *scratch, struct slice *out, struc
     if (memchr(inner.data, '\\', inner.len) == NULL)
         goto out;
     buf_clear(scratch);
-    jsoni_decode(inner, scratch);
+    basei_json_decode(inner, scratch);
     if (scratch->failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "no memory for a string of %zu bytes", inner.len);
     *out = buf_slice(scratch);
