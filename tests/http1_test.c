@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include <cmocka.h>
@@ -268,7 +269,7 @@ parse(struct uri *uri, const char *text)
 {
     static char target[1024];
 
-    (void)strcpy(target, text);
+    (void)snprintf(target, sizeof target, "%s", text);
     return uri_parse(uri, target, strlen(target), NULL);
 }
 
