@@ -169,6 +169,7 @@ commit_group(struct log *log, struct group *g)
         }
     }
     reset_group(g);
+    log->sync_next = g == &log->groups[0] ? 1 : 0;
     atomic_store(&g->state, GROUP_FREE);
 }
 
@@ -178,12 +179,17 @@ logi_sync_step(void *arg)
     struct log *log = arg;
     bool        worked = false;
 
-    for (int i = 0; i < 2; i++) {
-        int ready = GROUP_READY;
+    for (unsigned i = 0; i < 2; i++) {
+        struct group *g = &log->groups[i];
+        int           ready = GROUP_READY;
 
-        if (!atomic_compare_exchange_strong(&log->groups[i].state, &ready, GROUP_SYNCING))
+        /* In the order of positions; what a failed log had prepared is only answered. */
+        if (atomic_load(&g->state) != GROUP_READY ||
+            (i != log->sync_next && !atomic_load(&log->failed)))
             continue;
-        commit_group(log, &log->groups[i]);
+        if (!atomic_compare_exchange_strong(&g->state, &ready, GROUP_SYNCING))
+            continue;
+        commit_group(log, g);
         log->env->ops->task_wake(log->env, log->task);
         worked = true;
     }
@@ -281,7 +287,7 @@ fill(struct log *log, struct group *g)
     return false;
 }
 
-/* The group that the log task may fill now; NULL: both are away. */
+/* The group that the log task may fill now; NULL: the journal has to catch up. */
 static struct group *
 own_group(struct log *log)
 {
@@ -290,15 +296,19 @@ own_group(struct log *log)
         int           ready = GROUP_READY;
 
         if (atomic_load(&g->state) == GROUP_FILLING ||
-            atomic_compare_exchange_strong(&g->state, &ready, GROUP_FILLING))
+            (!log->full && atomic_compare_exchange_strong(&g->state, &ready, GROUP_FILLING)))
             return g;
-        if (atomic_load(&g->state) == GROUP_FREE) {
+        if (atomic_load(&g->state) == GROUP_FREE && !log->full) {
             atomic_store(&g->state, GROUP_FILLING);
             g->first = log->next_pos;
             g->started_us = log->env->ops->mono_us(log->env);
             return g;
         }
+        /* It went to the journal: the other one's turn, once that is free. */
+        if (atomic_load(&log->groups[log->cur ^ 1].state) != GROUP_FREE)
+            return NULL;
         log->cur ^= 1;
+        log->full = false;
     }
     return NULL;
 }
@@ -326,11 +336,13 @@ hand_over(struct log *log, struct group *g)
     if (!journal_busy(log, g) && g->commits <= LOGI_INLINE_MAX) {
         atomic_store(&g->state, GROUP_SYNCING);
         commit_group(log, g);
+        log->cur ^= 1;
         return ENV_STEP_NOW;
     }
+    log->full = g->bytes.len >= LOGI_GROUP_BYTES;
     atomic_store(&g->state, GROUP_READY);
     log->env->ops->task_wake(log->env, log->syncer);
-    return ENV_STEP_WAIT;
+    return log->full ? ENV_STEP_NOW : ENV_STEP_WAIT;
 }
 
 /* Nothing of a failed log's prepared commits may be written or answered as done. */

@@ -86,9 +86,11 @@ logi_index_step(void *arg)
 
     if (!mem_frozen(log->mem)) {
         if (!due(log)) {
-            /* Nothing in memory below the end: the index covers it already. */
+            end = atomic_load(&log->end);
+            if (mem_active(log->mem) == 0)
+                atomic_store(&log->indexed, end); /* all below it went through memory */
             if (atomic_load(&log->flush_wanted))
-                wake_waiters(log, atomic_load(&log->failed) || mem_active(log->mem) == 0);
+                wake_waiters(log, atomic_load(&log->failed));
             return mem_active(log->mem) == 0 ? INDEX_EVERY_US : INDEX_EVERY_US / 5;
         }
         log->last_index_us = log->env->ops->mono_us(log->env);
@@ -101,7 +103,7 @@ logi_index_step(void *arg)
         return ENV_STEP_WAIT; /* publish wakes us */
     atomic_store(&log->indexer_waits, false);
     if (end > log->frozen_last && mem_active(log->mem) > 0)
-        end = log->frozen_last + 8; /* the rest below `end` is in the growing generation */
+        end = log->frozen_last + 1; /* the rest below `end` is in the growing generation */
     rc = write_frozen(log, end, &err);
     note_result(log, rc, &err);
     if (rc != 0) {

@@ -90,11 +90,13 @@ struct log {
     /* The log task's. */
     struct req_list fifo, bulk;
     struct group    groups[2];
-    unsigned        cur;
+    unsigned        cur;       /* the group to fill */
+    bool            full;      /* that one takes no more */
     uint64_t        next_pos, next_stream_id;
     int64_t         last_time_us;
     struct target  *targets;
     uint32_t        target_room;
+    unsigned        sync_next; /* the group to commit: groups take turns; of whoever commits */
     struct ox_gate *idle; /* opened when nothing is left while closing */
 
     /* Under `admin`. */
