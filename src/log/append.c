@@ -29,13 +29,13 @@ log_name_check(struct slice name, bool system, struct err *err)
     if (name.len == 0)
         RETURN_ERR(err, E_INVALID, ERR_DATA, "a stream's name may not be empty");
     if (name.len > LOG_NAME_MAX)
-        RETURN_ERR(err, E_INVALID, ERR_DATA, "a stream's name has %zu bytes, at most %d are allowed",
-                   name.len, LOG_NAME_MAX);
+        RETURN_ERR(err, E_INVALID, ERR_DATA,
+                   "a stream's name has %zu bytes, at most %d are allowed", name.len, LOG_NAME_MAX);
     if (!utf8_valid(name) || memchr(name.data, '\0', name.len) != NULL)
         RETURN_ERR(err, E_INVALID, ERR_DATA, "a stream's name has to be UTF-8 without NUL");
     if (!system && ((const char *)name.data)[0] == '$')
-        RETURN_ERR(err, E_INVALID, ERR_DATA,
-                   "\"%.*s\": names that begin with '$' are the system's", SLICE_FMT(name));
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "\"%.*s\": names that begin with '$' are the system's",
+                   SLICE_FMT(name));
     return 0;
 }
 
@@ -128,8 +128,9 @@ validate(struct log *log, struct log_req *req, uint64_t *bytes, struct err *err)
         TRY(check_expected(req->checks[i].expected, err));
     }
     if (*bytes > log->conf.commit_bytes_max)
-        FAIL(err, E_LIMIT, ERR_DATA, "a commit of %" PRIu64 " bytes, at most %" PRIu64
-             " are allowed", *bytes, log->conf.commit_bytes_max);
+        FAIL(err, E_LIMIT, ERR_DATA,
+             "a commit of %" PRIu64 " bytes, at most %" PRIu64 " are allowed", *bytes,
+             log->conf.commit_bytes_max);
     TRY(check_distinct(req, err));
     if (log->conf.read_only)
         FAIL(err, E_RDONLY, ERR_DATA, "the log was opened read-only");

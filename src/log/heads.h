@@ -52,7 +52,7 @@ void recent_add(struct recent *, uint64_t stream_id, const uint8_t *event_id, ui
 /* The newest event with this fingerprint; 0: none. */
 uint64_t recent_find(const struct recent *, uint64_t stream_id, const uint8_t *event_id);
 /* Takes back all events at or above pos. */
-void recent_undo(struct recent *, uint64_t pos);
+void     recent_undo(struct recent *, uint64_t pos);
 uint32_t recent_room(const struct recent *);
 
 #endif

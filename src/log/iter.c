@@ -126,8 +126,8 @@ give(struct log_iter *it, const struct record *r, const struct frame *f, struct 
 static int
 damaged(const struct log_iter *it, uint64_t pos, struct err *err)
 {
-    RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: damaged at position %" PRIu64
-               ": run oxbow log verify", it->log->dir, pos);
+    RETURN_ERR(err, E_DAMAGED, ERR_FATAL,
+               "%s: damaged at position %" PRIu64 ": run oxbow log verify", it->log->dir, pos);
 }
 
 /* -- $all ----------------------------------------------------------------- */

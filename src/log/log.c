@@ -342,7 +342,8 @@ log_pos_of_time(struct log *log, int64_t us, struct log_pos *out, struct err *er
         view.end = end;
     for (pos = view.first; pos < view.end; pos += f.head.length) {
         if (!scan_frame(log->segs, pos, view.end, &f))
-            RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: damaged at position %" PRIu64, log->dir, pos);
+            RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: damaged at position %" PRIu64, log->dir,
+                       pos);
         if (f.head.time_us > us)
             break;
         *out = LOG_POS(pos + f.head.length - 1);

@@ -37,14 +37,14 @@ enum group_state {
 };
 
 struct group {
-    _Atomic int      state;
-    struct buf       bytes;
-    uint64_t         first, end; /* positions */
-    uint64_t         started_us;
-    uint32_t         frames, commits, events;
-    uint64_t         bulk_bytes;
-    bool             loud; /* has a commit that wakes readers */
-    struct log_req  *reqs, **tail;
+    _Atomic int     state;
+    struct buf      bytes;
+    uint64_t        first, end; /* positions */
+    uint64_t        started_us;
+    uint32_t        frames, commits, events;
+    uint64_t        bulk_bytes;
+    bool            loud; /* has a commit that wakes readers */
+    struct log_req *reqs, **tail;
 };
 
 struct req_list {
@@ -90,14 +90,14 @@ struct log {
     /* The log task's. */
     struct req_list fifo, bulk;
     struct group    groups[2];
-    unsigned        cur;       /* the group to fill */
-    bool            full;      /* that one takes no more */
+    unsigned        cur;  /* the group to fill */
+    bool            full; /* that one takes no more */
     uint64_t        next_pos, next_stream_id;
     int64_t         last_time_us;
     struct target  *targets;
     uint32_t        target_room;
     unsigned        sync_next; /* the group to commit: groups take turns; of whoever commits */
-    struct ox_gate *idle; /* opened when nothing is left while closing */
+    struct ox_gate *idle;      /* opened when nothing is left while closing */
 
     /* Under `admin`. */
     struct ox_lock       admin;
@@ -109,7 +109,7 @@ struct log {
     _Atomic bool         flush_wanted, index_stuck, grow_stuck;
 
     struct ox_task *task, *syncer, *indexer, *upkeep;
-    uint64_t        frozen_last;  /* indexer: last position of the frozen generation */
+    uint64_t        frozen_last; /* indexer: last position of the frozen generation */
     uint64_t        last_index_us, last_disk_us;
 
     _Atomic uint64_t commits, events, group_count, appended_bytes, syncs, stream_count;

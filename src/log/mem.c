@@ -247,8 +247,8 @@ kind_of(struct gen *g, struct slice category, struct slice type, uint32_t *out, 
     }
     if (!buf_reserve(&g->text, category.len + type.len))
         FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
-    g->kinds[g->kind_count] = (struct kind){hash, (uint32_t)g->text.len, (uint32_t)category.len,
-                                            (uint32_t)type.len};
+    g->kinds[g->kind_count] =
+        (struct kind){hash, (uint32_t)g->text.len, (uint32_t)category.len, (uint32_t)type.len};
     buf_add_slice(&g->text, category);
     buf_add_slice(&g->text, type);
     *out = g->kind_count;
@@ -358,7 +358,8 @@ mem_find(struct mem *m, struct slice name, uint64_t bound, uint64_t *id)
     bool     found;
 
     lock_take(&m->lock);
-    found = gen_find(m->active, name, hash, bound, id) || gen_find(m->frozen, name, hash, bound, id);
+    found =
+        gen_find(m->active, name, hash, bound, id) || gen_find(m->frozen, name, hash, bound, id);
     lock_give(&m->lock);
     return found;
 }
@@ -545,8 +546,8 @@ fill_update(struct gen *g, const struct order *o, uint64_t bound, uint64_t *posi
     if (n == 0)
         return 0;
     u->id = o->id;
-    u->head = (struct index_head){entry_at(g, last)->version + 1, o->truncate,
-                                  {entry_at(g, last)->pos}, o->flags};
+    u->head = (struct index_head){
+        entry_at(g, last)->version + 1, o->truncate, {entry_at(g, last)->pos}, o->flags};
     u->positions = positions;
     u->count = n;
     for (uint32_t i = last, k = n; i != NONE; i = entry_at(g, i)->prev)

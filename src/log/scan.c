@@ -171,8 +171,9 @@ scan_proof_behind(struct segments *segs, uint64_t from, uint64_t durable, uint64
             if (get_u64(p) == 0)
                 continue;
             *last_byte = pos + 8;
-            if (proof == 0 && view.end - pos >= FRAME_MIN && fmt_frame_get(p, segs_seed(segs), &head) &&
-                head.pos == pos && head.durable > durable)
+            if (proof == 0 && view.end - pos >= FRAME_MIN &&
+                fmt_frame_get(p, segs_seed(segs), &head) && head.pos == pos &&
+                head.durable > durable)
                 proof = pos;
         }
     }
@@ -214,7 +215,8 @@ scan_seek(struct segments *segs, uint64_t pos, uint64_t bound, uint64_t *out, st
         pos = segs_first(segs);
     if (pos >= bound)
         return E_END;
-    /* The usual cases: a frame's own position, or that of a record or just behind its first byte. */
+    /* The usual cases: a frame's own position, or that of a record or just behind its first byte.
+     */
     if (scan_frame(segs, pos, bound, &f))
         return walk_to(segs, pos, pos, bound, out, err);
     if (scan_record_at(segs, pos, bound, true, &r, &f) ||

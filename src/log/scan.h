@@ -36,16 +36,15 @@ bool scan_frame_before(struct segments *, uint64_t pos, struct frame *out);
  * The record at `off` bytes into the frame; `check`: its checksum too. True
  * only where it stands in its place.
  */
-bool scan_record(const struct frame *, uint32_t seed, uint32_t off, bool check,
-                 struct record *out);
+bool scan_record(const struct frame *, uint32_t seed, uint32_t off, bool check, struct record *out);
 
 /* The record that ends at `off` bytes into the frame. */
 bool scan_record_before(const struct frame *, uint32_t seed, uint32_t off, bool check,
                         struct record *out);
 
 /* The record at a position, with its frame. */
-bool scan_record_at(struct segments *, uint64_t pos, uint64_t bound, bool check,
-                    struct record *out, struct frame *frame);
+bool scan_record_at(struct segments *, uint64_t pos, uint64_t bound, bool check, struct record *out,
+                    struct frame *frame);
 
 /*
  * The commit that begins at pos (padding before it is passed over), every
@@ -54,17 +53,15 @@ bool scan_record_at(struct segments *, uint64_t pos, uint64_t bound, bool check,
 bool scan_commit(struct segments *, uint64_t pos, uint64_t bound, struct commit *out);
 
 /* Called for each record of a whole commit, in order. */
-typedef int scan_record_fn(void *arg, const struct frame *, const struct record *,
-                           struct err *err);
-int         scan_commit_records(struct segments *, const struct commit *, scan_record_fn *fn,
-                                void *arg, struct err *err);
+typedef int scan_record_fn(void *arg, const struct frame *, const struct record *, struct err *err);
+int scan_commit_records(struct segments *, const struct commit *, scan_record_fn *fn, void *arg,
+                        struct err *err);
 
 /*
  * A frame at or behind `from` that proves that more than `durable` positions
  * were durable; 0: none. `last_byte`: behind the last byte that is not zero.
  */
-uint64_t scan_proof_behind(struct segments *, uint64_t from, uint64_t durable,
-                           uint64_t *last_byte);
+uint64_t scan_proof_behind(struct segments *, uint64_t from, uint64_t durable, uint64_t *last_byte);
 
 /* The first frame at or behind pos that begins a commit; pos may be any number. E_END: none. */
 int scan_seek(struct segments *, uint64_t pos, uint64_t bound, uint64_t *out, struct err *err);

@@ -235,8 +235,7 @@ check_follows(struct segments *s, const struct seg_head *head, const char *path,
         RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: belongs to another log", path);
     if (head->first != last->first + last->span)
         RETURN_ERR(err, E_DAMAGED, ERR_FATAL,
-                   "%s: begins at position %" PRIu64 ", expected %" PRIu64
-                   ": a segment is missing",
+                   "%s: begins at position %" PRIu64 ", expected %" PRIu64 ": a segment is missing",
                    path, head->first, last->first + last->span);
     return 0;
 }

@@ -31,8 +31,8 @@ struct seg_view {
  * Opens or creates the segments in `dir`. `segment_bytes` is used where the
  * log is new. `created`: it was made.
  */
-int segs_open(struct ox_env *env, const char *dir, uint64_t segment_bytes, bool read_only,
-              struct segments **out, bool *created, struct err *err);
+int  segs_open(struct ox_env *env, const char *dir, uint64_t segment_bytes, bool read_only,
+               struct segments **out, bool *created, struct err *err);
 void segs_close(struct segments *); /* NULL is fine; no sync */
 
 struct ox_env      *segs_env(struct segments *);
