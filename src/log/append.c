@@ -112,6 +112,31 @@ out:
     return rc;
 }
 
+/* Every write has as many places in the order as events. */
+static int
+check_order(const struct log_req *req, struct err *err)
+{
+    uint32_t *seen;
+    uint64_t  all = 0;
+    int       rc = 0;
+
+    if (req->order == NULL)
+        return 0;
+    seen = calloc(req->write_count, sizeof *seen);
+    if (seen == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    for (uint32_t n = 0; n < req->write_count; n++)
+        all += req->writes[n].count;
+    for (uint64_t k = 0; k < all; k++) {
+        uint32_t n = req->order[k];
+        if (n >= req->write_count || seen[n]++ >= req->writes[n].count)
+            FAIL(err, E_INVALID, ERR_DATA, "the commit's order does not name its events");
+    }
+out:
+    free(seen);
+    return rc;
+}
+
 static int
 validate(struct log *log, struct log_req *req, uint64_t *bytes, struct err *err)
 {
@@ -132,6 +157,7 @@ validate(struct log *log, struct log_req *req, uint64_t *bytes, struct err *err)
              "a commit of %" PRIu64 " bytes, at most %" PRIu64 " are allowed", *bytes,
              log->conf.commit_bytes_max);
     TRY(check_distinct(req, err));
+    TRY(check_order(req, err));
     if (log->conf.read_only)
         FAIL(err, E_RDONLY, ERR_DATA, "the log was opened read-only");
     if (atomic_load(&log->closing))

@@ -31,7 +31,7 @@ logi_resolve(struct log *log, struct slice name, struct target *t, struct err *e
         h->truncate = head.truncate;
         h->flags = head.flags;
     }
-    *t = (struct target){h->id, h->next, h->truncate, h->flags, false};
+    *t = (struct target){h->id, h->next, h->truncate, h->flags, false, 0};
     return 0;
 }
 

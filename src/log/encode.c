@@ -273,44 +273,69 @@ out:
     return rc;
 }
 
+/* The next event of write n. */
 static int
-encode_write(struct enc *e, struct log_req *req, uint32_t n, struct err *err)
+encode_event(struct enc *e, struct log_req *req, uint32_t n, struct err *err)
 {
     struct log       *log = e->log;
     struct log_write *w = &req->writes[n];
     struct target    *t = &log->targets[n];
-    struct head      *h;
+    uint32_t          i = t->done++;
+    struct ox_id      id = w->events[i].id;
+    uint64_t          pos;
     int               rc;
 
-    if (t->is_new)
+    must(i < w->count);
+    if (i == 0 && t->is_new)
         t->id = log->next_stream_id++;
-    w->first_version = t->next;
-    w->last_version = t->next + w->count - 1;
-    for (uint32_t i = 0; i < w->count; i++) {
-        struct ox_id id = w->events[i].id;
-        uint64_t     pos;
+    if (id_is_zero(&id))
+        id = id_new(log->env);
+    TRY(put_event(e, w, t, i, id.b, &pos, err));
+    TRY(mem_add(log->mem,
+                &(struct mem_event){t->id, t->next + i, pos, t->truncate, t->flags, w->stream,
+                                    w->events[i].type, t->is_new && i == 0},
+                err));
+    recent_add(log->recent, t->id, id.b, pos);
+    if (req->pos.v == 0)
+        req->pos = LOG_POS(pos);
+    req->last = LOG_POS(pos);
+    e->g->events++;
+out:
+    return rc;
+}
 
-        if (id_is_zero(&id))
-            id = id_new(log->env);
-        TRY(put_event(e, w, t, i, id.b, &pos, err));
-        TRY(mem_add(log->mem,
-                    &(struct mem_event){t->id, t->next + i, pos, t->truncate, t->flags, w->stream,
-                                        w->events[i].type, t->is_new && i == 0},
-                    err));
-        recent_add(log->recent, t->id, id.b, pos);
-        if (req->pos.v == 0)
-            req->pos = LOG_POS(pos);
-        req->last = LOG_POS(pos);
-    }
-    h = heads_get(log->heads, w->stream);
+static void
+note_head(struct log *log, struct log_write *w, const struct target *t)
+{
+    struct head *h = heads_get(log->heads, w->stream);
+
+    must(t->done == w->count);
     if (h == NULL)
         h = heads_put(log->heads, w->stream);
     h->id = t->id;
     h->next = t->next + w->count;
     h->truncate = t->truncate;
     h->flags = t->flags;
-    e->g->events += w->count;
-    rc = 0;
+    w->first_version = t->next;
+    w->last_version = t->next + w->count - 1;
+}
+
+static int
+encode_events(struct enc *e, struct log_req *req, struct err *err)
+{
+    uint32_t all = 0;
+    int      rc = 0;
+
+    for (uint32_t n = 0; n < req->write_count; n++)
+        all += req->writes[n].count;
+    if (req->order != NULL) {
+        for (uint32_t k = 0; k < all; k++)
+            TRY(encode_event(e, req, req->order[k], err));
+        goto out;
+    }
+    for (uint32_t n = 0; n < req->write_count; n++)
+        for (uint32_t i = 0; i < req->writes[n].count; i++)
+            TRY(encode_event(e, req, n, err));
 out:
     return rc;
 }
@@ -334,8 +359,9 @@ logi_encode(struct log *log, struct group *g, struct log_req *req, struct err *e
     e.time_us = log->last_time_us;
     must(g->first + g->bytes.len == log->next_pos);
     req->pos = LOG_POS(0);
-    for (uint32_t i = 0; i < req->write_count; i++)
-        TRY(encode_write(&e, req, i, err));
+    TRY(encode_events(&e, req, err));
+    for (uint32_t n = 0; n < req->write_count; n++)
+        note_head(log, &req->writes[n], &log->targets[n]);
     close_frame(&e, true);
     g->commits++;
     if ((req->flags & LOG_QUIET) == 0)

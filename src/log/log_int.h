@@ -56,6 +56,7 @@ struct target {
     uint64_t id, next, truncate;
     uint32_t flags;
     bool     is_new;
+    uint32_t done; /* events encoded so far */
 };
 
 struct waiter {
