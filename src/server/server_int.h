@@ -77,6 +77,7 @@ struct call {
     unsigned            allow;  /* with 405: a bit for each method */
     bool                chunked_out;
     bool                head_only; /* HEAD */
+    bool                begun;     /* the handler has seen a part of it */
 };
 
 /* A head is there: finds its route. True: go on, with the body or the next request. */
@@ -165,6 +166,8 @@ void serveri_conn_tick(struct conn *c, uint64_t now_ms);
 void serveri_conn_drain(struct conn *c);
 
 /* Memory beyond what every connection has: false when the server's limit is reached. */
+extern const uint32_t serveri_latency_us[SERVERI_LATENCY_BUCKETS];
+
 bool serveri_charge(struct conn *c);
 
 /* What hangs on a connection. */
@@ -180,7 +183,8 @@ void serveri_feeds_run(struct server *s);                /* a slice of each that
 void serveri_feeds_wake(struct server *s);               /* the log has grown */
 int  serveri_feed_routes(struct server *s, struct err *err);
 
-int serveri_api_routes(struct server *s, struct err *err);
+int  serveri_api_routes(struct server *s, struct err *err);
+void serveri_get_metrics(struct call *call, void *arg);
 
 void serveri_later_detach(struct later *later); /* its connection goes away */
 void serveri_later_drain(struct later *later);  /* the server stops: streams end */
@@ -220,6 +224,7 @@ struct server {
     struct feed *feeds, *runnable, *runnable_last;
     unsigned     feed_count;
 
+    struct buf   scratch;  /* for whoever runs on the loop, until it returns */
     char         date[40]; /* "Date: …\r\n" */
     int64_t      date_s;
     struct stats stats;
