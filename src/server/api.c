@@ -64,8 +64,6 @@ put_stream(struct json_out *o, const struct log_stream *stream)
     json_out_u64(o, stream->first);
     json_out_key(o, "head");
     json_out_u64(o, stream->head);
-    json_out_key(o, "first_position");
-    json_out_u64(o, stream->first_pos.v);
     json_out_key(o, "last_position");
     json_out_u64(o, stream->last_pos.v);
     json_out_object_end(o);

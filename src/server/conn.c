@@ -323,6 +323,13 @@ set_reading(struct conn *c)
         serveri_conn_abort(c);
 }
 
+static bool
+is_live(const struct conn *c)
+{
+    return (c->feed != NULL && serveri_feed_is_live(c->feed)) ||
+           (c->call.later != NULL && serveri_later_is_stream(c->call.later));
+}
+
 static void
 on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *bytes)
 {
@@ -345,6 +352,11 @@ on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *bytes)
             c->since_ms = serveri_now_ms(s);
         if (c->state != CONN_LINGER)
             c->in_len += (size_t)n;
+    }
+    /* Nobody ends a stream of events by half: who closes has gone. */
+    if (c->eof && c->state == CONN_WAIT && is_live(c)) {
+        serveri_conn_abort(c);
+        return;
     }
     if (c->state == CONN_LINGER) {
         if (c->eof && serveri_conn_pending(c) == 0)

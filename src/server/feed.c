@@ -125,13 +125,14 @@ detach(struct feed *f)
 
 /* Which events. */
 
-static struct slice
-category_of(struct slice stream)
+/* The stream's name goes on with the category's first dash. */
+static bool
+in_category(struct slice stream, struct slice category)
 {
-    const char *dash = memchr(stream.data, '-', stream.len);
+    const char *name = stream.data;
 
-    return dash == NULL ? stream
-                        : slice_of(stream.data, (size_t)(dash - (const char *)stream.data));
+    return stream.len > category.len && slice_starts(stream, category) &&
+           name[category.len] == '-' && memchr(name, '-', category.len) == NULL;
 }
 
 static bool
@@ -147,7 +148,7 @@ is_wanted(const struct feed_query *q, const struct log_event *e)
                      (filter->prefix.len == 0 || *(const char *)filter->prefix.data != '$')))
         return false;
     return slice_starts(e->stream, filter->prefix) &&
-           (filter->category.len == 0 || slice_eq(category_of(e->stream), filter->category)) &&
+           (filter->category.len == 0 || in_category(e->stream, filter->category)) &&
            (filter->type.len == 0 || slice_eq(e->type, filter->type));
 }
 
@@ -161,17 +162,16 @@ find_version(struct feed *f, struct err *err)
                              .at = {f->query.after}};
     struct log_iter *it = NULL;
     struct log_event event;
-    int              rc = 0;
+    int              rc;
 
-    TRY(log_iter_open(f->conn->server->log, &read, &it, err));
-    rc = log_iter_next(it, &event, err);
+    rc = log_iter_open(f->conn->server->log, &read, &it, err);
+    if (rc == 0)
+        rc = log_iter_next(it, &event, err);
     if (rc == 0)
         f->query.read.from = event.version + 1;
-    if (rc == E_END)
-        rc = 0;
-out:
     log_iter_close(it);
-    return rc;
+    /* Not there then: everything is new. */
+    return rc == E_END || rc == E_NOTFOUND ? 0 : rc;
 }
 
 static int
@@ -460,6 +460,12 @@ serveri_feeds_wake(struct server *s)
         f->waiting = false;
         enqueue(f);
     }
+}
+
+bool
+serveri_feed_is_live(const struct feed *f)
+{
+    return f->query.format == FEED_SSE;
 }
 
 void

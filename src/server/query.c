@@ -135,6 +135,8 @@ read_at(const struct call *call, struct feed_query *q, struct err *err)
         TRY(log_pos_of_time(call->conn->server->log, us, &q->read.at, err));
     }
     q->nothing = q->read.at.v == 0;
+    if (q->nothing && !q->all)
+        FAIL(err, E_NOTFOUND, ERR_DATA, "the stream was not there yet");
 out:
     return rc;
 }

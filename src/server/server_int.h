@@ -176,7 +176,8 @@ void serveri_append_free(struct append *a);
 int  serveri_append_routes(struct server *s, struct err *err);
 
 void serveri_feed_free(struct feed *f);
-void serveri_feed_wake(struct feed *f);                  /* its output has room again */
+void serveri_feed_wake(struct feed *f); /* its output has room again */
+bool serveri_feed_is_live(const struct feed *f);
 void serveri_feed_end(struct feed *f);                   /* the server stops */
 void serveri_feed_tick(struct feed *f, uint64_t now_ms); /* keep-alive comments */
 void serveri_feeds_run(struct server *s);                /* a slice of each that can go on */
@@ -186,6 +187,7 @@ int  serveri_feed_routes(struct server *s, struct err *err);
 int  serveri_api_routes(struct server *s, struct err *err);
 void serveri_get_metrics(struct call *call, void *arg);
 
+bool serveri_later_is_stream(const struct later *later);
 void serveri_later_detach(struct later *later); /* its connection goes away */
 void serveri_later_drain(struct later *later);  /* the server stops: streams end */
 void serveri_later_tick(struct later *later, uint64_t now_ms);
