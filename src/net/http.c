@@ -12,7 +12,8 @@
 
 #include "base/must.h"
 
-#define CUT_AT 65536 /* bytes that are kept of an answer where only its status counts */
+#define KEEP_MAX 262144 /* bytes of a buffer that wait for the next request */
+#define CUT_AT 65536    /* bytes that are kept of an answer where only its status counts */
 
 struct exchange {
     struct net_client *client;
@@ -286,14 +287,24 @@ set_common(struct exchange *x, struct err *err)
     return 0;
 }
 
+/* One large request must not cost its memory for ever. */
+static void
+clear_buf(struct buf *b)
+{
+    if (b->cap > KEEP_MAX)
+        buf_fini(b);
+    else
+        buf_clear(b);
+}
+
 static int
 set_request(struct exchange *x, const struct net_request *r, struct err *err)
 {
     int rc = 0;
 
     buf_clear(&x->url);
-    buf_clear(&x->body);
-    buf_clear(&x->answer);
+    clear_buf(&x->body);
+    clear_buf(&x->answer);
     buf_add_slice(&x->url, r->url);
     buf_add_byte(&x->url, '\0');
     buf_add_slice(&x->body, r->body);
@@ -435,6 +446,7 @@ finish(struct exchange *x, CURLcode code, net_done_fn *done, void *arg)
     } else {
         rc = explain(x, code, sent > 0, &err);
     }
+    clear_buf(&x->body);
     done(arg, x->tag, rc, rc == 0 ? &answer : NULL, &err);
     curl_slist_free_all(x->headers);
     x->headers = NULL;

@@ -43,12 +43,6 @@ release(struct later *later)
 #endif
 }
 
-bool
-serveri_later_is_stream(const struct later *later)
-{
-    return later->stream;
-}
-
 void
 serveri_later_detach(struct later *later)
 {

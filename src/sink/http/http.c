@@ -1,0 +1,264 @@
+/*
+ * A sink that is an HTTP service. Every event becomes one request with the
+ * event's id as its Idempotency-Key; what the service does not know by that
+ * key it gets at least once. Requests of different streams overlap, those of
+ * one stream do not: the core hands over one at a time.
+ */
+#include "sink/http/http.h"
+
+#include <stdio.h>
+
+#include "base/must.h"
+#include "sink/http/http_int.h"
+
+#define KEEP_MAX 262144 /* bytes of a buffer that stay for the next event */
+
+static struct httpi_sink *
+self(struct sink *s)
+{
+    return (struct httpi_sink *)s;
+}
+
+static void
+close_sink(struct sink *sink)
+{
+    struct httpi_sink *s = self(sink);
+
+    sinki_http_conf_free(s);
+    buf_fini(&s->url);
+    buf_fini(&s->body);
+    buf_fini(&s->scratch);
+    for (uint32_t i = 0; i < HTTPI_RULE_HEADERS_MAX; i++)
+        buf_fini(&s->values[i]);
+}
+
+static int
+open_sink(struct sink *sink, const struct conf *conf, struct err *err)
+{
+    struct httpi_sink *s = self(sink);
+    int                rc = sinki_http_conf(s, conf, err);
+
+    if (rc != 0)
+        close_sink(sink);
+    else
+        sink->credit = s->credit;
+    return rc;
+}
+
+static void
+clear_buf(struct buf *b)
+{
+    if (b->cap > KEEP_MAX)
+        buf_fini(b);
+    else
+        buf_clear(b);
+}
+
+static int
+fill_headers(struct httpi_sink *s, const struct httpi_rule *r, struct sink_item *item,
+             struct net_header *headers, uint32_t *count, struct err *err)
+{
+    int rc = 0;
+
+    for (uint32_t i = 0; i < r->header_count; i++) {
+        buf_clear(&s->values[i]);
+        TRY(template_expand(r->headers[i], sinki_http_lookup, item, &s->scratch, &s->values[i],
+                            err));
+        headers[*count].name = slice_str(r->header_names[i]);
+        headers[*count].value = buf_slice(&s->values[i]);
+        (*count)++;
+    }
+out:
+    return rc;
+}
+
+/* Everything that the event itself can be at fault for. */
+static int
+start_request(struct httpi_sink *s, const struct httpi_rule *r, struct sink_item *item,
+              struct httpi_slot *slot, struct err *err)
+{
+    struct net_header  headers[NET_HEADERS_MAX + HTTPI_RULE_HEADERS_MAX + 2];
+    struct net_request request = {.method = r->method,
+                                  .headers = headers,
+                                  .label = r->label,
+                                  .changes = true,
+                                  .head_only = true};
+    uint32_t           count = net_service_headers(s->service, headers);
+    char               id[ID_TEXT_LEN + 1];
+    int                rc = 0;
+
+    clear_buf(&s->url);
+    clear_buf(&s->body);
+    clear_buf(&s->scratch);
+    TRY(template_expand(r->url, sinki_http_lookup, item, &s->scratch, &s->url, err));
+    TRY(fill_headers(s, r, item, headers, &count, err));
+    if (r->body != NULL) {
+        TRY(template_expand(r->body, sinki_http_lookup, item, &s->scratch, &s->body, err));
+        request.body =
+            slice_of(s->body.data == NULL ? (const void *)"" : s->body.data, s->body.len);
+    } else if (!r->bare) {
+        request.body = slice_of(item->data.data == NULL ? "" : item->data.data, item->data.len);
+    }
+    if (request.body.data != NULL) {
+        headers[count].name = slice_str("Content-Type");
+        headers[count++].value = slice_str("application/json");
+    }
+    id_format(&item->id, id);
+    headers[count].name = slice_str("Idempotency-Key");
+    headers[count++].value = slice_str(id);
+    request.url = buf_slice(&s->url);
+    request.header_count = count;
+    TRY(net_start(net_service_client(s->service), &request, slot, err));
+out:
+    return rc;
+}
+
+static int
+submit(struct sink *sink, struct sink_item *item, struct err *err)
+{
+    struct httpi_sink *s = self(sink);
+    struct httpi_slot *slot = NULL;
+
+    (void)err;
+    for (uint32_t i = 0; slot == NULL && i < s->credit; i++)
+        if (s->slots[i].item == NULL)
+            slot = &s->slots[i];
+    must(slot != NULL);
+    slot->item = item;
+    slot->rule = sinki_http_match(s, item->type);
+    slot->decided = false;
+    slot->rc = 0;
+    err_clear(&slot->err);
+    if (slot->rule != NULL)
+        slot->rc = start_request(s, slot->rule, item, slot, &slot->err);
+    else if (!s->skip_others)
+        slot->rc = err_set(&slot->err, __FILE__, __LINE__, E_SCHEMA, ERR_DATA,
+                           "no rule of the sink fits the event's type");
+    slot->decided = slot->rule == NULL || slot->rc != 0;
+    s->decided += slot->decided;
+    return 0;
+}
+
+static void
+end_item(struct httpi_sink *s, struct httpi_slot *slot, int rc, const struct err *err)
+{
+    struct sink_item *item = slot->item;
+
+    slot->item = NULL;
+    sink_done(&s->sink, item, rc, err);
+}
+
+static bool
+has_status(const int *list, uint32_t count, int status)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (list[i] == status)
+            return true;
+    return false;
+}
+
+static int
+judge(const struct httpi_rule *r, const struct net_answer *answer, struct err *err)
+{
+    int status = answer->status, rc;
+
+    if (has_status(r->done, r->done_count, status))
+        return 0;
+    if ((status == 404 || status == 410) && strcmp(r->method, "DELETE") == 0)
+        return 0; /* gone already */
+    rc = net_status(answer, r->label, true, err);
+    if (rc != 0 && has_status(r->retry, r->retry_count, status)) {
+        err->kind = ERR_RETRY;
+        err->retry_ms = answer->retry_ms;
+    }
+    return rc;
+}
+
+static void
+take_answer(void *arg, void *tag, int rc, const struct net_answer *answer, const struct err *err)
+{
+    struct httpi_sink *s = arg;
+    struct httpi_slot *slot = tag;
+    struct err         why = {0};
+
+    if (rc == 0) {
+        rc = judge(slot->rule, answer, &why);
+        err = &why;
+    }
+    end_item(s, slot, rc, err);
+}
+
+static void
+end_decided(struct httpi_sink *s)
+{
+    for (uint32_t i = 0; s->decided > 0 && i < s->credit; i++) {
+        struct httpi_slot *slot = &s->slots[i];
+        struct err         err;
+
+        if (slot->item == NULL || !slot->decided)
+            continue;
+        s->decided--;
+        err = slot->err; /* the slot may be taken again at once */
+        end_item(s, slot, slot->rc, &err);
+    }
+}
+
+static int
+poll_sink(struct sink *sink, bool flush, struct log_pos upto, uint32_t wait_ms, struct err *err)
+{
+    struct httpi_sink *s = self(sink);
+
+    (void)flush; /* what was submitted is on its way already */
+    (void)upto;
+    if (s->decided > 0) {
+        end_decided(s);
+        wait_ms = 0;
+    }
+    return net_poll(net_service_client(s->service), wait_ms, take_answer, s, err);
+}
+
+static int
+checkpoint(struct sink *sink, struct log_pos *pos, struct err *err)
+{
+    (void)sink;
+    (void)err;
+    pos->v = 0;
+    return 0;
+}
+
+/* Any answer will do: what the service does with a GET of its root is its own affair. */
+static int
+check(struct sink *sink, finding_line_fn *report, void *arg, struct err *err)
+{
+    struct httpi_sink *s = self(sink);
+    struct net_header  headers[NET_HEADERS_MAX];
+    struct net_answer  answer = {0};
+    struct net_request r = {.method = "GET",
+                            .url = net_service_url(s->service),
+                            .headers = headers,
+                            .header_count = net_service_headers(s->service, headers)};
+    char               line[96];
+    int                rc = 0;
+
+    if (sink->in_flight > 0)
+        FAIL(err, E_BUSY, ERR_RETRY, "the sink is at work");
+    TRY(net_call(net_service_client(s->service), &r, &answer, err));
+    (void)snprintf(line, sizeof line, "the service answers (status %d to a GET of its URL)",
+                   answer.status);
+    report(arg, answer.status == 401 || answer.status == 403, line);
+out:
+    return rc;
+}
+
+const struct sink_ops sink_http_ops = {
+    .name = "http",
+    .size = sizeof(struct httpi_sink),
+    .schema = &sinki_http_schema,
+    .transactional = false,
+    .open = open_sink,
+    .close = close_sink,
+    .check = check,
+    .checkpoint = checkpoint,
+    .submit = submit,
+    .poll = poll_sink,
+};
