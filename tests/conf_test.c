@@ -173,6 +173,8 @@ loads(void **state)
     buf_add_byte(&json, '\0');
     assert_null(strstr((char *)json.data, "s3cret"));
     assert_null(strstr((char *)json.data, "hunter2"));
+    assert_non_null(strstr((char *)json.data, "\"broker\":\"amqp://***@h\""));
+    assert_non_null(strstr((char *)json.data, "\"memory\":\"256MiB\""));
     assert_non_null(strstr((char *)json.data, "\"token\":\"***\""));
     assert_non_null(strstr((char *)json.data, "\"free\":{\"x\":[\"1\",{\"y\":\"z\"}]}"));
     buf_fini(&json);
@@ -380,7 +382,8 @@ reports_values(void **state)
             "x.yaml:6:13: sinks.d.type: must be a single value, not a list\n"
             "x.yaml:7:43: sinks.e.token: must not be empty\n"
             "x.yaml:8:13: sinks.f: unknown type \"zzzzz\"; allowed: http\n");
-    REFUSED("data: d\n\"a\\nb\\e\": 1\n\"data\": e\n", E_SCHEMA,
+    REFUSED("data: d\nlevle: info\n\"data\": e\n", E_SCHEMA,
+            "x.yaml:2:1: unknown key \"levle\": did you mean \"level\"?\n"
             "x.yaml:3:1: the key \"data\" comes twice\n");
     REFUSED("data: d\n\"a\\nb\\e\": 1\n", E_SCHEMA,
             "x.yaml:2:1: unknown key \"a?b?\"; allowed: data, level, memory, http, sources, sinks, "

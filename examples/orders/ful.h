@@ -68,6 +68,8 @@ json_t *ful_store_epoch(struct ful_store *store);
 json_t *ful_store_changes(struct ful_store *store, int64_t after, int64_t limit);
 int64_t ful_store_oldest(struct ful_store *store); /* the first cursor that can be asked for */
 int64_t ful_store_head(struct ful_store *store);
+/* The head as the database has it, which readers see a moment before it is announced. */
+int64_t ful_store_committed(struct ful_store *store);
 
 /* Until there is a change after `after`, the time is up, or the service stops. */
 void ful_store_wait(struct ful_store *store, int64_t after, int64_t wait_ms);

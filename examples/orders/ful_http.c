@@ -284,6 +284,8 @@ get_changes(struct call *c)
         !take_query(c, "wait_ms", WAIT_MS_MAX, 0, &wait_ms))
         return;
     head = ful_store_head(c->store);
+    if (after > head)
+        head = ful_store_committed(c->store);
     oldest = ful_store_oldest(c->store);
     if (after > head) {
         answer_with(c, 409,

@@ -390,6 +390,12 @@ ful_store_head(struct ful_store *s)
     return head;
 }
 
+int64_t
+ful_store_committed(struct ful_store *s)
+{
+    return read_number(s, s->read_head, 0);
+}
+
 void
 ful_store_wait(struct ful_store *s, int64_t after, int64_t wait_ms)
 {

@@ -10,8 +10,8 @@ import tempfile
 import time
 import unittest
 
-BIN = os.environ.get("ORDERS_BIN", os.getcwd())
 HERE = os.path.dirname(os.path.abspath(__file__))
+BIN = os.environ.get("ORDERS_BIN", os.path.join(HERE, "../../build/examples/orders"))
 
 
 def wait_for(what, seconds=20.0):

@@ -147,6 +147,17 @@ class Feed(WithService):
         self.assertEqual(self.service.stop(), 0)
         poll.close()
 
+    def test_own_cursor_is_never_ahead(self):
+        """A page may show a commit that is not announced yet; its cursor is good."""
+        db = sqlite3.connect(self.path("f.db"))
+        db.execute("INSERT INTO change(op, id) VALUES ('delete', 7)")
+        db.commit()
+        db.close()
+        self.assertEqual(self.call("GET", "/position")[1]["head"], 0)
+        cursor = self.call("GET", "/changes?after=0")[1]["next"]
+        self.assertEqual(cursor, 1)
+        self.assertEqual(self.call("GET", f"/changes?after={cursor}")[0], 200)
+
     def test_many_writers_leave_no_hole(self):
         def write(base):
             for n in range(50):

@@ -7,6 +7,7 @@
 #include "base/conf_int.h"
 #include "base/json.h"
 #include "base/must.h"
+#include "base/url.h"
 #include "base/utf8.h"
 
 /* Presets may lie a little deeper than the file can. */
@@ -236,7 +237,7 @@ conf_load(struct slice text, const struct conf_type *schema, const struct conf_o
     if (job.tree->file == NULL)
         FAIL(err, E_NOMEM, ERR_FATAL, "%s: no memory", opts->file);
     TRY(basei_conf_parse(&job, text, err));
-    if (job.count == 0)
+    if (!job.syntax)
         TRY(basei_conf_check(&job, job.tree->root, schema, err));
     if (job.count > 0) {
         rc = report(&job, problems, err);
@@ -393,17 +394,52 @@ conf_fail(const struct conf *c, struct err *err, const char *fmt, ...)
     return rc;
 }
 
+/* Without the user and password that it may hold. */
+static void
+put_url(const char *text, struct json_out *o)
+{
+    struct url u;
+    struct buf out = {0};
+
+    must(url_parse(slice_str(text), &u, NULL) == 0);
+    if (u.user.data != NULL) {
+        const char *user = u.user.data;
+
+        buf_add(&out, text, (size_t)(user - text));
+        buf_add_str(&out, "***");
+        buf_add_str(&out, user + u.user.len);
+        o->buf->failed |= out.failed;
+        json_out_string(o, buf_slice(&out));
+    } else {
+        json_out_str(o, text);
+    }
+    buf_fini(&out);
+}
+
 static void
 put_scalar(const struct conf *c, struct json_out *o)
 {
-    enum conf_kind kind = c->type->kind;
-
-    if (kind == CONF_INT)
+    switch (c->type->kind) {
+    case CONF_INT:
         json_out_i64(o, c->number);
-    else if (kind == CONF_BOOL)
+        break;
+    case CONF_BOOL:
         json_out_bool(o, c->number != 0);
-    else
-        json_out_str(o, kind == CONF_SECRET ? "***" : c->text);
+        break;
+    case CONF_DURATION:
+    case CONF_SIZE:
+    case CONF_ENUM:
+        json_out_str(o, c->text);
+        break;
+    case CONF_URL:
+        if (!c->hidden) {
+            put_url(c->text, o);
+            break;
+        }
+        /* fall through */
+    default:
+        json_out_str(o, c->hidden ? "***" : c->text);
+    }
 }
 
 void

@@ -7,8 +7,8 @@
  * A scalar may hold ${NAME} or ${NAME:-text} from the environment ($${ is a
  * plain ${); a secret may be file:PATH. Both come through callbacks. A plain
  * `null`, `~` or nothing at all is as if the key were not there. Anchors,
- * aliases and tags are refused. Values of secrets, and of anything that came
- * from the environment, are never shown.
+ * aliases and tags are refused. Secrets, passwords in URLs, and texts that came
+ * from the environment are never shown.
  */
 #ifndef OX_BASE_CONF_H
 #define OX_BASE_CONF_H
@@ -127,7 +127,7 @@ int64_t            conf_number(const struct conf *c);
 int conf_fail(const struct conf *c, struct err *err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* The tree with its presets, secrets as "***". */
+/* The tree with its presets, and "***" for what must not be shown. */
 void conf_put_json(const struct conf *c, struct json_out *o);
 
 #endif

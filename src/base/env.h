@@ -7,7 +7,8 @@
  * A *task* is a thread of the engine in the shape of a step function. The real
  * environment gives each task a thread of its own and steps it whenever it was
  * woken or its time has come; the simulator picks any task that is due. Steps
- * of one task never overlap. A step may block on the disk, on nothing else.
+ * of one task never overlap. A step of the log may block on the disk and on nothing
+ * else; a step of a pipeline may block in its driver, for about a second.
  *
  * A *gate* is a one-shot wake-up for a caller that is no task (a library
  * user's thread): it waits until somebody opens the gate.

@@ -72,7 +72,7 @@ struct json_iter {
     bool           object, first;
 };
 
-/* E_SCHEMA where the text is another type. */
+/* E_SCHEMA where the text is another type. The outer bracket does not count for the depth. */
 int json_object_iter(struct json_iter *it, struct slice text, struct err *err);
 int json_array_iter(struct json_iter *it, struct slice text, struct err *err);
 

@@ -15,6 +15,7 @@ enum lock_rank {
     LOCK_LOG_ADMIN = 20, /* log: listeners */
     LOCK_LOG_QUEUE = 30,
     LOCK_LOG_MEM = 40,  /* log: what is not indexed yet */
+    LOCK_LOG_FILL = 45, /* log: zeros into the next segment */
     LOCK_LOG_SEGS = 50, /* log: table of segments */
     LOCK_INDEX = 60,
     LOCK_ENV = 70,

@@ -119,8 +119,11 @@ struct log_req {
     uint32_t                write_count;
     const struct log_check *checks;
     uint32_t                check_count;
-    uint32_t                flags; /* enum log_req_flags */
-    int64_t time_us; /* 0: now; else the commit's time where it is not below the last one's */
+    /* In which order the events stand in the log: for each event the number of its write.
+     * NULL: write by write. Every write's events in their own order, in any case. */
+    const uint32_t *order;
+    uint32_t        flags; /* enum log_req_flags */
+    int64_t time_us;       /* 0: now; else the commit's time where it is not below the last one's */
     /* Called once, on one of the log's tasks: must not block or call log_append. */
     void (*done)(struct log_req *);
     void *arg;

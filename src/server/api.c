@@ -1,8 +1,11 @@
-/* What the server says about itself. */
+/* Small documents: what there is in the log, and how the server does. */
 #include "base/json.h"
 #include "base/must.h"
 #include "log/log.h"
 #include "server/server_int.h"
+
+#define STREAMS_PAGE 1000
+#define STREAMS_MAX 10000
 
 static void
 answer_text(struct call *call, int status, const char *text)
@@ -15,7 +18,8 @@ get_root(struct call *call, void *arg)
 {
     answer_text(call, 200,
                 "{\"name\":\"oxbow\",\"streams\":\"/v1/streams\",\"all\":\"/v1/all\","
-                "\"stats\":\"/v1/stats\",\"metrics\":\"/metrics\",\"health\":\"/health/ready\"}\n");
+                "\"commits\":\"/v1/commits\",\"stats\":\"/v1/stats\",\"metrics\":\"/metrics\","
+                "\"health\":\"/health/ready\"}\n");
 }
 
 static void
@@ -24,9 +28,199 @@ get_live(struct call *call, void *arg)
     answer_text(call, 200, "{\"status\":\"live\"}\n");
 }
 
+static void
+get_ready(struct call *call, void *arg)
+{
+    struct server  *s = call->conn->server;
+    struct log_info info;
+
+    log_get_info(s->log, &info);
+    if (info.failed)
+        call_refuse(call, 503, "log-failed", info.failed_text);
+    else if (s->conf.read_only)
+        call_refuse(call, 503, "read-only", "the log was opened for reading only");
+    else if (s->draining)
+        call_refuse(call, 503, "stopping", "the server is stopping");
+    else
+        answer_text(call, 200, "{\"status\":\"ready\"}\n");
+}
+
+/* GET /v1/streams */
+
+struct list {
+    struct json_out out;
+    uint64_t        limit, count;
+    struct buf      last; /* the name of the last one, for the next page */
+    bool            more;
+};
+
+static void
+put_stream(struct json_out *o, const struct log_stream *stream)
+{
+    json_out_object(o);
+    json_out_key(o, "stream");
+    json_out_string(o, stream->name);
+    json_out_key(o, "first");
+    json_out_u64(o, stream->first);
+    json_out_key(o, "head");
+    json_out_u64(o, stream->head);
+    json_out_key(o, "last_position");
+    json_out_u64(o, stream->last_pos.v);
+    json_out_object_end(o);
+}
+
+static int
+list_one(void *arg, const struct log_stream *stream, struct err *err)
+{
+    struct list *list = arg;
+
+    if (list->count == list->limit) {
+        list->more = true;
+        return E_END;
+    }
+    list->count++;
+    buf_clear(&list->last);
+    buf_add_slice(&list->last, stream->name);
+    put_stream(&list->out, stream);
+    return 0;
+}
+
+static int
+list_streams(struct call *call, struct list *list, struct err *err)
+{
+    struct slice prefix = {0}, after = {0}, text;
+    int          rc = 0;
+
+    (void)call_query(call, "prefix", &prefix);
+    (void)call_query(call, "after", &after);
+    list->limit = STREAMS_PAGE;
+    if (call_query(call, "limit", &text) &&
+        (!json_uint64(text, &list->limit) || list->limit == 0 || list->limit > STREAMS_MAX))
+        FAIL(err, E_INVALID, ERR_DATA, "limit: must be a number from 1 to %d", STREAMS_MAX);
+    json_out_object(&list->out);
+    json_out_key(&list->out, "streams");
+    json_out_array(&list->out);
+    rc = log_streams(call->conn->server->log, prefix, after, list_one, list, err);
+    if (rc != 0 && rc != E_END)
+        goto out;
+    rc = 0;
+    json_out_array_end(&list->out);
+    json_out_key(&list->out, "next");
+    if (list->more)
+        json_out_string(&list->out, buf_slice(&list->last));
+    else
+        json_out_null(&list->out);
+    json_out_object_end(&list->out);
+out:
+    return rc;
+}
+
+static void
+get_streams(struct call *call, void *arg)
+{
+    struct buf *body = &call->conn->server->scratch;
+    struct list list = {0};
+    struct err  err;
+
+    buf_clear(body);
+    json_out_init(&list.out, body);
+    if (list_streams(call, &list, &err) != 0)
+        call_fail(call, &err);
+    else
+        call_answer(call, 200, CALL_JSON, buf_slice(body));
+    buf_fini(&list.last);
+}
+
+static void
+get_stream_info(struct call *call, void *arg)
+{
+    struct server    *s = call->conn->server;
+    struct log_stream stream;
+    struct json_out   o;
+    struct err        err;
+
+    if (log_stream_info(s->log, call_param(call, "stream"), &stream, &err) != 0) {
+        call_fail(call, &err);
+        return;
+    }
+    buf_clear(&s->scratch);
+    json_out_init(&o, &s->scratch);
+    stream.name = call_param(call, "stream");
+    put_stream(&o, &stream);
+    call_answer(call, 200, CALL_JSON, buf_slice(&s->scratch));
+}
+
+/* GET /v1/stats */
+
+static void
+put_number(struct json_out *o, const char *key, uint64_t v)
+{
+    json_out_key(o, key);
+    json_out_u64(o, v);
+}
+
+static void
+put_log(struct json_out *o, const struct log_info *info)
+{
+    char id[ID_TEXT_LEN + 1];
+
+    id_format(&info->id, id);
+    json_out_key(o, "log");
+    json_out_object(o);
+    json_out_key(o, "id");
+    json_out_str(o, id);
+    put_number(o, "format", info->format);
+    put_number(o, "segment_bytes", info->segment_bytes);
+    put_number(o, "segments", info->segments);
+    put_number(o, "disk_bytes", info->disk_bytes);
+    put_number(o, "first", info->first.v);
+    put_number(o, "end", info->end.v);
+    put_number(o, "indexed", info->indexed.v);
+    put_number(o, "streams", info->streams);
+    put_number(o, "commits", info->commits);
+    put_number(o, "events", info->events);
+    put_number(o, "groups", info->groups);
+    put_number(o, "syncs", info->syncs);
+    put_number(o, "appended_bytes", info->appended_bytes);
+    put_number(o, "memory_bytes", info->memory_bytes);
+    json_out_key(o, "failed");
+    json_out_str(o, info->failed ? info->failed_text : NULL);
+    json_out_object_end(o);
+}
+
+static void
+get_stats(struct call *call, void *arg)
+{
+    struct server  *s = call->conn->server;
+    struct json_out o;
+    struct log_info info;
+
+    log_get_info(s->log, &info);
+    buf_clear(&s->scratch);
+    json_out_init(&o, &s->scratch);
+    json_out_object(&o);
+    put_log(&o, &info);
+    json_out_key(&o, "server");
+    json_out_object(&o);
+    put_number(&o, "connections", s->conn_count);
+    put_number(&o, "readers", s->feed_count);
+    put_number(&o, "requests", s->stats.requests);
+    put_number(&o, "appends", s->stats.appends);
+    put_number(&o, "appends_waiting", s->in_flight);
+    put_number(&o, "buffer_bytes", s->charged);
+    json_out_object_end(&o);
+    json_out_object_end(&o);
+    call_answer(call, 200, CALL_JSON, buf_slice(&s->scratch));
+}
+
 static const struct server_route routes[] = {
     {"GET", "/", get_root, 0},
     {"GET", "/health/live", get_live, 0},
+    {"GET", "/health/ready", get_ready, 0},
+    {"GET", "/v1/streams", get_streams, 0},
+    {"GET", "/v1/streams/{stream}/info", get_stream_info, 0},
+    {"GET", "/v1/stats", get_stats, 0},
+    {"GET", "/metrics", serveri_get_metrics, 0},
 };
 
 int

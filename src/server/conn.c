@@ -215,13 +215,37 @@ serveri_conn_flush(struct conn *c)
 
 /* The buffer for input. */
 
+/* The target's parts point into the buffer: they move with it. */
+static void
+move_slice(struct slice *slice, const uint8_t *to, uintptr_t from)
+{
+    if (slice->data != NULL)
+        slice->data = to + ((uintptr_t)slice->data - from);
+}
+
+static void
+move_uri(struct uri *uri, const uint8_t *to, uintptr_t from)
+{
+    for (unsigned i = 0; i < uri->segment_count; i++)
+        move_slice(&uri->segments[i], to, from);
+    for (unsigned i = 0; i < uri->param_count; i++) {
+        move_slice(&uri->params[i].name, to, from);
+        move_slice(&uri->params[i].value, to, from);
+    }
+}
+
 static bool
 resize(struct conn *c, size_t cap)
 {
-    uint8_t *in = realloc(c->in, cap);
+    uint8_t *in = malloc(cap);
 
+    must(cap >= c->in_len);
     if (in == NULL)
         return false;
+    memcpy(in, c->in, c->in_len);
+    if (c->state == CONN_BODY)
+        move_uri(&c->call.uri, in, (uintptr_t)c->in);
+    free(c->in);
     c->in = in;
     c->in_cap = cap;
     return serveri_charge(c);
@@ -266,7 +290,7 @@ begin_call(struct conn *c)
     call->later = NULL;
     call->status = 0;
     call->allow = 0;
-    call->chunked_out = call->head_only = false;
+    call->chunked_out = call->head_only = call->begun = false;
     call->began_us = c->server->env->ops->mono_us(c->server->env);
     c->server->stats.requests++;
 }
@@ -299,6 +323,13 @@ set_reading(struct conn *c)
         serveri_conn_abort(c);
 }
 
+static bool
+is_live(const struct conn *c)
+{
+    return (c->feed != NULL && serveri_feed_is_live(c->feed)) ||
+           (c->call.later != NULL && serveri_later_is_stream(c->call.later));
+}
+
 static void
 on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *bytes)
 {
@@ -321,6 +352,11 @@ on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *bytes)
             c->since_ms = serveri_now_ms(s);
         if (c->state != CONN_LINGER)
             c->in_len += (size_t)n;
+    }
+    /* Nobody ends a stream of events by half: who closes has gone. */
+    if (c->eof && c->state == CONN_WAIT && is_live(c)) {
+        serveri_conn_abort(c);
+        return;
     }
     if (c->state == CONN_LINGER) {
         if (c->eof && serveri_conn_pending(c) == 0)

@@ -43,6 +43,12 @@ release(struct later *later)
 #endif
 }
 
+bool
+serveri_later_is_stream(const struct later *later)
+{
+    return later->stream;
+}
+
 void
 serveri_later_detach(struct later *later)
 {

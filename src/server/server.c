@@ -391,6 +391,7 @@ server_free(struct server *s)
         (void)uv_run(&s->loop, UV_RUN_DEFAULT);
         must(uv_loop_close(&s->loop) == 0);
     }
+    buf_fini(&s->scratch);
     free(s);
 }
 

@@ -37,6 +37,7 @@ struct server_conf {
     uint32_t    keepalive_ms;    /* 15 s between comments on a silent event stream */
     uint64_t    body_bytes_max;  /* 65 MiB: one commit, and slack */
     uint64_t    memory_bytes_max; /* 256 MiB: all connections' buffers beyond their first pages */
+    bool        read_only;        /* of the log: then the server is never ready */
     bool        access_log;       /* a line for each request */
     bool        signals;          /* SIGTERM and SIGINT stop, SIGHUP reloads */
     void (*reload)(void *arg);    /* on the loop; may be NULL */

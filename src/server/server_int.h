@@ -77,6 +77,7 @@ struct call {
     unsigned            allow;  /* with 405: a bit for each method */
     bool                chunked_out;
     bool                head_only; /* HEAD */
+    bool                begun;     /* the handler has seen a part of it */
 };
 
 /* A head is there: finds its route. True: go on, with the body or the next request. */
@@ -165,6 +166,8 @@ void serveri_conn_tick(struct conn *c, uint64_t now_ms);
 void serveri_conn_drain(struct conn *c);
 
 /* Memory beyond what every connection has: false when the server's limit is reached. */
+extern const uint32_t serveri_latency_us[SERVERI_LATENCY_BUCKETS];
+
 bool serveri_charge(struct conn *c);
 
 /* What hangs on a connection. */
@@ -173,15 +176,18 @@ void serveri_append_free(struct append *a);
 int  serveri_append_routes(struct server *s, struct err *err);
 
 void serveri_feed_free(struct feed *f);
-void serveri_feed_wake(struct feed *f);                  /* its output has room again */
+void serveri_feed_wake(struct feed *f); /* its output has room again */
+bool serveri_feed_is_live(const struct feed *f);
 void serveri_feed_end(struct feed *f);                   /* the server stops */
 void serveri_feed_tick(struct feed *f, uint64_t now_ms); /* keep-alive comments */
 void serveri_feeds_run(struct server *s);                /* a slice of each that can go on */
 void serveri_feeds_wake(struct server *s);               /* the log has grown */
 int  serveri_feed_routes(struct server *s, struct err *err);
 
-int serveri_api_routes(struct server *s, struct err *err);
+int  serveri_api_routes(struct server *s, struct err *err);
+void serveri_get_metrics(struct call *call, void *arg);
 
+bool serveri_later_is_stream(const struct later *later);
 void serveri_later_detach(struct later *later); /* its connection goes away */
 void serveri_later_drain(struct later *later);  /* the server stops: streams end */
 void serveri_later_tick(struct later *later, uint64_t now_ms);
@@ -220,6 +226,7 @@ struct server {
     struct feed *feeds, *runnable, *runnable_last;
     unsigned     feed_count;
 
+    struct buf   scratch;  /* for whoever runs on the loop, until it returns */
     char         date[40]; /* "Date: …\r\n" */
     int64_t      date_s;
     struct stats stats;

@@ -1,0 +1,600 @@
+#include "core/capture.h"
+
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/lock.h"
+#include "base/must.h"
+
+#define CAPTURE_MAGIC 0x43617074u
+#define BATCH_MAX 500u
+#define POLL_WAIT_MS 200u
+#define BACKOFF_MIN_US UINT64_C(100000)
+#define BACKOFF_MAX_US UINT64_C(10000000)
+
+struct capture {
+    uint32_t              magic;
+    struct ox_env        *env;
+    struct log           *log;
+    struct source        *source;
+    char                 *name, *category;
+    uint32_t              batch_max;
+    struct ox_task       *task;
+    struct ox_lock        lock; /* status */
+    struct capture_status status;
+
+    /* The task's. */
+    bool       started; /* the source was given its checkpoint */
+    int64_t    version; /* of the checkpoint's stream; LOG_NO_STREAM */
+    uint64_t   backoff_us;
+    struct buf checkpoint;      /* the last durable one */
+    struct buf next_checkpoint; /* of the batch in flight */
+    struct buf text;            /* names, metadata, parked records of the batch */
+
+    /* The commit in flight. */
+    _Atomic bool          done, stopping;
+    struct ox_gate        stopped;
+    bool                  in_flight, caught_up;
+    struct log_req        req;
+    struct log_write     *writes;
+    struct log_new_event *events; /* ordered by write */
+    uint32_t             *order, *write_of;
+    uint32_t              changes, parked;
+};
+
+static const char *const types[] = {
+    [CHANGE_READ] = "Read",      [CHANGE_INSERT] = "Inserted",    [CHANGE_UPDATE] = "Updated",
+    [CHANGE_DELETE] = "Deleted", [CHANGE_TRUNCATE] = "Truncated",
+};
+
+const char *
+capture_type_name(enum change_op op)
+{
+    must(op >= CHANGE_READ && op <= CHANGE_TRUNCATE);
+    return types[op];
+}
+
+enum change_op
+capture_type_op(struct slice type)
+{
+    for (int op = CHANGE_READ; op <= CHANGE_TRUNCATE; op++)
+        if (slice_is(type, types[op]))
+            return (enum change_op)op;
+    return (enum change_op)0;
+}
+
+const char *
+capture_state_name(enum capture_state state)
+{
+    switch (state) {
+    case CAPTURE_STARTING:
+        return "starting";
+    case CAPTURE_RUNNING:
+        return "running";
+    case CAPTURE_RETRYING:
+        return "retrying";
+    case CAPTURE_STOPPED:
+        return "stopped";
+    case CAPTURE_FAILED:
+        return "failed";
+    }
+    return "unknown";
+}
+
+static void
+set_state(struct capture *c, enum capture_state state, const struct err *err)
+{
+    lock_take(&c->lock);
+    c->status.state = state;
+    (void)snprintf(c->status.error, sizeof c->status.error, "%s", err == NULL ? "" : err->text);
+    lock_give(&c->lock);
+}
+
+/* Returns what the step returns: later, or never again. */
+static uint64_t
+failed(struct capture *c, const struct err *err)
+{
+    if (err->kind != ERR_RETRY && err->kind != ERR_UNSURE) {
+        set_state(c, CAPTURE_FAILED, err);
+        return ENV_STEP_WAIT;
+    }
+    set_state(c, CAPTURE_RETRYING, err);
+    c->backoff_us = c->backoff_us == 0 ? BACKOFF_MIN_US : c->backoff_us * 2;
+    if (c->backoff_us > BACKOFF_MAX_US)
+        c->backoff_us = BACKOFF_MAX_US;
+    return c->backoff_us;
+}
+
+/* -- the checkpoint ------------------------------------------------------- */
+
+static void
+checkpoint_stream(const struct capture *c, char out[LOG_NAME_MAX + 1])
+{
+    (void)snprintf(out, LOG_NAME_MAX + 1, "$source-%s", c->name);
+}
+
+static int
+read_checkpoint(struct capture *c, struct err *err)
+{
+    char             stream[LOG_NAME_MAX + 1];
+    struct log_read  read = {.from = UINT64_MAX, .backwards = true};
+    struct log_iter *it = NULL;
+    struct log_event ev;
+    struct slice     raw;
+    int              rc;
+
+    checkpoint_stream(c, stream);
+    read.stream = slice_str(stream);
+    c->version = LOG_NO_STREAM;
+    buf_clear(&c->checkpoint);
+    rc = log_iter_open(c->log, &read, &it, err);
+    if (rc == E_NOTFOUND)
+        return 0;
+    if (rc != 0)
+        goto out;
+    TRY(log_iter_next(it, &ev, err));
+    if (!json_get(ev.data, "checkpoint", &raw))
+        FAIL(err, E_SCHEMA, ERR_FATAL, "%s: its last event has no checkpoint", stream);
+    buf_add_slice(&c->checkpoint, raw);
+    c->version = (int64_t)ev.version;
+out:
+    log_iter_close(it);
+    return rc;
+}
+
+static int
+start_source(struct capture *c, struct err *err)
+{
+    int rc;
+
+    TRY(read_checkpoint(c, err));
+    TRY(source_start(c->source, buf_slice(&c->checkpoint), err));
+    c->started = true;
+out:
+    return rc;
+}
+
+/* -- from changes to a commit --------------------------------------------- */
+
+struct build {
+    size_t name_at, name_len, meta_at, meta_len, data_at, data_len;
+    bool   parked;
+};
+
+static void
+add_metadata(struct capture *c, const struct change *ch)
+{
+    struct json_out o;
+
+    json_out_init(&o, &c->text);
+    json_out_object(&o);
+    json_out_key(&o, "$source");
+    json_out_object(&o);
+    json_out_key(&o, "name");
+    json_out_str(&o, c->name);
+    json_out_key(&o, "table");
+    json_out_string(&o, ch->table);
+    json_out_key(&o, "key");
+    json_out_string(&o, ch->key);
+    json_out_key(&o, "position");
+    json_out_string(&o, ch->position);
+    if (ch->time_us != 0) {
+        json_out_key(&o, "time_us");
+        json_out_i64(&o, ch->time_us);
+    }
+    if (ch->origin.len > 0) {
+        json_out_key(&o, "origin");
+        json_out_string(&o, ch->origin);
+    }
+    if (ch->before.len > 0) {
+        json_out_key(&o, "before");
+        json_out_raw(&o, ch->before);
+    }
+    json_out_object_end(&o);
+    json_out_object_end(&o);
+}
+
+static void
+add_name(struct capture *c, const struct change *ch)
+{
+    if (c->category != NULL)
+        buf_add_str(&c->text, c->category);
+    else
+        buf_add_slice(&c->text, ch->table);
+    if (ch->key.len > 0) {
+        buf_add_byte(&c->text, '-');
+        buf_add_slice(&c->text, ch->key);
+    }
+}
+
+/* What the event would be refused for. */
+static int
+unfit(struct capture *c, const struct change *ch, const struct build *b, struct err *err)
+{
+    struct slice name = slice_of(c->text.data + b->name_at, b->name_len);
+    int          rc = log_name_check(name, false, err);
+
+    if (rc != 0)
+        return rc;
+    if (b->meta_len + ch->after.len > LOG_EVENT_MAX)
+        RETURN_ERR(err, E_LIMIT, ERR_DATA, "the row has %zu bytes, an event has at most %" PRIu64,
+                   ch->after.len, LOG_EVENT_MAX);
+    return 0;
+}
+
+/* The record that stands for a change which cannot be an event. */
+static void
+park(struct capture *c, const struct change *ch, const struct err *why, struct build *b)
+{
+    struct json_out o;
+
+    c->text.len = b->name_at;
+    buf_printf(&c->text, "$parked-source-%s", c->name);
+    b->name_len = c->text.len - b->name_at;
+    b->data_at = c->text.len;
+    json_out_init(&o, &c->text);
+    json_out_object(&o);
+    json_out_key(&o, "reason");
+    json_out_str(&o, why->text);
+    json_out_key(&o, "type");
+    json_out_str(&o, capture_type_name(ch->op));
+    json_out_key(&o, "table");
+    json_out_string(&o, ch->table);
+    json_out_key(&o, "key");
+    json_out_string(&o, slice_of(ch->key.data, ch->key.len < 4096 ? ch->key.len : 4096));
+    json_out_key(&o, "position");
+    json_out_string(&o, ch->position);
+    json_out_object_end(&o);
+    b->data_len = c->text.len - b->data_at;
+    b->meta_at = b->meta_len = 0;
+    b->parked = true;
+    c->parked++;
+}
+
+static void
+build_texts(struct capture *c, const struct change *ch, struct build *b)
+{
+    struct err err;
+
+    memset(b, 0, sizeof *b);
+    b->name_at = c->text.len;
+    add_name(c, ch);
+    b->name_len = c->text.len - b->name_at;
+    b->meta_at = c->text.len;
+    add_metadata(c, ch);
+    b->meta_len = c->text.len - b->meta_at;
+    if (!c->text.failed && unfit(c, ch, b, &err) != 0)
+        park(c, ch, &err, b);
+}
+
+/* The same change is the same event, whoever captures it again. */
+static struct ox_id
+change_id(struct capture *c, const struct change *ch, struct buf *scratch)
+{
+    buf_clear(scratch);
+    buf_add_str(scratch, c->name);
+    buf_add_byte(scratch, 0);
+    buf_add_slice(scratch, ch->position);
+    return id_of_bytes(buf_slice(scratch));
+}
+
+static void
+fill_event(struct capture *c, const struct change *ch, const struct build *b,
+           struct log_new_event *e, struct buf *scratch)
+{
+    const uint8_t *text = c->text.data;
+
+    *e = (struct log_new_event){.id = change_id(c, ch, scratch),
+                                .type = slice_str(capture_type_name(ch->op)),
+                                .data = ch->after,
+                                .meta = slice_of(text + b->meta_at, b->meta_len),
+                                .created_us = ch->time_us,
+                                .flags = LOG_JSON};
+    if (b->parked) {
+        e->type = slice_str("Parked");
+        e->data = slice_of(text + b->data_at, b->data_len);
+    } else if (e->data.len == 0) {
+        e->data = slice_str("null");
+    }
+}
+
+/* Which write a stream has; a new one is added. The batch is small: a table by hash. */
+static uint32_t
+write_for(struct capture *c, uint32_t *table, uint32_t mask, struct slice name)
+{
+    uint64_t h = 1469598103934665603u;
+    uint32_t i;
+
+    for (size_t k = 0; k < name.len; k++)
+        h = (h ^ ((const uint8_t *)name.data)[k]) * 1099511628211u;
+    for (i = (uint32_t)(h >> 32) & mask; table[i] != 0; i = (i + 1) & mask)
+        if (slice_eq(c->writes[table[i] - 1].stream, name))
+            return table[i] - 1;
+    c->writes[c->req.write_count] =
+        (struct log_write){.stream = name, .expected = LOG_ANY, .count = 0};
+    table[i] = ++c->req.write_count;
+    return table[i] - 1;
+}
+
+/* Events lie write by write; `order` keeps the source's order in the log. */
+static void
+lay_out(struct capture *c, const struct change *changes, const struct build *builds, uint32_t n,
+        uint32_t *table, uint32_t mask, struct buf *scratch)
+{
+    uint32_t *at;
+
+    for (uint32_t i = 0; i < n; i++) {
+        struct slice name = slice_of(c->text.data + builds[i].name_at, builds[i].name_len);
+        c->write_of[i] = write_for(c, table, mask, name);
+        c->writes[c->write_of[i]].count++;
+        c->order[i] = c->write_of[i];
+    }
+    at = table; /* not needed any more: now where each write's next event goes */
+    for (uint32_t w = 0, sum = 0; w < c->req.write_count; w++) {
+        c->writes[w].events = &c->events[sum];
+        at[w] = sum;
+        sum += c->writes[w].count;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        fill_event(c, &changes[i], &builds[i], &c->events[at[c->write_of[i]]++], scratch);
+}
+
+/* The last write of the commit, and the last event in its order. */
+static void
+add_checkpoint(struct capture *c, uint32_t n)
+{
+    size_t name_at = c->text.len, name_len, data_at;
+
+    buf_printf(&c->text, "$source-%s", c->name);
+    name_len = c->text.len - name_at;
+    data_at = c->text.len;
+    buf_add_str(&c->text, "{\"checkpoint\":");
+    buf_add_slice(&c->text, buf_slice(&c->next_checkpoint));
+    buf_add_str(&c->text, "}");
+    if (c->text.failed)
+        return;
+    c->events[n] =
+        (struct log_new_event){.type = slice_str("$checkpoint"),
+                               .data = slice_of(c->text.data + data_at, c->text.len - data_at),
+                               .flags = LOG_JSON};
+    c->writes[c->req.write_count] =
+        (struct log_write){.stream = slice_of(c->text.data + name_at, name_len),
+                           .expected = c->version,
+                           .events = &c->events[n],
+                           .count = 1};
+    c->order[n] = c->req.write_count++;
+}
+
+static void
+committed(struct log_req *req)
+{
+    struct capture *c = req->arg;
+
+    atomic_store(&c->done, true);
+    c->env->ops->task_wake(c->env, c->task);
+}
+
+static int
+commit_batch(struct capture *c, const struct source_batch *batch, struct err *err)
+{
+    uint32_t      n = batch->count, mask = 1;
+    struct build *builds = calloc(n, sizeof *builds);
+    uint32_t     *table = NULL;
+    struct buf    scratch;
+    int           rc = 0;
+
+    must(n <= c->batch_max);
+    buf_init(&scratch, 0);
+    while (mask < n * 2)
+        mask *= 2;
+    table = calloc(mask, sizeof *table);
+    if (builds == NULL || table == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a batch");
+    memset(&c->req, 0, sizeof c->req);
+    buf_clear(&c->text);
+    buf_clear(&c->next_checkpoint);
+    buf_add_slice(&c->next_checkpoint, batch->checkpoint);
+    c->parked = 0;
+    /* Slices into the text are taken once it has stopped growing. */
+    for (uint32_t i = 0; i < n; i++)
+        build_texts(c, &batch->changes[i], &builds[i]);
+    if (!buf_reserve(&c->text, batch->checkpoint.len + strlen(c->name) + 64) ||
+        c->next_checkpoint.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a batch");
+    lay_out(c, batch->changes, builds, n, table, mask - 1, &scratch);
+    add_checkpoint(c, n);
+    c->req.writes = c->writes;
+    c->req.order = c->order;
+    c->req.flags = LOG_SYSTEM;
+    c->req.done = committed;
+    c->req.arg = c;
+    c->changes = n;
+    c->caught_up = batch->caught_up;
+    atomic_store(&c->done, false);
+    c->in_flight = true;
+    log_submit(c->log, &c->req);
+out:
+    free(builds);
+    free(table);
+    buf_fini(&scratch);
+    return rc;
+}
+
+/* -- the task ------------------------------------------------------------- */
+
+static void
+note_durable(struct capture *c)
+{
+    struct slice cp = buf_slice(&c->checkpoint);
+
+    lock_take(&c->lock);
+    c->status.batches++;
+    c->status.changes += c->changes;
+    c->status.parked += c->parked;
+    c->status.last = c->req.last;
+    c->status.caught_up = c->caught_up;
+    (void)snprintf(c->status.checkpoint, sizeof c->status.checkpoint, "%.*s", SLICE_FMT(cp));
+    lock_give(&c->lock);
+}
+
+static uint64_t
+after_commit(struct capture *c)
+{
+    struct err err = c->req.err;
+    struct buf old = c->checkpoint;
+
+    c->in_flight = false;
+    if (c->req.rc != 0) {
+        if (c->req.rc == E_WRONG_VERSION) {
+            (void)err_set(&err, __FILE__, __LINE__, E_FENCED, ERR_FATAL,
+                          "source %s: something else captures it into this log", c->name);
+        }
+        /* The source is asked again from the checkpoint that is durable. */
+        c->started = false;
+        return failed(c, &err);
+    }
+    c->version = c->version == LOG_NO_STREAM ? 0 : c->version + 1;
+    c->checkpoint = c->next_checkpoint;
+    c->next_checkpoint = old;
+    c->backoff_us = 0;
+    note_durable(c);
+    if (source_confirm(c->source, buf_slice(&c->checkpoint), &err) != 0)
+        return failed(c, &err);
+    set_state(c, CAPTURE_RUNNING, NULL);
+    return ENV_STEP_NOW;
+}
+
+static uint64_t
+step(void *arg)
+{
+    struct capture     *c = arg;
+    struct source_batch batch = {0};
+    struct err          err;
+
+    must(c->magic == CAPTURE_MAGIC);
+    if (c->in_flight)
+        return atomic_load(&c->done) ? after_commit(c) : ENV_STEP_WAIT;
+    if (atomic_load(&c->stopping)) {
+        c->env->ops->gate_open(c->env, &c->stopped);
+        return ENV_STEP_WAIT;
+    }
+    if (c->status.state == CAPTURE_FAILED)
+        return ENV_STEP_WAIT;
+    if (!c->started) {
+        if (start_source(c, &err) != 0)
+            return failed(c, &err);
+        set_state(c, CAPTURE_RUNNING, NULL);
+    }
+    if (source_poll(c->source, c->batch_max, POLL_WAIT_MS, &batch, &err) != 0)
+        return failed(c, &err);
+    if (batch.count == 0) {
+        c->backoff_us = 0;
+        lock_take(&c->lock);
+        c->status.state = CAPTURE_RUNNING;
+        c->status.error[0] = '\0';
+        c->status.caught_up = batch.caught_up;
+        lock_give(&c->lock);
+        return ENV_STEP_NOW;
+    }
+    if (commit_batch(c, &batch, &err) != 0)
+        return failed(c, &err);
+    return ENV_STEP_NOW;
+}
+
+int
+capture_new(struct ox_env *env, struct log *log, const struct capture_conf *conf,
+            struct source **source, struct capture **out, struct err *err)
+{
+    struct capture *c = calloc(1, sizeof *c);
+    size_t          n;
+    int             rc = 0;
+
+    *out = NULL;
+    if (c == NULL)
+        RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
+    c->magic = CAPTURE_MAGIC;
+    c->env = env;
+    c->log = log;
+    lock_init(&c->lock, LOCK_CORE);
+    c->batch_max = conf->batch_max == 0 ? BATCH_MAX : conf->batch_max;
+    n = (size_t)c->batch_max + 1;
+    c->name = strdup(conf->name);
+    c->category = conf->category == NULL ? NULL : strdup(conf->category);
+    c->writes = calloc(n, sizeof *c->writes);
+    c->events = calloc(n, sizeof *c->events);
+    c->order = calloc(n, sizeof *c->order);
+    c->write_of = calloc(n, sizeof *c->write_of);
+    if (c->name == NULL || c->writes == NULL || c->events == NULL || c->order == NULL ||
+        c->write_of == NULL || (conf->category != NULL && c->category == NULL))
+        FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
+    if (strlen(conf->name) > 200)
+        FAIL(err, E_INVALID, ERR_FATAL, "source %.20s…: a name has at most 200 bytes", conf->name);
+    c->status.state = CAPTURE_STOPPED;
+    c->source = *source;
+    *source = NULL;
+    *out = c;
+    c = NULL;
+out:
+    capture_free(c);
+    return rc;
+}
+
+int
+capture_start(struct capture *c, struct err *err)
+{
+    struct ox_task_def def = {"ox-capture", step, c};
+
+    if (c->task != NULL)
+        return 0;
+    c->started = false;
+    c->backoff_us = 0;
+    atomic_store(&c->stopping, false);
+    gate_init(&c->stopped);
+    set_state(c, CAPTURE_STARTING, NULL);
+    return c->env->ops->task_start(c->env, &def, &c->task, err);
+}
+
+void
+capture_stop(struct capture *c)
+{
+    if (c->task == NULL)
+        return;
+    atomic_store(&c->stopping, true);
+    c->env->ops->task_wake(c->env, c->task);
+    (void)c->env->ops->gate_wait(c->env, &c->stopped, UINT64_MAX);
+    c->env->ops->task_stop(c->env, c->task);
+    c->task = NULL;
+    set_state(c, CAPTURE_STOPPED, NULL);
+}
+
+void
+capture_free(struct capture *c)
+{
+    if (c == NULL)
+        return;
+    capture_stop(c);
+    source_free(c->source);
+    buf_fini(&c->checkpoint);
+    buf_fini(&c->next_checkpoint);
+    buf_fini(&c->text);
+    free(c->writes);
+    free(c->events);
+    free(c->order);
+    free(c->write_of);
+    free(c->name);
+    free(c->category);
+    lock_fini(&c->lock);
+    free(c);
+}
+
+void
+capture_get_status(struct capture *c, struct capture_status *out)
+{
+    lock_take(&c->lock);
+    *out = c->status;
+    lock_give(&c->lock);
+}

@@ -1,0 +1,66 @@
+/*
+ * Capture: a source's changes into the log, exactly once. A batch's events and
+ * the source's new checkpoint are one commit, and the checkpoint's stream is
+ * written with the version that was read: two captures of one source cannot
+ * both win. What a crash leaves is the last durable checkpoint, and the source
+ * goes on from it.
+ *
+ * Streams: `<table>-<key>`, or another category where `category` is given.
+ * Types: Inserted, Updated, Deleted, Truncated, Read. Data: the row. What else
+ * is known of the change stands in the metadata, under "$source".
+ *
+ * A change that cannot be an event (a key too long for a name, a row over
+ * 16 MiB) is parked: `$parked-source-NAME` says which and why, the rest flows on.
+ */
+#ifndef OX_CORE_CAPTURE_H
+#define OX_CORE_CAPTURE_H
+
+#include "base/env.h"
+#include "base/err.h"
+#include "log/log.h"
+#include "source/source.h"
+
+struct capture;
+
+struct capture_conf {
+    const char *name;      /* of the source in the configuration; its checkpoint's stream */
+    const char *category;  /* instead of the table's name; NULL: the table's */
+    uint32_t    batch_max; /* changes in a commit; 0: 500 */
+};
+
+enum capture_state {
+    CAPTURE_STARTING,
+    CAPTURE_RUNNING,
+    CAPTURE_RETRYING, /* after a failure that may pass: `error` says which */
+    CAPTURE_STOPPED,  /* by capture_stop */
+    CAPTURE_FAILED,   /* a gap or a loss: somebody has to act; `error` says how */
+};
+
+struct capture_status {
+    enum capture_state state;
+    bool               caught_up; /* with the source, at the last look */
+    uint64_t           batches, changes, parked;
+    struct log_pos     last;            /* position of the last checkpoint that is durable */
+    char               checkpoint[512]; /* JSON; cut where it is longer */
+    char               error[ERR_TEXT_MAX];
+};
+
+/* Takes the source over. Names are copied. */
+int capture_new(struct ox_env *env, struct log *log, const struct capture_conf *conf,
+                struct source **source, struct capture **out, struct err *err);
+/* Stops it first where it runs; frees the source too. NULL is fine. */
+void capture_free(struct capture *);
+
+/* Starts its task; again after capture_stop is fine. */
+int  capture_start(struct capture *, struct err *err);
+void capture_stop(struct capture *); /* returns when nothing is in flight */
+
+void capture_get_status(struct capture *, struct capture_status *out);
+
+const char *capture_state_name(enum capture_state state);
+
+/* "Inserted", …; and back (0: none of them). */
+const char    *capture_type_name(enum change_op op);
+enum change_op capture_type_op(struct slice type);
+
+#endif

@@ -1,0 +1,231 @@
+/*
+ * Submitting: what can be refused without looking at the log is refused here,
+ * on the caller's thread.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "base/utf8.h"
+#include "log/log_int.h"
+
+void
+logi_answer(struct log *log, struct log_req *req, int rc, const struct err *err)
+{
+    req->rc = rc;
+    if (rc != 0 && err != NULL)
+        err_copy(&req->err, err);
+    if (req->bytes != 0)
+        atomic_fetch_sub(&log->queue_bytes, req->bytes);
+    req->bytes = 0;
+    if (req->gate != NULL)
+        log->env->ops->gate_open(log->env, req->gate);
+    else
+        req->done(req);
+}
+
+int
+log_name_check(struct slice name, bool system, struct err *err)
+{
+    if (name.len == 0)
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "a stream's name may not be empty");
+    if (name.len > LOG_NAME_MAX)
+        RETURN_ERR(err, E_INVALID, ERR_DATA,
+                   "a stream's name has %zu bytes, at most %d are allowed", name.len, LOG_NAME_MAX);
+    if (!utf8_valid(name) || memchr(name.data, '\0', name.len) != NULL)
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "a stream's name has to be UTF-8 without NUL");
+    if (!system && ((const char *)name.data)[0] == '$')
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "\"%.*s\": names that begin with '$' are the system's",
+                   SLICE_FMT(name));
+    return 0;
+}
+
+static int
+check_expected(int64_t expected, struct err *err)
+{
+    if (expected < 0 && expected != LOG_ANY && expected != LOG_NO_STREAM && expected != LOG_EXISTS)
+        RETURN_ERR(err, E_INVALID, ERR_DATA,
+                   "expected version %" PRId64 ": any, no-stream, exists or a number from 0",
+                   expected);
+    return 0;
+}
+
+static int
+check_event(const struct log_new_event *e, struct err *err)
+{
+    if (e->type.len == 0 || e->type.len > LOG_TYPE_MAX)
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "an event's type has %zu bytes, 1 to %d are allowed",
+                   e->type.len, LOG_TYPE_MAX);
+    if (!utf8_valid(e->type) || memchr(e->type.data, '\0', e->type.len) != NULL)
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "an event's type has to be UTF-8 without NUL");
+    if (e->data.len + e->meta.len > LOG_EVENT_MAX)
+        RETURN_ERR(err, E_LIMIT, ERR_DATA,
+                   "an event has %zu bytes of data and metadata, at most %" PRIu64 " are allowed",
+                   e->data.len + e->meta.len, LOG_EVENT_MAX);
+    return 0;
+}
+
+static int
+by_stream(const void *a, const void *b)
+{
+    return slice_cmp(*(const struct slice *)a, *(const struct slice *)b);
+}
+
+/* A stream stands in a commit once. */
+static int
+check_distinct(const struct log_req *req, struct err *err)
+{
+    struct slice *names;
+    int           rc = 0;
+
+    if (req->write_count < 2)
+        return 0;
+    names = malloc(req->write_count * sizeof *names);
+    if (names == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    for (uint32_t i = 0; i < req->write_count; i++)
+        names[i] = req->writes[i].stream;
+    qsort(names, req->write_count, sizeof *names, by_stream);
+    for (uint32_t i = 1; i < req->write_count; i++)
+        if (slice_eq(names[i - 1], names[i]))
+            FAIL(err, E_INVALID, ERR_DATA, "stream \"%.*s\" is in the commit twice",
+                 SLICE_FMT(names[i]));
+out:
+    free(names);
+    return rc;
+}
+
+static int
+check_write(const struct log_write *w, bool system, uint64_t *bytes, struct err *err)
+{
+    int rc;
+
+    TRY(log_name_check(w->stream, system, err));
+    TRY(check_expected(w->expected, err));
+    if (w->count == 0)
+        FAIL(err, E_INVALID, ERR_DATA, "no events for stream \"%.*s\"", SLICE_FMT(w->stream));
+    for (uint32_t i = 0; i < w->count; i++) {
+        const struct log_new_event *e = &w->events[i];
+        TRY(check_event(e, err));
+        *bytes += RECORD_MIN + 8 + w->stream.len + e->type.len + e->data.len + e->meta.len;
+    }
+out:
+    return rc;
+}
+
+/* Every write has as many places in the order as events. */
+static int
+check_order(const struct log_req *req, struct err *err)
+{
+    uint32_t *seen;
+    uint64_t  all = 0;
+    int       rc = 0;
+
+    if (req->order == NULL)
+        return 0;
+    seen = calloc(req->write_count, sizeof *seen);
+    if (seen == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    for (uint32_t n = 0; n < req->write_count; n++)
+        all += req->writes[n].count;
+    for (uint64_t k = 0; k < all; k++) {
+        uint32_t n = req->order[k];
+        if (n >= req->write_count || seen[n]++ >= req->writes[n].count)
+            FAIL(err, E_INVALID, ERR_DATA, "the commit's order does not name its events");
+    }
+out:
+    free(seen);
+    return rc;
+}
+
+static int
+validate(struct log *log, struct log_req *req, uint64_t *bytes, struct err *err)
+{
+    bool system = (req->flags & LOG_SYSTEM) != 0;
+    int  rc = 0;
+
+    *bytes = 0;
+    if (req->write_count == 0)
+        FAIL(err, E_INVALID, ERR_DATA, "a commit without an append");
+    for (uint32_t i = 0; i < req->write_count; i++)
+        TRY(check_write(&req->writes[i], system, bytes, err));
+    for (uint32_t i = 0; i < req->check_count; i++) {
+        TRY(log_name_check(req->checks[i].stream, true, err));
+        TRY(check_expected(req->checks[i].expected, err));
+    }
+    if (*bytes > log->conf.commit_bytes_max)
+        FAIL(err, E_LIMIT, ERR_DATA,
+             "a commit of %" PRIu64 " bytes, at most %" PRIu64 " are allowed", *bytes,
+             log->conf.commit_bytes_max);
+    TRY(check_distinct(req, err));
+    TRY(check_order(req, err));
+    if (log->conf.read_only)
+        FAIL(err, E_RDONLY, ERR_DATA, "the log was opened read-only");
+    if (atomic_load(&log->closing))
+        FAIL(err, E_CLOSED, ERR_DATA, "the log is being closed");
+out:
+    return rc;
+}
+
+static void
+reset(struct log_req *req)
+{
+    err_clear(&req->err);
+    req->rc = 0;
+    req->pos = req->last = req->end = LOG_POS(0);
+    req->idempotent = false;
+    req->wrong_stream = slice_of(NULL, 0);
+    req->next = NULL;
+    req->bytes = 0;
+    req->wake[0] = req->wake[1] = NULL;
+}
+
+void
+log_submit(struct log *log, struct log_req *req)
+{
+    struct log_req *top;
+    struct err      err;
+    uint64_t        bytes;
+    int             rc;
+
+    must(log->magic == LOGI_MAGIC);
+    reset(req);
+    rc = validate(log, req, &bytes, &err);
+    if (rc == 0 && atomic_load(&log->queue_bytes) + bytes > log->conf.queue_bytes_max &&
+        atomic_load(&log->queue_bytes) > 0)
+        rc = err_set(&err, __FILE__, __LINE__, E_BUSY, ERR_RETRY,
+                     "too much is waiting to be appended: try again later");
+    if (rc != 0) {
+        logi_answer(log, req, rc, &err);
+        return;
+    }
+    req->bytes = bytes;
+    req->submitted_us = log->env->ops->mono_us(log->env);
+    atomic_fetch_add(&log->queue_bytes, bytes);
+    top = atomic_load_explicit(&log->incoming, memory_order_relaxed);
+    do
+        req->next = top;
+    while (!atomic_compare_exchange_weak(&log->incoming, &top, req));
+    log->env->ops->task_wake(log->env, log->task);
+}
+
+int
+log_append(struct log *log, struct log_req *req)
+{
+    struct ox_gate  gate;
+    struct log_req *a, *b;
+
+    must(req->done == NULL);
+    gate_init(&gate);
+    req->gate = &gate;
+    log_submit(log, req);
+    (void)log->env->ops->gate_wait(log->env, &gate, UINT64_MAX);
+    /* Those that were answered together wake each other: a tree is quicker than a queue. */
+    a = req->wake[0];
+    b = req->wake[1];
+    if (a != NULL)
+        log->env->ops->gate_open(log->env, a->gate);
+    if (b != NULL)
+        log->env->ops->gate_open(log->env, b->gate);
+    req->gate = NULL;
+    return req->rc;
+}

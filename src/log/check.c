@@ -1,0 +1,284 @@
+/*
+ * Expected versions, and the answer to a commit that was there before.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "log/log_int.h"
+
+int
+logi_resolve(struct log *log, struct slice name, struct target *t, struct err *err)
+{
+    struct head      *h = heads_get(log->heads, name);
+    struct index_head head = {0};
+    int               rc;
+
+    if (h == NULL) {
+        t->is_new = false;
+        if (!mem_find(log->mem, name, UINT64_MAX, &t->id)) {
+            rc = log->conf.index->find(log->index, name, &t->id, &head, err);
+            if (rc == E_NOTFOUND) {
+                *t = (struct target){.is_new = true};
+                return 0;
+            }
+            if (rc != 0)
+                return rc;
+        }
+        (void)mem_last(log->mem, t->id, UINT64_MAX, &head);
+        h = heads_put(log->heads, name);
+        h->id = t->id;
+        h->next = head.next;
+        h->truncate = head.truncate;
+        h->flags = head.flags;
+    }
+    *t = (struct target){h->id, h->next, h->truncate, h->flags, false, 0};
+    return 0;
+}
+
+int
+logi_position(struct log *log, uint64_t id, uint64_t version, uint64_t bound, uint64_t *pos,
+              struct err *err)
+{
+    uint32_t n = 0;
+    int      rc;
+
+    *pos = 0;
+    if (mem_positions(log->mem, id, version, false, bound, pos, 1, &n))
+        return 0;
+    rc = log->conf.index->positions(log->index, id, version, false, pos, 1, &n, err);
+    if (rc != 0)
+        return rc;
+    if (n == 0 || *pos >= bound)
+        *pos = 0;
+    return 0;
+}
+
+static bool
+holds(int64_t expected, const struct target *t)
+{
+    switch (expected) {
+    case LOG_ANY:
+        return true;
+    case LOG_NO_STREAM:
+        return t->next == 0;
+    case LOG_EXISTS:
+        return t->next > 0;
+    default:
+        return expected >= 0 && t->next == (uint64_t)expected + 1;
+    }
+}
+
+static int64_t
+actual(const struct target *t)
+{
+    return t->next == 0 ? LOG_NO_STREAM : (int64_t)(t->next - 1);
+}
+
+enum same {
+    SAME_NONE,  /* not there */
+    SAME_ALL,   /* these very events, in this order */
+    SAME_SOME,  /* some of them */
+    SAME_LATER, /* not durable yet: ask again */
+    SAME_ERROR,
+};
+
+/* Are the write's events those that stand at `version` and on? */
+static enum same
+same_at(struct log *log, const struct log_write *w, const struct target *t, uint64_t version,
+        uint64_t *last_pos, struct err *err)
+{
+    uint64_t      end = atomic_load(&log->end), pos;
+    uint32_t      same = 0;
+    struct record r;
+    struct frame  f;
+
+    if (t->next <= version)
+        return SAME_NONE;
+    for (uint32_t i = 0; i < w->count && version + i < t->next; i++) {
+        if (logi_position(log, t->id, version + i, UINT64_MAX, &pos, err) != 0)
+            return SAME_ERROR;
+        if (pos >= end)
+            return SAME_LATER;
+        if (pos == 0 || !scan_record_at(log->segs, pos, end, true, &r, &f))
+            return SAME_NONE; /* truncated away: it cannot be known any more */
+        if (memcmp(r.id, w->events[i].id.b, 16) == 0)
+            same++;
+        *last_pos = pos;
+    }
+    return same == w->count ? SAME_ALL : same > 0 ? SAME_SOME : SAME_NONE;
+}
+
+static enum same
+written_before(struct log *log, const struct log_write *w, const struct target *t,
+               uint64_t *version, uint64_t *last_pos, struct err *err)
+{
+    uint64_t      end = atomic_load(&log->end), pos;
+    struct record r;
+    struct frame  f;
+
+    for (uint32_t i = 0; i < w->count; i++)
+        if (id_is_zero(&w->events[i].id))
+            return SAME_NONE;
+    if (w->expected >= 0 || w->expected == LOG_NO_STREAM) {
+        *version = (uint64_t)(w->expected + 1);
+        return same_at(log, w, t, *version, last_pos, err);
+    }
+    pos = recent_find(log->recent, t->id, w->events[0].id.b);
+    if (pos == 0)
+        return SAME_NONE;
+    if (pos >= end)
+        return SAME_LATER;
+    if (!scan_record_at(log->segs, pos, end, true, &r, &f) || r.stream_id != t->id ||
+        memcmp(r.id, w->events[0].id.b, 16) != 0)
+        return SAME_NONE;
+    *version = r.version;
+    return same_at(log, w, t, *version, last_pos, err);
+}
+
+static enum check_result
+wrong_version(struct log_req *req, struct slice stream, int64_t expected, const struct target *t)
+{
+    req->wrong_stream = stream;
+    req->wrong_expected = expected;
+    req->wrong_actual = actual(t);
+    req->rc = err_set(&req->err, __FILE__, __LINE__, E_WRONG_VERSION, ERR_DATA,
+                      t->next == 0 ? "stream \"%.*s\" is not there"
+                                   : "stream \"%.*s\" is at version %" PRId64,
+                      SLICE_FMT(stream), actual(t));
+    return CHECK_ANSWER;
+}
+
+static enum check_result
+closed_stream(struct log_req *req, struct slice stream)
+{
+    req->rc = err_set(&req->err, __FILE__, __LINE__, E_GONE, ERR_DATA,
+                      "stream \"%.*s\" takes no more events", SLICE_FMT(stream));
+    return CHECK_ANSWER;
+}
+
+static bool
+targets_room(struct log *log, uint32_t count)
+{
+    struct target *t;
+
+    if (count <= log->target_room)
+        return true;
+    t = realloc(log->targets, count * sizeof *t);
+    if (t == NULL)
+        return false;
+    log->targets = t;
+    log->target_room = count;
+    return true;
+}
+
+/* One write: CHECK_OK to write it, CHECK_ANSWER with rc 0 where it is there already. */
+static enum check_result
+check_write(struct log *log, struct log_req *req, uint32_t i)
+{
+    struct log_write *w = &req->writes[i];
+    struct target    *t = &log->targets[i];
+    uint64_t          version = 0, last_pos = 0;
+    enum same         same = SAME_NONE;
+    bool              ok;
+
+    req->rc = logi_resolve(log, w->stream, t, &req->err);
+    if (req->rc != 0)
+        return CHECK_ANSWER;
+    ok = holds(w->expected, t);
+    if (!t->is_new && (!ok || w->expected < 0))
+        same = written_before(log, w, t, &version, &last_pos, &req->err);
+    if (same == SAME_LATER)
+        return CHECK_LATER;
+    if (same == SAME_ERROR) {
+        req->rc = req->err.code;
+        return CHECK_ANSWER;
+    }
+    if (same == SAME_ALL) {
+        w->first_version = version;
+        w->last_version = version + w->count - 1;
+        if (last_pos > req->last.v)
+            req->last = LOG_POS(last_pos);
+        return CHECK_ANSWER;
+    }
+    if (!ok || (same == SAME_SOME && w->expected < 0))
+        return wrong_version(req, w->stream, w->expected, t);
+    if ((t->flags & (INDEX_TOMBSTONE | INDEX_MOVED | INDEX_CLOSED | INDEX_STAGED)) != 0)
+        return closed_stream(req, w->stream);
+    return CHECK_OK;
+}
+
+static enum check_result
+check_others(struct log *log, struct log_req *req)
+{
+    struct target t;
+
+    for (uint32_t i = 0; i < req->check_count; i++) {
+        req->rc = logi_resolve(log, req->checks[i].stream, &t, &req->err);
+        if (req->rc != 0)
+            return CHECK_ANSWER;
+        if (!holds(req->checks[i].expected, &t))
+            return wrong_version(req, req->checks[i].stream, req->checks[i].expected, &t);
+    }
+    return CHECK_OK;
+}
+
+/* All segments that the commit may reach are there, or it has to wait or be refused. */
+static enum check_result
+check_room(struct log *log, struct log_req *req)
+{
+    uint64_t want = log->next_pos + logi_room_needed(req);
+
+    if (atomic_load(&log->low_disk)) {
+        req->rc = err_set(&req->err, __FILE__, __LINE__, E_NOSPC, ERR_RETRY,
+                          "%s: free disk is below the watermark of %" PRIu64 " bytes", log->dir,
+                          log->conf.free_bytes_min);
+        return CHECK_ANSWER;
+    }
+    if (segs_end(log->segs) >= want)
+        return CHECK_OK;
+    if (atomic_load(&log->grow_stuck)) {
+        lock_take(&log->admin);
+        err_copy(&req->err, &log->grow_error);
+        lock_give(&log->admin);
+        req->rc = req->err.code;
+        return CHECK_ANSWER;
+    }
+    atomic_store(&log->want_end, want);
+    log->env->ops->task_wake(log->env, log->upkeep);
+    return CHECK_NO_ROOM;
+}
+
+enum check_result
+logi_check(struct log *log, struct log_req *req)
+{
+    uint32_t          there = 0;
+    enum check_result result;
+
+    if (!targets_room(log, req->write_count)) {
+        req->rc = err_set(&req->err, __FILE__, __LINE__, E_NOMEM, ERR_RETRY, "out of memory");
+        return CHECK_ANSWER;
+    }
+    for (uint32_t i = 0; i < req->write_count; i++) {
+        result = check_write(log, req, i);
+        if (result == CHECK_LATER || (result == CHECK_ANSWER && req->rc != 0))
+            return result;
+        if (result == CHECK_ANSWER)
+            there++;
+    }
+    if (there == req->write_count) {
+        req->idempotent = true;
+        req->pos = req->last;
+        req->end = LOG_POS(req->last.v + 1);
+        return CHECK_ANSWER;
+    }
+    if (there > 0) {
+        /* Part of it was written by something else: it cannot be this commit again. */
+        for (uint32_t i = 0; i < req->write_count; i++)
+            if (!holds(req->writes[i].expected, &log->targets[i]))
+                return wrong_version(req, req->writes[i].stream, req->writes[i].expected,
+                                     &log->targets[i]);
+    }
+    req->last = LOG_POS(0);
+    result = check_others(log, req);
+    return result == CHECK_OK ? check_room(log, req) : result;
+}

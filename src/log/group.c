@@ -1,0 +1,408 @@
+/*
+ * The log task and the sync task.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "log/log_int.h"
+
+#define GROUP_KEEP (UINT64_C(8) << 20) /* a larger buffer is given back after use */
+
+static void
+list_add(struct req_list *list, struct log_req *req)
+{
+    req->next = NULL;
+    *list->tail = req;
+    list->tail = &req->next;
+}
+
+static struct log_req *
+list_pop(struct req_list *list)
+{
+    struct log_req *req = list->head;
+
+    if (req == NULL)
+        return NULL;
+    list->head = req->next;
+    if (list->head == NULL)
+        list->tail = &list->head;
+    return req;
+}
+
+/* The stack of what was submitted, oldest first, onto the lists. */
+static void
+take_incoming(struct log *log)
+{
+    struct log_req *req = atomic_exchange(&log->incoming, NULL), *fifo = NULL;
+
+    while (req != NULL) {
+        struct log_req *next = req->next;
+        req->next = fifo;
+        fifo = req;
+        req = next;
+    }
+    while (fifo != NULL) {
+        struct log_req *next = fifo->next;
+        list_add((fifo->flags & LOG_BULK) != 0 ? &log->bulk : &log->fifo, fifo);
+        fifo = next;
+    }
+}
+
+void
+logi_fail(struct log *log, const struct err *err)
+{
+    lock_take(&log->admin);
+    if (!atomic_load(&log->failed)) {
+        err_copy(&log->failure, err);
+        log->failure.kind = ERR_FATAL;
+        atomic_store(&log->failed, true);
+    }
+    lock_give(&log->admin);
+}
+
+/* -- a group's end -------------------------------------------------------- */
+
+/* Answers all of the group; blocked callers wake each other as a tree. */
+static void
+answer_group(struct log *log, struct group *g, int rc, const struct err *err)
+{
+    struct log_req *req = g->reqs, *root = NULL, *parent = NULL, *last = NULL;
+    unsigned        child = 0;
+
+    g->reqs = NULL;
+    g->tail = &g->reqs;
+    while (req != NULL) {
+        struct log_req *next = req->next;
+
+        if (req->gate == NULL) {
+            logi_answer(log, req, rc, err);
+            req = next;
+            continue;
+        }
+        req->rc = rc;
+        if (rc != 0)
+            err_copy(&req->err, err);
+        atomic_fetch_sub(&log->queue_bytes, req->bytes);
+        req->bytes = 0;
+        req->next = NULL;
+        if (root == NULL) {
+            root = parent = req;
+        } else {
+            parent->wake[child++] = req;
+            last->next = req;
+            if (child == 2) {
+                parent = parent->next;
+                child = 0;
+            }
+        }
+        last = req;
+        req = next;
+    }
+    if (root != NULL)
+        log->env->ops->gate_open(log->env, root->gate);
+}
+
+static void
+reset_group(struct group *g)
+{
+    if (g->bytes.cap > GROUP_KEEP)
+        buf_fini(&g->bytes);
+    buf_clear(&g->bytes);
+    g->frames = g->commits = g->events = 0;
+    g->bulk_bytes = 0;
+    g->loud = false;
+}
+
+/* The only place where `end` moves: what the journal covers, nobody else. */
+static void
+publish(struct log *log, struct group *g, struct log_pos durable)
+{
+    must(durable.v == g->end);
+    must(atomic_load(&log->end) <= durable.v);
+    atomic_store(&log->end, durable.v);
+    atomic_fetch_add(&log->commits, g->commits);
+    atomic_fetch_add(&log->events, g->events);
+    atomic_fetch_add(&log->group_count, 1);
+    atomic_fetch_add(&log->appended_bytes, g->bytes.len);
+    if (g->loud) {
+        lock_take(&log->admin);
+        for (struct log_listener *l = log->listeners; l != NULL; l = l->next)
+            l->wake(l);
+        lock_give(&log->admin);
+    }
+    if (atomic_exchange(&log->indexer_waits, false))
+        log->env->ops->task_wake(log->env, log->indexer);
+}
+
+/* GROUP_SYNCING to GROUP_FREE, on whichever task has it. */
+static void
+commit_group(struct log *log, struct group *g)
+{
+    struct journal_group jg = {LOG_POS(g->first), LOG_POS(g->end), buf_slice(&g->bytes), g->frames};
+    enum journal_verdict verdict;
+    struct err           err;
+
+    must(atomic_load(&g->state) == GROUP_SYNCING);
+    err_clear(&err);
+    if (atomic_load(&log->failed)) {
+        lock_take(&log->admin);
+        err_copy(&err, &log->failure);
+        lock_give(&log->admin);
+        answer_group(log, g, err.code, &err);
+    } else {
+#ifdef OX_BUG_EARLY_ACK
+        publish(log, g, LOG_POS(g->end));
+        answer_group(log, g, 0, NULL);
+#endif
+        verdict = log->conf.journal->commit(log->journal, &jg, &err);
+        if (verdict == JOURNAL_DURABLE) {
+#ifndef OX_BUG_EARLY_ACK
+            publish(log, g, LOG_POS(g->end));
+            answer_group(log, g, 0, NULL);
+#endif
+        } else {
+            err_prefix(&err, "the log takes no more writes; the last appends may or may not be "
+                             "durable");
+            logi_fail(log, &err);
+            err.kind = ERR_UNSURE;
+            answer_group(log, g, err.code, &err);
+        }
+    }
+    reset_group(g);
+    log->sync_next = g == &log->groups[0] ? 1 : 0;
+    atomic_store(&g->state, GROUP_FREE);
+}
+
+uint64_t
+logi_sync_step(void *arg)
+{
+    struct log *log = arg;
+    bool        worked = false;
+
+    for (unsigned i = 0; i < 2; i++) {
+        struct group *g = &log->groups[i];
+        int           ready = GROUP_READY;
+
+        /* In the order of positions; what a failed log had prepared is only answered. */
+        if (atomic_load(&g->state) != GROUP_READY ||
+            (i != log->sync_next && !atomic_load(&log->failed)))
+            continue;
+        if (!atomic_compare_exchange_strong(&g->state, &ready, GROUP_SYNCING))
+            continue;
+        commit_group(log, g);
+        log->env->ops->task_wake(log->env, log->task);
+        worked = true;
+    }
+    return worked ? ENV_STEP_NOW : ENV_STEP_WAIT;
+}
+
+/* -- filling a group ------------------------------------------------------ */
+
+static bool
+refuse_all(struct log *log, struct req_list *list)
+{
+    struct log_req *req;
+    struct err      err;
+    bool            some = false;
+
+    lock_take(&log->admin);
+    err_copy(&err, &log->failure);
+    lock_give(&log->admin);
+    while ((req = list_pop(list)) != NULL) {
+        logi_answer(log, req, err.code, &err);
+        some = true;
+    }
+    return some;
+}
+
+/* False: the request has to wait (it is at the head of the list again). */
+static bool
+take_one(struct log *log, struct group *g, struct req_list *list)
+{
+    struct log_req   *req = list->head;
+    enum check_result result = logi_check(log, req);
+    struct err        err;
+
+    if (result == CHECK_LATER || result == CHECK_NO_ROOM)
+        return false;
+    (void)list_pop(list);
+    if (result == CHECK_ANSWER) {
+        logi_answer(log, req, req->rc, NULL);
+        return true;
+    }
+    if (logi_encode(log, g, req, &err) != 0) {
+        /* Half a commit is in the group: nothing of it may reach the disk. */
+        logi_fail(log, &err);
+        logi_answer(log, req, err.code, &err);
+        return true;
+    }
+    req->next = NULL;
+    *g->tail = req;
+    g->tail = &req->next;
+    return true;
+}
+
+/* Waits for the index where memory is full; refuses where it cannot be written. */
+static bool
+memory_full(struct log *log)
+{
+    if (mem_bytes(log->mem) < log->conf.memory_bytes_max)
+        return false;
+    atomic_store(&log->flush_wanted, true);
+    log->env->ops->task_wake(log->env, log->indexer);
+    if (atomic_load(&log->index_stuck)) {
+        struct log_req *req = list_pop(&log->fifo);
+        struct err      err;
+
+        lock_take(&log->admin);
+        err_copy(&err, &log->index_error);
+        lock_give(&log->admin);
+        err_prefix(&err, "the index cannot be written");
+        if (req == NULL)
+            req = list_pop(&log->bulk);
+        if (req != NULL)
+            logi_answer(log, req, err.code, &err);
+    }
+    return true;
+}
+
+/* True: something is left that has to wait for a wake-up. */
+static bool
+fill(struct log *log, struct group *g)
+{
+    while (log->fifo.head != NULL && g->bytes.len < LOGI_GROUP_BYTES) {
+        if (memory_full(log) || !take_one(log, g, &log->fifo))
+            return true;
+        if (atomic_load(&log->failed))
+            return true;
+    }
+    while (log->bulk.head != NULL && g->bytes.len < LOGI_GROUP_BYTES &&
+           (g->bulk_bytes == 0 || g->bulk_bytes + log->bulk.head->bytes <= LOGI_BULK_BYTES ||
+            g->bulk_bytes == g->bytes.len)) {
+        if (memory_full(log) || !take_one(log, g, &log->bulk))
+            return true;
+        if (atomic_load(&log->failed))
+            return true;
+    }
+    return false;
+}
+
+/* The group that the log task may fill now; NULL: the journal has to catch up. */
+static struct group *
+own_group(struct log *log)
+{
+    for (int i = 0; i < 2; i++) {
+        struct group *g = &log->groups[log->cur];
+        int           ready = GROUP_READY;
+
+        if (atomic_load(&g->state) == GROUP_FILLING ||
+            (!log->full && atomic_compare_exchange_strong(&g->state, &ready, GROUP_FILLING)))
+            return g;
+        if (atomic_load(&g->state) == GROUP_FREE && !log->full) {
+            atomic_store(&g->state, GROUP_FILLING);
+            g->first = log->next_pos;
+            g->started_us = log->env->ops->mono_us(log->env);
+            return g;
+        }
+        /* It went to the journal: the other one's turn, once that is free. */
+        if (atomic_load(&log->groups[log->cur ^ 1].state) != GROUP_FREE)
+            return NULL;
+        log->cur ^= 1;
+        log->full = false;
+    }
+    return NULL;
+}
+
+/* Is the other group with the journal, or on its way there? */
+static bool
+journal_busy(struct log *log, const struct group *g)
+{
+    const struct group *other = &log->groups[g == &log->groups[0] ? 1 : 0];
+    int                 state = atomic_load(&other->state);
+
+    return state == GROUP_SYNCING || state == GROUP_READY;
+}
+
+/* Hands the filled group on. Returns what the step returns. */
+static uint64_t
+hand_over(struct log *log, struct group *g)
+{
+    g->end = g->first + g->bytes.len;
+    if (log->conf.sync_delay_us > 0 && !atomic_load(&log->closing)) {
+        uint64_t age = log->env->ops->mono_us(log->env) - g->started_us;
+        if (age < log->conf.sync_delay_us && g->bytes.len < LOGI_GROUP_BYTES)
+            return log->conf.sync_delay_us - age;
+    }
+    if (!journal_busy(log, g) && g->commits <= LOGI_INLINE_MAX) {
+        atomic_store(&g->state, GROUP_SYNCING);
+        commit_group(log, g);
+        log->cur ^= 1;
+        return ENV_STEP_NOW;
+    }
+    log->full = g->bytes.len >= LOGI_GROUP_BYTES;
+    atomic_store(&g->state, GROUP_READY);
+    log->env->ops->task_wake(log->env, log->syncer);
+    return log->full ? ENV_STEP_NOW : ENV_STEP_WAIT;
+}
+
+/* Nothing of a failed log's prepared commits may be written or answered as done. */
+static uint64_t
+drain_failed(struct log *log, struct group *g)
+{
+    struct err err;
+
+    lock_take(&log->admin);
+    err_copy(&err, &log->failure);
+    lock_give(&log->admin);
+    if (g != NULL) {
+        answer_group(log, g, err.code, &err);
+        reset_group(g);
+        atomic_store(&g->state, GROUP_FREE);
+    }
+    (void)refuse_all(log, &log->fifo);
+    (void)refuse_all(log, &log->bulk);
+    return atomic_load(&log->incoming) != NULL ? ENV_STEP_NOW : ENV_STEP_WAIT;
+}
+
+static bool
+all_idle(struct log *log)
+{
+    return atomic_load(&log->incoming) == NULL && log->fifo.head == NULL &&
+           log->bulk.head == NULL && atomic_load(&log->groups[0].state) == GROUP_FREE &&
+           atomic_load(&log->groups[1].state) == GROUP_FREE;
+}
+
+uint64_t
+logi_log_step(void *arg)
+{
+    struct log   *log = arg;
+    struct group *g;
+    uint64_t      wait = ENV_STEP_WAIT;
+    bool          stuck;
+
+    must(log->magic == LOGI_MAGIC);
+    take_incoming(log);
+    g = own_group(log);
+    if (g == NULL)
+        return ENV_STEP_WAIT; /* the sync task wakes us */
+    if (atomic_load(&log->failed)) {
+        wait = drain_failed(log, g);
+    } else {
+        stuck = fill(log, g);
+        if (atomic_load(&log->failed)) {
+            wait = drain_failed(log, g);
+        } else if (g->commits > 0) {
+            wait = hand_over(log, g);
+        } else {
+            atomic_store(&g->state, GROUP_FREE);
+            if (stuck)
+                wait = 10000; /* room or memory: those who make it wake us too */
+        }
+    }
+    if (log->idle != NULL && atomic_load(&log->closing) && all_idle(log)) {
+        struct ox_gate *idle = log->idle;
+        log->idle = NULL;
+        log->env->ops->gate_open(log->env, idle);
+    }
+    return wait;
+}

@@ -1,0 +1,58 @@
+/*
+ * The log task's caches. Both belong to that one task.
+ *
+ * heads: stream name → id and next version, as prepared (maybe not durable
+ * yet). A name is known by 128 bits of XXH3 with a random secret of this
+ * process, so nobody can make two names meet. Bounded: the least used go, and
+ * are found again in memory (mem.h) or the index.
+ *
+ * recent: fingerprints of (stream id, event id) of the log's last events, for
+ * idempotent appends that expect `any`. A hit is a hint: it is checked in the
+ * log.
+ */
+#ifndef OX_LOG_HEADS_H
+#define OX_LOG_HEADS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/env.h"
+#include "base/err.h"
+#include "base/slice.h"
+
+struct heads;
+
+struct head {
+    uint64_t fp[2];
+    uint64_t id;
+    uint64_t next; /* version that the next event gets */
+    uint64_t truncate;
+    uint32_t flags; /* enum index_flags */
+    uint16_t live;  /* 0: free */
+    uint16_t used;
+};
+
+int  heads_new(struct ox_env *, uint64_t bytes, struct heads **, struct err *);
+void heads_free(struct heads *);
+
+/* The stream's head, or NULL. Valid until the next heads_put. */
+struct head *heads_get(struct heads *, struct slice name);
+/* Makes room for the name and returns its head, all zero but fp and live. */
+struct head *heads_put(struct heads *, struct slice name);
+void         heads_forget(struct heads *, struct slice name);
+void         heads_clear(struct heads *);
+
+struct recent;
+
+int  recent_new(uint32_t events, struct recent **, struct err *);
+void recent_free(struct recent *);
+
+/* In order of positions; the oldest goes. */
+void recent_add(struct recent *, uint64_t stream_id, const uint8_t *event_id, uint64_t pos);
+/* The newest event with this fingerprint; 0: none. */
+uint64_t recent_find(const struct recent *, uint64_t stream_id, const uint8_t *event_id);
+/* Takes back all events at or above pos. */
+void     recent_undo(struct recent *, uint64_t pos);
+uint32_t recent_room(const struct recent *);
+
+#endif

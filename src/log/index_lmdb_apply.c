@@ -1,0 +1,373 @@
+/* One batch into the index in LMDB: one transaction, again with a larger map when it was full. */
+#include <stdlib.h>
+
+#include "base/bytes.h"
+#include "base/must.h"
+#include "log/index_label.h"
+#include "log/index_lmdb_int.h"
+
+struct apply {
+    struct ox_index          *ix;
+    const struct index_batch *batch;
+    MDB_txn                  *txn;
+    MDB_cursor               *heads, *runs, *lists;
+    struct meta               meta;
+};
+
+struct block {
+    uint64_t first, last;
+    size_t   len;
+    bool     used;
+    uint8_t  bytes[BLOCK_BYTES];
+};
+
+static int
+put_run(struct apply *a, uint64_t id, struct stream_rec *rec, struct err *err)
+{
+    struct ox_index *ix = a->ix;
+    uint8_t          bytes[16];
+    MDB_val          key = val_of(bytes, sizeof bytes);
+    MDB_val          val = val_of(rec->bytes, rec->len);
+    int              rc = 0;
+
+    logi_lmdb_pair_key(bytes, id, rec->first);
+    TRY_MDB(mdb_cursor_put(a->runs, &key, &val, 0), "write a run");
+    rec->first += rec->count;
+    rec->count = 0;
+    rec->len = 0;
+    rec->last = 0;
+out:
+    return rc;
+}
+
+static int
+add_positions(struct apply *a, const struct index_update *u, struct stream_rec *rec,
+              struct err *err)
+{
+    int rc = 0;
+
+    /* Versions that a scavenged log has no more leave a hole between two runs. */
+    if (rec->head.next != u->head.next - u->count && rec->count > 0)
+        TRY(put_run(a, u->id, rec, err));
+    if (rec->count == 0)
+        rec->first = u->head.next - u->count;
+    for (uint32_t i = 0; i < u->count; i++) {
+        if (rec->count == RUN_MAX)
+            TRY(put_run(a, u->id, rec, err));
+        rec->len += logi_pos_put(rec->bytes + rec->len, rec->last, u->positions[i]);
+        rec->last = u->positions[i];
+        rec->count++;
+    }
+out:
+    return rc;
+}
+
+/* Is what the index has what the update goes on from? Else one of them is wrong. */
+static bool
+goes_on(const struct index_update *u, const struct stream_rec *rec)
+{
+    if (u->count == 0)
+        return u->head.next == rec->head.next;
+    return rec->head.next <= u->head.next - u->count &&
+           (rec->count == 0 || rec->last < u->positions[0]);
+}
+
+/* Reads what the update goes on from, and leaves the cursor there. */
+static int
+find_update(struct apply *a, const struct index_update *u, struct stream_rec *rec, struct err *err)
+{
+    struct ox_index *ix = a->ix;
+    size_t           id = u->id;
+    MDB_val          key = val_of(&id, sizeof id);
+    MDB_val          val;
+    int              rc = 0;
+    int              mrc = mdb_cursor_get(a->heads, &key, &val, MDB_SET);
+
+    if (mrc == MDB_NOTFOUND)
+        return logi_lmdb_damaged(err, ix, "a stream is missing");
+    TRY_MDB(mrc, "find a head");
+    if (!logi_lmdb_unpack_stream(slice_of_val(val), rec, NULL))
+        return logi_lmdb_damaged(err, ix, "a stream's head");
+    if (!goes_on(u, rec))
+        return logi_lmdb_damaged(err, ix, "a stream does not go on from its head");
+out:
+    return rc;
+}
+
+static int
+put_update(struct apply *a, const struct index_update *u, struct err *err)
+{
+    struct ox_index  *ix = a->ix;
+    struct stream_rec rec = {.count = 0};
+    uint8_t           bytes[HEAD_BYTES];
+    size_t            id = u->id;
+    bool              is_new = u->name.len > 0;
+    MDB_val           key = val_of(&id, sizeof id);
+    MDB_val           val;
+    int               mrc;
+    int               rc = 0;
+
+    must(u->count <= u->head.next);
+    if (!is_new)
+        TRY(find_update(a, u, &rec, err));
+    TRY(add_positions(a, u, &rec, err));
+    rec.head = u->head;
+    val = val_of(bytes, logi_lmdb_pack_stream(&rec, bytes));
+    mrc = mdb_cursor_put(a->heads, &key, &val, is_new ? MDB_NOOVERWRITE : MDB_CURRENT);
+    if (mrc == MDB_KEYEXIST)
+        return logi_lmdb_damaged(err, ix, "a new stream's id is taken");
+    TRY_MDB(mrc, "write a head");
+out:
+    return rc;
+}
+
+static int
+cmp_names(const void *a, const void *b)
+{
+    const struct index_update *const *x = a;
+    const struct index_update *const *y = b;
+
+    return slice_cmp((*x)->name, (*y)->name);
+}
+
+static int
+put_name(struct apply *a, const struct index_update *u, struct err *err)
+{
+    struct ox_index *ix = a->ix;
+    uint8_t          bytes[8];
+    MDB_val          key = val_of(u->name.data, u->name.len);
+    MDB_val          val = val_of(bytes, sizeof bytes);
+    int              rc = 0;
+    int              mrc;
+
+    must(u->name.len <= NAME_MAX_BYTES);
+    put_u64(bytes, u->id);
+    mrc = mdb_put(a->txn, ix->dbi[T_NAMES], &key, &val, MDB_NOOVERWRITE);
+    if (mrc == MDB_KEYEXIST)
+        return logi_lmdb_damaged(err, ix, "a new stream's name is taken");
+    TRY_MDB(mrc, "write a name");
+out:
+    return rc;
+}
+
+/* In the order of the names, so that neighbours are on one page while it is at hand. */
+static int
+put_names(struct apply *a, struct err *err)
+{
+    struct ox_index            *ix = a->ix;
+    const struct index_update **sorted = NULL;
+    MDB_cursor                 *ids = NULL;
+    uint32_t                    count = 0;
+    int                         rc = 0;
+
+    for (uint32_t i = 0; i < a->batch->update_count; i++)
+        count += a->batch->updates[i].name.len > 0;
+    if (count == 0)
+        return 0;
+    sorted = calloc(count, sizeof *sorted);
+    if (sorted == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "%s: index: no memory for %u names", ix->dir, count);
+    TRY_MDB(mdb_cursor_open(a->txn, ix->dbi[T_IDS], &ids), "write names");
+    count = 0;
+    for (uint32_t i = 0; i < a->batch->update_count; i++) {
+        const struct index_update *u = &a->batch->updates[i];
+        size_t                     id = u->id;
+        MDB_val                    key = val_of(&id, sizeof id);
+        MDB_val                    val = val_of(u->name.data, u->name.len);
+        int                        mrc;
+
+        if (u->name.len == 0)
+            continue;
+        sorted[count++] = u;
+        /* Ids grow: pages are filled whole. A lower one (staged streams) goes the usual way. */
+        mrc = mdb_cursor_put(ids, &key, &val, MDB_APPEND);
+        if (mrc == MDB_KEYEXIST)
+            mrc = mdb_cursor_put(ids, &key, &val, 0);
+        TRY_MDB(mrc, "write a name");
+    }
+    qsort(sorted, count, sizeof *sorted, cmp_names);
+    for (uint32_t i = 0; i < count; i++)
+        TRY(put_name(a, sorted[i], err));
+out:
+    if (ids != NULL)
+        mdb_cursor_close(ids);
+    free(sorted);
+    return rc;
+}
+
+static int
+label_number(struct apply *a, const struct index_label *label, uint64_t *number, struct err *err)
+{
+    struct ox_index *ix = a->ix;
+    uint8_t          bytes[1 + NAME_MAX_BYTES];
+    uint8_t          num[8];
+    MDB_val          key = val_of(bytes, logi_lmdb_label_key(bytes, label->kind, label->name));
+    MDB_val          val = val_of(num, sizeof num);
+    int              rc = logi_lmdb_find_label(ix, a->txn, label->kind, label->name, number, err);
+
+    if (rc != E_NOTFOUND)
+        return rc;
+    rc = 0;
+    *number = a->meta.label_count++;
+    put_u64(num, *number);
+    TRY_MDB(mdb_put(a->txn, ix->dbi[T_LABELS], &key, &val, 0), "write a label");
+out:
+    return rc;
+}
+
+static int
+last_block(struct apply *a, uint64_t number, struct block *out, struct err *err)
+{
+    struct ox_index *ix = a->ix;
+    uint32_t         count = 0;
+    MDB_val          val;
+    int              rc = 0;
+    int              mrc = logi_lmdb_seek_floor(a->lists, number, UINT64_MAX, &out->first, &val);
+
+    out->used = false;
+    out->len = 0;
+    if (mrc == MDB_NOTFOUND)
+        return 0;
+    TRY_MDB(mrc, "find a list");
+    if (val.mv_size > BLOCK_BYTES ||
+        !logi_pos_list(slice_of_val(val), out->first, NULL, BLOCK_BYTES, &count, &out->last))
+        return logi_lmdb_damaged(err, ix, "a list's block");
+    out->used = true;
+    out->len = val.mv_size;
+    memcpy(out->bytes, val.mv_data, val.mv_size);
+out:
+    return rc;
+}
+
+static int
+put_block(struct apply *a, uint64_t number, const struct block *block, struct err *err)
+{
+    struct ox_index *ix = a->ix;
+    uint8_t          bytes[16];
+    MDB_val          key = val_of(bytes, sizeof bytes);
+    MDB_val          val = val_of(block->bytes, block->len);
+    int              rc = 0;
+
+    logi_lmdb_pair_key(bytes, number, block->first);
+    TRY_MDB(mdb_cursor_put(a->lists, &key, &val, 0), "write a list");
+out:
+    return rc;
+}
+
+static int
+put_label(struct apply *a, const struct index_label *label, const uint64_t *positions,
+          struct err *err)
+{
+    struct block block;
+    uint64_t     number = 0;
+    int          rc;
+
+    TRY(label_number(a, label, &number, err));
+    TRY(last_block(a, number, &block, err));
+    for (uint32_t i = 0; i < label->count; i++) {
+        uint8_t step[INDEX_VARINT_MAX];
+        size_t  len;
+
+        if (block.used && positions[i] <= block.last)
+            return logi_lmdb_damaged(err, a->ix, "a list has events that are yet to come");
+        len = block.used ? logi_pos_put(step, block.last, positions[i]) : 0;
+        if (block.used && block.len + len > BLOCK_BYTES) {
+            TRY(put_block(a, number, &block, err));
+            block.used = false;
+        }
+        if (block.used) {
+            memcpy(block.bytes + block.len, step, len);
+            block.len += len;
+        } else {
+            must((positions[i] & 7) == 0);
+            block.first = positions[i];
+            block.len = 0;
+            block.used = true;
+        }
+        block.last = positions[i];
+    }
+    TRY(put_block(a, number, &block, err));
+out:
+    return rc;
+}
+
+static int
+write_batch(struct apply *a, const struct index_labels *labels, struct err *err)
+{
+    struct ox_index *ix = a->ix;
+    int              rc = 0;
+
+    TRY_MDB(mdb_cursor_open(a->txn, ix->dbi[T_HEADS], &a->heads), "apply");
+    TRY_MDB(mdb_cursor_open(a->txn, ix->dbi[T_RUNS], &a->runs), "apply");
+    TRY_MDB(mdb_cursor_open(a->txn, ix->dbi[T_LISTS], &a->lists), "apply");
+    for (uint32_t i = 0; i < a->batch->update_count; i++) {
+        const struct index_update *u = &a->batch->updates[i];
+
+        must(i == 0 || u->id > u[-1].id);
+        TRY(put_update(a, u, err));
+    }
+    TRY(put_names(a, err));
+    for (uint32_t i = 0; i < labels->count; i++) {
+        const struct index_label *label = &labels->labels[i];
+
+        TRY(put_label(a, label, labels->positions + label->start, err));
+    }
+    a->meta.covers = a->batch->covers.v;
+    a->meta.stream_count = a->batch->stream_count;
+    TRY(logi_lmdb_write_meta(ix, a->txn, &a->meta, err));
+out:
+    return rc;
+}
+
+/* E_LIMIT: the map is full, and nothing has changed. */
+static int
+apply_once(struct ox_index *ix, const struct index_batch *batch, const struct index_labels *labels,
+           struct err *err)
+{
+    struct apply a = {.ix = ix, .batch = batch, .meta = ix->meta};
+    MDB_txn     *txn = NULL;
+    int          rc = 0;
+
+    TRY_MDB(mdb_txn_begin(ix->env, NULL, 0, &a.txn), "begin");
+    rc = write_batch(&a, labels, err);
+    if (a.heads != NULL)
+        mdb_cursor_close(a.heads);
+    if (a.runs != NULL)
+        mdb_cursor_close(a.runs);
+    if (a.lists != NULL)
+        mdb_cursor_close(a.lists);
+    if (rc != 0)
+        goto out;
+    txn = a.txn;
+    a.txn = NULL; /* the commit frees it, whatever it answers */
+    TRY_MDB(mdb_txn_commit(txn), "commit");
+    ix->meta = a.meta;
+    atomic_store(&ix->covers, a.meta.covers);
+    atomic_store(&ix->stream_count, a.meta.stream_count);
+out:
+    if (a.txn != NULL)
+        mdb_txn_abort(a.txn);
+    return rc;
+}
+
+int
+logi_lmdb_apply(struct ox_index *ix, const struct index_batch *batch, struct err *err)
+{
+    struct index_labels labels = {.labels = NULL};
+    int                 rc;
+
+    must(!logi_lmdb_checked(ix)->read_only);
+    must(batch->covers.v >= ix->meta.covers);
+    must(batch->stream_count >= ix->meta.stream_count);
+    TRY(logi_labels_init(&labels, batch->events, batch->event_count, err));
+    rc = apply_once(ix, batch, &labels, err);
+    for (int i = 0; rc == E_LIMIT && i < MAP_GROWTHS_MAX; i++) {
+        TRY(logi_lmdb_grow(ix, err));
+        rc = apply_once(ix, batch, &labels, err);
+    }
+    if (rc == 0)
+        err_clear(err);
+out:
+    logi_labels_fini(&labels);
+    return rc;
+}

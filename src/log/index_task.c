@@ -1,0 +1,158 @@
+/*
+ * The index follows the log: memory's growing generation is frozen about once
+ * a second, and written as one transaction once all of it is durable.
+ */
+#include <stdlib.h>
+
+#include "log/log_int.h"
+
+#define INDEX_EVERY_US UINT64_C(500000)
+#define INDEX_ENTRIES 200000u
+#define RETRY_US UINT64_C(500000)
+
+static void
+wake_waiters(struct log *log, bool all)
+{
+    uint64_t        covers = atomic_load(&log->indexed);
+    struct waiter **at;
+
+    lock_take(&log->admin);
+    for (at = &log->flush_waiters; *at != NULL;) {
+        struct waiter *w = *at;
+        if (!all && w->pos > covers) {
+            at = &w->next;
+            continue;
+        }
+        *at = w->next;
+        log->env->ops->gate_open(log->env, &w->gate);
+    }
+    if (log->flush_waiters == NULL)
+        atomic_store(&log->flush_wanted, false);
+    lock_give(&log->admin);
+}
+
+/* Writes the frozen generation below `end`, and drops it. */
+static int
+write_frozen(struct log *log, uint64_t end, struct err *err)
+{
+    struct index_batch batch = {0};
+    int                rc;
+
+    TRY(mem_batch(log->mem, end, &batch, err));
+    batch.covers = LOG_POS(end);
+    batch.stream_count = log->conf.index->stream_count(log->index);
+    for (uint32_t i = 0; i < batch.update_count; i++)
+        if (batch.updates[i].id >= batch.stream_count)
+            batch.stream_count = batch.updates[i].id + 1;
+    TRY(log->conf.index->apply(log->index, &batch, err));
+    mem_drop(log->mem);
+    atomic_store(&log->stream_count, batch.stream_count);
+out:
+    return rc;
+}
+
+static void
+note_result(struct log *log, int rc, const struct err *err)
+{
+    lock_take(&log->admin);
+    if (rc == 0)
+        err_clear(&log->index_error);
+    else
+        err_copy(&log->index_error, err);
+    lock_give(&log->admin);
+    atomic_store(&log->index_stuck, rc != 0);
+}
+
+static bool
+due(struct log *log)
+{
+    uint64_t now = log->env->ops->mono_us(log->env);
+
+    if (mem_active(log->mem) == 0)
+        return false;
+    return atomic_load(&log->flush_wanted) || atomic_load(&log->closing) ||
+           mem_active(log->mem) >= INDEX_ENTRIES ||
+           mem_bytes(log->mem) >= log->conf.memory_bytes_max / 2 ||
+           now - log->last_index_us >= INDEX_EVERY_US;
+}
+
+uint64_t
+logi_index_step(void *arg)
+{
+    struct log *log = arg;
+    struct err  err;
+    uint64_t    end;
+    int         rc;
+
+    if (!mem_frozen(log->mem)) {
+        if (!due(log)) {
+            end = atomic_load(&log->end);
+            if (mem_active(log->mem) == 0)
+                atomic_store(&log->indexed, end); /* all below it went through memory */
+            if (atomic_load(&log->flush_wanted))
+                wake_waiters(log, atomic_load(&log->failed));
+            return mem_active(log->mem) == 0 ? INDEX_EVERY_US : INDEX_EVERY_US / 5;
+        }
+        log->last_index_us = log->env->ops->mono_us(log->env);
+        if (!mem_freeze(log->mem, &log->frozen_last))
+            return ENV_STEP_NOW;
+    }
+    atomic_store(&log->indexer_waits, true);
+    end = atomic_load(&log->end);
+    if (end <= log->frozen_last && !atomic_load(&log->failed))
+        return ENV_STEP_WAIT; /* publish wakes us */
+    atomic_store(&log->indexer_waits, false);
+    if (end > log->frozen_last && mem_active(log->mem) > 0)
+        end = log->frozen_last + 1; /* the rest below `end` is in the growing generation */
+    rc = write_frozen(log, end, &err);
+    note_result(log, rc, &err);
+    if (rc != 0) {
+        if (atomic_load(&log->failed))
+            wake_waiters(log, true);
+        return RETRY_US;
+    }
+    atomic_store(&log->indexed, end);
+    wake_waiters(log, atomic_load(&log->failed));
+    log->env->ops->task_wake(log->env, log->task);
+    return ENV_STEP_NOW;
+}
+
+int
+logi_index_all(struct log *log, struct err *err)
+{
+    uint64_t end = atomic_load(&log->end), last;
+    int      rc = 0;
+
+    if (mem_freeze(log->mem, &last))
+        TRY(write_frozen(log, end, err));
+    atomic_store(&log->indexed, end);
+out:
+    return rc;
+}
+
+int
+logi_flush(struct log *log, struct err *err)
+{
+    struct waiter w;
+    int           rc = 0;
+
+    if (log->indexer == NULL)
+        return 0;
+    gate_init(&w.gate);
+    w.pos = 0;
+    lock_take(&log->admin);
+    w.pos = atomic_load(&log->end);
+    w.next = log->flush_waiters;
+    log->flush_waiters = &w;
+    atomic_store(&log->flush_wanted, true);
+    lock_give(&log->admin);
+    log->env->ops->task_wake(log->env, log->indexer);
+    (void)log->env->ops->gate_wait(log->env, &w.gate, UINT64_MAX);
+    lock_take(&log->admin);
+    if (log->index_error.code != 0) {
+        err_copy(err, &log->index_error);
+        rc = log->index_error.code;
+    }
+    lock_give(&log->admin);
+    return rc;
+}

@@ -1,0 +1,163 @@
+/*
+ * Inside src/log. One task, the *log task*, checks and encodes appends into
+ * groups; the journal makes one group durable at a time, on the log task itself
+ * where few appends wait, on the *sync task* while the log task goes on with
+ * the next group where many do. Whoever made a group durable publishes it:
+ * moves `end`, wakes listeners, answers.
+ *
+ * Invariants: `end` <= what the journal calls durable; an answer leaves after
+ * `end` covers it; groups are published in the order of their positions.
+ */
+#ifndef OX_LOG_LOG_INT_H
+#define OX_LOG_LOG_INT_H
+
+#include <stdatomic.h>
+
+#include "base/lock.h"
+#include "base/must.h"
+#include "log/heads.h"
+#include "log/index.h"
+#include "log/journal.h"
+#include "log/log.h"
+#include "log/log_fmt.h"
+#include "log/mem.h"
+#include "log/scan.h"
+#include "log/seg.h"
+
+#define LOGI_MAGIC 0x6f784c67u
+#define LOGI_GROUP_BYTES (UINT64_C(4) << 20)  /* a group takes no more commits beyond this */
+#define LOGI_BULK_BYTES (UINT64_C(256) << 10) /* bulk commits' part of a group */
+#define LOGI_INLINE_MAX 96                    /* commits that are synced on the log task */
+
+enum group_state {
+    GROUP_FREE,
+    GROUP_FILLING, /* the log task's */
+    GROUP_READY,   /* whoever takes it first: the log task to add, the sync task to write */
+    GROUP_SYNCING, /* with the journal */
+};
+
+struct group {
+    _Atomic int     state;
+    struct buf      bytes;
+    uint64_t        first, end; /* positions */
+    uint64_t        started_us;
+    uint32_t        frames, commits, events;
+    uint64_t        bulk_bytes;
+    bool            loud; /* has a commit that wakes readers */
+    struct log_req *reqs, **tail;
+};
+
+struct req_list {
+    struct log_req *head, **tail;
+};
+
+/* What a commit does to one stream, after the checks. */
+struct target {
+    uint64_t id, next, truncate;
+    uint32_t flags;
+    bool     is_new;
+    uint32_t done; /* events encoded so far */
+};
+
+struct waiter {
+    struct ox_gate gate;
+    uint64_t       pos;
+    struct waiter *next;
+};
+
+struct log {
+    uint32_t        magic;
+    struct ox_env  *env;
+    char           *dir;
+    struct log_conf conf;
+
+    struct ox_file    *lock_file;
+    struct segments   *segs;
+    struct ox_index   *index;
+    struct ox_journal *journal;
+    struct mem        *mem;
+    struct heads      *heads;
+    struct recent     *recent;
+
+    /* Any thread. */
+    _Atomic(struct log_req *) incoming; /* a stack */
+    _Atomic uint64_t          queue_bytes;
+    _Atomic uint64_t          end;     /* published */
+    _Atomic uint64_t          indexed; /* what the index covers */
+    _Atomic bool              closing, failed, low_disk;
+    _Atomic bool              indexer_waits; /* for `end` to move */
+    _Atomic uint64_t          want_end;      /* upkeep: segments must reach this position */
+
+    /* The log task's. */
+    struct req_list fifo, bulk;
+    struct group    groups[2];
+    unsigned        cur;  /* the group to fill */
+    bool            full; /* that one takes no more */
+    uint64_t        next_pos, next_stream_id;
+    int64_t         last_time_us;
+    struct target  *targets;
+    uint32_t        target_room;
+    unsigned        sync_next; /* the group to commit: groups take turns; of whoever commits */
+    struct ox_gate *idle;      /* opened when nothing is left while closing */
+
+    /* Under `admin`. */
+    struct ox_lock       admin;
+    struct log_listener *listeners;
+    struct waiter       *flush_waiters;
+    struct err           failure;     /* why `failed` */
+    struct err           index_error; /* code 0: none */
+    struct err           grow_error;  /* code 0: none */
+    _Atomic bool         flush_wanted, index_stuck, grow_stuck;
+
+    struct ox_task *task, *syncer, *indexer, *upkeep;
+    uint64_t        frozen_last; /* indexer: last position of the frozen generation */
+    uint64_t        last_index_us, last_disk_us;
+
+    _Atomic uint64_t commits, events, group_count, appended_bytes, syncs, stream_count;
+    _Atomic int64_t  durable_time_us;
+};
+
+/* -- append.c: before the log task -- */
+void logi_answer(struct log *, struct log_req *, int rc, const struct err *);
+
+/* -- check.c -- */
+enum check_result {
+    CHECK_OK,      /* targets are filled: encode it */
+    CHECK_ANSWER,  /* req->rc (0: idempotent) and results are set */
+    CHECK_LATER,   /* depends on what is not durable yet */
+    CHECK_NO_ROOM, /* segments have to be prepared first */
+};
+enum check_result logi_check(struct log *, struct log_req *);
+/* The stream as prepared; *is_new: there is none. */
+int logi_resolve(struct log *, struct slice name, struct target *, struct err *);
+/* Position of a version below bound; 0: not there. */
+int logi_position(struct log *, uint64_t id, uint64_t version, uint64_t bound, uint64_t *pos,
+                  struct err *);
+
+/* -- encode.c -- */
+/* How many bytes a commit takes at most, frames and padding included. */
+uint64_t logi_room_needed(const struct log_req *);
+/* Adds the checked commit to the group, and to memory. An error is fatal for the log. */
+int logi_encode(struct log *, struct group *, struct log_req *, struct err *);
+
+/* -- group.c -- */
+uint64_t logi_log_step(void *log);
+uint64_t logi_sync_step(void *log);
+void     logi_fail(struct log *, const struct err *);
+
+/* -- index_task.c -- */
+uint64_t logi_index_step(void *log);
+/* Waits until the index covers all that is published now. */
+int logi_flush(struct log *, struct err *);
+/* Single-threaded, while opening: writes all of memory below the end. */
+int logi_index_all(struct log *, struct err *);
+
+/* -- upkeep.c -- */
+uint64_t logi_upkeep_step(void *log);
+
+/* -- recover.c -- */
+int logi_recover(struct log *, struct log_report *, struct err *);
+int logi_clean_write(struct log *, struct err *);
+int logi_clean_remove(struct log *, struct err *);
+
+#endif

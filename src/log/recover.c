@@ -1,0 +1,288 @@
+/*
+ * Opening: what the index does not cover is read again from the log, a torn
+ * tail is cut, damage is refused (docs/format.md, Recovery).
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "log/log_int.h"
+
+#define CLEAN_BYTES 48u
+#define CLEAN_MAGIC "OXCLEAN1"
+#define PATH_BYTES 4200
+
+/* -- CLEAN ---------------------------------------------------------------- */
+
+static void
+clean_path(const struct log *log, char out[PATH_BYTES])
+{
+    (void)snprintf(out, PATH_BYTES, "%s/CLEAN", log->dir);
+}
+
+int
+logi_clean_write(struct log *log, struct err *err)
+{
+    const struct ox_env_ops *ops = log->env->ops;
+    uint8_t                  bytes[CLEAN_BYTES] = {0};
+    char                     path[PATH_BYTES];
+    struct ox_file          *file = NULL;
+    int                      rc;
+
+    memcpy(bytes, CLEAN_MAGIC, 8);
+    memcpy(bytes + 16, segs_log_id(log->segs)->b, 16);
+    put_u64(bytes + 32, atomic_load(&log->end));
+    put_u64(bytes + 40, (uint64_t)log->last_time_us);
+    put_u32(bytes + 8, crc32c(0, bytes + 16, CLEAN_BYTES - 16));
+    clean_path(log, path);
+    TRY(ops->file_open(log->env, path, ENV_WRITE | ENV_CREATE, &file, err));
+    TRY(ops->file_write(log->env, file, bytes, sizeof bytes, 0, err));
+    TRY(ops->file_sync(log->env, file, err));
+    TRY(ops->dir_sync(log->env, log->dir, err));
+out:
+    ops->file_close(log->env, file);
+    return rc;
+}
+
+int
+logi_clean_remove(struct log *log, struct err *err)
+{
+    char path[PATH_BYTES];
+    int  rc;
+
+    clean_path(log, path);
+    rc = log->env->ops->path_remove(log->env, path, err);
+    if (rc == E_NOTFOUND)
+        return 0;
+    if (rc == 0)
+        rc = log->env->ops->dir_sync(log->env, log->dir, err);
+    return rc;
+}
+
+/* *end 0: no clean close (or a file that says nothing of this log). */
+static int
+clean_read(struct log *log, uint64_t *end, struct err *err)
+{
+    const struct ox_env_ops *ops = log->env->ops;
+    uint8_t                  bytes[CLEAN_BYTES];
+    char                     path[PATH_BYTES];
+    struct ox_file          *file = NULL;
+    size_t                   got;
+    int                      rc;
+
+    *end = 0;
+    clean_path(log, path);
+    rc = ops->file_open(log->env, path, ENV_READ, &file, err);
+    if (rc == E_NOTFOUND)
+        return 0;
+    if (rc != 0)
+        goto out;
+    TRY(ops->file_read(log->env, file, bytes, sizeof bytes, 0, &got, err));
+    if (got == sizeof bytes && memcmp(bytes, CLEAN_MAGIC, 8) == 0 &&
+        get_u32(bytes + 8) == crc32c(0, bytes + 16, CLEAN_BYTES - 16) &&
+        memcmp(bytes + 16, segs_log_id(log->segs)->b, 16) == 0)
+        *end = get_u64(bytes + 32);
+out:
+    ops->file_close(log->env, file);
+    return rc;
+}
+
+/* -- walking -------------------------------------------------------------- */
+
+struct replay {
+    struct log *log;
+    uint64_t    covers;
+    uint64_t    events;
+};
+
+static int
+replay_record(void *arg, const struct frame *frame, const struct record *r, struct err *err)
+{
+    struct replay   *rp = arg;
+    struct log      *log = rp->log;
+    struct mem_event e = {.id = r->stream_id, .version = r->version, .pos = r->pos};
+    int              rc;
+
+    (void)frame;
+    if (r->stream_id >= log->next_stream_id)
+        log->next_stream_id = r->stream_id + 1;
+    if (r->kind != RECORD_EVENT || r->pos < rp->covers)
+        return 0;
+    e.stream = slice_of(r->body, r->name_len);
+    e.type = slice_of(r->body + r->name_len, r->type_len);
+    e.is_new = (r->flags & RECORD_NEW_STREAM) != 0;
+    TRY(mem_add(log->mem, &e, err));
+    rp->events++;
+out:
+    return rc;
+}
+
+/* Where the walk begins: the commit that holds what the index does not cover. */
+static int
+walk_start(struct log *log, uint64_t covers, uint64_t *out, struct err *err)
+{
+    uint64_t     bound = segs_end(log->segs), pos;
+    struct frame f;
+
+    *out = segs_first(log->segs);
+    if (covers <= *out)
+        return 0;
+    *out = covers;
+    if (scan_frame(log->segs, covers, bound, &f) && (f.head.flags & FRAME_FIRST) != 0)
+        return 0;
+    /* In the middle of a commit (of which the index has a part), or the log's very end. */
+    if (scan_record_at(log->segs, covers - 1, bound, true, &(struct record){0}, &f)) {
+        *out = f.head.commit;
+        return 0;
+    }
+    if (scan_frame(log->segs, covers, bound, &f)) {
+        *out = (f.head.flags & FRAME_PAD) != 0 ? covers : f.head.commit;
+        return 0;
+    }
+    if (scan_frame_before(log->segs, covers, &f))
+        return 0;
+    pos = covers;
+    RETURN_ERR(err, E_DAMAGED, ERR_FATAL,
+               "%s: the index covers position %" PRIu64
+               ", but no event is there: the log's end is damaged or missing",
+               log->dir, pos);
+}
+
+static int
+walk(struct log *log, struct replay *rp, uint64_t *pos, struct err *err)
+{
+    uint64_t      bound = segs_end(log->segs);
+    struct commit c;
+    int           rc = 0;
+
+    while (scan_commit(log->segs, *pos, bound, &c)) {
+        TRY(scan_commit_records(log->segs, &c, replay_record, rp, err));
+        *pos = c.end;
+        atomic_store(&log->end, c.end);
+        log->last_time_us = c.time_us;
+        if (mem_bytes(log->mem) >= log->conf.memory_bytes_max / 2)
+            TRY(logi_index_all(log, err));
+    }
+out:
+    return rc;
+}
+
+/* Zeros from pos to behind the last byte that is not zero. */
+static int
+cut(struct log *log, uint64_t pos, uint64_t last, struct err *err)
+{
+    static const uint8_t zeros[65536];
+    int                  rc = 0;
+
+    while (pos < last) {
+        uint64_t n = last - pos < sizeof zeros ? last - pos : sizeof zeros;
+        TRY(segs_write(log->segs, pos, zeros, n, err));
+        pos += n;
+    }
+    TRY(segs_sync(log->segs, err));
+out:
+    return rc;
+}
+
+static int
+check_tail(struct log *log, uint64_t pos, uint64_t covers, uint64_t clean,
+           struct log_report *report, struct err *err)
+{
+    uint64_t last, proof;
+    int      rc = 0;
+
+    if (clean != 0 && clean == pos) {
+        report->clean = true;
+        return 0;
+    }
+    proof = scan_proof_behind(log->segs, pos, pos, &last);
+    if (proof == 0 && covers > pos)
+        proof = covers;
+    if (proof == 0 && clean > pos)
+        proof = clean;
+    if (proof != 0)
+        FAIL(err, E_DAMAGED, ERR_FATAL,
+             "%s: damaged at position %" PRIu64 ": position %" PRIu64
+             " proves that it was durable; restore a backup, or ask for help before you write",
+             log->dir, pos, proof);
+    if (last == pos)
+        return 0;
+    report->cut_at = LOG_POS(pos);
+    report->cut_bytes = last - pos;
+    if (!log->conf.read_only)
+        TRY(cut(log, pos, last, err));
+out:
+    return rc;
+}
+
+/* -- recent event ids ----------------------------------------------------- */
+
+/* The start of the last frames that hold at least `events` records. */
+static uint64_t
+recent_start(struct log *log, uint64_t end, uint32_t events)
+{
+    uint64_t     pos = end, records = 0;
+    struct frame f;
+
+    while (pos > segs_first(log->segs) && records < events &&
+           scan_frame_before(log->segs, pos, &f)) {
+        pos = f.head.pos;
+        records += f.head.records;
+    }
+    return pos;
+}
+
+static int
+fill_recent(struct log *log, struct err *err)
+{
+    uint64_t      end = atomic_load(&log->end), pos;
+    struct frame  f;
+    struct record r;
+
+    for (pos = recent_start(log, end, recent_room(log->recent)); pos < end; pos += f.head.length) {
+        uint32_t off = FRAME_HEADER;
+
+        if (!scan_frame(log->segs, pos, end, &f))
+            RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: damaged frame at position %" PRIu64,
+                       log->dir, pos);
+        if ((f.head.flags & FRAME_PAD) == 0)
+            log->last_time_us = f.head.time_us;
+        for (uint32_t i = 0; i < f.head.records; i++, off += r.length) {
+            if (!scan_record(&f, segs_seed(log->segs), off, false, &r))
+                RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: damaged record at position %" PRIu64,
+                           log->dir, pos + off);
+            if (r.kind == RECORD_EVENT)
+                recent_add(log->recent, r.stream_id, r.id, r.pos);
+        }
+    }
+    return 0;
+}
+
+int
+logi_recover(struct log *log, struct log_report *report, struct err *err)
+{
+    uint64_t      covers = log->conf.index->covers(log->index).v, clean, pos;
+    struct replay rp = {log, covers, 0};
+    int           rc;
+
+    TRY(clean_read(log, &clean, err));
+    log->next_stream_id = log->conf.index->stream_count(log->index);
+    if (covers > segs_end(log->segs))
+        FAIL(err, E_DAMAGED, ERR_FATAL,
+             "%s: the index covers position %" PRIu64 ", but the segments end at %" PRIu64
+             ": segments are missing",
+             log->dir, covers, segs_end(log->segs));
+    TRY(walk_start(log, covers, &pos, err));
+    atomic_store(&log->end, pos);
+    TRY(walk(log, &rp, &pos, err));
+    TRY(check_tail(log, pos, covers, clean, report, err));
+    atomic_store(&log->end, pos);
+    atomic_store(&log->indexed, covers);
+    log->next_pos = pos;
+    atomic_store(&log->stream_count, log->next_stream_id);
+    TRY(fill_recent(log, err));
+    report->end = LOG_POS(pos);
+    report->replayed = rp.events;
+out:
+    return rc;
+}

@@ -1,0 +1,602 @@
+#include "log/seg.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/lock.h"
+#include "base/must.h"
+#include "base/slice.h"
+#include "log/log_fmt.h"
+
+#define SEGMENTS_MAX 1000000u
+#define FIRST_SPAN_MAX (UINT64_C(16) << 20)
+#define FILL_CHUNK (UINT64_C(1) << 20)
+#define SEG_PATH_MAX 4096
+
+struct segment {
+    struct ox_file *file;
+    const uint8_t  *map;
+    uint64_t        first, span;
+    uint64_t        filled; /* zeros are written below this offset of the span */
+    bool            in_use; /* frames may be in it: no more zeros (under `fill`) */
+    bool            dirty;  /* written since the last sync; the journal's */
+};
+
+struct segments {
+    struct ox_env   *env;
+    char            *dir;
+    bool             read_only;
+    struct ox_id     log_id;
+    uint32_t         seed;
+    uint64_t         setting;
+    struct ox_lock   fill; /* held while zeros are written; before `lock` */
+    struct ox_lock   lock; /* table, count */
+    struct segment **table;
+    uint32_t         count, room;
+    uint8_t         *zeros;
+};
+
+static void
+segment_free(struct ox_env *env, struct segment *seg)
+{
+    if (seg == NULL)
+        return;
+    if (seg->map != NULL)
+        env->ops->file_unmap(env, seg->map, (size_t)(seg->span + SEG_HEADER));
+    env->ops->file_close(env, seg->file);
+    free(seg);
+}
+
+static int
+seg_path(struct segments *s, uint64_t first, char out[SEG_PATH_MAX], struct err *err)
+{
+    int n = snprintf(out, SEG_PATH_MAX, "%s/%016" PRIx64 ".seg", s->dir, first);
+
+    if (n < 0 || n >= SEG_PATH_MAX)
+        RETURN_ERR(err, E_INVALID, ERR_FATAL, "%s: path too long", s->dir);
+    return 0;
+}
+
+static int
+table_add(struct segments *s, struct segment *seg, struct err *err)
+{
+    int rc = 0;
+
+    lock_take(&s->lock);
+    if (s->count == s->room) {
+        uint32_t         room = s->room == 0 ? 16 : s->room * 2;
+        struct segment **table = realloc(s->table, room * sizeof *table);
+        if (table == NULL || room > SEGMENTS_MAX)
+            FAIL(err, E_NOMEM, ERR_FATAL, "%s: no memory for the table of segments", s->dir);
+        s->table = table;
+        s->room = room;
+    }
+    s->table[s->count++] = seg;
+out:
+    lock_give(&s->lock);
+    return rc;
+}
+
+static struct segment *
+last_segment(struct segments *s)
+{
+    return s->count == 0 ? NULL : s->table[s->count - 1];
+}
+
+/* Sizes double twice: a small log stays small, a large one has few files. */
+static uint64_t
+next_span(const struct segments *s)
+{
+    uint64_t full = s->setting - SEG_HEADER;
+    uint64_t bytes = FIRST_SPAN_MAX;
+
+    for (uint32_t i = 0; i < s->count && bytes < s->setting; i++)
+        bytes *= 4;
+    return bytes >= s->setting ? full : bytes - SEG_HEADER;
+}
+
+/* -- opening -------------------------------------------------------------- */
+
+struct found {
+    char     name[64];
+    uint64_t hint;
+};
+
+struct listing {
+    struct found *found;
+    uint32_t      count, room;
+};
+
+static int
+note_file(void *arg, const char *name, struct err *err)
+{
+    struct listing *l = arg;
+    uint64_t        hint;
+    int             used = 0;
+
+    if (sscanf(name, "%16" SCNx64 ".seg%n", &hint, &used) != 1 || used == 0 || name[used] != '\0')
+        return 0;
+    if (strlen(name) >= sizeof l->found[0].name)
+        return 0;
+    if (l->count == l->room) {
+        uint32_t      room = l->room == 0 ? 64 : l->room * 2;
+        struct found *found = realloc(l->found, room * sizeof *found);
+        if (found == NULL || room > SEGMENTS_MAX)
+            RETURN_ERR(err, E_NOMEM, ERR_FATAL, "no memory for the list of segments");
+        l->found = found;
+        l->room = room;
+    }
+    (void)snprintf(l->found[l->count].name, sizeof l->found[0].name, "%s", name);
+    l->found[l->count++].hint = hint;
+    return 0;
+}
+
+static int
+by_hint(const void *a, const void *b)
+{
+    uint64_t x = ((const struct found *)a)->hint, y = ((const struct found *)b)->hint;
+    return (x > y) - (x < y);
+}
+
+static int
+map_segment(struct segments *s, struct segment *seg, struct err *err)
+{
+    return s->env->ops->file_map(s->env, seg->file, (size_t)(seg->span + SEG_HEADER), &seg->map,
+                                 err);
+}
+
+/* Reads the header; *whole false: the file holds none. */
+static int
+read_header(struct segments *s, struct ox_file *file, const char *path, struct seg_head *head,
+            bool *whole, struct err *err)
+{
+    uint8_t  bytes[SEG_HEADER];
+    size_t   got;
+    uint64_t size;
+    int      rc;
+
+    *whole = false;
+    TRY(s->env->ops->file_read(s->env, file, bytes, sizeof bytes, 0, &got, err));
+    if (got < sizeof bytes || !fmt_seg_get(bytes, head))
+        return 0;
+    if (head->version != FMT_VERSION)
+        FAIL(err, E_FORMAT, ERR_FATAL,
+             "%s: format version %u, this program reads version %u: use a newer oxbow", path,
+             head->version, FMT_VERSION);
+    if (head->kind != SEG_PLAIN)
+        FAIL(err, E_FORMAT, ERR_FATAL, "%s: segment kind %u is not known here: use a newer oxbow",
+             path, head->kind);
+    TRY(s->env->ops->file_size(s->env, file, &size, err));
+    if (size < head->span + SEG_HEADER)
+        FAIL(err, E_DAMAGED, ERR_FATAL,
+             "%s: %" PRIu64 " bytes, but the header says %" PRIu64 ": the file was cut", path, size,
+             head->span + SEG_HEADER);
+    *whole = true;
+out:
+    return rc;
+}
+
+/* True in *empty: only zeros behind the header. */
+static int
+all_zero(struct segments *s, struct ox_file *file, bool *empty, struct err *err)
+{
+    uint8_t *chunk = malloc(FILL_CHUNK);
+    uint64_t at = SEG_HEADER;
+    size_t   got;
+    int      rc = 0;
+
+    *empty = false;
+    if (chunk == NULL)
+        FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
+    do {
+        TRY(s->env->ops->file_read(s->env, file, chunk, FILL_CHUNK, at, &got, err));
+        if (memcmp(chunk, s->zeros, got) != 0)
+            goto out;
+        at += got;
+    } while (got == FILL_CHUNK);
+    *empty = true;
+out:
+    free(chunk);
+    return rc;
+}
+
+/* A file without a header was being prepared, unless something stands in it. */
+static int
+drop_unfinished(struct segments *s, struct ox_file **file, const char *path, struct err *err)
+{
+    bool empty;
+    int  rc;
+
+    TRY(all_zero(s, *file, &empty, err));
+    if (!empty)
+        FAIL(err, E_DAMAGED, ERR_FATAL, "%s: the segment's header is damaged", path);
+    s->env->ops->file_close(s->env, *file);
+    *file = NULL;
+    if (!s->read_only)
+        TRY(s->env->ops->path_remove(s->env, path, err));
+out:
+    return rc;
+}
+
+static int
+check_follows(struct segments *s, const struct seg_head *head, const char *path, struct err *err)
+{
+    const struct segment *last = last_segment(s);
+
+    if (last == NULL) {
+        s->log_id = head->log_id;
+        s->seed = fmt_seed(&s->log_id);
+        s->setting = head->segment_bytes;
+        return 0;
+    }
+    if (!id_eq(&s->log_id, &head->log_id))
+        RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: belongs to another log", path);
+    if (head->first != last->first + last->span)
+        RETURN_ERR(err, E_DAMAGED, ERR_FATAL,
+                   "%s: begins at position %" PRIu64 ", expected %" PRIu64 ": a segment is missing",
+                   path, head->first, last->first + last->span);
+    return 0;
+}
+
+static int
+open_segment(struct segments *s, const char *name, bool is_last, struct err *err)
+{
+    char            path[SEG_PATH_MAX];
+    struct segment *seg = NULL;
+    struct ox_file *file = NULL;
+    struct seg_head head;
+    bool            whole;
+    int             rc, n;
+
+    n = snprintf(path, sizeof path, "%s/%s", s->dir, name);
+    if (n < 0 || (size_t)n >= sizeof path)
+        FAIL(err, E_INVALID, ERR_FATAL, "%s: path too long", s->dir);
+    TRY(s->env->ops->file_open(s->env, path, s->read_only ? ENV_READ : ENV_WRITE, &file, err));
+    TRY(read_header(s, file, path, &head, &whole, err));
+    if (!whole) {
+        if (!is_last)
+            FAIL(err, E_DAMAGED, ERR_FATAL, "%s: the segment's header is damaged", path);
+        TRY(drop_unfinished(s, &file, path, err));
+        goto out;
+    }
+    TRY(check_follows(s, &head, path, err));
+    seg = calloc(1, sizeof *seg);
+    if (seg == NULL)
+        FAIL(err, E_NOMEM, ERR_FATAL, "%s: out of memory", path);
+    seg->file = file;
+    file = NULL;
+    seg->first = head.first;
+    seg->span = head.span;
+    seg->filled = seg->span;
+    seg->in_use = true;
+    TRY(map_segment(s, seg, err));
+    TRY(table_add(s, seg, err));
+    seg = NULL;
+out:
+    segment_free(s->env, seg);
+    s->env->ops->file_close(s->env, file);
+    return rc;
+}
+
+static int
+open_all(struct segments *s, struct err *err)
+{
+    struct listing l = {0};
+    int            rc;
+
+    TRY(s->env->ops->dir_list(s->env, s->dir, note_file, &l, err));
+    if (l.count > 1)
+        qsort(l.found, l.count, sizeof *l.found, by_hint);
+    for (uint32_t i = 0; i < l.count; i++)
+        TRY(open_segment(s, l.found[i].name, i + 1 == l.count, err));
+out:
+    free(l.found);
+    return rc;
+}
+
+int
+segs_open(struct ox_env *env, const char *dir, uint64_t segment_bytes, bool read_only,
+          struct segments **out, bool *created, struct err *err)
+{
+    struct segments *s;
+    int              rc;
+
+    must(segment_bytes % SEG_HEADER == 0);
+    *out = NULL;
+    *created = false;
+    s = calloc(1, sizeof *s);
+    if (s == NULL)
+        RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
+    s->env = env;
+    s->read_only = read_only;
+    s->setting = segment_bytes;
+    lock_init(&s->fill, LOCK_LOG_FILL);
+    lock_init(&s->lock, LOCK_LOG_SEGS);
+    s->dir = strdup(dir);
+    s->zeros = calloc(1, FILL_CHUNK);
+    if (s->dir == NULL || s->zeros == NULL)
+        FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
+    if (!read_only)
+        TRY(env->ops->dir_make(env, dir, err));
+    TRY(open_all(s, err));
+    if (s->count == 0) {
+        if (read_only)
+            FAIL(err, E_NOTFOUND, ERR_FATAL, "%s: no log here", dir);
+        env->ops->random(env, s->log_id.b, sizeof s->log_id.b);
+        s->seed = fmt_seed(&s->log_id);
+        *created = true;
+        TRY(segs_grow(s, err));
+    }
+    *out = s;
+    s = NULL;
+out:
+    segs_close(s);
+    return rc;
+}
+
+void
+segs_close(struct segments *s)
+{
+    if (s == NULL)
+        return;
+    for (uint32_t i = 0; i < s->count; i++)
+        segment_free(s->env, s->table[i]);
+    free(s->table);
+    free(s->zeros);
+    free(s->dir);
+    lock_fini(&s->lock);
+    lock_fini(&s->fill);
+    free(s);
+}
+
+/* -- facts ---------------------------------------------------------------- */
+
+struct ox_env *
+segs_env(struct segments *s)
+{
+    return s->env;
+}
+
+const struct ox_id *
+segs_log_id(struct segments *s)
+{
+    return &s->log_id;
+}
+
+uint32_t
+segs_seed(struct segments *s)
+{
+    return s->seed;
+}
+
+uint64_t
+segs_setting(struct segments *s)
+{
+    return s->setting;
+}
+
+uint32_t
+segs_count(struct segments *s)
+{
+    uint32_t n;
+
+    lock_take(&s->lock);
+    n = s->count;
+    lock_give(&s->lock);
+    return n;
+}
+
+uint64_t
+segs_disk_bytes(struct segments *s)
+{
+    uint64_t n = 0;
+
+    lock_take(&s->lock);
+    for (uint32_t i = 0; i < s->count; i++)
+        n += s->table[i]->span + SEG_HEADER;
+    lock_give(&s->lock);
+    return n;
+}
+
+uint64_t
+segs_first(struct segments *s)
+{
+    return s->table[0]->first; /* never changes once it is there */
+}
+
+uint64_t
+segs_end(struct segments *s)
+{
+    struct segment *last;
+    uint64_t        end;
+
+    lock_take(&s->lock);
+    last = last_segment(s);
+    end = last == NULL ? FMT_FIRST_POS : last->first + last->span;
+    lock_give(&s->lock);
+    return end;
+}
+
+static struct segment *
+find_segment(struct segments *s, uint64_t pos)
+{
+    uint32_t lo = 0, hi = s->count;
+
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (s->table[mid]->first + s->table[mid]->span <= pos)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    if (lo == s->count || s->table[lo]->first > pos)
+        return NULL;
+    return s->table[lo];
+}
+
+bool
+segs_at(struct segments *s, uint64_t pos, struct seg_view *out)
+{
+    struct segment *seg;
+
+    lock_take(&s->lock);
+    seg = find_segment(s, pos);
+    if (seg != NULL) {
+        out->first = seg->first;
+        out->end = seg->first + seg->span;
+        out->bytes = seg->map + SEG_HEADER;
+    }
+    lock_give(&s->lock);
+    return seg != NULL;
+}
+
+/* -- growing and writing -------------------------------------------------- */
+
+static int
+write_header(struct segments *s, struct segment *seg, struct err *err)
+{
+    uint8_t         bytes[SEG_HEADER];
+    struct seg_head head = {
+        .version = FMT_VERSION,
+        .kind = SEG_PLAIN,
+        .log_id = s->log_id,
+        .first = seg->first,
+        .span = seg->span,
+        .segment_bytes = s->setting,
+        .created_us = s->env->ops->wall_us(s->env),
+    };
+
+    fmt_seg_put(bytes, &head);
+    return s->env->ops->file_write(s->env, seg->file, bytes, sizeof bytes, 0, err);
+}
+
+int
+segs_grow(struct segments *s, struct err *err)
+{
+    char            path[SEG_PATH_MAX];
+    struct segment *seg = NULL;
+    bool            made = false;
+    int             rc;
+
+    must(!s->read_only);
+    seg = calloc(1, sizeof *seg);
+    if (seg == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "%s: out of memory", s->dir);
+    seg->first = segs_end(s);
+    seg->span = next_span(s);
+    TRY(seg_path(s, seg->first, path, err));
+    /* What an earlier try left behind has no header: it may be written over. */
+    TRY(s->env->ops->file_open(s->env, path, ENV_WRITE | ENV_CREATE, &seg->file, err));
+    made = true;
+    TRY(s->env->ops->file_resize(s->env, seg->file, 0, err));
+    TRY(s->env->ops->file_resize(s->env, seg->file, seg->span + SEG_HEADER, err));
+    TRY(write_header(s, seg, err));
+    TRY(s->env->ops->file_sync(s->env, seg->file, err));
+    TRY(s->env->ops->dir_sync(s->env, s->dir, err));
+    TRY(map_segment(s, seg, err));
+    TRY(table_add(s, seg, err));
+    seg = NULL;
+out:
+    if (seg != NULL) {
+        segment_free(s->env, seg);
+        if (made)
+            (void)s->env->ops->path_remove(s->env, path, NULL);
+    }
+    return rc;
+}
+
+int
+segs_fill(struct segments *s, bool *more, struct err *err)
+{
+    struct segment *seg;
+    uint64_t        len;
+    int             rc = 0;
+
+    *more = false;
+    lock_take(&s->fill);
+    lock_take(&s->lock);
+    seg = last_segment(s);
+    lock_give(&s->lock);
+    must(seg != NULL);
+    if (seg->in_use)
+        goto out;
+    len = seg->span - seg->filled < FILL_CHUNK ? seg->span - seg->filled : FILL_CHUNK;
+    if (len == 0)
+        goto out;
+    TRY(s->env->ops->file_write(s->env, seg->file, s->zeros, (size_t)len, SEG_HEADER + seg->filled,
+                                err));
+    TRY(s->env->ops->file_sync(s->env, seg->file, err));
+    seg->filled += len;
+    *more = seg->filled < seg->span;
+out:
+    lock_give(&s->fill);
+    return rc;
+}
+
+/* From now on no zeros are written into it. */
+static void
+enter(struct segments *s, struct segment *seg)
+{
+    lock_take(&s->fill);
+    seg->in_use = true;
+    lock_give(&s->fill);
+}
+
+int
+segs_write(struct segments *s, uint64_t pos, const uint8_t *bytes, uint64_t len, struct err *err)
+{
+    int rc = 0;
+
+    must(!s->read_only);
+    while (len > 0) {
+        struct segment *seg;
+        uint64_t        part;
+
+        lock_take(&s->lock);
+        seg = find_segment(s, pos);
+        lock_give(&s->lock);
+        must(seg != NULL);
+        part = seg->first + seg->span - pos;
+        if (part > len)
+            part = len;
+        if (!seg->dirty)
+            enter(s, seg);
+        seg->dirty = true;
+        TRY(s->env->ops->file_write(s->env, seg->file, bytes, (size_t)part,
+                                    SEG_HEADER + (pos - seg->first), err));
+        pos += part;
+        bytes += part;
+        len -= part;
+    }
+out:
+    return rc;
+}
+
+int
+segs_sync(struct segments *s, struct err *err)
+{
+    bool seen = false;
+    int  rc = 0;
+
+    /* Writes only go forward: below a clean segment that follows a dirty one all is clean. */
+    for (uint32_t n = segs_count(s); n-- > 0;) {
+        struct segment *seg;
+
+        lock_take(&s->lock);
+        seg = s->table[n];
+        lock_give(&s->lock);
+        if (!seg->dirty && seen)
+            break;
+        if (!seg->dirty)
+            continue;
+        seen = true;
+#ifndef OX_BUG_NO_SYNC
+        TRY(s->env->ops->file_sync(s->env, seg->file, err));
+#endif
+        seg->dirty = false;
+    }
+out:
+    return rc;
+}

@@ -1,0 +1,76 @@
+/*
+ * Upkeep: segments ahead of the log's end, filled with zeros in time, and an eye
+ * on the free disk.
+ */
+#include <inttypes.h>
+
+#include "log/log_int.h"
+
+#define DISK_EVERY_US UINT64_C(1000000)
+#define RETRY_US UINT64_C(500000)
+#define FILL_PAUSE_US UINT64_C(4000)
+
+static void
+look_at_disk(struct log *log)
+{
+    uint64_t   now = log->env->ops->mono_us(log->env), bytes;
+    struct err err;
+
+    if (log->last_disk_us != 0 && now - log->last_disk_us < DISK_EVERY_US)
+        return;
+    log->last_disk_us = now;
+    if (log->env->ops->disk_free(log->env, log->dir, &bytes, &err) != 0)
+        return; /* not known: the writes themselves will say */
+    atomic_store(&log->low_disk, bytes < log->conf.free_bytes_min);
+}
+
+/* The next segment is made when a quarter of the last one is used, or a commit asks for it. */
+static bool
+grow_due(struct log *log)
+{
+    struct seg_view last;
+    uint64_t        end = segs_end(log->segs), used = atomic_load(&log->end);
+
+    if (end < atomic_load(&log->want_end))
+        return true;
+    if (!segs_at(log->segs, end - 8, &last) || used < last.first)
+        return false;
+    return used - last.first >= (last.end - last.first) / 4;
+}
+
+static int
+grow(struct log *log)
+{
+    struct err err;
+    int        rc;
+
+    err_clear(&err);
+    rc = segs_grow(log->segs, &err);
+    lock_take(&log->admin);
+    err_copy(&log->grow_error, &err);
+    lock_give(&log->admin);
+    atomic_store(&log->grow_stuck, rc != 0);
+    log->env->ops->task_wake(log->env, log->task);
+    return rc;
+}
+
+uint64_t
+logi_upkeep_step(void *arg)
+{
+    struct log *log = arg;
+    struct err  err;
+    bool        more = false;
+
+    look_at_disk(log);
+    if (atomic_load(&log->failed))
+        return DISK_EVERY_US;
+    if (grow_due(log)) {
+        if (atomic_load(&log->low_disk) && segs_end(log->segs) >= atomic_load(&log->want_end))
+            return RETRY_US;
+        return grow(log) != 0 ? RETRY_US : ENV_STEP_NOW;
+    }
+    /* Zeros that cannot be written are no harm: appends find out. */
+    if (segs_fill(log->segs, &more, &err) != 0)
+        return RETRY_US;
+    return more ? FILL_PAUSE_US : DISK_EVERY_US / 10;
+}

@@ -1,0 +1,107 @@
+/*
+ * Reading everything: every checksum of the log, and the index against it.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "log/log_int.h"
+
+#define PROGRESS_BYTES (UINT64_C(16) << 20)
+#define PATH_BYTES 4200
+
+struct verify {
+    struct log        *log;
+    struct log_counts *counts;
+};
+
+static int
+verify_record(void *arg, const struct frame *f, const struct record *r, struct err *err)
+{
+    struct verify *v = arg;
+    uint64_t       pos;
+    int            rc;
+
+    (void)f;
+    v->counts->records++;
+    if (r->kind != RECORD_EVENT)
+        return 0;
+    v->counts->events++;
+    rc = logi_position(v->log, r->stream_id, r->version, UINT64_MAX, &pos, err);
+    if (rc == 0 && pos != r->pos)
+        v->counts->index_mismatches++;
+    return rc;
+}
+
+int
+log_verify(struct log *log, log_progress_fn *fn, void *arg, struct log_counts *out, struct err *err)
+{
+    struct verify v = {log, out};
+    uint64_t      first = segs_first(log->segs), end, pos = first, told = first;
+    struct commit c;
+    int           rc;
+
+    memset(out, 0, sizeof *out);
+    TRY(logi_flush(log, err));
+    end = atomic_load(&log->end);
+    while (pos < end) {
+        if (!scan_commit(log->segs, pos, end, &c))
+            FAIL(err, E_DAMAGED, ERR_FATAL, "%s: damaged at position %" PRIu64, log->dir, pos);
+        TRY(scan_commit_records(log->segs, &c, verify_record, &v, err));
+        out->commits++;
+        out->frames += c.frames;
+        pos = c.end;
+        if (fn != NULL && (pos - told >= PROGRESS_BYTES || pos == end)) {
+            told = pos;
+            TRY(fn(arg, pos - first, end - first));
+        }
+    }
+    out->bytes = end - first;
+    out->segments = segs_count(log->segs);
+    if (out->index_mismatches > 0)
+        FAIL(err, E_DIVERGED, ERR_DATA,
+             "%s: the index differs from the log at %" PRIu64 " events: run oxbow log reindex",
+             log->dir, out->index_mismatches);
+out:
+    return rc;
+}
+
+struct wipe {
+    struct ox_env *env;
+    const char    *path;
+};
+
+static int
+wipe_file(void *arg, const char *name, struct err *err)
+{
+    struct wipe *w = arg;
+    char         path[PATH_BYTES];
+
+    (void)snprintf(path, sizeof path, "%s/%s", w->path, name);
+    return w->env->ops->path_remove(w->env, path, err);
+}
+
+int
+log_reindex(struct ox_env *env, const char *dir, const struct log_conf *conf,
+            struct log_report *report, struct err *err)
+{
+    char            lock[PATH_BYTES], path[PATH_BYTES];
+    struct wipe     w = {env, path};
+    struct ox_file *file = NULL;
+    struct log     *log = NULL;
+    int             rc;
+
+    (void)snprintf(lock, sizeof lock, "%s/LOCK", dir);
+    (void)snprintf(path, sizeof path, "%s/index", dir);
+    TRY(env->ops->file_open(env, lock, ENV_WRITE, &file, err));
+    TRY(env->ops->file_lock(env, file, err));
+    rc = env->ops->dir_list(env, path, wipe_file, &w, err);
+    if (rc != 0 && rc != E_NOTFOUND)
+        goto out;
+    env->ops->file_close(env, file);
+    file = NULL;
+    TRY(log_open(env, dir, conf, report, &log, err));
+    log_close(log);
+out:
+    env->ops->file_close(env, file);
+    return rc;
+}

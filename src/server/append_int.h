@@ -1,0 +1,56 @@
+/* Inside src/server only: appends on their way from a request to the log. */
+#ifndef OX_SERVER_APPEND_INT_H
+#define OX_SERVER_APPEND_INT_H
+
+#include "log/log.h"
+#include "server/server_int.h"
+
+#define SERVERI_EVENTS_FEW 4
+#define SERVERI_WRITES_MAX 10000
+
+/*
+ * Kept by a connection from request to request, so that a small append
+ * allocates nothing. What the events point at lies in the connection's input
+ * buffer, which stays where it is while the log has the request.
+ */
+struct append {
+    struct message message; /* first: from the log's task back to the loop */
+    struct conn   *conn;
+    struct log_req req;
+    uint64_t       submitted_us;
+
+    struct log_new_event *events;
+    struct log_new_event  few[SERVERI_EVENTS_FEW];
+    uint32_t              count, cap;
+
+    struct log_write  one;
+    struct log_write *writes; /* of a commit over several streams */
+    struct log_check *checks;
+    uint32_t          write_count, check_count;
+
+    struct buf scratch; /* for strings with escapes, before they go back in place */
+    /* NDJSON, as it arrives. */
+    const uint8_t *base;    /* where the input buffer was when the events were read */
+    size_t         scanned; /* bytes of the body whose lines are done */
+    uint64_t       lines;
+    bool           ndjson;
+};
+
+/* One event from its JSON object; strings are decoded where they lie. */
+int serveri_event_read(struct append *a, struct slice raw, struct err *err);
+
+/* An array of events, or a single one. */
+int serveri_events_read(struct append *a, struct slice raw, struct err *err);
+
+/* The lines of the body that are whole; `last`: what is left is a line too. */
+int serveri_lines_read(struct append *a, uint8_t *body, size_t len, bool last, struct err *err);
+
+/* A raw string, decoded where it lies. */
+int serveri_string_read(struct append *a, struct slice raw, const char *what, struct slice *out,
+                        struct err *err);
+
+/* "any", "no-stream", "exists" or a number. */
+bool serveri_expected_read(struct slice text, int64_t *out);
+void serveri_expected_write(struct buf *out, int64_t expected);
+
+#endif

@@ -1,0 +1,183 @@
+/* What a reader asks for: the parameters of GET /v1/all and GET /v1/streams/{stream}. */
+#include "base/json.h"
+#include "base/rfc3339.h"
+#include "server/feed_int.h"
+
+#define PAGE 1000 /* events of a JSON document where no limit is given */
+
+void
+serveri_query_fini(struct feed_query *q)
+{
+    buf_fini(&q->texts);
+}
+
+static bool
+accepts(const struct call *call, const char *type)
+{
+    struct slice accept;
+
+    return call_header(call, "accept", &accept) &&
+           memmem(accept.data, accept.len, type, strlen(type)) != NULL;
+}
+
+static int
+check_names(const struct call *call, bool all, struct err *err)
+{
+    static const char *const names[] = {"from",   "limit",    "direction", "at",
+                                        "prefix", "category", "type"};
+    size_t                   count = all ? 7 : 4;
+
+    for (unsigned i = 0; i < call->uri.param_count; i++) {
+        size_t k = 0;
+
+        while (k < count && !slice_is(call->uri.params[i].name, names[k]))
+            k++;
+        if (k == count)
+            RETURN_ERR(err, E_INVALID, ERR_DATA,
+                       "an unknown parameter; known are from, limit, direction, at%s",
+                       all ? ", prefix, category, type" : "");
+    }
+    return 0;
+}
+
+/* Keeps a text beyond the request's end: room for all of them was made before. */
+static struct slice
+keep(struct feed_query *q, struct slice text)
+{
+    uint8_t *to = q->texts.data + q->texts.len;
+
+    buf_add_slice(&q->texts, text);
+    return slice_of(to, text.len);
+}
+
+static int
+read_texts(const struct call *call, bool all, struct feed_query *q, struct err *err)
+{
+    static const char *const names[] = {"prefix", "category", "type"};
+    struct slice *const      slots[] = {&q->read.filter.prefix, &q->read.filter.category,
+                                        &q->read.filter.type};
+    struct slice             text;
+
+    if (!buf_reserve(&q->texts, HTTP1_TARGET_MAX))
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "no memory for the query");
+    if (!all)
+        q->read.stream = keep(q, call_param(call, "stream"));
+    for (int i = 0; all && i < 3; i++)
+        if (call_query(call, names[i], &text))
+            *slots[i] = keep(q, text);
+    return 0;
+}
+
+static int
+read_number(const struct call *call, const char *name, uint64_t *out, struct err *err)
+{
+    struct slice text;
+
+    if (!call_query(call, name, &text))
+        return 0;
+    if (!json_uint64(text, out))
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "%s: must be a number", name);
+    return 0;
+}
+
+static int
+read_from(const struct call *call, struct feed_query *q, struct err *err)
+{
+    struct slice text;
+
+    q->read.from = q->read.backwards ? UINT64_MAX : 0;
+    if (call_query(call, "from", &text) && slice_is(text, "end")) {
+        q->from_end = !q->read.backwards;
+        return 0;
+    }
+    return read_number(call, "from", &q->read.from, err);
+}
+
+static int
+read_limit(const struct call *call, struct feed_query *q, struct err *err)
+{
+    struct slice text;
+    int          rc = 0;
+
+    q->limit = q->format == FEED_JSON ? PAGE : 0;
+    TRY(read_number(call, "limit", &q->limit, err));
+    if (call_query(call, "limit", &text) && q->limit == 0)
+        FAIL(err, E_INVALID, ERR_DATA, "limit: must be at least 1");
+out:
+    return rc;
+}
+
+static int
+read_direction(const struct call *call, struct feed_query *q, struct err *err)
+{
+    struct slice text;
+
+    if (!call_query(call, "direction", &text) || slice_is(text, "forwards"))
+        return 0;
+    if (!slice_is(text, "backwards"))
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "direction: must be forwards or backwards");
+    q->read.backwards = true;
+    return 0;
+}
+
+static int
+read_at(const struct call *call, struct feed_query *q, struct err *err)
+{
+    struct slice text;
+    int64_t      us;
+    int          rc = 0;
+
+    if (!call_query(call, "at", &text))
+        return 0;
+    if (!json_uint64(text, &q->read.at.v)) {
+        if (!time_parse(text, &us))
+            FAIL(err, E_INVALID, ERR_DATA, "at: must be a position or an RFC 3339 time");
+        TRY(log_pos_of_time(call->conn->server->log, us, &q->read.at, err));
+    }
+    q->nothing = q->read.at.v == 0;
+    if (q->nothing && !q->all)
+        FAIL(err, E_NOTFOUND, ERR_DATA, "the stream was not there yet");
+out:
+    return rc;
+}
+
+/* The position that a stream of events was last seen at; where it goes on from. */
+static int
+read_last_id(const struct call *call, struct feed_query *q, struct err *err)
+{
+    struct slice text;
+
+    if (q->format != FEED_SSE || !call_header(call, "last-event-id", &text) || text.len == 0)
+        return 0;
+    if (!json_uint64(text, &q->after))
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "Last-Event-ID: must be a position");
+    q->from_end = false;
+    q->read.from = q->all ? q->after : 0;
+    return 0;
+}
+
+int
+serveri_query_read(struct call *call, bool all, struct feed_query *q, struct err *err)
+{
+    int rc = 0;
+
+    memset(q, 0, sizeof *q);
+    q->all = all;
+    if (accepts(call, "text/event-stream"))
+        q->format = FEED_SSE;
+    else if (accepts(call, "application/x-ndjson"))
+        q->format = FEED_NDJSON;
+    TRY(check_names(call, all, err));
+    TRY(read_direction(call, q, err));
+    TRY(read_from(call, q, err));
+    TRY(read_limit(call, q, err));
+    TRY(read_at(call, q, err));
+    TRY(read_last_id(call, q, err));
+    if (q->format == FEED_SSE && (q->read.backwards || q->read.at.v != 0 || q->nothing))
+        FAIL(err, E_INVALID, ERR_DATA, "a live stream goes forwards, and has no end to be at");
+    TRY(read_texts(call, all, q, err));
+out:
+    if (rc != 0)
+        serveri_query_fini(q);
+    return rc;
+}
