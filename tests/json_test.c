@@ -434,6 +434,8 @@ static const char *const canonical[][2] = {
     {"1.25e-60", "1.25e-60"},
     {"1E+400", "1e400"},
     {"1e0000000000000000000000001", "10"},
+    {"19e99999999999999998", "1.9e99999999999999999"},
+    {"-0.1e-99999999999999998", "-1e-99999999999999999"},
 };
 
 static void
@@ -457,6 +459,9 @@ canonicalises(void **state)
     assert_int_equal(json_canonical(BYTES("{\"a\":1,\"a\":1}"), &b, &err), E_SYNTAX);
     assert_int_equal(json_canonical(BYTES("[{\"a\":1,\"a\":2},{}]"), &b, &err), E_SYNTAX);
     assert_int_equal(json_canonical(BYTES("1e999999999999999999"), &b, &err), E_LIMIT);
+    assert_int_equal(json_canonical(BYTES("1e9999999999999999999"), &b, &err), E_LIMIT);
+    assert_int_equal(json_canonical(BYTES("19e99999999999999999"), &b, &err), E_LIMIT);
+    assert_int_equal(json_canonical(BYTES("0.1e-99999999999999999"), &b, &err), E_LIMIT);
     assert_int_equal(json_canonical(BYTES("[1,"), &b, &err), E_SYNTAX);
     buf_fini(&b);
     for (size_t limit = 1; limit < 40; limit++) { /* out of memory anywhere: refused, no crash */

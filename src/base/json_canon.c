@@ -8,8 +8,13 @@
 #include "base/json_int.h"
 #include "base/must.h"
 
-/* Of exponents: anything beyond is refused, so that sums of them cannot overflow. */
+/*
+ * The exponent of the canonical form has at most 17 digits. One more is read:
+ * no text is long enough to bring a larger one back under the limit, so equal
+ * numbers are refused or taken together, and sums cannot overflow.
+ */
 #define EXPONENT_DIGITS_MAX 17
+#define EXPONENT_END INT64_C(100000000000000000)
 
 /* Decimals with this many places on either side of the point are written in full. */
 #define PLAIN_PLACES_MAX 40
@@ -47,7 +52,7 @@ read_exponent(const uint8_t *p, const uint8_t *end, int64_t *out)
         p++;
     while (p < end && *p == '0')
         p++;
-    if (end - p > EXPONENT_DIGITS_MAX)
+    if (end - p > EXPONENT_DIGITS_MAX + 1)
         return false;
     for (; p < end; p++)
         v = v * 10 + (*p - '0');
@@ -154,7 +159,7 @@ put_number(struct canon *c, struct slice raw, struct err *err)
         buf_add_byte(c->out, '0');
         return 0;
     }
-    if (!fits)
+    if (!fits || point > EXPONENT_END || point <= 1 - EXPONENT_END)
         RETURN_ERR(err, E_LIMIT, ERR_DATA, "JSON: an exponent of more than %d digits",
                    EXPONENT_DIGITS_MAX);
     if (d.minus)
