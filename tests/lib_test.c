@@ -1,0 +1,139 @@
+/* The library as its users have it: the header, and the shared object. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <oxbow.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "tmp.h"
+
+#define WRITERS 8
+#define EACH 50
+
+static char dir[64];
+
+static int
+setup(void **state)
+{
+    struct ox_error e;
+    struct ox      *db;
+
+    tmp_dir(dir, sizeof dir);
+    if (ox_open(dir, NULL, &db, &e) != OX_OK)
+        fail_msg("%s", e.text);
+    *state = db;
+    return 0;
+}
+
+static int
+teardown(void **state)
+{
+    ox_close(*state);
+    tmp_remove(dir);
+    return 0;
+}
+
+static void
+test_append_and_read(void **state)
+{
+    struct ox          *db = *state;
+    struct ox_new_event ev = {.type = "Opened", .data = "{\"a\":1}", .data_len = 7};
+    struct ox_appended  at;
+    struct ox_error     e;
+    struct ox_reader   *r;
+    struct ox_event     got;
+    struct ox_read      read = {.size = sizeof read, .stream = "account-1"};
+    uint64_t            head;
+
+    assert_int_equal(ox_append(db, "account-1", OX_NO_STREAM, &ev, 1, &at, &e), OX_OK);
+    assert_int_equal(at.first_version, 0);
+    assert_int_equal(ox_append(db, "account-1", OX_NO_STREAM, &ev, 1, NULL, &e), OX_WRONG_VERSION);
+    assert_non_null(strstr(e.text, "account-1"));
+    assert_int_equal(ox_head(db, "account-1", &head, &e), OX_OK);
+    assert_int_equal(head, 0);
+    assert_int_equal(ox_head(db, "account-2", &head, &e), OX_NOT_FOUND);
+    assert_int_equal(ox_read_open(db, &read, &r, &e), OX_OK);
+    assert_int_equal(ox_read_next(r, &got, &e), OX_OK);
+    assert_string_equal(got.type, "Opened");
+    assert_string_equal(got.stream, "account-1");
+    assert_memory_equal(got.data, "{\"a\":1}", 7);
+    assert_int_equal(ox_read_next(r, &got, &e), OX_END);
+    assert_int_equal(ox_read_wait(r, 10, &got, &e), OX_TIMEOUT);
+    ox_read_stop(r);
+    assert_int_equal(ox_read_wait(r, -1, &got, &e), OX_CLOSED);
+    ox_read_close(r);
+    assert_int_equal(ox_append(db, "", OX_ANY, &ev, 1, NULL, &e), OX_INVALID);
+    ev.id = "nonsense";
+    assert_int_equal(ox_append(db, "x", OX_ANY, &ev, 1, NULL, &e), OX_INVALID);
+}
+
+static void
+test_commit(void **state)
+{
+    struct ox          *db = *state;
+    struct ox_new_event ev = {.type = "t", .data = "1", .data_len = 1};
+    struct ox_error     e;
+    struct ox_write     w[] = {
+            {.stream = "c-1", .expected = OX_NO_STREAM, .events = &ev, .count = 1},
+            {.stream = "c-2", .expected = OX_EXISTS},
+            {.stream = "c-3", .expected = OX_ANY, .events = &ev, .count = 1},
+    };
+
+    assert_int_equal(ox_commit(db, w, 3, &e), OX_WRONG_VERSION);
+    w[1].expected = OX_NO_STREAM;
+    assert_int_equal(ox_commit(db, w, 3, &e), OX_OK);
+    assert_int_equal(w[2].appended.last_version, 0);
+}
+
+static void *
+writer(void *arg)
+{
+    struct ox          *db = arg;
+    struct ox_new_event ev = {.type = "t", .data = "{}", .data_len = 2};
+
+    for (int i = 0; i < EACH; i++)
+        if (ox_append(db, "busy", OX_ANY, &ev, 1, NULL, NULL) != OX_OK)
+            return arg;
+    return NULL;
+}
+
+static void
+test_many_threads_and_a_live_reader(void **state)
+{
+    struct ox        *db = *state;
+    pthread_t         threads[WRITERS];
+    struct ox_read    read = {.size = sizeof read};
+    struct ox_reader *r;
+    struct ox_event   got;
+    void             *failed;
+
+    assert_int_equal(ox_read_open(db, &read, &r, NULL), OX_OK);
+    for (int i = 0; i < WRITERS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, writer, db), 0);
+    for (uint64_t i = 0; i < WRITERS * EACH; i++) {
+        assert_int_equal(ox_read_wait(r, 60000, &got, NULL), OX_OK);
+        assert_int_equal(got.version, i);
+    }
+    assert_int_equal(ox_read_next(r, &got, NULL), OX_END);
+    for (int i = 0; i < WRITERS; i++) {
+        assert_int_equal(pthread_join(threads[i], &failed), 0);
+        assert_null(failed);
+    }
+    ox_read_close(r);
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_append_and_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_commit, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_many_threads_and_a_live_reader, setup, teardown),
+    };
+
+    return cmocka_run_group_tests_name("lib", tests, NULL, NULL);
+}
