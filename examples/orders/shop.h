@@ -86,6 +86,7 @@ struct route {
     enum side side;
     int64_t   epoch;
     int64_t   retry_us; /* of SIDE_HOLD */
+    bool      known;    /* false: no answer ever came, and the old side is a guess */
 };
 struct router;
 struct router *router_new(const char *url, int64_t cache_ms);

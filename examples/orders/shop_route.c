@@ -69,6 +69,7 @@ read_answer(const char *text, struct route *out)
     const json_t *retry = json_object_get(body, "retry_after_ms");
     bool          ok;
 
+    out->known = true;
     ok = read_side(json_string_value(json_object_get(body, "side")), &out->side) &&
          json_is_integer(epoch);
     out->epoch = json_integer_value(epoch);

@@ -30,6 +30,7 @@ struct order {
     struct part now;        /* as last acknowledged */
     bool        has_row;    /* the sale is in the shop's database */
     bool        loaded;     /* from an earlier run: ask the side that has the truth first */
+    bool        guessed;    /* asked before the route was known: perhaps the wrong side */
 };
 
 struct worker {

@@ -189,6 +189,9 @@ write_somewhere(struct worker *w, struct task *t)
             return out;
         if (out == MOVED) {
             note_refusal(w, t);
+            /* What it decided on was perhaps never true: it has to decide again. */
+            if (t->order->guessed)
+                return MOVED;
         } else {
             t->retries++;
             atomic_fetch_add(&w->shop->tally.retries, 1);
@@ -258,11 +261,17 @@ carry_out(struct worker *w, struct order *o, const char *op, const struct sale *
     (void)snprintf(t.key, sizeof(t.key), "shop-%lld-%lld-%lld", (long long)o->id, (long long)o->seq,
                    (long long)t.start_us);
     out = write_somewhere(w, &t);
+    if (out == MOVED) {
+        o->loaded = true;
+        nap_us(BACKOFF_MIN_US * 5);
+        return MOVED;
+    }
     if (note_entry(w, &t, out == DONE) != 0)
         out = REJECTED; /* a write that is not in the journal must not count */
     if (out == DONE) {
         part_fini(&o->now);
         o->now = *want;
+        o->guessed = false;
         memset(want, 0, sizeof(*want));
     } else {
         atomic_fetch_add(out == REJECTED ? &w->shop->tally.rejected : &w->shop->tally.gave_up, 1);
@@ -414,6 +423,7 @@ refresh(struct worker *w, struct order *o)
     part_fini(&o->now);
     o->now = there;
     o->loaded = false;
+    o->guessed = !route.known;
     return true;
 }
 

@@ -195,13 +195,17 @@ class WithAll(Folder):
                    self.journal)
 
     def start(self, *options):
-        self.shop = subprocess.Popen(
+        self.shop = self.spawn(*options)
+        wait_for(lambda: self.stats("acked") > 20)
+
+    def spawn(self, *options):
+        shop = subprocess.Popen(
             [os.path.join(BIN, "shop"), "run", self.shop_db, "--route", self.route.url,
              "--service", self.service.url, "--journal", self.journal, "--stats",
              self.path("stats"), "--stubborn-file", self.path("stubborn"), "--rate", "400",
              *options])
         self.addCleanup(self.end)
-        wait_for(lambda: self.stats("acked") > 20)
+        return shop
 
     def end(self):
         if self.shop.poll() is None:
@@ -320,6 +324,23 @@ class Moves(WithAll):
         self.assertEqual(report["unfinished"], 0, report)
         self.assertEqual(report["divergent"] + report["missing_shop"] + report["missing_service"]
                          + report["surprises"], 0, report)
+
+    def test_a_shop_that_starts_without_a_route(self):
+        """It reads its own database, which lags: nothing of that may reach the service."""
+        self.mover.backfill()
+        self.mover.switch()
+        self.start("--seconds", "1")
+        self.assertEqual(self.shop.wait(30), 0)  # its changes are not carried back yet
+        os.unlink(self.path("stats"))
+        answer, self.route.answer = self.route.answer, {}
+        self.shop = self.spawn()
+        self.more("refused_guard", 5)
+        self.route.answer = answer
+        self.more("acked_new")
+        self.assertEqual(self.stats("surprises"), 0)
+        self.assertEqual(self.end(), 0)
+        self.settle()
+        self.expect_clean()
 
     def test_a_lost_state_is_a_surprise(self):
         self.start("--workers", "1")
