@@ -61,7 +61,7 @@ int sql_run_buf(struct sqlite3 *db, struct buf *text, struct err *err);
 void         sql_bind_slice(struct sqlite3_stmt *stmt, int at, struct slice text);
 struct slice sql_column_slice(struct sqlite3_stmt *stmt, int col); /* until the next step */
 
-/* ---- values ---- */
+/* Values. */
 
 /*
  * Exactly what stands in the column: integers and text as such, reals in the
@@ -81,7 +81,7 @@ int sql_bind_json(struct sqlite3_stmt *stmt, int at, struct slice raw, struct er
 /* A key column's value as part of a key's text: parts escape '\' and '|'. */
 void sql_column_key(struct buf *b, struct sqlite3_stmt *stmt, int col, bool part);
 
-/* ---- tables ---- */
+/* Tables. */
 
 struct sql_column {
     char *name, *type, *dflt; /* dflt: an SQL expression or NULL */
