@@ -109,7 +109,7 @@ failed(struct capture *c, const struct err *err)
     return c->backoff_us;
 }
 
-/* -- the checkpoint ------------------------------------------------------- */
+/* the checkpoint */
 
 static void
 checkpoint_stream(const struct capture *c, char out[LOG_NAME_MAX + 1])
@@ -158,7 +158,7 @@ out:
     return rc;
 }
 
-/* -- from changes to a commit --------------------------------------------- */
+/* from changes to a commit */
 
 struct build {
     size_t name_at, name_len, meta_at, meta_len, data_at, data_len;
@@ -424,7 +424,7 @@ out:
     return rc;
 }
 
-/* -- the task ------------------------------------------------------------- */
+/* the task */
 
 static void
 note_durable(struct capture *c)

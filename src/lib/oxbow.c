@@ -134,7 +134,7 @@ ox_close(struct ox *db)
     free(db);
 }
 
-/* -- appending ------------------------------------------------------------ */
+/* appending */
 
 /* Is it one JSON value? What is not is kept as bytes. */
 static uint32_t
@@ -257,7 +257,7 @@ ox_append(struct ox *db, const char *stream, int64_t expected, const struct ox_n
     return status;
 }
 
-/* -- reading -------------------------------------------------------------- */
+/* reading */
 
 static void
 wake_reader(struct log_listener *l)

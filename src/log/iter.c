@@ -34,7 +34,7 @@ struct log_iter {
     uint32_t count, next;
 };
 
-/* -- the filter ----------------------------------------------------------- */
+/* the filter */
 
 static bool
 regex_holds(const regex_t *re, struct slice s)
@@ -84,7 +84,7 @@ wanted(struct log_iter *it, const struct record *r)
     return f->type_regex == NULL || regex_holds(f->type_regex, type);
 }
 
-/* -- one event ------------------------------------------------------------ */
+/* one event */
 
 static int
 give(struct log_iter *it, const struct record *r, const struct frame *f, struct log_event *out,
@@ -130,7 +130,7 @@ damaged(const struct log_iter *it, uint64_t pos, struct err *err)
                "%s: damaged at position %" PRIu64 ": run oxbow log verify", it->log->dir, pos);
 }
 
-/* -- $all ----------------------------------------------------------------- */
+/* $all */
 
 static bool
 frame_wanted(const struct log_iter *it)
@@ -244,7 +244,7 @@ all_open(struct log_iter *it, struct err *err)
     return rc;
 }
 
-/* -- a stream ------------------------------------------------------------- */
+/* a stream */
 
 static int
 load_positions(struct log_iter *it, struct err *err)
@@ -373,7 +373,7 @@ out:
     return rc;
 }
 
-/* -- the contract --------------------------------------------------------- */
+/* the contract */
 
 /* Slices of the filter are the caller's only until open returns. */
 static bool

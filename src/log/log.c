@@ -296,7 +296,7 @@ log_get_info(struct log *log, struct log_info *out)
     lock_give(&log->admin);
 }
 
-/* -- time ----------------------------------------------------------------- */
+/* time */
 
 /* The time of the first commit at or behind pos, in the same segment. */
 static bool

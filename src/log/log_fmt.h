@@ -16,7 +16,7 @@
 #define FMT_VERSION 1u
 #define FMT_FIRST_POS UINT64_C(4096)
 
-/* -- segment header ------------------------------------------------------- */
+/* segment header */
 
 #define SEG_HEADER 4096u
 #define SEG_HEADER_CRC_END 128u
@@ -64,7 +64,7 @@ fmt_seg_get(const uint8_t *p, struct seg_head *h)
     return true;
 }
 
-/* -- frames --------------------------------------------------------------- */
+/* frames */
 
 #define FRAME_HEADER 64u
 #define FRAME_TRAILER 8u
@@ -142,7 +142,7 @@ fmt_frame_length_before(const uint8_t *end)
     return get_u32(end - 4) == FRAME_END_MAGIC ? get_u32(end - 8) : 0;
 }
 
-/* -- records -------------------------------------------------------------- */
+/* records */
 
 #define RECORD_HEADER 72u
 #define RECORD_TRAILER 8u

@@ -117,10 +117,10 @@ struct log {
     _Atomic int64_t  durable_time_us;
 };
 
-/* -- append.c: before the log task -- */
+/* append.c: before the log task */
 void logi_answer(struct log *, struct log_req *, int rc, const struct err *);
 
-/* -- check.c -- */
+/* check.c */
 enum check_result {
     CHECK_OK,      /* targets are filled: encode it */
     CHECK_ANSWER,  /* req->rc (0: idempotent) and results are set */
@@ -134,28 +134,28 @@ int logi_resolve(struct log *, struct slice name, struct target *, struct err *)
 int logi_position(struct log *, uint64_t id, uint64_t version, uint64_t bound, uint64_t *pos,
                   struct err *);
 
-/* -- encode.c -- */
+/* encode.c */
 /* How many bytes a commit takes at most, frames and padding included. */
 uint64_t logi_room_needed(const struct log_req *);
 /* Adds the checked commit to the group, and to memory. An error is fatal for the log. */
 int logi_encode(struct log *, struct group *, struct log_req *, struct err *);
 
-/* -- group.c -- */
+/* group.c */
 uint64_t logi_log_step(void *log);
 uint64_t logi_sync_step(void *log);
 void     logi_fail(struct log *, const struct err *);
 
-/* -- index_task.c -- */
+/* index_task.c */
 uint64_t logi_index_step(void *log);
 /* Waits until the index covers all that is published now. */
 int logi_flush(struct log *, struct err *);
 /* Single-threaded, while opening: writes all of memory below the end. */
 int logi_index_all(struct log *, struct err *);
 
-/* -- upkeep.c -- */
+/* upkeep.c */
 uint64_t logi_upkeep_step(void *log);
 
-/* -- recover.c -- */
+/* recover.c */
 int logi_recover(struct log *, struct log_report *, struct err *);
 int logi_clean_write(struct log *, struct err *);
 int logi_clean_remove(struct log *, struct err *);

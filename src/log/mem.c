@@ -500,7 +500,7 @@ mem_freeze(struct mem *m, uint64_t *last_pos)
     return some;
 }
 
-/* -- the frozen generation as a transaction: it does not change any more -- */
+/* the frozen generation as a transaction: it does not change any more */
 
 struct order {
     uint64_t id;
@@ -558,7 +558,7 @@ fill_update(struct gen *g, const struct order *o, uint64_t bound, uint64_t *posi
 static void
 give_names(struct gen *g, struct index_batch *out)
 {
-    struct name *sorted = g->names; /* lookups go on in the index and the updates from now on */
+    struct name *sorted;
     uint32_t     n = 0, u = 0;
 
     for (uint32_t i = 0; i < g->name_room; i++)

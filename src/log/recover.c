@@ -12,7 +12,7 @@
 #define CLEAN_MAGIC "OXCLEAN1"
 #define PATH_BYTES 4200
 
-/* -- CLEAN ---------------------------------------------------------------- */
+/* CLEAN */
 
 static void
 clean_path(const struct log *log, char out[PATH_BYTES])
@@ -87,7 +87,7 @@ out:
     return rc;
 }
 
-/* -- walking -------------------------------------------------------------- */
+/* walking */
 
 struct replay {
     struct log *log;
@@ -215,7 +215,7 @@ out:
     return rc;
 }
 
-/* -- recent event ids ----------------------------------------------------- */
+/* recent event ids */
 
 /* The start of the last frames that hold at least `events` records. */
 static uint64_t

@@ -67,8 +67,11 @@ table_add(struct segments *s, struct segment *seg, struct err *err)
     lock_take(&s->lock);
     if (s->count == s->room) {
         uint32_t         room = s->room == 0 ? 16 : s->room * 2;
-        struct segment **table = realloc(s->table, room * sizeof *table);
-        if (table == NULL || room > SEGMENTS_MAX)
+        struct segment **table = NULL;
+
+        if (room <= SEGMENTS_MAX)
+            table = realloc(s->table, room * sizeof *table);
+        if (table == NULL)
             FAIL(err, E_NOMEM, ERR_FATAL, "%s: no memory for the table of segments", s->dir);
         s->table = table;
         s->room = room;
@@ -97,7 +100,7 @@ next_span(const struct segments *s)
     return bytes >= s->setting ? full : bytes - SEG_HEADER;
 }
 
-/* -- opening -------------------------------------------------------------- */
+/* opening */
 
 struct found {
     char     name[64];
@@ -116,14 +119,18 @@ note_file(void *arg, const char *name, struct err *err)
     uint64_t        hint;
     int             used = 0;
 
+    /* 16 hex digits cannot overflow. NOLINTNEXTLINE(cert-err34-c) */
     if (sscanf(name, "%16" SCNx64 ".seg%n", &hint, &used) != 1 || used == 0 || name[used] != '\0')
         return 0;
     if (strlen(name) >= sizeof l->found[0].name)
         return 0;
     if (l->count == l->room) {
         uint32_t      room = l->room == 0 ? 64 : l->room * 2;
-        struct found *found = realloc(l->found, room * sizeof *found);
-        if (found == NULL || room > SEGMENTS_MAX)
+        struct found *found = NULL;
+
+        if (room <= SEGMENTS_MAX)
+            found = realloc(l->found, room * sizeof *found);
+        if (found == NULL)
             RETURN_ERR(err, E_NOMEM, ERR_FATAL, "no memory for the list of segments");
         l->found = found;
         l->room = room;
@@ -351,7 +358,7 @@ segs_close(struct segments *s)
     free(s);
 }
 
-/* -- facts ---------------------------------------------------------------- */
+/* facts */
 
 struct ox_env *
 segs_env(struct segments *s)
@@ -452,7 +459,7 @@ segs_at(struct segments *s, uint64_t pos, struct seg_view *out)
     return seg != NULL;
 }
 
-/* -- growing and writing -------------------------------------------------- */
+/* growing and writing */
 
 static int
 write_header(struct segments *s, struct segment *seg, struct err *err)
