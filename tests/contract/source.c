@@ -17,6 +17,9 @@ static const struct source_fixture *const fixtures[] = {
 #ifdef OX_SOURCE_SQLITE
     &source_fixture_sqlite,
 #endif
+#ifdef OX_SOURCE_HTTP
+    &source_fixture_http,
+#endif
 };
 
 /* A stand-in for the log: what a commit makes durable. */

@@ -164,7 +164,7 @@ move_cursor(struct httpi_source *s, struct slice root, struct slice last, bool c
     if (next.data != NULL && json_type(next) != JSON_NUMBER && json_type(next) != JSON_STRING)
         FAIL(err, E_SCHEMA, ERR_RETRY, "a cursor is %s, not a string or a number",
              json_type_name(json_type(next)));
-    if (s->count > 0 && slice_eq(next, buf_slice(&s->cursor)))
+    if (s->count > 0 && (next.data == NULL || slice_eq(next, buf_slice(&s->cursor))))
         FAIL(err, E_SCHEMA, ERR_RETRY, "changes came, but the cursor stays where it was");
     if (next.data != NULL)
         TRY(set_raw(&s->cursor, next, err));
