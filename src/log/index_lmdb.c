@@ -1,5 +1,5 @@
 /*
- * The index in LMDB: the only file that knows it. Tables:
+ * The index in LMDB, which index_lmdb*.c alone know. Tables:
  *
  *   meta    "index"          → version, log id, covers, stream count, label count
  *   names   name             → id
