@@ -1,6 +1,8 @@
 /* The log on the machine's own disk: what the simulator shows for faults, this shows for files. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -351,6 +353,49 @@ test_many_streams(void **state)
     }
 }
 
+struct flusher {
+    struct log *log;
+    atomic_bool stop;
+    pthread_t   thread;
+};
+
+static int
+stop_at_once(void *arg, const struct log_stream *s, struct err *err)
+{
+    return E_END;
+}
+
+/* A listing of streams has what is in memory indexed first. */
+static void *
+run_flusher(void *arg)
+{
+    struct flusher *flusher = arg;
+
+    while (!atomic_load(&flusher->stop))
+        (void)log_streams(flusher->log, slice_str(""), slice_str(""), stop_at_once, NULL, NULL);
+    return NULL;
+}
+
+/* Heads that the small cache has lost are right also while they go from memory to the index. */
+static void
+test_heads_while_indexing(void **state)
+{
+    struct fix       *f = *state;
+    struct flusher    flusher = {.log = f->log};
+    struct log_stream info;
+    char              name[32];
+
+    assert_int_equal(pthread_create(&flusher.thread, NULL, run_flusher, &flusher), 0);
+    for (unsigned i = 0; i < 4000; i++) {
+        (void)snprintf(name, sizeof name, "s-%u", i % 150);
+        assert_int_equal(append(f, name, (int64_t)(i / 150) - 1, "1", 0, NULL), 0);
+        assert_int_equal(log_stream_info(f->log, slice_str(name), &info, &f->err), 0);
+        assert_int_equal(info.head, i / 150);
+    }
+    atomic_store(&flusher.stop, true);
+    assert_int_equal(pthread_join(flusher.thread, NULL), 0);
+}
+
 static void
 test_second_owner_is_told(void **state)
 {
@@ -389,6 +434,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_filters, setup, teardown),
         cmocka_unit_test_setup_teardown(test_names_are_checked, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_streams, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_heads_while_indexing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_second_owner_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reindex, setup, teardown),
     };

@@ -24,7 +24,15 @@ logi_resolve(struct log *log, struct slice name, struct target *t, struct err *e
             if (rc != 0)
                 return rc;
         }
-        (void)mem_last(log->mem, t->id, UINT64_MAX, &head);
+        /*
+         * Memory first, then the index, whose answer from above may be of before: between the
+         * two looks the stream's last events may have gone from memory to the index.
+         */
+        if (!mem_last(log->mem, t->id, UINT64_MAX, &head)) {
+            rc = log->conf.index->head(log->index, t->id, &head, err);
+            if (rc != 0)
+                return rc;
+        }
         h = heads_put(log->heads, name);
         h->id = t->id;
         h->next = head.next;

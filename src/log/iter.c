@@ -335,8 +335,8 @@ stream_head(struct log *log, struct slice name, uint64_t *id, struct index_head 
         if (rc != 0)
             return rc;
     }
-    if (!mem_last(log->mem, *id, end, head) && head->next == 0) {
-        /* It went from memory to the index between the two looks. */
+    if (!mem_last(log->mem, *id, end, head)) {
+        /* Again: its last events may have gone from memory to the index between the two looks. */
         rc = log->conf.index->head(log->index, *id, head, err);
         if (rc != 0)
             return rc;
