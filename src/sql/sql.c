@@ -84,6 +84,9 @@ sql_open(const char *path, enum sql_mode mode, int busy_ms, struct sqlite3 **out
     }
     (void)sqlite3_extended_result_codes(db, 1);
     (void)sqlite3_busy_timeout(db, busy_ms);
+    /* Else the quoted name of a column that is gone would be a text, silently. */
+    (void)sqlite3_db_config(db, SQLITE_DBCONFIG_DQS_DML, 0, NULL);
+    (void)sqlite3_db_config(db, SQLITE_DBCONFIG_DQS_DDL, 0, NULL);
     TRY(probe(db, path, mode, err));
     *out = db;
     db = NULL;
