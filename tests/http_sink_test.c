@@ -274,15 +274,14 @@ test_check(void **state)
 }
 
 static void
-refused(const char *rule)
+refused(const char *url, const char *rule)
 {
-    struct conf *conf =
-        http_conf(sink_http_ops.schema, "url: http://127.0.0.1\nrules:\n- %s\n", rule);
+    struct conf *conf = http_conf(sink_http_ops.schema, "url: %s\nrules:\n- %s\n", url, rule);
     struct sink *sink;
     struct err   err = {0};
 
     assert_int_equal(sink_new(NULL, &sink_http_ops, "x", conf, &sink, &err), E_SCHEMA);
-    assert_non_null(strstr(err.text, "test:3:"));
+    assert_non_null(strstr(err.text, "test:"));
     assert_null(sink);
     conf_free(conf);
 }
@@ -291,11 +290,13 @@ static void
 test_configuration(void **state)
 {
     (void)state;
-    refused("{url: 'orders'}");
-    refused("{url: '/orders/{nothing}'}");
-    refused("{url: '/orders/{key'}");
-    refused("{url: /x, body: '{\"a\":{b}}'}");
-    refused("{url: /x, headers: {X-Y: '{data'}}");
+    refused("http://127.0.0.1", "{url: 'orders'}");
+    refused("http://127.0.0.1", "{url: '/orders/{nothing}'}");
+    refused("http://127.0.0.1", "{url: '/orders/{key'}");
+    refused("http://127.0.0.1", "{url: /x, body: '{\"a\":{b}}'}");
+    refused("http://127.0.0.1", "{url: /x, headers: {X-Y: '{data'}}");
+    refused("http://127.0.0.1/x?y=1", "{url: /x}");
+    http_conf_refused(sink_http_ops.schema, "url", "url: http://me:pw@h\nrules: [{url: /x}]\n");
     http_conf_refused(sink_http_ops.schema, "rules", "url: http://127.0.0.1\nrules: []\n");
     http_conf_refused(sink_http_ops.schema, "url", "rules: [{url: /x}]\n");
 }

@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "base/must.h"
+#include "base/url.h"
 
 #define URL_TEXT_MAX 4096
 
@@ -61,12 +62,16 @@ net_service_new(struct ox_env *env, const struct conf *conf, uint32_t in_flight_
 {
     struct net_service *s = calloc(1, sizeof *s);
     struct net_def      def = {0};
+    struct url          url;
     size_t              len;
     int                 rc = 0;
 
     *out = NULL;
     if (s == NULL || (s->url = strdup(conf_str(conf, "url"))) == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for the configuration");
+    must(url_parse_http(slice_str(s->url), &url, NULL) == 0); /* the schema has seen to it */
+    if (url.query.len > 0)
+        TRY(conf_fail(conf, err, "url: others go on from it, so it ends before the query"));
     for (len = strlen(s->url); len > 0 && s->url[len - 1] == '/'; len--)
         s->url[len - 1] = '\0';
     TRY(read_headers(s, conf_child(conf, "headers"), err));

@@ -236,7 +236,8 @@ check(struct sink *sink, finding_line_fn *report, void *arg, struct err *err)
     struct net_request r = {.method = "GET",
                             .url = net_service_url(s->service),
                             .headers = headers,
-                            .header_count = net_service_headers(s->service, headers)};
+                            .header_count = net_service_headers(s->service, headers),
+                            .label = "GET of its URL"};
     char               line[96];
     int                rc = 0;
 

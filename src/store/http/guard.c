@@ -68,6 +68,8 @@ storei_http_guard_get(struct store *store, struct store_guard *guard, struct err
     TRY(need_guard(s, err));
     TRY(storei_http_get(s, s->guard_get, &answer, err));
     TRY(read_guard(s, answer.body, guard, err));
+    if (guard->epoch == 0 && guard->writable)
+        FAIL(err, E_NOTFOUND, ERR_DATA, "%s: epoch 0: there was no guard yet", s->guard_get);
 out:
     return rc;
 }
