@@ -295,12 +295,15 @@ read_line(struct http1_head *h, const uint8_t *data, uint32_t end)
     return result == HTTP1_DONE ? HTTP1_MORE : result;
 }
 
-/* An unfinished line must not grow for ever, nor wait for an end when it is no HTTP at all. */
+/*
+ * What is wrong with a line before its end is known: the answer must not depend
+ * on how the bytes were cut into pieces. `len` bytes are there, its LF aside.
+ */
 static enum http1_result
-check_rest(struct http1_head *h, const uint8_t *data, size_t len)
+check_line(struct http1_head *h, const uint8_t *data, size_t len)
 {
     if (h->begun) {
-        if (len - h->fields_at > HTTP1_HEADER_BYTES_MAX)
+        if (len - h->fields_at >= HTTP1_HEADER_BYTES_MAX)
             return refuse(h, 431, "more than 16 KiB of header fields");
         return HTTP1_MORE;
     }
@@ -314,29 +317,26 @@ check_rest(struct http1_head *h, const uint8_t *data, size_t len)
 enum http1_result
 http1_head_feed(struct http1_head *h, const uint8_t *data, size_t len)
 {
-    size_t sniff = len < sizeof preface - 1 ? len : sizeof preface - 1;
+    size_t            sniff = len < sizeof preface - 1 ? len : sizeof preface - 1;
+    enum http1_result result;
 
     if (h->scanned < sizeof preface - 1 && sniff != 0 && memcmp(data, preface, sniff) == 0)
         return sniff == sizeof preface - 1 ? HTTP1_PREFACE : HTTP1_MORE;
     while (h->scanned < len) {
-        const uint8_t    *lf = memchr(data + h->scanned, '\n', len - h->scanned);
-        enum http1_result result;
-        uint32_t          end;
+        const uint8_t *lf = memchr(data + h->scanned, '\n', len - h->scanned);
+        size_t         end = lf == NULL ? len : (size_t)(lf - data);
 
+        result = check_line(h, data, end);
+        if (result != HTTP1_MORE)
+            return result;
+        must(end < HTTP1_HEAD_MAX);
+        h->scanned = (uint32_t)end;
         if (lf == NULL)
-            break;
-        if ((size_t)(lf - data) >= HTTP1_HEAD_MAX)
-            return refuse(h, h->begun ? 431 : 414, "the request's head is too long");
-        end = (uint32_t)(lf - data);
-        if (h->begun && end + 1 - h->fields_at > HTTP1_HEADER_BYTES_MAX)
-            return refuse(h, 431, "more than 16 KiB of header fields");
-        result = read_line(h, data, end);
-        h->line = h->scanned = end + 1;
-        h->size = end + 1;
+            return HTTP1_MORE;
+        result = read_line(h, data, (uint32_t)end);
+        h->line = h->scanned = h->size = (uint32_t)end + 1;
         if (result != HTTP1_MORE)
             return result;
     }
-    /* What is beyond the limit is refused by check_rest before it counts. */
-    h->scanned = len > HTTP1_HEAD_MAX ? HTTP1_HEAD_MAX : (uint32_t)len;
-    return check_rest(h, data, len);
+    return HTTP1_MORE;
 }
