@@ -1,6 +1,7 @@
 /* The network front as HTTP: framing, limits, time-outs, and clients that behave badly. */
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -506,6 +507,32 @@ test_drain(void **state)
     fix_stop(&f);
 }
 
+static void
+note_reload(void *arg)
+{
+    atomic_fetch_add((atomic_int *)arg, 1);
+}
+
+/* SIGHUP reloads, SIGTERM stops. */
+static void
+test_signals(void **state)
+{
+    atomic_int reloads = 0;
+    struct fix f = {.conf = {.signals = true, .reload = note_reload, .reload_arg = &reloads}};
+
+    fix_start(&f, NULL, 0, NULL);
+    assert_int_equal(ask(&f, LIVE, NULL), 200); /* the handlers are there */
+    assert_int_equal(kill(getpid(), SIGHUP), 0);
+    for (int i = 0; i < 1000 && atomic_load(&reloads) == 0; i++)
+        (void)poll(NULL, 0, 10);
+    assert_int_equal(atomic_load(&reloads), 1);
+    assert_int_equal(ask(&f, LIVE, NULL), 200);
+    assert_int_equal(kill(getpid(), SIGTERM), 0);
+    (void)pthread_join(f.thread, NULL);
+    f.running = false;
+    fix_stop(&f);
+}
+
 int
 main(void)
 {
@@ -518,6 +545,7 @@ main(void)
         cmocka_unit_test(test_early_answer),    cmocka_unit_test(test_too_slow),
         cmocka_unit_test(test_connections_max), cmocka_unit_test(test_port_in_use),
         cmocka_unit_test(test_wired_routes),    cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_signals),
     };
 
     return cmocka_run_group_tests(tests, fix_setup, fix_teardown);

@@ -15,6 +15,7 @@
 #define KEY_MAX 255
 #define SCRATCH_MAX (24U << 20)
 #define SCRATCH_KEEP (64U << 10)
+#define EVENTS_KEEP 256
 
 /* Upper bounds in µs of the latency's buckets. */
 const uint32_t serveri_latency_us[SERVERI_LATENCY_BUCKETS] = {
@@ -39,10 +40,11 @@ serveri_append_free(struct append *a)
 static void
 reset(struct append *a)
 {
-    if (a->events != a->few)
+    if (a->cap > EVENTS_KEEP) {
         free(a->events);
-    a->events = a->few;
-    a->cap = SERVERI_EVENTS_FEW;
+        a->events = a->few;
+        a->cap = SERVERI_EVENTS_FEW;
+    }
     free(a->writes);
     free(a->checks);
     a->writes = NULL;
@@ -53,6 +55,13 @@ reset(struct append *a)
     a->lines = 0;
     if (a->scratch.cap > SCRATCH_KEEP)
         buf_fini(&a->scratch);
+}
+
+void
+serveri_append_trim(struct append *a)
+{
+    if (a != NULL && (a->cap > EVENTS_KEEP || a->scratch.cap > SCRATCH_KEEP || a->writes != NULL))
+        reset(a);
 }
 
 static bool
@@ -84,6 +93,7 @@ begin(struct call *call)
         }
         c->append->conn = c;
         c->append->events = c->append->few;
+        c->append->cap = SERVERI_EVENTS_FEW;
         buf_init(&c->append->scratch, SCRATCH_MAX);
     }
     if (!call->begun) {

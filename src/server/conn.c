@@ -509,6 +509,7 @@ next_request(struct conn *c)
 {
     size_t rest = c->in_len - c->raw_at;
 
+    serveri_append_trim(c->append);
     memmove(c->in, c->in + c->raw_at, rest);
     c->in_len = rest;
     if (c->in_cap > SERVERI_BUF_KEEP && rest <= SERVERI_IN_MIN)

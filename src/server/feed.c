@@ -15,7 +15,8 @@
 
 #define SLICE_OUT (64U << 10)
 #define SLICE_EVENTS 1000
-#define SLICE_BYTES (4U << 20)
+#define SLICE_BYTES (1U << 20)
+#define TURN_NS 1000000 /* of one turn of the loop, for all readers together */
 
 struct feed {
     struct conn      *conn;
@@ -432,14 +433,15 @@ void
 serveri_feeds_run(struct server *s)
 {
     struct feed *last = s->runnable_last;
+    uint64_t     began = uv_hrtime();
 
+    /* Each at most once; who is left out comes first in the next turn. */
     while (s->runnable != NULL) {
         struct feed *f = s->runnable;
-        bool         end = f == last;
 
         dequeue(s, f);
         run(f);
-        if (end)
+        if (f == last || uv_hrtime() - began > TURN_NS)
             break;
     }
 }

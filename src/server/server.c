@@ -244,7 +244,7 @@ set_defaults(struct server_conf *conf)
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
         if (*numbers[i].value == 0)
             *numbers[i].value = numbers[i].fallback;
-    if (conf->host == NULL)
+    if (conf->host == NULL || strcmp(conf->host, "localhost") == 0)
         conf->host = "127.0.0.1";
     if (conf->body_bytes_max == 0)
         conf->body_bytes_max = UINT64_C(65) << 20;

@@ -173,6 +173,7 @@ bool serveri_charge(struct conn *c);
 /* What hangs on a connection. */
 
 void serveri_append_free(struct append *a);
+void serveri_append_trim(struct append *a); /* between requests: gives large tables back */
 int  serveri_append_routes(struct server *s, struct err *err);
 
 void serveri_feed_free(struct feed *f);
