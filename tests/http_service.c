@@ -31,14 +31,15 @@ struct done {
 };
 
 struct http_service {
-    struct http_fake *fake;
-    pthread_mutex_t   mutex;
-    struct row        rows[ROWS_MAX]; /* by key */
-    uint32_t          row_count, change_count, done_count;
-    struct change     changes[CHANGES_MAX];
-    struct done       done[DONE_MAX];
-    uint64_t          head, oldest, epoch;
-    bool              here, hide;
+    struct http_fake  *fake;
+    pthread_mutex_t    mutex;
+    struct row         rows[ROWS_MAX]; /* by key */
+    uint32_t           row_count, change_count, done_count;
+    struct change      changes[CHANGES_MAX];
+    struct done        done[DONE_MAX];
+    uint64_t           head, oldest, epoch;
+    bool               here, hide;
+    const char *const *only; /* NULL: any members */
 };
 
 static uint32_t
@@ -213,6 +214,26 @@ remember(struct http_service *s, struct slice key, const struct fake_reply *repl
     s->done_count++;
 }
 
+static bool
+is_fit(const struct http_service *s, struct slice body)
+{
+    struct json_iter it;
+    struct slice     key, value;
+    size_t           i;
+    int              rc;
+
+    if (json_object_iter(&it, body, NULL) != 0)
+        return false;
+    while ((rc = json_iter_next(&it, &key, &value, NULL)) == 0) {
+        for (i = 0; s->only != NULL && s->only[i] != NULL; i++)
+            if (slice_is(key, s->only[i]))
+                break;
+        if (s->only != NULL && s->only[i] == NULL)
+            return false;
+    }
+    return rc == E_END;
+}
+
 static void
 serve_write(struct http_service *s, const struct fake_request *r, int64_t key,
             struct fake_reply *reply)
@@ -220,7 +241,6 @@ serve_write(struct http_service *s, const struct fake_request *r, int64_t key,
     struct slice       origin = {0}, idempotency = {0};
     struct row        *row = find(s, key);
     const struct done *done;
-    struct err         ignored;
 
     (void)http_fake_header(r, "Origin", &origin);
     (void)http_fake_header(r, "Idempotency-Key", &idempotency);
@@ -244,7 +264,7 @@ serve_write(struct http_service *s, const struct fake_request *r, int64_t key,
         delete_row(s, row, origin);
         reply->status = 200;
         buf_add_str(&reply->body, "{\"deleted\":true}");
-    } else if (json_check(r->body, &ignored) != 0 || json_type(r->body) != JSON_OBJECT) {
+    } else if (!is_fit(s, r->body)) {
         refuse(reply, 422, "invalid-row");
         return;
     } else {
@@ -395,6 +415,7 @@ http_service_reset(struct http_service *s)
     s->head = s->oldest = s->epoch = 0;
     s->here = true;
     s->hide = false;
+    s->only = NULL;
     pthread_mutex_unlock(&s->mutex);
 }
 
@@ -479,5 +500,13 @@ http_service_hide_versions(struct http_service *s, bool hide)
 {
     pthread_mutex_lock(&s->mutex);
     s->hide = hide;
+    pthread_mutex_unlock(&s->mutex);
+}
+
+void
+http_service_only(struct http_service *s, const char *const *members)
+{
+    pthread_mutex_lock(&s->mutex);
+    s->only = members;
     pthread_mutex_unlock(&s->mutex);
 }

@@ -23,7 +23,9 @@ bool http_service_read(struct http_service *, const char *key, struct buf *out);
 /* From now on the feed has nothing at or before its head. */
 void http_service_forget(struct http_service *);
 /* While true, versions are given as ETag only. */
-void     http_service_hide_versions(struct http_service *, bool hide);
+void http_service_hide_versions(struct http_service *, bool hide);
+/* Rows with a member that is not in this list, which ends with NULL, are refused (422). */
+void     http_service_only(struct http_service *, const char *const *members);
 uint32_t http_service_rows(struct http_service *);
 
 #endif

@@ -92,8 +92,10 @@ struct store_fixture {
     int (*app_write)(void *world, const char *key, const char *row);
     /* A row number of the world's own shape: the same for the same n; different for others. */
     void (*row)(void *world, unsigned n, struct buf *out);
+    /* The far side always has a guard; removing it lets applications write again. */
+    bool keeps_guard;
 };
 
-extern const struct store_fixture store_fixture_sqlite, store_fixture_fake;
+extern const struct store_fixture store_fixture_sqlite, store_fixture_http, store_fixture_fake;
 
 #endif

@@ -119,5 +119,5 @@ row(void *world, unsigned n, struct buf *out)
     buf_fini(&text);
 }
 
-const struct store_fixture store_fixture_sqlite = {"sqlite", setup,     teardown,
-                                                   open_one, app_write, row};
+const struct store_fixture store_fixture_sqlite = {"sqlite",  setup, teardown, open_one,
+                                                   app_write, row,   false};
