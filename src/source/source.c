@@ -39,10 +39,8 @@ source_free(struct source *s)
 int
 source_start(struct source *s, struct slice checkpoint, struct err *err)
 {
-    int rc;
+    int rc = s->ops->start(s, checkpoint, err);
 
-    must(!s->started);
-    rc = s->ops->start(s, checkpoint, err);
     s->started = rc == 0;
     return rc;
 }

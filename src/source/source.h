@@ -74,7 +74,9 @@ struct source_ops {
     /* Takes away what prepare made; again is fine. */
     int (*unprepare)(struct source *, finding_fn *, void *arg, struct err *);
 
-    /* Where to go on: the last durable checkpoint, empty for a first start. Before the first poll.
+    /*
+     * Where to go on: the last durable checkpoint, empty for a first start.
+     * Before the first poll; again goes back to that checkpoint.
      */
     int (*start)(struct source *, struct slice checkpoint, struct err *);
 

@@ -123,6 +123,7 @@ start(struct source *s, struct slice checkpoint, struct err *err)
     struct slice raw;
     uint64_t     at = 0;
 
+    ((struct fake *)s)->at = 0;
     if (json_get(checkpoint, "at", &raw) && json_uint64(raw, &at))
         ((struct fake *)s)->at = (unsigned)at;
     return 0;

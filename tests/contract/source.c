@@ -211,6 +211,10 @@ abandoned_anywhere(void **state)
             keep(&k, &b);
             if (k.checkpoint.len > 0 && contract_random(&seed) % 3 == 0)
                 contract_ok(source_confirm(s, buf_slice(&k.checkpoint), &err), &err);
+            if (contract_random(&seed) % 4 == 0) {
+                poll_one(s, 3, &b);
+                contract_ok(source_start(s, buf_slice(&k.checkpoint), &err), &err);
+            }
         }
     }
     all[opened] = begin(f, world, buf_slice(&k.checkpoint));

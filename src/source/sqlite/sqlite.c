@@ -335,6 +335,10 @@ start(struct source *base, struct slice checkpoint, struct err *err)
     bool                   refresh, anew;
     int                    rc;
 
+    sqlitei_schema_forget(s);
+    sqlitei_place_fini(&s->place);
+    TRY(sqlitei_place_init(&s->place, s->want_count, err));
+    s->feed[0] = '\0';
     take_feed(s, checkpoint);
     anew = checkpoint.len == 0 || (s->accept != NULL && strcmp(s->accept, s->feed) != 0);
     if (anew)
