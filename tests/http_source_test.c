@@ -280,6 +280,26 @@ test_slow(void **state)
     assert_true(w->batch.caught_up);
 }
 
+/* Back to a checkpoint, with an answer from beyond it still on its way. */
+static void
+test_start_again(void **state)
+{
+    struct world *w = *state;
+
+    http_service_write(w->service, "1", "{\"n\":1}");
+    http_service_write(w->service, "1", "{\"n\":2}");
+    restart(w, false, "", "");
+    http_ok(next(w, 1), &w->err);
+    expect(w, 0, CHANGE_UPDATE, "1", "{\"id\":1,\"n\":1}", "", "1");
+    http_fake_push(http_service_fake(w->service), FAKE_HANG, 0, NULL, NULL);
+    http_ok(source_poll(w->source, 1, 5, &w->batch, &w->err), &w->err);
+    http_ok(source_start(w->source, slice_str("{\"cursor\":0}"), &w->err), &w->err);
+    http_ok(next(w, 1), &w->err);
+    expect(w, 0, CHANGE_UPDATE, "1", "{\"id\":1,\"n\":1}", "", "1");
+    http_ok(next(w, 1), &w->err);
+    expect(w, 0, CHANGE_UPDATE, "1", "{\"id\":1,\"n\":2}", "", "2");
+}
+
 static void
 count_findings(void *arg, enum finding_level level, const char *text)
 {
@@ -331,6 +351,7 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
+        TEST(test_start_again),
         TEST(test_feed),
         TEST(test_fields_and_origin),
         TEST(test_snapshot),

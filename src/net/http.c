@@ -513,8 +513,8 @@ end_call(void *arg, void *tag, int rc, const struct net_answer *answer, const st
         err_copy(call->err, err);
 }
 
-static void
-cancel_all(struct net_client *c)
+void
+net_drop(struct net_client *c)
 {
     for (uint32_t i = 0; i < c->slots; i++) {
         struct exchange *x = &c->exchanges[i];
@@ -544,6 +544,6 @@ net_call(struct net_client *c, const struct net_request *r, struct net_answer *a
     rc = call.rc;
 out:
     if (!call.ended)
-        cancel_all(c);
+        net_drop(c);
     return rc;
 }

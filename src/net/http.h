@@ -75,6 +75,8 @@ int net_start(struct net_client *, const struct net_request *, void *tag, struct
 /* Works until something was decided, at most wait_ms. */
 int      net_poll(struct net_client *, uint32_t wait_ms, net_done_fn *, void *arg, struct err *);
 uint32_t net_in_flight(const struct net_client *);
+/* Forgets what is in flight: nobody is told, the far side may have acted. */
+void net_drop(struct net_client *);
 
 /* One request from start to end; none other may be in flight. */
 int net_call(struct net_client *, const struct net_request *, struct net_answer *, struct err *);

@@ -79,7 +79,7 @@ struct sink_fixture {
     const char *bad;
 };
 
-extern const struct sink_fixture sink_fixture_sqlite, sink_fixture_fake;
+extern const struct sink_fixture sink_fixture_sqlite, sink_fixture_http, sink_fixture_fake;
 
 /* Stores. */
 

@@ -135,7 +135,8 @@ start(struct source *source, struct slice checkpoint, struct err *err)
 {
     struct httpi_source *s = self(source);
 
-    must(!s->asked);
+    net_drop(net_service_client(s->service)); /* it asked from another cursor */
+    s->asked = s->answered = false;
     s->scanned = 0;
     buf_clear(&s->scan_after);
     buf_clear(&s->head);
