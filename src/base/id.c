@@ -3,6 +3,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "base/bytes.h"
+
 static void
 stamp(struct ox_id *id, uint8_t version)
 {
@@ -11,16 +13,23 @@ stamp(struct ox_id *id, uint8_t version)
 }
 
 struct ox_id
-id_new(struct ox_env *env)
+id_v7(int64_t us, uint64_t random_a, uint64_t random_b)
 {
     struct ox_id id;
-    uint64_t     ms = (uint64_t)env->ops->wall_us(env) / 1000;
 
-    env->ops->random(env, id.b, sizeof id.b);
-    for (int i = 0; i < 6; i++)
-        id.b[i] = (uint8_t)(ms >> (40 - 8 * i));
+    put_u64be(id.b, (uint64_t)us / 1000 << 16 | (random_a & 0xffff));
+    put_u64be(id.b + 8, random_b);
     stamp(&id, 7);
     return id;
+}
+
+struct ox_id
+id_new(struct ox_env *env)
+{
+    uint64_t random[2];
+
+    env->ops->random(env, random, sizeof random);
+    return id_v7(env->ops->wall_us(env), random[0], random[1]);
 }
 
 struct ox_id

@@ -9,13 +9,13 @@
 int
 logi_resolve(struct log *log, struct slice name, struct target *t, struct err *err)
 {
-    struct head      *h = heads_get(log->heads, name);
+    struct head      *h = logi_heads_get(log->heads, name);
     struct index_head head = {0};
     int               rc;
 
     if (h == NULL) {
         t->is_new = false;
-        if (!mem_find(log->mem, name, UINT64_MAX, &t->id)) {
+        if (!logi_mem_find(log->mem, name, UINT64_MAX, &t->id)) {
             rc = log->conf.index->find(log->index, name, &t->id, &head, err);
             if (rc == E_NOTFOUND) {
                 *t = (struct target){.is_new = true};
@@ -28,12 +28,12 @@ logi_resolve(struct log *log, struct slice name, struct target *t, struct err *e
          * Memory first, then the index, whose answer from above may be of before: between the
          * two looks the stream's last events may have gone from memory to the index.
          */
-        if (!mem_last(log->mem, t->id, UINT64_MAX, &head)) {
+        if (!logi_mem_last(log->mem, t->id, UINT64_MAX, &head)) {
             rc = log->conf.index->head(log->index, t->id, &head, err);
             if (rc != 0)
                 return rc;
         }
-        h = heads_put(log->heads, name);
+        h = logi_heads_put(log->heads, name);
         h->id = t->id;
         h->next = head.next;
         h->truncate = head.truncate;
@@ -51,7 +51,7 @@ logi_position(struct log *log, uint64_t id, uint64_t version, uint64_t bound, ui
     int      rc;
 
     *pos = 0;
-    if (mem_positions(log->mem, id, version, false, bound, pos, 1, &n))
+    if (logi_mem_positions(log->mem, id, version, false, bound, pos, 1, &n))
         return 0;
     rc = log->conf.index->positions(log->index, id, version, false, pos, 1, &n, err);
     if (rc != 0)
@@ -107,7 +107,7 @@ same_at(struct log *log, const struct log_write *w, const struct target *t, uint
             return SAME_ERROR;
         if (pos >= end)
             return SAME_LATER;
-        if (pos == 0 || !scan_record_at(log->segs, pos, end, true, &r, &f))
+        if (pos == 0 || !logi_scan_record_at(log->segs, pos, end, true, &r, &f))
             return SAME_NONE; /* truncated away: it cannot be known any more */
         if (memcmp(r.id, w->events[i].id.b, 16) == 0)
             same++;
@@ -131,12 +131,12 @@ written_before(struct log *log, const struct log_write *w, const struct target *
         *version = (uint64_t)(w->expected + 1);
         return same_at(log, w, t, *version, last_pos, err);
     }
-    pos = recent_find(log->recent, t->id, w->events[0].id.b);
+    pos = logi_recent_find(log->recent, t->id, w->events[0].id.b);
     if (pos == 0)
         return SAME_NONE;
     if (pos >= end)
         return SAME_LATER;
-    if (!scan_record_at(log->segs, pos, end, true, &r, &f) || r.stream_id != t->id ||
+    if (!logi_scan_record_at(log->segs, pos, end, true, &r, &f) || r.stream_id != t->id ||
         memcmp(r.id, w->events[0].id.b, 16) != 0)
         return SAME_NONE;
     *version = r.version;
@@ -242,7 +242,7 @@ check_room(struct log *log, struct log_req *req)
                           log->conf.free_bytes_min);
         return CHECK_ANSWER;
     }
-    if (segs_end(log->segs) >= want)
+    if (logi_segs_end(log->segs) >= want)
         return CHECK_OK;
     if (atomic_load(&log->grow_stuck)) {
         lock_take(&log->admin);

@@ -107,7 +107,7 @@ open_frame(struct enc *e, struct err *err)
 {
     struct seg_view view;
 
-    must(segs_at(e->log->segs, enc_pos(e), &view)); /* check_room saw to it */
+    must(logi_segs_at(e->log->segs, enc_pos(e), &view)); /* check_room saw to it */
     e->seg_end = view.end;
     if (!buf_reserve(&e->g->bytes, FRAME_HEADER))
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory for a group");
@@ -273,6 +273,23 @@ out:
     return rc;
 }
 
+static uint64_t
+mix(uint64_t v)
+{
+    v = (v ^ v >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    v = (v ^ v >> 27) * UINT64_C(0x94d049bb133111eb);
+    return v ^ v >> 31;
+}
+
+/* Unique, not secret: a counter on a random seed of this opening, mixed. */
+static struct ox_id
+make_id(struct log *log, int64_t us)
+{
+    uint64_t n = log->id_count++ * UINT64_C(0x9e3779b97f4a7c15);
+
+    return id_v7(us, mix(log->id_seed[0] + n), mix(log->id_seed[1] ^ n));
+}
+
 /* The next event of write n. */
 static int
 encode_event(struct enc *e, struct log_req *req, uint32_t n, struct err *err)
@@ -289,13 +306,13 @@ encode_event(struct enc *e, struct log_req *req, uint32_t n, struct err *err)
     if (i == 0 && t->is_new)
         t->id = log->next_stream_id++;
     if (id_is_zero(&id))
-        id = id_new(log->env);
+        id = make_id(log, e->time_us);
     TRY(put_event(e, w, t, i, id.b, &pos, err));
-    TRY(mem_add(log->mem,
-                &(struct mem_event){t->id, t->next + i, pos, t->truncate, t->flags, w->stream,
-                                    w->events[i].type, t->is_new && i == 0},
-                err));
-    recent_add(log->recent, t->id, id.b, pos);
+    TRY(logi_mem_add(log->mem,
+                     &(struct mem_event){t->id, t->next + i, pos, t->truncate, t->flags, w->stream,
+                                         w->events[i].type, t->is_new && i == 0},
+                     err));
+    logi_recent_add(log->recent, t->id, id.b, pos);
     if (req->pos.v == 0)
         req->pos = LOG_POS(pos);
     req->last = LOG_POS(pos);
@@ -307,11 +324,11 @@ out:
 static void
 note_head(struct log *log, struct log_write *w, const struct target *t)
 {
-    struct head *h = heads_get(log->heads, w->stream);
+    struct head *h = logi_heads_get(log->heads, w->stream);
 
     must(t->done == w->count);
     if (h == NULL)
-        h = heads_put(log->heads, w->stream);
+        h = logi_heads_put(log->heads, w->stream);
     h->id = t->id;
     h->next = t->next + w->count;
     h->truncate = t->truncate;
@@ -346,7 +363,7 @@ logi_encode(struct log *log, struct group *g, struct log_req *req, struct err *e
     struct enc e = {
         .log = log,
         .g = g,
-        .seed = segs_seed(log->segs),
+        .seed = logi_segs_seed(log->segs),
         .flags = (req->flags & LOG_QUIET) != 0 ? FRAME_QUIET : 0u,
         .frame_at = SIZE_MAX,
     };

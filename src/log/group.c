@@ -246,7 +246,7 @@ take_one(struct log *log, struct group *g, struct req_list *list)
 static bool
 memory_full(struct log *log)
 {
-    if (mem_bytes(log->mem) < log->conf.memory_bytes_max)
+    if (logi_mem_bytes(log->mem) < log->conf.memory_bytes_max)
         return false;
     atomic_store(&log->flush_wanted, true);
     log->env->ops->task_wake(log->env, log->indexer);
@@ -287,30 +287,36 @@ fill(struct log *log, struct group *g)
     return false;
 }
 
-/* The group that the log task may fill now; NULL: the journal has to catch up. */
+/*
+ * The group that the log task may fill now; NULL: the journal has to catch up.
+ * Groups take turns, so one that was handed over is not filled again before the
+ * other one, except where it is taken back before anybody took it.
+ */
 static struct group *
 own_group(struct log *log)
 {
-    for (int i = 0; i < 2; i++) {
-        struct group *g = &log->groups[log->cur];
-        int           ready = GROUP_READY;
+    struct group *g = &log->groups[log->cur], *other = &log->groups[log->cur ^ 1];
+    int           ready = GROUP_READY;
 
-        if (atomic_load(&g->state) == GROUP_FILLING ||
-            (!log->full && atomic_compare_exchange_strong(&g->state, &ready, GROUP_FILLING)))
-            return g;
-        if (atomic_load(&g->state) == GROUP_FREE && !log->full) {
-            atomic_store(&g->state, GROUP_FILLING);
-            g->first = log->next_pos;
-            g->started_us = log->env->ops->mono_us(log->env);
-            return g;
-        }
-        /* It went to the journal: the other one's turn, once that is free. */
-        if (atomic_load(&log->groups[log->cur ^ 1].state) != GROUP_FREE)
+    if (log->handed && !log->full &&
+        atomic_compare_exchange_strong(&g->state, &ready, GROUP_FILLING)) {
+        log->handed = false;
+        return g;
+    }
+    if (log->handed) {
+        if (atomic_load(&other->state) != GROUP_FREE)
             return NULL;
         log->cur ^= 1;
-        log->full = false;
+        log->handed = log->full = false;
+        g = other;
     }
-    return NULL;
+    if (atomic_load(&g->state) == GROUP_FREE) {
+        atomic_store(&g->state, GROUP_FILLING);
+        g->first = log->next_pos;
+        g->started_us = log->env->ops->mono_us(log->env);
+    }
+    must(atomic_load(&g->state) == GROUP_FILLING);
+    return g;
 }
 
 /* Is the other group with the journal, or on its way there? */
@@ -340,6 +346,7 @@ hand_over(struct log *log, struct group *g)
         return ENV_STEP_NOW;
     }
     log->full = g->bytes.len >= LOGI_GROUP_BYTES;
+    log->handed = true;
     atomic_store(&g->state, GROUP_READY);
     log->env->ops->task_wake(log->env, log->syncer);
     return log->full ? ENV_STEP_NOW : ENV_STEP_WAIT;

@@ -16,7 +16,7 @@ struct heads {
 };
 
 int
-heads_new(struct ox_env *env, uint64_t bytes, struct heads **out, struct err *err)
+logi_heads_new(struct ox_env *env, uint64_t bytes, struct heads **out, struct err *err)
 {
     struct heads *h = calloc(1, sizeof *h);
 
@@ -39,7 +39,7 @@ heads_new(struct ox_env *env, uint64_t bytes, struct heads **out, struct err *er
 }
 
 void
-heads_free(struct heads *h)
+logi_heads_free(struct heads *h)
 {
     if (h == NULL)
         return;
@@ -70,7 +70,7 @@ find(struct heads *h, struct slice name, uint64_t fp[2], struct head **set)
 }
 
 struct head *
-heads_get(struct heads *h, struct slice name)
+logi_heads_get(struct heads *h, struct slice name)
 {
     uint64_t     fp[2];
     struct head *set, *s = find(h, name, fp, &set);
@@ -81,7 +81,7 @@ heads_get(struct heads *h, struct slice name)
 }
 
 struct head *
-heads_put(struct heads *h, struct slice name)
+logi_heads_put(struct heads *h, struct slice name)
 {
     uint64_t     fp[2];
     struct head *set, *s = find(h, name, fp, &set);
@@ -109,7 +109,7 @@ heads_put(struct heads *h, struct slice name)
 }
 
 void
-heads_forget(struct heads *h, struct slice name)
+logi_heads_forget(struct heads *h, struct slice name)
 {
     uint64_t     fp[2];
     struct head *set, *s = find(h, name, fp, &set);
@@ -119,7 +119,7 @@ heads_forget(struct heads *h, struct slice name)
 }
 
 void
-heads_clear(struct heads *h)
+logi_heads_clear(struct heads *h)
 {
     memset(h->slots, 0, h->sets * WAYS * sizeof *h->slots);
 }
@@ -134,7 +134,7 @@ struct recent {
 };
 
 int
-recent_new(uint32_t events, struct recent **out, struct err *err)
+logi_recent_new(uint32_t events, struct recent **out, struct err *err)
 {
     struct recent *r = calloc(1, sizeof *r);
     uint32_t       table = 16;
@@ -151,7 +151,7 @@ recent_new(uint32_t events, struct recent **out, struct err *err)
     r->positions = malloc(events * sizeof *r->positions);
     r->table = calloc(table, sizeof *r->table);
     if (r->fps == NULL || r->positions == NULL || r->table == NULL) {
-        recent_free(r);
+        logi_recent_free(r);
         *out = NULL;
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory for the recent event ids");
     }
@@ -159,7 +159,7 @@ recent_new(uint32_t events, struct recent **out, struct err *err)
 }
 
 void
-recent_free(struct recent *r)
+logi_recent_free(struct recent *r)
 {
     if (r == NULL)
         return;
@@ -228,7 +228,7 @@ table_find(const struct recent *r, uint64_t fp)
 }
 
 void
-recent_add(struct recent *r, uint64_t stream_id, const uint8_t *event_id, uint64_t pos)
+logi_recent_add(struct recent *r, uint64_t stream_id, const uint8_t *event_id, uint64_t pos)
 {
     uint32_t ring = (uint32_t)(r->next % r->room), i;
 
@@ -247,7 +247,7 @@ recent_add(struct recent *r, uint64_t stream_id, const uint8_t *event_id, uint64
 }
 
 uint64_t
-recent_find(const struct recent *r, uint64_t stream_id, const uint8_t *event_id)
+logi_recent_find(const struct recent *r, uint64_t stream_id, const uint8_t *event_id)
 {
     uint32_t i = table_find(r, fingerprint(stream_id, event_id));
 
@@ -255,7 +255,7 @@ recent_find(const struct recent *r, uint64_t stream_id, const uint8_t *event_id)
 }
 
 void
-recent_undo(struct recent *r, uint64_t pos)
+logi_recent_undo(struct recent *r, uint64_t pos)
 {
     while (r->next > r->first) {
         uint32_t ring = (uint32_t)((r->next - 1) % r->room);
@@ -268,7 +268,7 @@ recent_undo(struct recent *r, uint64_t pos)
 }
 
 uint32_t
-recent_room(const struct recent *r)
+logi_recent_room(const struct recent *r)
 {
     return r->room;
 }

@@ -32,27 +32,27 @@ struct head {
     uint16_t used;
 };
 
-int  heads_new(struct ox_env *, uint64_t bytes, struct heads **, struct err *);
-void heads_free(struct heads *);
+int  logi_heads_new(struct ox_env *, uint64_t bytes, struct heads **, struct err *);
+void logi_heads_free(struct heads *);
 
 /* The stream's head, or NULL. Valid until the next heads_put. */
-struct head *heads_get(struct heads *, struct slice name);
+struct head *logi_heads_get(struct heads *, struct slice name);
 /* Makes room for the name and returns its head, all zero but fp and live. */
-struct head *heads_put(struct heads *, struct slice name);
-void         heads_forget(struct heads *, struct slice name);
-void         heads_clear(struct heads *);
+struct head *logi_heads_put(struct heads *, struct slice name);
+void         logi_heads_forget(struct heads *, struct slice name);
+void         logi_heads_clear(struct heads *);
 
 struct recent;
 
-int  recent_new(uint32_t events, struct recent **, struct err *);
-void recent_free(struct recent *);
+int  logi_recent_new(uint32_t events, struct recent **, struct err *);
+void logi_recent_free(struct recent *);
 
 /* In order of positions; the oldest goes. */
-void recent_add(struct recent *, uint64_t stream_id, const uint8_t *event_id, uint64_t pos);
+void logi_recent_add(struct recent *, uint64_t stream_id, const uint8_t *event_id, uint64_t pos);
 /* The newest event with this fingerprint; 0: none. */
-uint64_t recent_find(const struct recent *, uint64_t stream_id, const uint8_t *event_id);
+uint64_t logi_recent_find(const struct recent *, uint64_t stream_id, const uint8_t *event_id);
 /* Takes back all events at or above pos. */
-void     recent_undo(struct recent *, uint64_t pos);
-uint32_t recent_room(const struct recent *);
+void     logi_recent_undo(struct recent *, uint64_t pos);
+uint32_t logi_recent_room(const struct recent *);
 
 #endif

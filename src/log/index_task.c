@@ -38,14 +38,14 @@ write_frozen(struct log *log, uint64_t end, struct err *err)
     struct index_batch batch = {0};
     int                rc;
 
-    TRY(mem_batch(log->mem, end, &batch, err));
+    TRY(logi_mem_batch(log->mem, end, &batch, err));
     batch.covers = LOG_POS(end);
     batch.stream_count = log->conf.index->stream_count(log->index);
     for (uint32_t i = 0; i < batch.update_count; i++)
         if (batch.updates[i].id >= batch.stream_count)
             batch.stream_count = batch.updates[i].id + 1;
     TRY(log->conf.index->apply(log->index, &batch, err));
-    mem_drop(log->mem);
+    logi_mem_drop(log->mem);
     atomic_store(&log->stream_count, batch.stream_count);
 out:
     return rc;
@@ -68,11 +68,11 @@ due(struct log *log)
 {
     uint64_t now = log->env->ops->mono_us(log->env);
 
-    if (mem_active(log->mem) == 0)
+    if (logi_mem_active(log->mem) == 0)
         return false;
     return atomic_load(&log->flush_wanted) || atomic_load(&log->closing) ||
-           mem_active(log->mem) >= INDEX_ENTRIES ||
-           mem_bytes(log->mem) >= log->conf.memory_bytes_max / 2 ||
+           logi_mem_active(log->mem) >= INDEX_ENTRIES ||
+           logi_mem_bytes(log->mem) >= log->conf.memory_bytes_max / 2 ||
            now - log->last_index_us >= INDEX_EVERY_US;
 }
 
@@ -84,17 +84,17 @@ logi_index_step(void *arg)
     uint64_t    end;
     int         rc;
 
-    if (!mem_frozen(log->mem)) {
+    if (!logi_mem_is_frozen(log->mem)) {
         if (!due(log)) {
             end = atomic_load(&log->end);
-            if (mem_active(log->mem) == 0)
+            if (logi_mem_active(log->mem) == 0)
                 atomic_store(&log->indexed, end); /* all below it went through memory */
             if (atomic_load(&log->flush_wanted))
                 wake_waiters(log, atomic_load(&log->failed));
-            return mem_active(log->mem) == 0 ? INDEX_EVERY_US : INDEX_EVERY_US / 5;
+            return logi_mem_active(log->mem) == 0 ? INDEX_EVERY_US : INDEX_EVERY_US / 5;
         }
         log->last_index_us = log->env->ops->mono_us(log->env);
-        if (!mem_freeze(log->mem, &log->frozen_last))
+        if (!logi_mem_freeze(log->mem, &log->frozen_last))
             return ENV_STEP_NOW;
     }
     atomic_store(&log->indexer_waits, true);
@@ -102,7 +102,7 @@ logi_index_step(void *arg)
     if (end <= log->frozen_last && !atomic_load(&log->failed))
         return ENV_STEP_WAIT; /* publish wakes us */
     atomic_store(&log->indexer_waits, false);
-    if (end > log->frozen_last && mem_active(log->mem) > 0)
+    if (end > log->frozen_last && logi_mem_active(log->mem) > 0)
         end = log->frozen_last + 1; /* the rest below `end` is in the growing generation */
     rc = write_frozen(log, end, &err);
     note_result(log, rc, &err);
@@ -123,7 +123,7 @@ logi_index_all(struct log *log, struct err *err)
     uint64_t end = atomic_load(&log->end), last;
     int      rc = 0;
 
-    if (mem_freeze(log->mem, &last))
+    if (logi_mem_freeze(log->mem, &last))
         TRY(write_frozen(log, end, err));
     atomic_store(&log->indexed, end);
 out:

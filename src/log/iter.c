@@ -99,7 +99,8 @@ give(struct log_iter *it, const struct record *r, const struct frame *f, struct 
         buf_clear(&it->payload);
         if (bytes > LOG_EVENT_MAX || !buf_reserve(&it->payload, bytes))
             RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for the event at %" PRIu64, r->pos);
-        rc = scan_assemble(it->log->segs, r, f, atomic_load(&it->log->end), it->payload.data, err);
+        rc = logi_scan_assemble(it->log->segs, r, f, atomic_load(&it->log->end), it->payload.data,
+                                err);
         if (rc != 0)
             return rc;
         payload = it->payload.data;
@@ -144,21 +145,21 @@ static int
 forward_next(struct log_iter *it, struct log_event *out, struct err *err)
 {
     uint64_t      end = atomic_load(&it->log->end);
-    uint32_t      seed = segs_seed(it->log->segs);
+    uint32_t      seed = logi_segs_seed(it->log->segs);
     struct record r;
 
     for (;;) {
         if (!it->in_frame) {
             if (it->pos >= end)
                 return E_END;
-            if (!scan_frame(it->log->segs, it->pos, end, &it->frame))
+            if (!logi_scan_frame(it->log->segs, it->pos, end, &it->frame))
                 return damaged(it, it->pos, err);
             it->in_frame = true;
             it->off = FRAME_HEADER;
             it->left = frame_wanted(it) ? it->frame.head.records : 0;
         }
         for (; it->left > 0;) {
-            if (!scan_record(&it->frame, seed, it->off, true, &r))
+            if (!logi_scan_record(&it->frame, seed, it->off, true, &r))
                 return damaged(it, it->frame.head.pos + it->off, err);
             if (it->read.at.v != 0 && r.pos > it->read.at.v) {
                 it->over = true;
@@ -182,24 +183,24 @@ forward_next(struct log_iter *it, struct log_event *out, struct err *err)
 static int
 backward_next(struct log_iter *it, struct log_event *out, struct err *err)
 {
-    uint32_t      seed = segs_seed(it->log->segs);
+    uint32_t      seed = logi_segs_seed(it->log->segs);
     struct record r;
 
     for (;;) {
         if (!it->in_frame) {
-            if (it->pos <= segs_first(it->log->segs)) {
+            if (it->pos <= logi_segs_first(it->log->segs)) {
                 it->over = true;
                 it->passed = 0;
                 return E_END;
             }
-            if (!scan_frame_before(it->log->segs, it->pos, &it->frame))
+            if (!logi_scan_frame_before(it->log->segs, it->pos, &it->frame))
                 return damaged(it, it->pos, err);
             it->in_frame = true;
             it->off = it->frame.head.length - FRAME_TRAILER;
             it->left = frame_wanted(it) ? it->frame.head.records : 0;
         }
         for (; it->left > 0;) {
-            if (!scan_record_before(&it->frame, seed, it->off, true, &r))
+            if (!logi_scan_record_before(&it->frame, seed, it->off, true, &r))
                 return damaged(it, it->frame.head.pos + it->off, err);
             it->off -= r.length;
             it->left--;
@@ -224,19 +225,19 @@ all_open(struct log_iter *it, struct err *err)
     if (it->read.backwards) {
         if (it->read.at.v != 0 && it->read.at.v < it->read.from)
             it->read.from = it->read.at.v;
-        rc = scan_seek(it->log->segs, it->read.from, end, &it->pos, err);
+        rc = logi_scan_seek(it->log->segs, it->read.from, end, &it->pos, err);
         if (rc == E_END) {
             it->pos = end;
             return 0;
         }
-        if (rc == 0 && !scan_frame(it->log->segs, it->pos, end, &f))
+        if (rc == 0 && !logi_scan_frame(it->log->segs, it->pos, end, &f))
             return damaged(it, it->pos, err);
         if (rc == 0)
             it->pos += f.head.length;
         return rc;
     }
     it->passed = it->read.from;
-    rc = scan_seek(it->log->segs, it->read.from, end, &it->pos, err);
+    rc = logi_scan_seek(it->log->segs, it->read.from, end, &it->pos, err);
     if (rc == E_END) {
         it->pos = end;
         rc = 0;
@@ -253,8 +254,8 @@ load_positions(struct log_iter *it, struct err *err)
     uint64_t    end = atomic_load(&log->end);
 
     it->next = 0;
-    if (mem_positions(log->mem, it->id, it->version, it->read.backwards, end, it->positions, BATCH,
-                      &it->count))
+    if (logi_mem_positions(log->mem, it->id, it->version, it->read.backwards, end, it->positions,
+                           BATCH, &it->count))
         return 0;
     return log->conf.index->positions(log->index, it->id, it->version, it->read.backwards,
                                       it->positions, BATCH, &it->count, err);
@@ -285,7 +286,7 @@ stream_next(struct log_iter *it, struct log_event *out, struct err *err)
         it->over = true;
         return E_END;
     }
-    if (!scan_record_at(it->log->segs, pos, end, true, &r, &f) || r.stream_id != it->id ||
+    if (!logi_scan_record_at(it->log->segs, pos, end, true, &r, &f) || r.stream_id != it->id ||
         r.version != it->version)
         return damaged(it, pos, err);
     it->next++;
@@ -324,7 +325,7 @@ stream_head(struct log *log, struct slice name, uint64_t *id, struct index_head 
             struct err *err)
 {
     uint64_t end = atomic_load(&log->end);
-    bool     found = mem_find(log->mem, name, end, id);
+    bool     found = logi_mem_find(log->mem, name, end, id);
     int      rc;
 
     memset(head, 0, sizeof *head);
@@ -335,7 +336,7 @@ stream_head(struct log *log, struct slice name, uint64_t *id, struct index_head 
         if (rc != 0)
             return rc;
     }
-    if (!mem_last(log->mem, *id, end, head)) {
+    if (!logi_mem_last(log->mem, *id, end, head)) {
         /* Again: its last events may have gone from memory to the index between the two looks. */
         rc = log->conf.index->head(log->index, *id, head, err);
         if (rc != 0)

@@ -38,9 +38,9 @@ local_commit(struct ox_journal *j, const struct journal_group *group, struct err
 {
     must(group->first.v >= j->end.v);
     must(group->end.v == group->first.v + group->bytes.len);
-    if (segs_write(j->segs, group->first.v, group->bytes.data, group->bytes.len, err) != 0)
+    if (logi_segs_write(j->segs, group->first.v, group->bytes.data, group->bytes.len, err) != 0)
         return JOURNAL_UNSURE;
-    if (segs_sync(j->segs, err) != 0)
+    if (logi_segs_sync(j->segs, err) != 0)
         return JOURNAL_UNSURE;
     j->end = group->end;
     return JOURNAL_DURABLE;

@@ -84,13 +84,13 @@ open_index(struct log *log, struct err *err)
     (void)snprintf(path, sizeof path, "%s/index", log->dir);
     if (!log->conf.read_only)
         TRY(log->env->ops->dir_make(log->env, path, err));
-    rc = log->conf.index->open(log->env, path, segs_log_id(log->segs)->b, log->conf.read_only,
+    rc = log->conf.index->open(log->env, path, logi_segs_log_id(log->segs)->b, log->conf.read_only,
                                &log->index, err);
     if (rc == E_DAMAGED && !log->conf.read_only) {
         /* Derived: made again from the log. */
         TRY(log->env->ops->dir_list(log->env, path, remove_entry, log, err));
-        rc = log->conf.index->open(log->env, path, segs_log_id(log->segs)->b, false, &log->index,
-                                   err);
+        rc = log->conf.index->open(log->env, path, logi_segs_log_id(log->segs)->b, false,
+                                   &log->index, err);
     }
 out:
     return rc;
@@ -133,6 +133,7 @@ new_log(struct ox_env *env, const char *dir, const struct log_conf *conf, struct
     log->env = env;
     log->conf = *conf;
     defaults(&log->conf);
+    env->ops->random(env, log->id_seed, sizeof log->id_seed);
     lock_init(&log->admin, LOCK_LOG_ADMIN);
     log->fifo.tail = &log->fifo.head;
     log->bulk.tail = &log->bulk.head;
@@ -142,9 +143,9 @@ new_log(struct ox_env *env, const char *dir, const struct log_conf *conf, struct
     if (log->dir == NULL || strlen(dir) > 4000)
         FAIL(err, E_INVALID, ERR_FATAL, "the folder's path is too long");
     TRY(check_conf(&log->conf, err));
-    TRY(mem_new(&log->mem, err));
-    TRY(heads_new(env, log->conf.heads_bytes, &log->heads, err));
-    TRY(recent_new(log->conf.recent_events, &log->recent, err));
+    TRY(logi_mem_new(&log->mem, err));
+    TRY(logi_heads_new(env, log->conf.heads_bytes, &log->heads, err));
+    TRY(logi_recent_new(log->conf.recent_events, &log->recent, err));
 out:
     return rc;
 }
@@ -160,13 +161,13 @@ free_log(struct log *log)
     log->env->ops->task_stop(log->env, log->indexer);
     log->conf.journal->close(log->journal);
     log->conf.index->close(log->index);
-    segs_close(log->segs);
+    logi_segs_close(log->segs);
     log->env->ops->file_close(log->env, log->lock_file);
     for (int i = 0; i < 2; i++)
         buf_fini(&log->groups[i].bytes);
-    mem_free(log->mem);
-    heads_free(log->heads);
-    recent_free(log->recent);
+    logi_mem_free(log->mem);
+    logi_heads_free(log->heads);
+    logi_recent_free(log->recent);
     free(log->targets);
     free(log->dir);
     lock_fini(&log->admin);
@@ -190,8 +191,8 @@ log_open(struct ox_env *env, const char *dir, const struct log_conf *conf,
         TRY(env->ops->dir_make(env, dir, err));
     TRY(take_lock(log, err));
     (void)snprintf(path, sizeof path, "%s/segments", dir);
-    TRY(segs_open(env, path, log->conf.segment_bytes, log->conf.read_only, &log->segs, &own.created,
-                  err));
+    TRY(logi_segs_open(env, path, log->conf.segment_bytes, log->conf.read_only, &log->segs,
+                       &own.created, err));
     if (own.created)
         TRY(env->ops->dir_sync(env, dir, err));
     TRY(open_index(log, err));
@@ -275,12 +276,12 @@ void
 log_get_info(struct log *log, struct log_info *out)
 {
     memset(out, 0, sizeof *out);
-    out->id = *segs_log_id(log->segs);
+    out->id = *logi_segs_log_id(log->segs);
     out->format = FMT_VERSION;
-    out->segment_bytes = segs_setting(log->segs);
-    out->segments = segs_count(log->segs);
-    out->disk_bytes = segs_disk_bytes(log->segs);
-    out->first = LOG_POS(segs_first(log->segs));
+    out->segment_bytes = logi_segs_setting(log->segs);
+    out->segments = logi_segs_count(log->segs);
+    out->disk_bytes = logi_segs_disk_bytes(log->segs);
+    out->first = LOG_POS(logi_segs_first(log->segs));
     out->end = LOG_POS(atomic_load(&log->end));
     out->indexed = LOG_POS(atomic_load(&log->indexed));
     out->streams = atomic_load(&log->stream_count);
@@ -288,7 +289,7 @@ log_get_info(struct log *log, struct log_info *out)
     out->events = atomic_load(&log->events);
     out->groups = out->syncs = atomic_load(&log->group_count);
     out->appended_bytes = atomic_load(&log->appended_bytes);
-    out->memory_bytes = mem_bytes(log->mem);
+    out->memory_bytes = logi_mem_bytes(log->mem);
     lock_take(&log->admin);
     out->failed = atomic_load(&log->failed);
     if (out->failed)
@@ -304,7 +305,7 @@ time_at(struct log *log, uint64_t pos, uint64_t end, int64_t *us)
 {
     struct frame f;
 
-    if (!scan_frame(log->segs, pos, end, &f))
+    if (!logi_scan_frame(log->segs, pos, end, &f))
         return false;
     *us = f.head.time_us;
     return true;
@@ -318,8 +319,8 @@ segment_of_time(struct log *log, int64_t us, uint64_t end, struct seg_view *out)
     bool            found = false;
     int64_t         t;
 
-    for (uint64_t pos = segs_first(log->segs); pos < end && segs_at(log->segs, pos, &view);
-         pos = view.end) {
+    for (uint64_t pos = logi_segs_first(log->segs);
+         pos < end && logi_segs_at(log->segs, pos, &view); pos = view.end) {
         if (!time_at(log, pos, end, &t) || t > us)
             break;
         *out = view;
@@ -341,7 +342,7 @@ log_pos_of_time(struct log *log, int64_t us, struct log_pos *out, struct err *er
     if (view.end > end)
         view.end = end;
     for (pos = view.first; pos < view.end; pos += f.head.length) {
-        if (!scan_frame(log->segs, pos, view.end, &f))
+        if (!logi_scan_frame(log->segs, pos, view.end, &f))
             RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: damaged at position %" PRIu64, log->dir,
                        pos);
         if (f.head.time_us > us)

@@ -91,10 +91,12 @@ struct log {
     /* The log task's. */
     struct req_list fifo, bulk;
     struct group    groups[2];
-    unsigned        cur;  /* the group to fill */
-    bool            full; /* that one takes no more */
+    unsigned        cur;    /* the group to fill */
+    bool            handed; /* it was given to the sync task */
+    bool            full;   /* it takes no more */
     uint64_t        next_pos, next_stream_id;
     int64_t         last_time_us;
+    uint64_t        id_seed[2], id_count; /* of the ids that the log makes */
     struct target  *targets;
     uint32_t        target_room;
     unsigned        sync_next; /* the group to commit: groups take turns; of whoever commits */

@@ -259,7 +259,7 @@ out:
 }
 
 int
-mem_new(struct mem **out, struct err *err)
+logi_mem_new(struct mem **out, struct err *err)
 {
     struct mem *m = calloc(1, sizeof *m);
 
@@ -271,7 +271,7 @@ mem_new(struct mem **out, struct err *err)
 }
 
 void
-mem_free(struct mem *m)
+logi_mem_free(struct mem *m)
 {
     if (m == NULL)
         return;
@@ -306,7 +306,7 @@ active_ready(struct mem *m, struct err *err)
 }
 
 int
-mem_add(struct mem *m, const struct mem_event *e, struct err *err)
+logi_mem_add(struct mem *m, const struct mem_event *e, struct err *err)
 {
     struct gen   *g;
     struct slot  *slot;
@@ -352,7 +352,7 @@ gen_find(const struct gen *g, struct slice name, uint64_t hash, uint64_t bound, 
 }
 
 bool
-mem_find(struct mem *m, struct slice name, uint64_t bound, uint64_t *id)
+logi_mem_find(struct mem *m, struct slice name, uint64_t bound, uint64_t *id)
 {
     uint64_t hash = XXH3_64bits(name.data, name.len);
     bool     found;
@@ -384,7 +384,7 @@ newest(const struct gen *g, uint64_t id, uint64_t bound, const struct slot **slo
 }
 
 bool
-mem_last(struct mem *m, uint64_t id, uint64_t bound, struct index_head *head)
+logi_mem_last(struct mem *m, uint64_t id, uint64_t bound, struct index_head *head)
 {
     const struct gen *gens[2];
     bool              found = false;
@@ -422,8 +422,8 @@ collect(const struct gen *g, uint64_t id, uint64_t bound, uint64_t low, uint32_t
 }
 
 bool
-mem_positions(struct mem *m, uint64_t id, uint64_t from, bool backwards, uint64_t bound,
-              uint64_t *out, uint32_t max, uint32_t *count)
+logi_mem_positions(struct mem *m, uint64_t id, uint64_t from, bool backwards, uint64_t bound,
+                   uint64_t *out, uint32_t max, uint32_t *count)
 {
     uint64_t window[256];
     uint32_t n = max < 256 ? max : 256;
@@ -451,7 +451,7 @@ mem_positions(struct mem *m, uint64_t id, uint64_t from, bool backwards, uint64_
 }
 
 uint64_t
-mem_bytes(struct mem *m)
+logi_mem_bytes(struct mem *m)
 {
     uint64_t n;
 
@@ -462,7 +462,7 @@ mem_bytes(struct mem *m)
 }
 
 uint32_t
-mem_active(struct mem *m)
+logi_mem_active(struct mem *m)
 {
     uint32_t n;
 
@@ -473,7 +473,7 @@ mem_active(struct mem *m)
 }
 
 bool
-mem_frozen(struct mem *m)
+logi_mem_is_frozen(struct mem *m)
 {
     bool is;
 
@@ -484,7 +484,7 @@ mem_frozen(struct mem *m)
 }
 
 bool
-mem_freeze(struct mem *m, uint64_t *last_pos)
+logi_mem_freeze(struct mem *m, uint64_t *last_pos)
 {
     bool some = false;
 
@@ -602,7 +602,7 @@ fill_events(struct gen *g, uint64_t bound, struct index_batch *out)
 }
 
 int
-mem_batch(struct mem *m, uint64_t bound, struct index_batch *out, struct err *err)
+logi_mem_batch(struct mem *m, uint64_t bound, struct index_batch *out, struct err *err)
 {
     struct gen   *g;
     struct order *order = NULL;
@@ -643,7 +643,7 @@ out:
 }
 
 void
-mem_drop(struct mem *m)
+logi_mem_drop(struct mem *m)
 {
     struct gen *g;
 

@@ -18,8 +18,8 @@
 
 struct mem;
 
-int  mem_new(struct mem **out, struct err *err);
-void mem_free(struct mem *); /* NULL is fine */
+int  logi_mem_new(struct mem **out, struct err *err);
+void logi_mem_free(struct mem *); /* NULL is fine */
 
 /* A stream's part that holds for all its events in this generation. */
 struct mem_event {
@@ -31,33 +31,33 @@ struct mem_event {
     bool         is_new; /* the stream's first event */
 };
 
-int mem_add(struct mem *, const struct mem_event *, struct err *err);
+int logi_mem_add(struct mem *, const struct mem_event *, struct err *err);
 
 /* E_NOTFOUND; a stream that is not in the index yet. */
-bool mem_find(struct mem *, struct slice name, uint64_t bound, uint64_t *id);
+bool logi_mem_find(struct mem *, struct slice name, uint64_t bound, uint64_t *id);
 
 /* The newest entry of the stream below bound. */
-bool mem_last(struct mem *, uint64_t id, uint64_t bound, struct index_head *head);
+bool logi_mem_last(struct mem *, uint64_t id, uint64_t bound, struct index_head *head);
 
 /* Positions of versions from, from ± 1, …; false: `from` is not in here. */
-bool mem_positions(struct mem *, uint64_t id, uint64_t from, bool backwards, uint64_t bound,
-                   uint64_t *out, uint32_t max, uint32_t *count);
+bool logi_mem_positions(struct mem *, uint64_t id, uint64_t from, bool backwards, uint64_t bound,
+                        uint64_t *out, uint32_t max, uint32_t *count);
 
-uint64_t mem_bytes(struct mem *);
-uint32_t mem_active(struct mem *); /* entries in the growing generation */
+uint64_t logi_mem_bytes(struct mem *);
+uint32_t logi_mem_active(struct mem *); /* entries in the growing generation */
 
 /*
  * Makes the growing generation the frozen one (which must be none). False:
  * it is empty. *last_pos: of its last entry.
  */
-bool mem_freeze(struct mem *, uint64_t *last_pos);
+bool logi_mem_freeze(struct mem *, uint64_t *last_pos);
 
 /*
  * The frozen generation's entries below `bound` as a transaction of the index;
  * valid until mem_drop. `covers` and `stream_count` are the caller's.
  */
-int  mem_batch(struct mem *, uint64_t bound, struct index_batch *out, struct err *err);
-void mem_drop(struct mem *);
-bool mem_frozen(struct mem *);
+int  logi_mem_batch(struct mem *, uint64_t bound, struct index_batch *out, struct err *err);
+void logi_mem_drop(struct mem *);
+bool logi_mem_is_frozen(struct mem *);
 
 #endif

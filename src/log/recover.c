@@ -30,7 +30,7 @@ logi_clean_write(struct log *log, struct err *err)
     int                      rc;
 
     memcpy(bytes, CLEAN_MAGIC, 8);
-    memcpy(bytes + 16, segs_log_id(log->segs)->b, 16);
+    memcpy(bytes + 16, logi_segs_log_id(log->segs)->b, 16);
     put_u64(bytes + 32, atomic_load(&log->end));
     put_u64(bytes + 40, (uint64_t)log->last_time_us);
     put_u32(bytes + 8, crc32c(0, bytes + 16, CLEAN_BYTES - 16));
@@ -80,7 +80,7 @@ clean_read(struct log *log, uint64_t *end, struct err *err)
     TRY(ops->file_read(log->env, file, bytes, sizeof bytes, 0, &got, err));
     if (got == sizeof bytes && memcmp(bytes, CLEAN_MAGIC, 8) == 0 &&
         get_u32(bytes + 8) == crc32c(0, bytes + 16, CLEAN_BYTES - 16) &&
-        memcmp(bytes + 16, segs_log_id(log->segs)->b, 16) == 0)
+        memcmp(bytes + 16, logi_segs_log_id(log->segs)->b, 16) == 0)
         *end = get_u64(bytes + 32);
 out:
     ops->file_close(log->env, file);
@@ -111,7 +111,7 @@ replay_record(void *arg, const struct frame *frame, const struct record *r, stru
     e.stream = slice_of(r->body, r->name_len);
     e.type = slice_of(r->body + r->name_len, r->type_len);
     e.is_new = (r->flags & RECORD_NEW_STREAM) != 0;
-    TRY(mem_add(log->mem, &e, err));
+    TRY(logi_mem_add(log->mem, &e, err));
     rp->events++;
 out:
     return rc;
@@ -121,25 +121,25 @@ out:
 static int
 walk_start(struct log *log, uint64_t covers, uint64_t *out, struct err *err)
 {
-    uint64_t     bound = segs_end(log->segs), pos;
+    uint64_t     bound = logi_segs_end(log->segs), pos;
     struct frame f;
 
-    *out = segs_first(log->segs);
+    *out = logi_segs_first(log->segs);
     if (covers <= *out)
         return 0;
     *out = covers;
-    if (scan_frame(log->segs, covers, bound, &f) && (f.head.flags & FRAME_FIRST) != 0)
+    if (logi_scan_frame(log->segs, covers, bound, &f) && (f.head.flags & FRAME_FIRST) != 0)
         return 0;
     /* In the middle of a commit (of which the index has a part), or the log's very end. */
-    if (scan_record_at(log->segs, covers - 1, bound, true, &(struct record){0}, &f)) {
+    if (logi_scan_record_at(log->segs, covers - 1, bound, true, &(struct record){0}, &f)) {
         *out = f.head.commit;
         return 0;
     }
-    if (scan_frame(log->segs, covers, bound, &f)) {
+    if (logi_scan_frame(log->segs, covers, bound, &f)) {
         *out = (f.head.flags & FRAME_PAD) != 0 ? covers : f.head.commit;
         return 0;
     }
-    if (scan_frame_before(log->segs, covers, &f))
+    if (logi_scan_frame_before(log->segs, covers, &f))
         return 0;
     pos = covers;
     RETURN_ERR(err, E_DAMAGED, ERR_FATAL,
@@ -151,16 +151,16 @@ walk_start(struct log *log, uint64_t covers, uint64_t *out, struct err *err)
 static int
 walk(struct log *log, struct replay *rp, uint64_t *pos, struct err *err)
 {
-    uint64_t      bound = segs_end(log->segs);
+    uint64_t      bound = logi_segs_end(log->segs);
     struct commit c;
     int           rc = 0;
 
-    while (scan_commit(log->segs, *pos, bound, &c)) {
-        TRY(scan_commit_records(log->segs, &c, replay_record, rp, err));
+    while (logi_scan_commit(log->segs, *pos, bound, &c)) {
+        TRY(logi_scan_commit_records(log->segs, &c, replay_record, rp, err));
         *pos = c.end;
         atomic_store(&log->end, c.end);
         log->last_time_us = c.time_us;
-        if (mem_bytes(log->mem) >= log->conf.memory_bytes_max / 2)
+        if (logi_mem_bytes(log->mem) >= log->conf.memory_bytes_max / 2)
             TRY(logi_index_all(log, err));
     }
 out:
@@ -176,10 +176,10 @@ cut(struct log *log, uint64_t pos, uint64_t last, struct err *err)
 
     while (pos < last) {
         uint64_t n = last - pos < sizeof zeros ? last - pos : sizeof zeros;
-        TRY(segs_write(log->segs, pos, zeros, n, err));
+        TRY(logi_segs_write(log->segs, pos, zeros, n, err));
         pos += n;
     }
-    TRY(segs_sync(log->segs, err));
+    TRY(logi_segs_sync(log->segs, err));
 out:
     return rc;
 }
@@ -195,7 +195,7 @@ check_tail(struct log *log, uint64_t pos, uint64_t covers, uint64_t clean,
         report->clean = true;
         return 0;
     }
-    proof = scan_proof_behind(log->segs, pos, pos, &last);
+    proof = logi_scan_proof_behind(log->segs, pos, pos, &last);
     if (proof == 0 && covers > pos)
         proof = covers;
     if (proof == 0 && clean > pos)
@@ -224,8 +224,8 @@ recent_start(struct log *log, uint64_t end, uint32_t events)
     uint64_t     pos = end, records = 0;
     struct frame f;
 
-    while (pos > segs_first(log->segs) && records < events &&
-           scan_frame_before(log->segs, pos, &f)) {
+    while (pos > logi_segs_first(log->segs) && records < events &&
+           logi_scan_frame_before(log->segs, pos, &f)) {
         pos = f.head.pos;
         records += f.head.records;
     }
@@ -239,20 +239,21 @@ fill_recent(struct log *log, struct err *err)
     struct frame  f;
     struct record r;
 
-    for (pos = recent_start(log, end, recent_room(log->recent)); pos < end; pos += f.head.length) {
+    for (pos = recent_start(log, end, logi_recent_room(log->recent)); pos < end;
+         pos += f.head.length) {
         uint32_t off = FRAME_HEADER;
 
-        if (!scan_frame(log->segs, pos, end, &f))
+        if (!logi_scan_frame(log->segs, pos, end, &f))
             RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: damaged frame at position %" PRIu64,
                        log->dir, pos);
         if ((f.head.flags & FRAME_PAD) == 0)
             log->last_time_us = f.head.time_us;
         for (uint32_t i = 0; i < f.head.records; i++, off += r.length) {
-            if (!scan_record(&f, segs_seed(log->segs), off, false, &r))
+            if (!logi_scan_record(&f, logi_segs_seed(log->segs), off, false, &r))
                 RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: damaged record at position %" PRIu64,
                            log->dir, pos + off);
             if (r.kind == RECORD_EVENT)
-                recent_add(log->recent, r.stream_id, r.id, r.pos);
+                logi_recent_add(log->recent, r.stream_id, r.id, r.pos);
         }
     }
     return 0;
@@ -267,11 +268,11 @@ logi_recover(struct log *log, struct log_report *report, struct err *err)
 
     TRY(clean_read(log, &clean, err));
     log->next_stream_id = log->conf.index->stream_count(log->index);
-    if (covers > segs_end(log->segs))
+    if (covers > logi_segs_end(log->segs))
         FAIL(err, E_DAMAGED, ERR_FATAL,
              "%s: the index covers position %" PRIu64 ", but the segments end at %" PRIu64
              ": segments are missing",
-             log->dir, covers, segs_end(log->segs));
+             log->dir, covers, logi_segs_end(log->segs));
     TRY(walk_start(log, covers, &pos, err));
     atomic_store(&log->end, pos);
     TRY(walk(log, &rp, &pos, err));

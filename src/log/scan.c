@@ -6,12 +6,12 @@
 #include "base/must.h"
 
 bool
-scan_frame(struct segments *segs, uint64_t pos, uint64_t bound, struct frame *out)
+logi_scan_frame(struct segments *segs, uint64_t pos, uint64_t bound, struct frame *out)
 {
     struct seg_view view;
     uint64_t        room;
 
-    if (pos % 8 != 0 || !segs_at(segs, pos, &view))
+    if (pos % 8 != 0 || !logi_segs_at(segs, pos, &view))
         return false;
     if (view.end > bound)
         view.end = bound;
@@ -19,7 +19,7 @@ scan_frame(struct segments *segs, uint64_t pos, uint64_t bound, struct frame *ou
         return false;
     room = view.end - pos;
     out->bytes = view.bytes + (pos - view.first);
-    if (!fmt_frame_get(out->bytes, segs_seed(segs), &out->head))
+    if (!fmt_frame_get(out->bytes, logi_segs_seed(segs), &out->head))
         return false;
     if (out->head.pos != pos || out->head.length > room)
         return false;
@@ -27,21 +27,22 @@ scan_frame(struct segments *segs, uint64_t pos, uint64_t bound, struct frame *ou
 }
 
 bool
-scan_frame_before(struct segments *segs, uint64_t pos, struct frame *out)
+logi_scan_frame_before(struct segments *segs, uint64_t pos, struct frame *out)
 {
     struct seg_view view;
     uint32_t        length;
 
-    if (pos % 8 != 0 || pos < FRAME_MIN || !segs_at(segs, pos - 8, &view))
+    if (pos % 8 != 0 || pos < FRAME_MIN || !logi_segs_at(segs, pos - 8, &view))
         return false;
     length = fmt_frame_length_before(view.bytes + (pos - view.first));
     if (length < FRAME_MIN || length > pos - view.first)
         return false;
-    return scan_frame(segs, pos - length, pos, out) && out->head.length == length;
+    return logi_scan_frame(segs, pos - length, pos, out) && out->head.length == length;
 }
 
 bool
-scan_record(const struct frame *frame, uint32_t seed, uint32_t off, bool check, struct record *out)
+logi_scan_record(const struct frame *frame, uint32_t seed, uint32_t off, bool check,
+                 struct record *out)
 {
     uint32_t end = frame->head.length - FRAME_TRAILER;
 
@@ -53,8 +54,8 @@ scan_record(const struct frame *frame, uint32_t seed, uint32_t off, bool check, 
 }
 
 bool
-scan_record_before(const struct frame *frame, uint32_t seed, uint32_t off, bool check,
-                   struct record *out)
+logi_scan_record_before(const struct frame *frame, uint32_t seed, uint32_t off, bool check,
+                        struct record *out)
 {
     uint32_t length;
 
@@ -63,24 +64,25 @@ scan_record_before(const struct frame *frame, uint32_t seed, uint32_t off, bool 
     length = get_u32(frame->bytes + off - 4);
     if (length < RECORD_MIN || length > off - FRAME_HEADER)
         return false;
-    return scan_record(frame, seed, off - length, check, out) && out->length == length;
+    return logi_scan_record(frame, seed, off - length, check, out) && out->length == length;
 }
 
 bool
-scan_record_at(struct segments *segs, uint64_t pos, uint64_t bound, bool check, struct record *out,
-               struct frame *frame)
+logi_scan_record_at(struct segments *segs, uint64_t pos, uint64_t bound, bool check,
+                    struct record *out, struct frame *frame)
 {
     struct seg_view view;
     uint64_t        room;
     uint32_t        off;
 
-    if (pos % 8 != 0 || pos >= bound || !segs_at(segs, pos, &view))
+    if (pos % 8 != 0 || pos >= bound || !logi_segs_at(segs, pos, &view))
         return false;
     room = (view.end < bound ? view.end : bound) - pos;
-    if (!fmt_record_get(view.bytes + (pos - view.first), room, segs_seed(segs), check, out))
+    if (!fmt_record_get(view.bytes + (pos - view.first), room, logi_segs_seed(segs), check, out))
         return false;
     off = out->frame_off;
-    if (out->pos != pos || off > pos - view.first || !scan_frame(segs, pos - off, bound, frame))
+    if (out->pos != pos || off > pos - view.first ||
+        !logi_scan_frame(segs, pos - off, bound, frame))
         return false;
     return off + out->length <= frame->head.length - FRAME_TRAILER;
 }
@@ -93,7 +95,7 @@ frame_whole(const struct frame *frame, uint32_t seed)
     struct record r;
 
     for (uint32_t i = 0; i < frame->head.records; i++) {
-        if (!scan_record(frame, seed, off, true, &r))
+        if (!logi_scan_record(frame, seed, off, true, &r))
             return false;
         off += r.length;
     }
@@ -101,14 +103,14 @@ frame_whole(const struct frame *frame, uint32_t seed)
 }
 
 bool
-scan_commit(struct segments *segs, uint64_t pos, uint64_t bound, struct commit *out)
+logi_scan_commit(struct segments *segs, uint64_t pos, uint64_t bound, struct commit *out)
 {
-    uint32_t     seed = segs_seed(segs);
+    uint32_t     seed = logi_segs_seed(segs);
     struct frame f;
 
     memset(out, 0, sizeof *out);
     for (;;) {
-        if (!scan_frame(segs, pos, bound, &f))
+        if (!logi_scan_frame(segs, pos, bound, &f))
             return false;
         pos += f.head.length;
         if ((f.head.flags & FRAME_PAD) != 0)
@@ -131,8 +133,8 @@ scan_commit(struct segments *segs, uint64_t pos, uint64_t bound, struct commit *
 }
 
 int
-scan_commit_records(struct segments *segs, const struct commit *commit, scan_record_fn *fn,
-                    void *arg, struct err *err)
+logi_scan_commit_records(struct segments *segs, const struct commit *commit, scan_record_fn *fn,
+                         void *arg, struct err *err)
 {
     uint64_t      pos = commit->first;
     struct frame  f;
@@ -142,10 +144,10 @@ scan_commit_records(struct segments *segs, const struct commit *commit, scan_rec
     while (pos < commit->end) {
         uint32_t off = FRAME_HEADER;
 
-        if (!scan_frame(segs, pos, commit->end, &f))
+        if (!logi_scan_frame(segs, pos, commit->end, &f))
             FAIL(err, E_DAMAGED, ERR_FATAL, "damaged frame at position %" PRIu64, pos);
         for (uint32_t i = 0; i < f.head.records; i++) {
-            if (!scan_record(&f, segs_seed(segs), off, false, &r))
+            if (!logi_scan_record(&f, logi_segs_seed(segs), off, false, &r))
                 FAIL(err, E_DAMAGED, ERR_FATAL, "damaged record at position %" PRIu64, pos + off);
             TRY(fn(arg, &f, &r, err));
             off += r.length;
@@ -157,14 +159,14 @@ out:
 }
 
 uint64_t
-scan_proof_behind(struct segments *segs, uint64_t from, uint64_t durable, uint64_t *last_byte)
+logi_scan_proof_behind(struct segments *segs, uint64_t from, uint64_t durable, uint64_t *last_byte)
 {
     struct seg_view   view;
     struct frame_head head;
     uint64_t          pos = align8(from), proof = 0;
 
     *last_byte = from;
-    while (segs_at(segs, pos, &view)) {
+    while (logi_segs_at(segs, pos, &view)) {
         for (; pos < view.end; pos += 8) {
             const uint8_t *p = view.bytes + (pos - view.first);
 
@@ -172,7 +174,7 @@ scan_proof_behind(struct segments *segs, uint64_t from, uint64_t durable, uint64
                 continue;
             *last_byte = pos + 8;
             if (proof == 0 && view.end - pos >= FRAME_MIN &&
-                fmt_frame_get(p, segs_seed(segs), &head) && head.pos == pos &&
+                fmt_frame_get(p, logi_segs_seed(segs), &head) && head.pos == pos &&
                 head.durable > durable)
                 proof = pos;
         }
@@ -188,7 +190,7 @@ walk_to(struct segments *segs, uint64_t pos, uint64_t want, uint64_t bound, uint
     struct frame f;
 
     while (pos < bound) {
-        if (!scan_frame(segs, pos, bound, &f))
+        if (!logi_scan_frame(segs, pos, bound, &f))
             RETURN_ERR(err, E_DAMAGED, ERR_FATAL,
                        "damaged frame at position %" PRIu64 ": run oxbow log verify", pos);
         if (pos >= want && (f.head.flags & FRAME_PAD) == 0) {
@@ -205,32 +207,32 @@ walk_to(struct segments *segs, uint64_t pos, uint64_t want, uint64_t bound, uint
 }
 
 int
-scan_seek(struct segments *segs, uint64_t pos, uint64_t bound, uint64_t *out, struct err *err)
+logi_scan_seek(struct segments *segs, uint64_t pos, uint64_t bound, uint64_t *out, struct err *err)
 {
     struct seg_view view;
     struct frame    f;
     struct record   r;
 
-    if (pos < segs_first(segs))
-        pos = segs_first(segs);
+    if (pos < logi_segs_first(segs))
+        pos = logi_segs_first(segs);
     if (pos >= bound)
         return E_END;
     /* The usual cases: a frame's own position, or that of a record or just behind its first byte.
      */
-    if (scan_frame(segs, pos, bound, &f))
+    if (logi_scan_frame(segs, pos, bound, &f))
         return walk_to(segs, pos, pos, bound, out, err);
-    if (scan_record_at(segs, pos, bound, true, &r, &f) ||
-        (pos > segs_first(segs) && scan_record_at(segs, pos - 1, bound, true, &r, &f))) {
+    if (logi_scan_record_at(segs, pos, bound, true, &r, &f) ||
+        (pos > logi_segs_first(segs) && logi_scan_record_at(segs, pos - 1, bound, true, &r, &f))) {
         *out = f.head.pos;
         return 0;
     }
-    must(segs_at(segs, pos, &view));
+    must(logi_segs_at(segs, pos, &view));
     return walk_to(segs, view.first, pos, bound, out, err);
 }
 
 int
-scan_assemble(struct segments *segs, const struct record *head, const struct frame *frame,
-              uint64_t bound, uint8_t *payload, struct err *err)
+logi_scan_assemble(struct segments *segs, const struct record *head, const struct frame *frame,
+                   uint64_t bound, uint8_t *payload, struct err *err)
 {
     uint64_t      want = (uint64_t)head->meta_len + head->data_len, have;
     uint32_t      names = (uint32_t)head->name_len + head->type_len;
@@ -245,9 +247,10 @@ scan_assemble(struct segments *segs, const struct record *head, const struct fra
     while (have < want) {
         uint64_t pos = f.head.pos + f.head.length, part;
 
-        while (scan_frame(segs, pos, bound, &f) && (f.head.flags & FRAME_PAD) != 0)
+        while (logi_scan_frame(segs, pos, bound, &f) && (f.head.flags & FRAME_PAD) != 0)
             pos += f.head.length;
-        if (f.head.pos != pos || !scan_record(&f, segs_seed(segs), FRAME_HEADER, true, &r) ||
+        if (f.head.pos != pos ||
+            !logi_scan_record(&f, logi_segs_seed(segs), FRAME_HEADER, true, &r) ||
             r.kind != RECORD_CONT || r.stream_id != head->stream_id || r.version != head->version)
             RETURN_ERR(err, E_DAMAGED, ERR_FATAL,
                        "the event at position %" PRIu64 " is not continued at %" PRIu64, head->pos,

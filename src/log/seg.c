@@ -304,8 +304,8 @@ out:
 }
 
 int
-segs_open(struct ox_env *env, const char *dir, uint64_t segment_bytes, bool read_only,
-          struct segments **out, bool *created, struct err *err)
+logi_segs_open(struct ox_env *env, const char *dir, uint64_t segment_bytes, bool read_only,
+               struct segments **out, bool *created, struct err *err)
 {
     struct segments *s;
     int              rc;
@@ -334,17 +334,17 @@ segs_open(struct ox_env *env, const char *dir, uint64_t segment_bytes, bool read
         env->ops->random(env, s->log_id.b, sizeof s->log_id.b);
         s->seed = fmt_seed(&s->log_id);
         *created = true;
-        TRY(segs_grow(s, err));
+        TRY(logi_segs_grow(s, err));
     }
     *out = s;
     s = NULL;
 out:
-    segs_close(s);
+    logi_segs_close(s);
     return rc;
 }
 
 void
-segs_close(struct segments *s)
+logi_segs_close(struct segments *s)
 {
     if (s == NULL)
         return;
@@ -361,31 +361,31 @@ segs_close(struct segments *s)
 /* facts */
 
 struct ox_env *
-segs_env(struct segments *s)
+logi_segs_env(struct segments *s)
 {
     return s->env;
 }
 
 const struct ox_id *
-segs_log_id(struct segments *s)
+logi_segs_log_id(struct segments *s)
 {
     return &s->log_id;
 }
 
 uint32_t
-segs_seed(struct segments *s)
+logi_segs_seed(struct segments *s)
 {
     return s->seed;
 }
 
 uint64_t
-segs_setting(struct segments *s)
+logi_segs_setting(struct segments *s)
 {
     return s->setting;
 }
 
 uint32_t
-segs_count(struct segments *s)
+logi_segs_count(struct segments *s)
 {
     uint32_t n;
 
@@ -396,7 +396,7 @@ segs_count(struct segments *s)
 }
 
 uint64_t
-segs_disk_bytes(struct segments *s)
+logi_segs_disk_bytes(struct segments *s)
 {
     uint64_t n = 0;
 
@@ -408,13 +408,13 @@ segs_disk_bytes(struct segments *s)
 }
 
 uint64_t
-segs_first(struct segments *s)
+logi_segs_first(struct segments *s)
 {
     return s->table[0]->first; /* never changes once it is there */
 }
 
 uint64_t
-segs_end(struct segments *s)
+logi_segs_end(struct segments *s)
 {
     struct segment *last;
     uint64_t        end;
@@ -444,7 +444,7 @@ find_segment(struct segments *s, uint64_t pos)
 }
 
 bool
-segs_at(struct segments *s, uint64_t pos, struct seg_view *out)
+logi_segs_at(struct segments *s, uint64_t pos, struct seg_view *out)
 {
     struct segment *seg;
 
@@ -480,7 +480,7 @@ write_header(struct segments *s, struct segment *seg, struct err *err)
 }
 
 int
-segs_grow(struct segments *s, struct err *err)
+logi_segs_grow(struct segments *s, struct err *err)
 {
     char            path[SEG_PATH_MAX];
     struct segment *seg = NULL;
@@ -491,7 +491,7 @@ segs_grow(struct segments *s, struct err *err)
     seg = calloc(1, sizeof *seg);
     if (seg == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "%s: out of memory", s->dir);
-    seg->first = segs_end(s);
+    seg->first = logi_segs_end(s);
     seg->span = next_span(s);
     TRY(seg_path(s, seg->first, path, err));
     /* What an earlier try left behind has no header: it may be written over. */
@@ -515,7 +515,7 @@ out:
 }
 
 int
-segs_fill(struct segments *s, bool *more, struct err *err)
+logi_segs_fill(struct segments *s, bool *more, struct err *err)
 {
     struct segment *seg;
     uint64_t        len;
@@ -552,7 +552,8 @@ enter(struct segments *s, struct segment *seg)
 }
 
 int
-segs_write(struct segments *s, uint64_t pos, const uint8_t *bytes, uint64_t len, struct err *err)
+logi_segs_write(struct segments *s, uint64_t pos, const uint8_t *bytes, uint64_t len,
+                struct err *err)
 {
     int rc = 0;
 
@@ -582,13 +583,13 @@ out:
 }
 
 int
-segs_sync(struct segments *s, struct err *err)
+logi_segs_sync(struct segments *s, struct err *err)
 {
     bool seen = false;
     int  rc = 0;
 
     /* Writes only go forward: below a clean segment that follows a dirty one all is clean. */
-    for (uint32_t n = segs_count(s); n-- > 0;) {
+    for (uint32_t n = logi_segs_count(s); n-- > 0;) {
         struct segment *seg;
 
         lock_take(&s->lock);

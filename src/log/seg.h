@@ -31,35 +31,36 @@ struct seg_view {
  * Opens or creates the segments in `dir`. `segment_bytes` is used where the
  * log is new. `created`: it was made.
  */
-int  segs_open(struct ox_env *env, const char *dir, uint64_t segment_bytes, bool read_only,
-               struct segments **out, bool *created, struct err *err);
-void segs_close(struct segments *); /* NULL is fine; no sync */
+int  logi_segs_open(struct ox_env *env, const char *dir, uint64_t segment_bytes, bool read_only,
+                    struct segments **out, bool *created, struct err *err);
+void logi_segs_close(struct segments *); /* NULL is fine; no sync */
 
-struct ox_env      *segs_env(struct segments *);
-const struct ox_id *segs_log_id(struct segments *);
-uint32_t            segs_seed(struct segments *); /* of every checksum */
-uint64_t            segs_setting(struct segments *);
-uint32_t            segs_count(struct segments *);
-uint64_t            segs_disk_bytes(struct segments *);
-uint64_t            segs_first(struct segments *); /* first position */
-uint64_t            segs_end(struct segments *);   /* first position without a segment */
+struct ox_env      *logi_segs_env(struct segments *);
+const struct ox_id *logi_segs_log_id(struct segments *);
+uint32_t            logi_segs_seed(struct segments *); /* of every checksum */
+uint64_t            logi_segs_setting(struct segments *);
+uint32_t            logi_segs_count(struct segments *);
+uint64_t            logi_segs_disk_bytes(struct segments *);
+uint64_t            logi_segs_first(struct segments *); /* first position */
+uint64_t            logi_segs_end(struct segments *);   /* first position without a segment */
 
 /* The segment that holds the position; false where there is none. */
-bool segs_at(struct segments *, uint64_t pos, struct seg_view *out);
+bool logi_segs_at(struct segments *, uint64_t pos, struct seg_view *out);
 
 /* Adds an empty segment at the end (durable when it returns 0). */
-int segs_grow(struct segments *, struct err *);
+int logi_segs_grow(struct segments *, struct err *);
 
 /*
  * Writes zeros over the next 1 MiB of the last segment, where no frame is in it
  * yet, so that a sync into it is quick later; *more: there is more to do.
  */
-int segs_fill(struct segments *, bool *more, struct err *);
+int logi_segs_fill(struct segments *, bool *more, struct err *);
 
 /* Writes at the position, over segments' borders where it must. Not durable yet. */
-int segs_write(struct segments *, uint64_t pos, const uint8_t *bytes, uint64_t len, struct err *);
+int
+logi_segs_write(struct segments *, uint64_t pos, const uint8_t *bytes, uint64_t len, struct err *);
 
 /* Makes what was written since the last call durable. */
-int segs_sync(struct segments *, struct err *);
+int logi_segs_sync(struct segments *, struct err *);
 
 #endif

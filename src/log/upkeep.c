@@ -29,11 +29,11 @@ static bool
 grow_due(struct log *log)
 {
     struct seg_view last;
-    uint64_t        end = segs_end(log->segs), used = atomic_load(&log->end);
+    uint64_t        end = logi_segs_end(log->segs), used = atomic_load(&log->end);
 
     if (end < atomic_load(&log->want_end))
         return true;
-    if (!segs_at(log->segs, end - 8, &last) || used < last.first)
+    if (!logi_segs_at(log->segs, end - 8, &last) || used < last.first)
         return false;
     return used - last.first >= (last.end - last.first) / 4;
 }
@@ -45,7 +45,7 @@ grow(struct log *log)
     int        rc;
 
     err_clear(&err);
-    rc = segs_grow(log->segs, &err);
+    rc = logi_segs_grow(log->segs, &err);
     lock_take(&log->admin);
     err_copy(&log->grow_error, &err);
     lock_give(&log->admin);
@@ -65,12 +65,12 @@ logi_upkeep_step(void *arg)
     if (atomic_load(&log->failed))
         return DISK_EVERY_US;
     if (grow_due(log)) {
-        if (atomic_load(&log->low_disk) && segs_end(log->segs) >= atomic_load(&log->want_end))
+        if (atomic_load(&log->low_disk) && logi_segs_end(log->segs) >= atomic_load(&log->want_end))
             return RETRY_US;
         return grow(log) != 0 ? RETRY_US : ENV_STEP_NOW;
     }
     /* Zeros that cannot be written are no harm: appends find out. */
-    if (segs_fill(log->segs, &more, &err) != 0)
+    if (logi_segs_fill(log->segs, &more, &err) != 0)
         return RETRY_US;
     return more ? FILL_PAUSE_US : DISK_EVERY_US / 10;
 }

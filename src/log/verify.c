@@ -36,7 +36,7 @@ int
 log_verify(struct log *log, log_progress_fn *fn, void *arg, struct log_counts *out, struct err *err)
 {
     struct verify v = {log, out};
-    uint64_t      first = segs_first(log->segs), end, pos = first, told = first;
+    uint64_t      first = logi_segs_first(log->segs), end, pos = first, told = first;
     struct commit c;
     int           rc;
 
@@ -44,9 +44,9 @@ log_verify(struct log *log, log_progress_fn *fn, void *arg, struct log_counts *o
     TRY(logi_flush(log, err));
     end = atomic_load(&log->end);
     while (pos < end) {
-        if (!scan_commit(log->segs, pos, end, &c))
+        if (!logi_scan_commit(log->segs, pos, end, &c))
             FAIL(err, E_DAMAGED, ERR_FATAL, "%s: damaged at position %" PRIu64, log->dir, pos);
-        TRY(scan_commit_records(log->segs, &c, verify_record, &v, err));
+        TRY(logi_scan_commit_records(log->segs, &c, verify_record, &v, err));
         out->commits++;
         out->frames += c.frames;
         pos = c.end;
@@ -56,7 +56,7 @@ log_verify(struct log *log, log_progress_fn *fn, void *arg, struct log_counts *o
         }
     }
     out->bytes = end - first;
-    out->segments = segs_count(log->segs);
+    out->segments = logi_segs_count(log->segs);
     if (out->index_mismatches > 0)
         FAIL(err, E_DIVERGED, ERR_DATA,
              "%s: the index differs from the log at %" PRIu64 " events: run oxbow log reindex",

@@ -1,0 +1,305 @@
+/*
+ * Durable appends over many streams, in process. One mode a run:
+ *
+ *   append limit DIR SECONDS BYTES           groups of 32 by pwrite + fdatasync, nothing else
+ *   append blocking DIR SECONDS BYTES N      N threads, one outstanding append each
+ *   append async DIR SECONDS BYTES N         N outstanding, one thread that submits
+ *
+ * Prints one line: appends per second, then p50, p99 and the largest in µs,
+ * then how many were appended, events per group, MiB of memory without mapped
+ * files, and by how many bytes the index is behind at the end.
+ */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/must.h"
+#include "env/env_real.h"
+#include "log/index.h"
+#include "log/log.h"
+
+#define STREAMS 1000000u
+#define SAMPLES 4000000u
+#define WRITERS_MAX 4096
+
+static uint32_t        *samples;
+static _Atomic uint32_t sample_count;
+static _Atomic bool     stop;
+static uint8_t          payload[1 << 20];
+
+static void
+sample(uint64_t us)
+{
+    uint32_t i = atomic_fetch_add(&sample_count, 1);
+
+    if (i < SAMPLES)
+        samples[i] = us > UINT32_MAX ? UINT32_MAX : (uint32_t)us;
+}
+
+static int
+by_value(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static uint64_t
+now_us(void)
+{
+    return env_real()->ops->mono_us(env_real());
+}
+
+static uint64_t
+next_random(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+/* Anonymous resident memory: without mapped files. */
+static uint64_t
+memory_mib(void)
+{
+    FILE    *f = fopen("/proc/self/status", "r");
+    char     line[256];
+    uint64_t kib = 0;
+
+    if (f == NULL)
+        return 0;
+    while (fgets(line, sizeof line, f) != NULL)
+        if (sscanf(line, "RssAnon: %" SCNu64, &kib) == 1)
+            break;
+    (void)fclose(f);
+    return kib / 1024;
+}
+
+static void
+report(uint64_t count, uint64_t us, double per_group, uint64_t behind)
+{
+    uint32_t n = atomic_load(&sample_count);
+    uint64_t mib = memory_mib();
+
+    if (n > SAMPLES)
+        n = SAMPLES;
+    qsort(samples, n, sizeof *samples, by_value);
+    printf("%.0f %u %u %u %" PRIu64 " %.1f %" PRIu64 " %" PRIu64 "\n",
+           (double)count * 1e6 / (double)us, n == 0 ? 0 : samples[n / 2],
+           n == 0 ? 0 : samples[(uint64_t)n * 99 / 100], n == 0 ? 0 : samples[n - 1], count,
+           per_group, mib, behind);
+}
+
+/* -- the disk's own limit ------------------------------------------------- */
+
+static void
+limit(const char *dir, uint64_t seconds, size_t bytes)
+{
+    const size_t file_bytes = (size_t)256 << 20, group = 32 * (bytes + 96);
+    char         path[4096];
+    uint64_t     began, count = 0, at = 0, spent = 0;
+    int          fd;
+
+    must(group <= sizeof payload);
+    (void)snprintf(path, sizeof path, "%s/limit", dir);
+    fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
+    must(fd >= 0);
+    for (size_t i = 0; i < file_bytes; i += sizeof payload)
+        must(pwrite(fd, payload, sizeof payload, (off_t)i) == (ssize_t)sizeof payload);
+    must(fdatasync(fd) == 0);
+    while (spent < seconds * 1000000) {
+        began = now_us();
+        must(pwrite(fd, payload, group, (off_t)at) == (ssize_t)group);
+        must(fdatasync(fd) == 0);
+        sample(now_us() - began);
+        spent += now_us() - began;
+        at += group;
+        if (at + group > file_bytes)
+            at = 0;
+        count += 32;
+    }
+    (void)close(fd);
+    (void)unlink(path);
+    report(count, spent, 32, 0);
+}
+
+/* -- the log -------------------------------------------------------------- */
+
+struct slot {
+    struct log_new_event   event;
+    struct log_write       write;
+    struct log_req         req;
+    char                   name[24];
+    uint64_t               began;
+    uint64_t               random;
+    _Atomic(struct slot *) next;
+};
+
+static struct log *the_log;
+static size_t      event_bytes;
+
+static void
+fill(struct slot *s)
+{
+    int n =
+        snprintf(s->name, sizeof s->name, "acct-%u", (unsigned)(next_random(&s->random) % STREAMS));
+
+    s->event = (struct log_new_event){.type = slice_str("Deposited"),
+                                      .data = slice_of(payload, event_bytes)};
+    s->write = (struct log_write){.stream = slice_of(s->name, (size_t)n),
+                                  .expected = LOG_ANY,
+                                  .events = &s->event,
+                                  .count = 1};
+    s->req.writes = &s->write;
+    s->req.write_count = 1;
+    s->began = now_us();
+}
+
+static _Atomic uint64_t appended;
+
+static void *
+writer(void *arg)
+{
+    struct slot *s = arg;
+
+    while (!atomic_load(&stop)) {
+        fill(s);
+        must(log_append(the_log, &s->req) == 0);
+        sample(now_us() - s->began);
+        atomic_fetch_add(&appended, 1);
+    }
+    return NULL;
+}
+
+static void
+blocking(struct slot *slots, uint32_t n, uint64_t seconds)
+{
+    pthread_t threads[WRITERS_MAX];
+
+    for (uint32_t i = 0; i < n; i++)
+        must(pthread_create(&threads[i], NULL, writer, &slots[i]) == 0);
+    (void)sleep((unsigned)seconds);
+    atomic_store(&stop, true);
+    for (uint32_t i = 0; i < n; i++)
+        must(pthread_join(threads[i], NULL) == 0);
+}
+
+static _Atomic(struct slot *)  finished;
+static struct ox_gate *_Atomic gate;
+
+static void
+done(struct log_req *req)
+{
+    struct slot    *s = req->arg, *top = atomic_load(&finished);
+    struct ox_gate *g;
+
+    must(req->rc == 0);
+    do
+        atomic_store(&s->next, top);
+    while (!atomic_compare_exchange_weak(&finished, &top, s));
+    if (top == NULL) {
+        g = atomic_exchange(&gate, NULL);
+        if (g != NULL)
+            env_real()->ops->gate_open(env_real(), g);
+    }
+}
+
+static void
+async(struct slot *slots, uint32_t n, uint64_t seconds)
+{
+    uint64_t until = now_us() + seconds * 1000000;
+    uint32_t outstanding = n;
+
+    for (uint32_t i = 0; i < n; i++) {
+        slots[i].req.done = done;
+        slots[i].req.arg = &slots[i];
+        fill(&slots[i]);
+        log_submit(the_log, &slots[i].req);
+    }
+    while (outstanding > 0) {
+        struct ox_gate own, *mine = &own;
+        struct slot   *s;
+
+        gate_init(&own);
+        atomic_store(&gate, &own);
+        s = atomic_exchange(&finished, NULL);
+        if (s == NULL || !atomic_compare_exchange_strong(&gate, &mine, NULL))
+            (void)env_real()->ops->gate_wait(env_real(), &own, UINT64_MAX);
+        for (; s != NULL;) {
+            struct slot *next = atomic_load(&s->next);
+            uint64_t     now = now_us();
+
+            sample(now - s->began);
+            atomic_fetch_add(&appended, 1);
+            if (now < until) {
+                fill(s);
+                log_submit(the_log, &s->req);
+            } else {
+                outstanding--;
+            }
+            s = next;
+        }
+    }
+}
+
+static void
+over_log(const char *mode, const char *dir, uint64_t seconds, uint32_t n)
+{
+    struct log_conf conf = {.index = &log_index_lmdb};
+    struct log_info info;
+    struct slot    *slots = calloc(n, sizeof *slots);
+    struct err      err;
+    uint64_t        began, us;
+
+    must(slots != NULL);
+    for (uint32_t i = 0; i < n; i++)
+        slots[i].random = (i + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    if (log_open(env_real(), dir, &conf, NULL, &the_log, &err) != 0) {
+        (void)fprintf(stderr, "append: %s\n", err.text);
+        exit(1);
+    }
+    began = now_us();
+    if (strcmp(mode, "async") == 0)
+        async(slots, n, seconds);
+    else
+        blocking(slots, n, seconds);
+    us = now_us() - began;
+    log_get_info(the_log, &info);
+    report(atomic_load(&appended), us, (double)info.commits / (double)info.groups,
+           info.end.v - info.indexed.v);
+    log_close(the_log);
+    free(slots);
+}
+
+int
+main(int argc, char **argv)
+{
+    uint64_t seconds, random = 88172645463325252u;
+    uint32_t n = argc > 5 ? (uint32_t)strtoul(argv[5], NULL, 10) : 1;
+
+    if (argc < 5 || n == 0 || n > WRITERS_MAX) {
+        (void)fprintf(stderr, "usage: append limit|blocking|async DIR SECONDS BYTES [N]\n");
+        return 2;
+    }
+    samples = malloc(SAMPLES * sizeof *samples);
+    must(samples != NULL);
+    for (size_t i = 0; i + 8 <= sizeof payload; i += 8) {
+        uint64_t v = next_random(&random);
+        memcpy(payload + i, &v, 8);
+    }
+    seconds = strtoull(argv[3], NULL, 10);
+    event_bytes = strtoul(argv[4], NULL, 10);
+    must(event_bytes > 0 && event_bytes <= 16384);
+    if (strcmp(argv[1], "limit") == 0)
+        limit(argv[2], seconds, event_bytes);
+    else
+        over_log(argv[1], argv[2], seconds, n);
+    free(samples);
+    return 0;
+}
