@@ -109,7 +109,7 @@ begin(struct call *call)
 static void
 count(struct server *s, const struct append *a)
 {
-    uint64_t us = s->env->ops->mono_us(s->env) - a->submitted_us;
+    uint64_t us = s->taken_us - a->submitted_us;
     unsigned i = 0;
 
     while (i < SERVERI_LATENCY_BUCKETS && us > serveri_latency_us[i])

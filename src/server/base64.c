@@ -9,7 +9,7 @@ serveri_base64_encode(struct buf *out, struct slice bytes)
     size_t         left = bytes.len;
     uint8_t       *to;
 
-    if (!buf_reserve(out, (left + 2) / 3 * 4))
+    if (left == 0 || !buf_reserve(out, (left + 2) / 3 * 4))
         return;
     to = out->data + out->len;
     out->len += (left + 2) / 3 * 4;

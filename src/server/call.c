@@ -131,13 +131,21 @@ serveri_answer_head(struct call *call, int status, const char *type, uint64_t le
     bool           endless = length == UINT64_MAX;
 
     must(call->status == 0);
-    must(status >= 200 && status < SERVERI_STATUS_MAX);
+    must(status >= 200);
+    must(status < SERVERI_STATUS_MAX);
     call->status = status;
     s->stats.answers[status]++;
     /* HTTP/1.0 knows no chunks: its answer ends with the connection. */
     call->chunked_out = endless && !c->head.minor0 && !call->head_only;
     if (c->state != CONN_WAIT || (endless && c->head.minor0) || s->draining)
         c->last = true;
+    if (status == 201 && type != NULL && !endless && !c->last && !c->head.minor0 &&
+        strcmp(type, CALL_JSON) == 0) {
+        buf_add(out, s->created, s->created_len);
+        buf_add_u64(out, length);
+        buf_add(out, "\r\n\r\n", 4);
+        return;
+    }
     buf_add_str(out, "HTTP/1.1 ");
     buf_add_u64(out, (uint64_t)status);
     buf_add_byte(out, ' ');

@@ -291,7 +291,8 @@ begin_call(struct conn *c)
     call->status = 0;
     call->allow = 0;
     call->chunked_out = call->head_only = call->begun = false;
-    call->began_us = c->server->env->ops->mono_us(c->server->env);
+    if (c->server->conf.access_log)
+        call->began_us = c->server->env->ops->mono_us(c->server->env);
     c->server->stats.requests++;
 }
 

@@ -95,11 +95,11 @@ static bool
 write_piece(struct event_out *o, struct buf *out, struct slice bytes, bool json)
 {
     size_t       left = bytes.len - o->at;
-    struct slice piece =
-        slice_of((const uint8_t *)bytes.data + o->at, left < PIECE_MAX ? left : PIECE_MAX);
+    struct slice piece;
 
     if (left == 0)
         return true;
+    piece = slice_of((const uint8_t *)bytes.data + o->at, left < PIECE_MAX ? left : PIECE_MAX);
     if (json)
         write_json(out, piece);
     else

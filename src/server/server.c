@@ -49,6 +49,7 @@ take_messages(struct server *s)
     struct message *m = atomic_exchange_explicit(&s->inbox, NULL, memory_order_acq_rel);
     struct message *first = NULL;
 
+    s->taken_us = m == NULL ? 0 : s->env->ops->mono_us(s->env);
     while (m != NULL) { /* newest first: turn it round */
         struct message *next = m->next;
 
@@ -184,7 +185,14 @@ set_date(struct server *s)
     if (s->date_s == (int64_t)now || gmtime_r(&now, &tm) == NULL)
         return;
     s->date_s = (int64_t)now;
-    (void)strftime(s->date, sizeof s->date, "Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &tm);
+    /* Not strftime: the names must not follow the locale. */
+    (void)snprintf(s->date, sizeof s->date, "Date: %.3s, %02d %.3s %04d %02d:%02d:%02d GMT\r\n",
+                   &"SunMonTueWedThuFriSat"[3 * tm.tm_wday], tm.tm_mday,
+                   &"JanFebMarAprMayJunJulAugSepOctNovDec"[3 * tm.tm_mon], tm.tm_year + 1900,
+                   tm.tm_hour, tm.tm_min, tm.tm_sec);
+    s->created_len = (size_t)snprintf(
+        s->created, sizeof s->created,
+        "HTTP/1.1 201 Created\r\n%sContent-Type: " CALL_JSON "\r\nContent-Length: ", s->date);
 }
 
 static void

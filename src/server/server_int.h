@@ -227,9 +227,12 @@ struct server {
     struct feed *feeds, *runnable, *runnable_last;
     unsigned     feed_count;
 
-    struct buf   scratch;  /* for whoever runs on the loop, until it returns */
-    char         date[40]; /* "Date: …\r\n" */
+    struct buf   scratch;   /* for whoever runs on the loop, until it returns */
+    char         date[128]; /* "Date: …\r\n" */
     int64_t      date_s;
+    char         created[256]; /* the head of most answers to appends, up to the length */
+    size_t       created_len;
+    uint64_t     taken_us; /* when the inbox was last emptied */
     struct stats stats;
 };
 

@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/must.h"
 #include "server/append_int.h"
+#include "server/base64.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -40,6 +41,36 @@ check_inside(struct slice s, const uint8_t *body, size_t len)
     must(at + s.len <= from + len);
 }
 
+/* What is given out again is what came in. */
+static void
+check_base64(struct slice bytes)
+{
+    struct buf text = {0};
+    size_t     len;
+
+    serveri_base64_encode(&text, bytes);
+    if (bytes.len == 0) {
+        must(text.len == 0);
+        return;
+    }
+    must(serveri_base64_decode(text.data, text.len, &len));
+    must(slice_eq(slice_of(text.data, len), bytes));
+    buf_fini(&text);
+}
+
+static void
+check_expected(struct slice text)
+{
+    struct buf out = {0};
+    int64_t    expected;
+
+    if (serveri_expected_read(text, &expected)) {
+        serveri_expected_write(&out, expected);
+        must(out.len > 0);
+    }
+    buf_fini(&out);
+}
+
 static void
 check_events(const struct append *a, const uint8_t *body, size_t len)
 {
@@ -53,6 +84,9 @@ check_events(const struct append *a, const uint8_t *body, size_t len)
         must(e->type.len <= LOG_TYPE_MAX);
         if ((e->flags & LOG_JSON) != 0)
             must(json_check(e->data, NULL) == 0);
+        else
+            check_base64(e->data);
+        check_expected(e->type);
     }
 }
 
