@@ -37,17 +37,27 @@ struct world {
     uint32_t           rows;
 };
 
+/* NULL where it was not built. */
+static const char *
+program(void)
+{
+    const char *path = getenv("FULFILMENT");
+
+    return path == NULL || access(path, X_OK) != 0 ? NULL : path;
+}
+
 static uint16_t
 wait_for_port(const char *path)
 {
-    unsigned        port = 0;
+    unsigned long   port = 0;
+    char            line[16];
     struct timespec pause = {0, 10000000};
 
     for (int i = 0; i < 1000 && port == 0; i++) {
         FILE *f = fopen(path, "r");
 
-        if (f != NULL && fscanf(f, "%u", &port) != 1)
-            port = 0;
+        if (f != NULL && fgets(line, sizeof line, f) != NULL)
+            port = strtoul(line, NULL, 10);
         if (f != NULL)
             (void)fclose(f);
         if (port == 0)
@@ -62,9 +72,11 @@ set_up(void **state)
 {
     struct world  *w = calloc(1, sizeof *w);
     struct net_def def = {1000, 5000, 1, 65536, NULL};
+    const char    *path = program();
     char           db[96], file[96];
 
     assert_non_null(w);
+    assert_non_null(path);
     (void)snprintf(w->folder, sizeof w->folder, "/tmp/oxbow-http-XXXXXX");
     assert_non_null(mkdtemp(w->folder));
     (void)snprintf(db, sizeof db, "%s/db", w->folder);
@@ -72,9 +84,10 @@ set_up(void **state)
     w->pid = fork();
     assert_true(w->pid >= 0);
     if (w->pid == 0) {
-        (void)freopen("/dev/null", "w", stdout);
-        (void)execl(getenv("FULFILMENT"), "fulfilment", "--db", db, "--port", "0", "--port-file",
-                    file, "--keep-changes", "50", (char *)NULL);
+        if (freopen("/dev/null", "w", stdout) == NULL)
+            _exit(127);
+        (void)execl(path, "fulfilment", "--db", db, "--port", "0", "--port-file", file,
+                    "--keep-changes", "50", (char *)NULL);
         _exit(127);
     }
     w->port = wait_for_port(file);
@@ -310,7 +323,7 @@ main(void)
         TEST(test_fence), TEST(test_faults),
     };
 
-    if (getenv("FULFILMENT") == NULL || access(getenv("FULFILMENT"), X_OK) != 0)
-        return 77; /* skipped: it was not built */
+    if (program() == NULL)
+        return 77; /* skipped */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -197,9 +197,8 @@ sourcei_http_read_feed(struct httpi_source *s, struct slice body, uint32_t max, 
         TRY(read_change(s, raw, index, &last, err));
         index++;
     }
-    if (rc != E_END)
-        TRY(rc);
-    rc = 0;
+    if (rc != 0 && rc != E_END)
+        goto out;
     if (s->bytes.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for the changes");
     TRY(move_cursor(s, root, last, cut, err));
