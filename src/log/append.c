@@ -192,7 +192,7 @@ log_submit(struct log *log, struct log_req *req)
     rc = validate(log, req, &bytes, &err);
     if (rc == 0 && atomic_load(&log->queue_bytes) + bytes > log->conf.queue_bytes_max &&
         atomic_load(&log->queue_bytes) > 0)
-        rc = err_set(&err, __FILE__, __LINE__, E_BUSY, ERR_RETRY,
+        rc = err_set(&err, __FILE__, __LINE__, E_LIMIT, ERR_RETRY,
                      "too much is waiting to be appended: try again later");
     if (rc != 0) {
         logi_answer(log, req, rc, &err);

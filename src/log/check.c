@@ -93,7 +93,7 @@ enum same {
 /* Are the write's events those that stand at `version` and on? */
 static enum same
 same_at(struct log *log, const struct log_write *w, const struct target *t, uint64_t version,
-        uint64_t *last_pos, struct err *err)
+        uint64_t *first_pos, uint64_t *last_pos, struct err *err)
 {
     uint64_t      end = atomic_load(&log->end), pos;
     uint32_t      same = 0;
@@ -111,6 +111,8 @@ same_at(struct log *log, const struct log_write *w, const struct target *t, uint
             return SAME_NONE; /* truncated away: it cannot be known any more */
         if (memcmp(r.id, w->events[i].id.b, 16) == 0)
             same++;
+        if (i == 0)
+            *first_pos = pos;
         *last_pos = pos;
     }
     return same == w->count ? SAME_ALL : same > 0 ? SAME_SOME : SAME_NONE;
@@ -118,7 +120,7 @@ same_at(struct log *log, const struct log_write *w, const struct target *t, uint
 
 static enum same
 written_before(struct log *log, const struct log_write *w, const struct target *t,
-               uint64_t *version, uint64_t *last_pos, struct err *err)
+               uint64_t *version, uint64_t *first_pos, uint64_t *last_pos, struct err *err)
 {
     uint64_t      end = atomic_load(&log->end), pos;
     struct record r;
@@ -129,7 +131,7 @@ written_before(struct log *log, const struct log_write *w, const struct target *
             return SAME_NONE;
     if (w->expected >= 0 || w->expected == LOG_NO_STREAM) {
         *version = (uint64_t)(w->expected + 1);
-        return same_at(log, w, t, *version, last_pos, err);
+        return same_at(log, w, t, *version, first_pos, last_pos, err);
     }
     pos = logi_recent_find(log->recent, t->id, w->events[0].id.b);
     if (pos == 0)
@@ -140,7 +142,7 @@ written_before(struct log *log, const struct log_write *w, const struct target *
         memcmp(r.id, w->events[0].id.b, 16) != 0)
         return SAME_NONE;
     *version = r.version;
-    return same_at(log, w, t, *version, last_pos, err);
+    return same_at(log, w, t, *version, first_pos, last_pos, err);
 }
 
 static enum check_result
@@ -185,7 +187,7 @@ check_write(struct log *log, struct log_req *req, uint32_t i)
 {
     struct log_write *w = &req->writes[i];
     struct target    *t = &log->targets[i];
-    uint64_t          version = 0, last_pos = 0;
+    uint64_t          version = 0, first_pos = 0, last_pos = 0;
     enum same         same = SAME_NONE;
     bool              ok;
 
@@ -194,7 +196,7 @@ check_write(struct log *log, struct log_req *req, uint32_t i)
         return CHECK_ANSWER;
     ok = holds(w->expected, t);
     if (!t->is_new && (!ok || w->expected < 0))
-        same = written_before(log, w, t, &version, &last_pos, &req->err);
+        same = written_before(log, w, t, &version, &first_pos, &last_pos, &req->err);
     if (same == SAME_LATER)
         return CHECK_LATER;
     if (same == SAME_ERROR) {
@@ -204,6 +206,8 @@ check_write(struct log *log, struct log_req *req, uint32_t i)
     if (same == SAME_ALL) {
         w->first_version = version;
         w->last_version = version + w->count - 1;
+        if (req->pos.v == 0 || first_pos < req->pos.v)
+            req->pos = LOG_POS(first_pos);
         if (last_pos > req->last.v)
             req->last = LOG_POS(last_pos);
         return CHECK_ANSWER;
@@ -256,6 +260,26 @@ check_room(struct log *log, struct log_req *req)
     return CHECK_NO_ROOM;
 }
 
+/* The commit is there: its end is that of the commit which holds the last event. */
+static enum check_result
+answer_again(struct log *log, struct log_req *req)
+{
+    uint64_t      end = atomic_load(&log->end);
+    struct record r;
+    struct frame  f;
+    struct commit c;
+
+    if (!logi_scan_record_at(log->segs, req->last.v, end, true, &r, &f) ||
+        !logi_scan_commit(log->segs, f.head.commit, end, &c)) {
+        req->rc = err_set(&req->err, __FILE__, __LINE__, E_DAMAGED, ERR_FATAL,
+                          "%s: damaged at position %" PRIu64, log->dir, req->last.v);
+        return CHECK_ANSWER;
+    }
+    req->idempotent = true;
+    req->end = LOG_POS(c.end);
+    return CHECK_ANSWER;
+}
+
 enum check_result
 logi_check(struct log *log, struct log_req *req)
 {
@@ -273,12 +297,8 @@ logi_check(struct log *log, struct log_req *req)
         if (result == CHECK_ANSWER)
             there++;
     }
-    if (there == req->write_count) {
-        req->idempotent = true;
-        req->pos = req->last;
-        req->end = LOG_POS(req->last.v + 1);
-        return CHECK_ANSWER;
-    }
+    if (there == req->write_count)
+        return answer_again(log, req);
     if (there > 0) {
         /* Part of it was written by something else: it cannot be this commit again. */
         for (uint32_t i = 0; i < req->write_count; i++)
@@ -286,7 +306,7 @@ logi_check(struct log *log, struct log_req *req)
                 return wrong_version(req, req->writes[i].stream, req->writes[i].expected,
                                      &log->targets[i]);
     }
-    req->last = LOG_POS(0);
+    req->pos = req->last = LOG_POS(0);
     result = check_others(log, req);
     return result == CHECK_OK ? check_room(log, req) : result;
 }

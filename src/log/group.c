@@ -62,6 +62,27 @@ logi_fail(struct log *log, const struct err *err)
 
 /* a group's end */
 
+/* Those that were refused. Where the group failed, what they were refused for may not be. */
+static void
+answer_late(struct log *log, struct group *g, int rc, const struct err *err)
+{
+    struct log_req *req = g->late;
+    struct err      own;
+
+    g->late = NULL;
+    err_clear(&own);
+    if (rc != 0) {
+        err_copy(&own, err);
+        own.kind = ERR_FATAL; /* nothing of theirs was written, that is sure */
+    }
+    while (req != NULL) {
+        struct log_req *next = req->next;
+
+        logi_answer(log, req, rc != 0 ? rc : req->rc, rc != 0 ? &own : NULL);
+        req = next;
+    }
+}
+
 /* Answers all of the group; blocked callers wake each other as a tree. */
 static void
 answer_group(struct log *log, struct group *g, int rc, const struct err *err)
@@ -100,6 +121,7 @@ answer_group(struct log *log, struct group *g, int rc, const struct err *err)
     }
     if (root != NULL)
         log->env->ops->gate_open(log->env, root->gate);
+    answer_late(log, g, rc, err);
 }
 
 static void
@@ -215,6 +237,26 @@ refuse_all(struct log *log, struct req_list *list)
     return some;
 }
 
+/*
+ * Was it refused for a version that is not durable yet? Nobody may be told of
+ * one that a crash can still take back.
+ */
+static bool
+refused_early(struct log *log, const struct log_req *req)
+{
+    struct target t;
+    uint64_t      pos;
+
+    if (req->rc != E_WRONG_VERSION || log->next_pos == atomic_load(&log->end))
+        return false;
+    if (logi_resolve(log, req->wrong_stream, &t, NULL) != 0)
+        return true;
+    if (t.next == 0)
+        return false;
+    return logi_position(log, t.id, t.next - 1, UINT64_MAX, &pos, NULL) != 0 ||
+           pos >= atomic_load(&log->end);
+}
+
 /* False: the request has to wait (it is at the head of the list again). */
 static bool
 take_one(struct log *log, struct group *g, struct req_list *list)
@@ -225,6 +267,14 @@ take_one(struct log *log, struct group *g, struct req_list *list)
 
     if (result == CHECK_LATER || result == CHECK_NO_ROOM)
         return false;
+    if (result == CHECK_ANSWER && refused_early(log, req)) {
+        if (g->commits == 0)
+            return false; /* the group with the journal has it: its end wakes us */
+        (void)list_pop(list);
+        req->next = g->late;
+        g->late = req;
+        return true;
+    }
     (void)list_pop(list);
     if (result == CHECK_ANSWER) {
         logi_answer(log, req, req->rc, NULL);

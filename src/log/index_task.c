@@ -107,8 +107,7 @@ logi_index_step(void *arg)
     rc = write_frozen(log, end, &err);
     note_result(log, rc, &err);
     if (rc != 0) {
-        if (atomic_load(&log->failed))
-            wake_waiters(log, true);
+        wake_waiters(log, true); /* they are told why; the next try is in a while */
         return RETRY_US;
     }
     atomic_store(&log->indexed, end);

@@ -193,8 +193,6 @@ log_open(struct ox_env *env, const char *dir, const struct log_conf *conf,
     (void)snprintf(path, sizeof path, "%s/segments", dir);
     TRY(logi_segs_open(env, path, log->conf.segment_bytes, log->conf.read_only, &log->segs,
                        &own.created, err));
-    if (own.created)
-        TRY(env->ops->dir_sync(env, dir, err));
     TRY(open_index(log, err));
     TRY(log->conf.journal->open(log->segs, &log->journal, err));
     TRY(logi_recover(log, &own, err));

@@ -45,6 +45,7 @@ struct group {
     uint64_t        bulk_bytes;
     bool            loud; /* has a commit that wakes readers */
     struct log_req *reqs, **tail;
+    struct log_req *late; /* refused for what this group holds: told when it is durable */
 };
 
 struct req_list {

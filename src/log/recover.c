@@ -92,8 +92,29 @@ out:
 struct replay {
     struct log *log;
     uint64_t    covers;
+    uint64_t    durable; /* all below it is, whatever happened to the last group */
     uint64_t    events;
 };
+
+/*
+ * What is whole need not be durable: its writer may have ended before its sync
+ * returned, or because it failed, and then a later sync would not cover it
+ * either. So it is written once more. Nobody has seen it yet, the index neither.
+ */
+static int
+settle(struct replay *rp, uint64_t upto, struct err *err)
+{
+    struct log *log = rp->log;
+    int         rc = 0;
+
+    if (log->conf.read_only || upto <= rp->durable)
+        return 0;
+    TRY(logi_segs_rewrite(log->segs, rp->durable, upto, err));
+    TRY(logi_segs_sync(log->segs, err));
+    rp->durable = upto;
+out:
+    return rc;
+}
 
 static int
 replay_record(void *arg, const struct frame *frame, const struct record *r, struct err *err)
@@ -160,26 +181,13 @@ walk(struct log *log, struct replay *rp, uint64_t *pos, struct err *err)
         *pos = c.end;
         atomic_store(&log->end, c.end);
         log->last_time_us = c.time_us;
-        if (logi_mem_bytes(log->mem) >= log->conf.memory_bytes_max / 2)
+        if (c.durable > rp->durable)
+            rp->durable = c.durable;
+        if (logi_mem_bytes(log->mem) >= log->conf.memory_bytes_max / 2) {
+            TRY(settle(rp, c.end, err));
             TRY(logi_index_all(log, err));
+        }
     }
-out:
-    return rc;
-}
-
-/* Zeros from pos to behind the last byte that is not zero. */
-static int
-cut(struct log *log, uint64_t pos, uint64_t last, struct err *err)
-{
-    static const uint8_t zeros[65536];
-    int                  rc = 0;
-
-    while (pos < last) {
-        uint64_t n = last - pos < sizeof zeros ? last - pos : sizeof zeros;
-        TRY(logi_segs_write(log->segs, pos, zeros, n, err));
-        pos += n;
-    }
-    TRY(logi_segs_sync(log->segs, err));
 out:
     return rc;
 }
@@ -189,7 +197,7 @@ check_tail(struct log *log, uint64_t pos, uint64_t covers, uint64_t clean,
            struct log_report *report, struct err *err)
 {
     uint64_t last, proof;
-    int      rc = 0;
+    int      rc;
 
     if (clean != 0 && clean == pos) {
         report->clean = true;
@@ -209,8 +217,45 @@ check_tail(struct log *log, uint64_t pos, uint64_t covers, uint64_t clean,
         return 0;
     report->cut_at = LOG_POS(pos);
     report->cut_bytes = last - pos;
-    if (!log->conf.read_only)
-        TRY(cut(log, pos, last, err));
+    rc = 0;
+out:
+    return rc;
+}
+
+/* The folder's own name and those in it. */
+static int
+sync_names(struct log *log, struct err *err)
+{
+    const struct ox_env_ops *ops = log->env->ops;
+    char                     parent[PATH_BYTES] = ".";
+    size_t                   len = strlen(log->dir);
+    int                      rc;
+
+    while (len > 1 && log->dir[len - 1] == '/')
+        len--;
+    while (len > 0 && log->dir[len - 1] != '/')
+        len--;
+    while (len > 1 && log->dir[len - 1] == '/')
+        len--;
+    if (len > 0)
+        (void)snprintf(parent, sizeof parent, "%.*s", (int)len, log->dir);
+    rc = ops->dir_sync(log->env, parent, err);
+    if (rc == E_AUTH)
+        rc = 0; /* somebody else's folder: it is theirs to make ours durable */
+    if (rc == 0)
+        rc = ops->dir_sync(log->env, log->dir, err);
+    return rc;
+}
+
+/* Before anything stands on it: all that a clean close would have made durable. */
+static int
+settle_all(struct replay *rp, uint64_t end, struct err *err)
+{
+    int rc;
+
+    TRY(sync_names(rp->log, err));
+    TRY(logi_segs_cut(rp->log->segs, end, err));
+    TRY(settle(rp, end, err));
 out:
     return rc;
 }
@@ -263,10 +308,14 @@ int
 logi_recover(struct log *log, struct log_report *report, struct err *err)
 {
     uint64_t      covers = log->conf.index->covers(log->index).v, clean, pos;
-    struct replay rp = {log, covers, 0};
+    struct replay rp = {log, covers, covers, 0};
     int           rc;
 
     TRY(clean_read(log, &clean, err));
+    if (rp.durable < logi_segs_first(log->segs))
+        rp.durable = logi_segs_first(log->segs);
+    if (rp.durable < clean)
+        rp.durable = clean;
     log->next_stream_id = log->conf.index->stream_count(log->index);
     if (covers > logi_segs_end(log->segs))
         FAIL(err, E_DAMAGED, ERR_FATAL,
@@ -277,6 +326,8 @@ logi_recover(struct log *log, struct log_report *report, struct err *err)
     atomic_store(&log->end, pos);
     TRY(walk(log, &rp, &pos, err));
     TRY(check_tail(log, pos, covers, clean, report, err));
+    if (!report->clean && !log->conf.read_only)
+        TRY(settle_all(&rp, pos, err));
     atomic_store(&log->end, pos);
     atomic_store(&log->indexed, covers);
     log->next_pos = pos;

@@ -117,6 +117,7 @@ logi_scan_commit(struct segments *segs, uint64_t pos, uint64_t bound, struct com
             continue;
         if (out->frames == 0) {
             out->first = f.head.pos;
+            out->durable = f.head.durable;
             out->time_us = f.head.time_us;
             out->flags = f.head.flags & (FRAME_QUIET | FRAME_STAGE);
         }

@@ -21,6 +21,7 @@ struct frame {
 /* A commit that is whole. */
 struct commit {
     uint64_t first, end; /* positions; end is behind its last frame */
+    uint64_t durable;    /* all below it was durable before this commit was written */
     int64_t  time_us;
     uint32_t flags; /* FRAME_QUIET, FRAME_STAGE */
     uint32_t frames, records;

@@ -176,10 +176,14 @@ read_header(struct segments *s, struct ox_file *file, const char *path, struct s
         FAIL(err, E_FORMAT, ERR_FATAL, "%s: segment kind %u is not known here: use a newer oxbow",
              path, head->kind);
     TRY(s->env->ops->file_size(s->env, file, &size, err));
-    if (size < head->span + SEG_HEADER)
+    if (size < head->span + SEG_HEADER && s->read_only)
         FAIL(err, E_DAMAGED, ERR_FATAL,
-             "%s: %" PRIu64 " bytes, but the header says %" PRIu64 ": the file was cut", path, size,
-             head->span + SEG_HEADER);
+             "%s: %" PRIu64 " bytes, but the header says %" PRIu64
+             ": open it for writing once, or restore a backup",
+             path, size, head->span + SEG_HEADER);
+    /* Its growing was interrupted. If more than that is missing the positions will tell. */
+    if (size < head->span + SEG_HEADER)
+        TRY(s->env->ops->file_resize(s->env, file, head->span + SEG_HEADER, err));
     *whole = true;
 out:
     return rc;
@@ -479,6 +483,22 @@ write_header(struct segments *s, struct segment *seg, struct err *err)
     return s->env->ops->file_write(s->env, seg->file, bytes, sizeof bytes, 0, err);
 }
 
+/* Durable when it returns 0, the name excepted. */
+static int
+prepare(struct segments *s, struct segment *seg, struct err *err)
+{
+    int rc;
+
+    seg->in_use = false;
+    seg->filled = 0;
+    TRY(s->env->ops->file_resize(s->env, seg->file, 0, err));
+    TRY(s->env->ops->file_resize(s->env, seg->file, seg->span + SEG_HEADER, err));
+    TRY(write_header(s, seg, err));
+    TRY(s->env->ops->file_sync(s->env, seg->file, err));
+out:
+    return rc;
+}
+
 int
 logi_segs_grow(struct segments *s, struct err *err)
 {
@@ -497,10 +517,7 @@ logi_segs_grow(struct segments *s, struct err *err)
     /* What an earlier try left behind has no header: it may be written over. */
     TRY(s->env->ops->file_open(s->env, path, ENV_WRITE | ENV_CREATE, &seg->file, err));
     made = true;
-    TRY(s->env->ops->file_resize(s->env, seg->file, 0, err));
-    TRY(s->env->ops->file_resize(s->env, seg->file, seg->span + SEG_HEADER, err));
-    TRY(write_header(s, seg, err));
-    TRY(s->env->ops->file_sync(s->env, seg->file, err));
+    TRY(prepare(s, seg, err));
     TRY(s->env->ops->dir_sync(s->env, s->dir, err));
     TRY(map_segment(s, seg, err));
     TRY(table_add(s, seg, err));
@@ -511,6 +528,60 @@ out:
         if (made)
             (void)s->env->ops->path_remove(s->env, path, NULL);
     }
+    return rc;
+}
+
+/* The bytes from `pos` on are given back and got again, whatever they were: they read as zero. */
+static int
+cut_segment(struct segments *s, struct segment *seg, uint64_t pos, struct err *err)
+{
+    int rc;
+
+    TRY(s->env->ops->file_resize(s->env, seg->file, SEG_HEADER + (pos - seg->first), err));
+    TRY(s->env->ops->file_resize(s->env, seg->file, SEG_HEADER + seg->span, err));
+    TRY(s->env->ops->file_sync(s->env, seg->file, err));
+out:
+    return rc;
+}
+
+int
+logi_segs_cut(struct segments *s, uint64_t pos, struct err *err)
+{
+    int rc;
+
+    must(!s->read_only);
+    for (uint32_t n = s->count; n-- > 0 && s->table[n]->first + s->table[n]->span > pos;) {
+        if (s->table[n]->first >= pos)
+            TRY(prepare(s, s->table[n], err));
+        else
+            TRY(cut_segment(s, s->table[n], pos, err));
+    }
+    TRY(s->env->ops->dir_sync(s->env, s->dir, err));
+out:
+    return rc;
+}
+
+int
+logi_segs_rewrite(struct segments *s, uint64_t from, uint64_t upto, struct err *err)
+{
+    uint8_t        *copy = malloc(FILL_CHUNK);
+    struct seg_view view;
+    int             rc = 0;
+
+    if (copy == NULL)
+        FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
+    while (from < upto) {
+        uint64_t len = upto - from < FILL_CHUNK ? upto - from : FILL_CHUNK;
+
+        must(logi_segs_at(s, from, &view));
+        if (len > view.end - from)
+            len = view.end - from;
+        memcpy(copy, view.bytes + (from - view.first), (size_t)len);
+        TRY(logi_segs_write(s, from, copy, len, err));
+        from += len;
+    }
+out:
+    free(copy);
     return rc;
 }
 
@@ -600,9 +671,11 @@ logi_segs_sync(struct segments *s, struct err *err)
         if (!seg->dirty)
             continue;
         seen = true;
-#ifndef OX_BUG_NO_SYNC
-        TRY(s->env->ops->file_sync(s->env, seg->file, err));
+#ifdef OX_BUG_NO_SYNC
+        seg->dirty = false;
+        continue;
 #endif
+        TRY(s->env->ops->file_sync(s->env, seg->file, err));
         seg->dirty = false;
     }
 out:

@@ -6,7 +6,7 @@
  * leaves at most one segment without a valid header, the last, and nothing in
  * it (docs/format.md, Recovery).
  *
- * Threads: segs_write and segs_sync belong to whoever runs the journal, one at
+ * Threads: segs_write and logi_segs_sync belong to whoever runs the journal, one at
  * a time; segs_grow and segs_fill to the log's upkeep task; segs_at to anybody.
  */
 #ifndef OX_LOG_SEG_H
@@ -49,6 +49,16 @@ bool logi_segs_at(struct segments *, uint64_t pos, struct seg_view *out);
 
 /* Adds an empty segment at the end (durable when it returns 0). */
 int logi_segs_grow(struct segments *, struct err *);
+
+/*
+ * Makes all from `pos` on empty and durable, and the names too. After an end that
+ * was not clean this is done even where only zeros can be read: nobody
+ * knows whether the syncs of those that wrote them ever returned.
+ */
+int logi_segs_cut(struct segments *, uint64_t pos, struct err *);
+
+/* Writes once more what is there, for the same reason; not durable before segs_sync. */
+int logi_segs_rewrite(struct segments *, uint64_t from, uint64_t upto, struct err *);
 
 /*
  * Writes zeros over the next 1 MiB of the last segment, where no frame is in it
