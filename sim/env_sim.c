@@ -60,7 +60,7 @@ struct sim {
     struct script   script;
     uint64_t        faults, capacity;
     uint64_t        calls, crash_left;
-    bool            crash_set, crashed;
+    bool            crash_set, crashed, held;
     unsigned        depth; /* of steps within steps */
     void (*meanwhile)(void *arg);
     void *meanwhile_arg;
@@ -325,6 +325,8 @@ enter(struct sim *sim, enum sim_call call, const char *path, int *rc, struct err
 
     *rc = 0;
     sim->mono_us += world(sim, call == SIM_SYNC ? 1500 : 10);
+    if (sim->held && !sim->crashed)
+        return true;
     if (!sim->crashed && sim->crash_set && sim->crash_left-- == 0)
         sim->crashed = true;
     if (sim->crashed) {
@@ -359,10 +361,25 @@ sim_fault_at(struct sim *sim, enum sim_call call, enum sim_fault fault, uint64_t
 }
 
 void
+sim_hold(struct sim *sim, bool held)
+{
+    sim->held = held;
+}
+
+void
 sim_fault_none(struct sim *sim)
 {
     memset(sim->rate, 0, sizeof sim->rate);
     sim->script.set = false;
+}
+
+int
+sim_touch(struct sim *sim, const char *what, struct err *err)
+{
+    int rc;
+
+    (void)enter(sim, SIM_WRITE, what, &rc, err);
+    return rc;
 }
 
 uint64_t

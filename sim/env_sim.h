@@ -68,8 +68,14 @@ sim_fault_rate(struct sim *sim, enum sim_call call, enum sim_fault fault, uint32
 /* The nth next call of the kind fails (0: the next one). One script at a time. */
 void sim_fault_at(struct sim *sim, enum sim_call call, enum sim_fault fault, uint64_t nth);
 
+/* While held no call fails and none is counted: for checks that are no part of the story. */
+void sim_hold(struct sim *sim, bool held);
+
 /* No more faults of any kind. */
 void sim_fault_none(struct sim *sim);
+
+/* A call to something else that stands on this world: may fail or stop the machine like a write. */
+int sim_touch(struct sim *sim, const char *what, struct err *err);
 
 /* How many faults were injected so far. */
 uint64_t sim_fault_count(const struct sim *sim);

@@ -1,0 +1,521 @@
+/* Holds the whole log against what must be in it, through every way of reading. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/must.h"
+#include "sim/run_int.h"
+
+static struct seen *
+add_seen(struct run *run)
+{
+    if (run->seen_count == run->seen_cap) {
+        run->seen_cap = run->seen_cap == 0 ? 256 : run->seen_cap * 2;
+        run->seen = realloc(run->seen, run->seen_cap * sizeof *run->seen);
+        must(run->seen != NULL);
+    }
+    return &run->seen[run->seen_count++];
+}
+
+/* The first event of a commit: what the commit expected held just before it. */
+static void
+check_expected(struct run *run, const struct rec *rec)
+{
+    for (uint32_t i = 0; i < rec->write_count; i++)
+        if (!version_holds(rec->w[i].expected, run->streams[rec->w[i].stream].next))
+            run_fail(run, "rec %" PRIu64 " expected %" PRId64 " of %s, which had %" PRIu64, rec->no,
+                     rec->w[i].expected, run->streams[rec->w[i].stream].name,
+                     run->streams[rec->w[i].stream].next);
+    for (uint32_t i = 0; i < rec->check_count; i++)
+        if (!version_holds(rec->c[i].expected, run->streams[rec->c[i].stream].next))
+            run_fail(run, "rec %" PRIu64 " checked %" PRId64 " of %s, which had %" PRIu64, rec->no,
+                     rec->c[i].expected, run->streams[rec->c[i].stream].name,
+                     run->streams[rec->c[i].stream].next);
+}
+
+/* The event follows the one before it, in its commit and in its stream. */
+static void
+check_order(struct run *run, const struct seen *s, const struct seen *before)
+{
+    const struct rec *rec = s->rec;
+    bool              inside = before != NULL && before->rec == rec;
+
+    if (before != NULL && s->pos <= before->pos)
+        run_fail(run, "%" PRIu64 " comes after %" PRIu64, s->pos, before->pos);
+    if (before != NULL && s->time_us < before->time_us)
+        run_fail(run, "the time of %" PRIu64 " is below that of the commit before", s->pos);
+    if (inside != (before != NULL && before->commit == s->commit))
+        run_fail(run, "rec %" PRIu64 " is not one commit, at %" PRIu64, rec->no, s->pos);
+    if (!inside && before != NULL &&
+        (before->w + 1 != before->rec->write_count ||
+         before->e + 1 != before->rec->w[before->w].count))
+        run_fail(run, "rec %" PRIu64 " ends at %" PRIu64 " in its middle", before->rec->no,
+                 before->pos);
+    if (!inside) {
+        if (s->w != 0 || s->e != 0)
+            run_fail(run, "rec %" PRIu64 " begins at %" PRIu64 " in its middle", rec->no, s->pos);
+        if (rec->found)
+            run_fail(run, "rec %" PRIu64 " is there twice, again at %" PRIu64, rec->no, s->pos);
+        check_expected(run, rec);
+    } else if (before->w == s->w ? s->e != before->e + 1
+                                 : s->w != before->w + 1 || s->e != 0 ||
+                                       before->e + 1 != rec->w[before->w].count) {
+        run_fail(run, "rec %" PRIu64 " is out of order at %" PRIu64, rec->no, s->pos);
+    }
+    if (s->version != run->streams[s->stream].next)
+        run_fail(run, "%s has %" PRIu64 " after %" PRIu64 " events, at %" PRIu64,
+                 run->streams[s->stream].name, s->version, run->streams[s->stream].next, s->pos);
+}
+
+static void
+place(struct run *run, struct rec *rec, const struct seen *s, bool last)
+{
+    if (rec->placed && s->w == 0 && s->e == 0 && rec->pos.v != s->pos)
+        run_fail(run, "rec %" PRIu64 " was at %" PRIu64 ", and is at %" PRIu64, rec->no, rec->pos.v,
+                 s->pos);
+    if (rec->placed && last && rec->last.v != s->pos)
+        run_fail(run, "rec %" PRIu64 " ended at %" PRIu64 ", and ends at %" PRIu64, rec->no,
+                 rec->last.v, s->pos);
+    if (!rec->placed && s->w == 0 && s->e == 0)
+        rec->pos.v = s->pos;
+    if (!rec->placed)
+        rec->last.v = s->pos;
+    rec->placed = rec->placed || last;
+    if (last && rec->written == 0)
+        rec->written = 1;
+}
+
+static void
+begin_scan(struct run *run)
+{
+    run->seen_count = 0;
+    for (uint32_t i = 0; i < run->stream_count; i++)
+        run->streams[i].next = 0;
+    for (size_t i = 0; i < run->rec_count; i++)
+        run->recs[i]->found = false;
+}
+
+static struct log_iter *
+open_iter(struct run *run, const struct log_read *read)
+{
+    struct log_iter *it = NULL;
+    struct err       err;
+    int              rc = log_iter_open(run->log, read, &it, &err);
+
+    if (rc != 0)
+        run_fail(run, "cannot read from %" PRIu64 ": %s", read->from, err.text);
+    return it;
+}
+
+/* The next event; false at the end. */
+static bool
+next_event(struct run *run, struct log_iter *it, struct log_event *ev)
+{
+    struct err err;
+    int        rc = log_iter_next(it, ev, &err);
+
+    if (rc != 0 && rc != E_END)
+        run_fail(run, "reading failed: %s", err.text);
+    return rc == 0;
+}
+
+static struct log_read
+read_all(uint64_t from, bool backwards)
+{
+    struct log_read read;
+
+    memset(&read, 0, sizeof read);
+    read.from = from;
+    read.backwards = backwards;
+    read.filter.system = true;
+    read.filter.quiet = true;
+    return read;
+}
+
+static void
+scan_forwards(struct run *run)
+{
+    struct log_read  read = read_all(0, false);
+    struct log_iter *it = open_iter(run, &read);
+    struct log_event ev;
+
+    while (next_event(run, it, &ev)) {
+        struct seen  s = {.pos = ev.pos.v, .commit = ev.commit.v, .version = ev.version};
+        struct seen *before = run->seen_count == 0 ? NULL : &run->seen[run->seen_count - 1];
+        bool         last;
+
+        s.rec = rec_of_event(run, &ev, &s.w, &s.e);
+        s.stream = s.rec->w[s.w].stream;
+        s.time_us = ev.time_us;
+        s.quiet = ev.quiet;
+        check_order(run, &s, before);
+        last = s.w + 1 == s.rec->write_count && s.e + 1 == s.rec->w[s.w].count;
+        place(run, s.rec, &s, last);
+        s.rec->found = true;
+        run->streams[s.stream].next++;
+        *add_seen(run) = s;
+    }
+    if (run->seen_count > 0) {
+        const struct seen *s = &run->seen[run->seen_count - 1];
+
+        if (s->w + 1 != s->rec->write_count || s->e + 1 != s->rec->w[s->w].count)
+            run_fail(run, "the last commit, rec %" PRIu64 ", is not whole", s->rec->no);
+        if (log_end(run->log).v <= s->pos)
+            run_fail(run, "the end %" PRIu64 " is not behind %" PRIu64, log_end(run->log).v,
+                     s->pos);
+    }
+    log_iter_close(it);
+}
+
+/* Everything promised is there; what is not there now never comes. */
+static void
+check_recs(struct run *run, bool decided)
+{
+    for (size_t i = 0; i < run->rec_count; i++) {
+        struct rec *rec = run->recs[i];
+
+        must(rec->in_flight == 0);
+        if (rec->known && !rec->found)
+            run_fail(run, "rec %zu at %" PRIu64 " was durable, and is not there", i, rec->pos.v);
+        if (!decided)
+            continue;
+        if (!rec->found) {
+            rec->written = 0;
+            rec->placed = false;
+        }
+        rec->maybe = false;
+    }
+    for (size_t i = 0; i < run->claim_count; i++) {
+        const struct claim *c = &run->claims[i];
+
+        if (c->actual >= 0 && run->streams[c->stream].next <= (uint64_t)c->actual)
+            run_fail(run,
+                     "rec %" PRIu64 " was told that %s has version %" PRId64 ", which is not there",
+                     c->rec_no, run->streams[c->stream].name, c->actual);
+    }
+    run->claim_count = 0;
+    for (uint32_t i = 0; i < run->stream_count; i++)
+        run->streams[i].floor = run->streams[i].next;
+}
+
+typedef bool want_fn(const struct run *run, const struct log_read *read, const struct seen *s);
+
+static bool
+want_filter(const struct run *run, const struct log_read *read, const struct seen *s)
+{
+    const struct log_filter *f = &read->filter;
+    struct slice             name = slice_str(run->streams[s->stream].name);
+    struct slice             type = rec_type(s->rec, s->w, s->e);
+    const char              *dash = strchr(name.data, '-');
+
+    if (s->quiet && !f->quiet)
+        return false;
+    if (run->streams[s->stream].system && !f->system)
+        return false;
+    if (!slice_starts(name, f->prefix) || !slice_starts(type, f->type_prefix))
+        return false;
+    if (f->type.len > 0 && !slice_eq(type, f->type))
+        return false;
+    if (f->category.len > 0) {
+        size_t len = dash == NULL ? name.len : (size_t)(dash - (const char *)name.data);
+
+        return slice_eq(slice_of(name.data, len), f->category);
+    }
+    return true;
+}
+
+static bool
+want(const struct run *run, const struct log_read *read, const struct seen *s)
+{
+    uint64_t where = read->stream.len > 0 ? s->version : s->pos;
+
+    if (read->at.v != 0 && s->pos > read->at.v)
+        return false;
+    if (read->backwards ? where > read->from : where < read->from)
+        return false;
+    if (read->stream.len > 0)
+        return slice_is(read->stream, run->streams[s->stream].name);
+    return want_filter(run, read, s);
+}
+
+/* A stream of which nothing may be seen is not there. */
+static bool
+check_unseen(struct run *run, const struct log_read *read)
+{
+    struct log_iter *it;
+    struct err       err;
+
+    if (read->stream.len == 0 || read->at.v == 0)
+        return false;
+    for (size_t i = 0; i < run->seen_count; i++)
+        if (run->seen[i].pos <= read->at.v &&
+            slice_is(read->stream, run->streams[run->seen[i].stream].name))
+            return false;
+    if (log_iter_open(run->log, read, &it, &err) != E_NOTFOUND)
+        run_fail(run, "%.*s was not there at %" PRIu64 ", and can be read", SLICE_FMT(read->stream),
+                 read->at.v);
+    return true;
+}
+
+/* Reads and holds each event against the list of what is there. */
+static void
+check_read(struct run *run, const struct log_read *read)
+{
+    struct log_iter *it;
+    struct log_event ev;
+    size_t           limit = sim_pick(run->sim, 4) == 0 ? 5 : SIZE_MAX;
+    uint32_t         w, e;
+
+    if (check_unseen(run, read))
+        return;
+    it = open_iter(run, read);
+    for (size_t i = 0; i < run->seen_count && limit > 0; i++) {
+        const struct seen *s = &run->seen[read->backwards ? run->seen_count - 1 - i : i];
+
+        if (!want(run, read, s))
+            continue;
+        if (!next_event(run, it, &ev))
+            run_fail(run, "%" PRIu64 " is missing from a read of %s from %" PRIu64 "%s", s->pos,
+                     read->stream.len > 0 ? run->streams[s->stream].name : "$all", read->from,
+                     read->backwards ? " backwards" : "");
+        if (ev.pos.v != s->pos)
+            run_fail(run, "%" PRIu64 " instead of %" PRIu64 " in a read of %s from %" PRIu64 "%s",
+                     ev.pos.v, s->pos, read->stream.len > 0 ? run->streams[s->stream].name : "$all",
+                     read->from, read->backwards ? " backwards" : "");
+        (void)rec_of_event(run, &ev, &w, &e);
+        limit--;
+    }
+    if (limit > 0 && next_event(run, it, &ev))
+        run_fail(run, "%" PRIu64 " is too much in a read from %" PRIu64 "%s", ev.pos.v, read->from,
+                 read->backwards ? " backwards" : "");
+    log_iter_close(it);
+}
+
+static void
+check_stream(struct run *run, uint32_t n)
+{
+    struct log_read   read = {.stream = slice_str(run->streams[n].name)};
+    struct log_stream info;
+    struct log_iter  *it;
+    struct err        err;
+    uint64_t          next = run->streams[n].next;
+    int               rc = log_stream_info(run->log, read.stream, &info, &err);
+
+    if (next == 0) {
+        if (rc != E_NOTFOUND)
+            run_fail(run, "%s has no event, and there is one: %d", run->streams[n].name, rc);
+        if (log_iter_open(run->log, &read, &it, &err) != E_NOTFOUND)
+            run_fail(run, "%s is not there, and can be read", run->streams[n].name);
+        return;
+    }
+    if (rc != 0 || info.head != next - 1 || info.first != 0)
+        run_fail(run, "%s: %d, head %" PRIu64 " of %" PRIu64, run->streams[n].name, rc, info.head,
+                 next);
+    read.backwards = sim_pick(run->sim, 2) == 0;
+    read.from = read.backwards ? UINT64_MAX : 0;
+    if (sim_pick(run->sim, 3) == 0)
+        read.from = sim_pick(run->sim, next + 2);
+    if (sim_pick(run->sim, 4) == 0 && run->seen_count > 0)
+        read.at.v = run->seen[sim_pick(run->sim, run->seen_count)].pos;
+    check_read(run, &read);
+}
+
+static uint64_t
+some_pos(struct run *run)
+{
+    uint64_t pos;
+
+    if (run->seen_count == 0)
+        return sim_pick(run->sim, 10000);
+    pos = run->seen[sim_pick(run->sim, run->seen_count)].pos;
+    switch (sim_pick(run->sim, 4)) {
+    case 0:
+        return pos + 1;
+    case 1:
+        return pos - 1;
+    case 2:
+        return sim_pick(run->sim, log_end(run->log).v + 1000);
+    default:
+        return pos;
+    }
+}
+
+static void
+check_all(struct run *run)
+{
+    bool            backwards = sim_pick(run->sim, 2) == 0;
+    struct log_read read = read_all(backwards ? UINT64_MAX : 0, backwards);
+
+    if (sim_pick(run->sim, 2) == 0)
+        read.from = some_pos(run);
+    if (sim_pick(run->sim, 3) == 0)
+        read.at.v = some_pos(run);
+    if (sim_pick(run->sim, 3) == 0)
+        read.filter.system = false;
+    if (sim_pick(run->sim, 3) == 0)
+        read.filter.quiet = false;
+    switch (sim_pick(run->sim, 10)) {
+    case 0:
+        read.filter.prefix = slice_str("cat1");
+        break;
+    case 1:
+        read.filter.category = slice_str("cat2");
+        break;
+    case 2:
+        read.filter.type = slice_str("Closed");
+        break;
+    case 3:
+        read.filter.type_prefix = slice_str("W");
+        break;
+    default:
+        break;
+    }
+    check_read(run, &read);
+}
+
+static void
+check_times(struct run *run)
+{
+    struct log_pos pos;
+    struct err     err;
+    uint64_t       best = 0;
+    int64_t        us;
+    int            rc;
+
+    if (run->seen_count == 0)
+        return;
+    us =
+        run->seen[sim_pick(run->sim, run->seen_count)].time_us + (int64_t)sim_pick(run->sim, 3) - 1;
+    for (size_t i = 0; i < run->seen_count; i++)
+        if (run->seen[i].time_us <= us)
+            best = run->seen[i].pos;
+    rc = log_pos_of_time(run->log, us, &pos, &err);
+    if (rc != 0)
+        run_fail(run, "no position of a time: %s", err.text);
+    /* Any position between that event and the next one is as good. */
+    for (size_t i = 0; i < run->seen_count; i++)
+        if ((run->seen[i].pos <= pos.v) != (run->seen[i].pos <= best))
+            run_fail(run, "time %" PRId64 " is at %" PRIu64 ", not %" PRIu64, us, pos.v, best);
+}
+
+struct listing {
+    struct run  *run;
+    char         last[LOG_NAME_MAX + 1];
+    uint32_t     count;
+    struct slice prefix;
+};
+
+static int
+listed(void *arg, const struct log_stream *stream, struct err *err)
+{
+    struct listing *l = arg;
+
+    (void)err;
+    if (slice_cmp(stream->name, slice_str(l->last)) <= 0 && l->count > 0)
+        run_fail(l->run, "streams are listed out of order at %.*s", SLICE_FMT(stream->name));
+    if (!slice_starts(stream->name, l->prefix))
+        run_fail(l->run, "%.*s has not the prefix", SLICE_FMT(stream->name));
+    memcpy(l->last, stream->name.data, stream->name.len);
+    l->last[stream->name.len] = '\0';
+    for (uint32_t i = 0; i < l->run->stream_count; i++)
+        if (slice_is(stream->name, l->run->streams[i].name)) {
+            if (stream->head + 1 != l->run->streams[i].next)
+                run_fail(l->run, "%s is listed with version %" PRIu64 ", not %" PRIu64, l->last,
+                         stream->head, l->run->streams[i].next - 1);
+            l->count++;
+            return 0;
+        }
+    run_fail(l->run, "%s is listed, and nobody made it", l->last);
+}
+
+static void
+check_listing(struct run *run)
+{
+    struct listing l = {.run = run};
+    struct err     err;
+    uint32_t       there = 0;
+    int            rc;
+
+    if (sim_pick(run->sim, 2) == 0)
+        l.prefix = slice_str("cat1");
+    for (uint32_t i = 0; i < run->stream_count; i++)
+        there +=
+            run->streams[i].next > 0 && slice_starts(slice_str(run->streams[i].name), l.prefix);
+    rc = log_streams(run->log, l.prefix, slice_str(""), listed, &l, &err);
+    if (rc != 0)
+        run_fail(run, "listing streams: %s", err.text);
+    if (l.count != there)
+        run_fail(run, "%u streams are listed, not %u", l.count, there);
+}
+
+static void
+check_verify(struct run *run)
+{
+    struct log_counts counts;
+    struct err        err;
+    int               rc = log_verify(run->log, NULL, NULL, &counts, &err);
+
+    if (rc != 0)
+        run_fail(run, "verify: %s", err.text);
+    if (counts.events != run->seen_count)
+        run_fail(run, "verify counts %" PRIu64 " events, not %zu", counts.events, run->seen_count);
+    if (counts.index_mismatches != 0)
+        run_fail(run, "verify: %" PRIu64 " places where the index is not the log",
+                 counts.index_mismatches);
+}
+
+void
+check_scan(struct run *run, bool decided)
+{
+    must(run->in_flight == 0);
+    sim_hold(run->sim, true);
+    run->scans++;
+    begin_scan(run);
+    scan_forwards(run);
+    check_recs(run, decided);
+    sub_poll(run, true);
+    sub_check(run);
+    run->events = run->seen_count;
+    for (uint32_t i = 0; i < run->stream_count; i++)
+        check_stream(run, i);
+    for (uint32_t i = 0; i < 4; i++)
+        check_all(run);
+    check_times(run);
+    check_listing(run);
+    check_verify(run);
+    sim_hold(run->sim, false);
+}
+
+/* A short read of something while anything goes on: each event must be one that may be there. */
+void
+check_some(struct run *run)
+{
+    uint32_t         n = (uint32_t)sim_pick(run->sim, run->stream_count), w, e;
+    struct log_read  read = read_all(UINT64_MAX, true);
+    struct log_iter *it = NULL;
+    struct log_event ev;
+    struct err       err;
+    uint64_t         before = UINT64_MAX;
+    int              rc;
+
+    if (sim_pick(run->sim, 2) == 0)
+        read.stream = slice_str(run->streams[n].name);
+    rc = log_iter_open(run->log, &read, &it, &err);
+    if (rc == E_NOTFOUND && read.stream.len > 0 && run->streams[n].floor == 0)
+        return;
+    for (uint32_t i = 0; rc == 0 && i < 5; i++) {
+        rc = log_iter_next(it, &ev, &err);
+        if (rc == 0 && ev.pos.v >= before)
+            run_fail(run, "backwards, %" PRIu64 " comes after %" PRIu64, ev.pos.v, before);
+        if (rc == 0 && i == 0 && read.stream.len > 0 && ev.version + 1 < run->streams[n].floor)
+            run_fail(run, "%s ends with version %" PRIu64 " though %" PRIu64 " was told",
+                     run->streams[n].name, ev.version, run->streams[n].floor - 1);
+        if (rc == 0) {
+            before = ev.pos.v;
+            (void)rec_of_event(run, &ev, &w, &e);
+        }
+    }
+    if (rc != 0 && rc != E_END && !run_excused(run))
+        run_fail(run, "reading %s: %s", run->streams[n].name, err.text);
+    log_iter_close(it);
+}

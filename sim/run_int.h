@@ -1,0 +1,157 @@
+/*
+ * One seed's run: what the clients asked for, what they were told, and what
+ * must therefore be in the log. Private to the simulator.
+ *
+ * A *rec* is what a client wants written, once, whatever number of attempts it
+ * takes; all bytes of its events follow from its number. A rec is *known* when
+ * somebody was told that it is durable, by an answer or by reading it, and
+ * stays in the log from then on; *maybe* while nobody can know; else absent.
+ */
+#ifndef OX_SIM_RUN_INT_H
+#define OX_SIM_RUN_INT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "log/log.h"
+#include "sim/env_sim.h"
+
+#define REC_WRITES 4
+#define REC_CHECKS 3
+#define STREAMS_MAX 40
+#define SUBS_MAX 5
+#define RUN_DIR "/home/data"
+
+struct rec_write {
+    uint32_t stream;
+    int64_t  expected;
+    uint32_t count;
+    uint64_t first; /* version; where known */
+};
+
+struct rec_check {
+    uint32_t stream;
+    int64_t  expected;
+};
+
+struct rec {
+    uint64_t         no, seed;
+    uint64_t         life;  /* in which it was written */
+    uint32_t         flags; /* of the request */
+    int64_t          time_us;
+    uint32_t         write_count, check_count;
+    struct rec_write w[REC_WRITES];
+    struct rec_check c[REC_CHECKS];
+    uint32_t         attempts, in_flight, written;
+    bool             known, maybe, told; /* told: `first` is set, too */
+    bool             refused;            /* answered: certainly not written */
+    bool             placed;             /* pos to end are set */
+    bool             found;              /* by the scan that is going on */
+    struct log_pos   pos, last, end;
+};
+
+/* One event of the log as the last scan found it. */
+struct seen {
+    uint64_t    pos, commit, version;
+    struct rec *rec;
+    uint32_t    stream, w, e;
+    int64_t     time_us;
+    bool        quiet;
+};
+
+/* Somebody was told a stream's version by a refusal. */
+struct claim {
+    uint32_t stream;
+    int64_t  actual;
+    uint64_t rec_no;
+};
+
+struct sub {
+    struct run         *run;
+    struct log_listener listener;
+    struct log_iter    *it;
+    bool                woken, listening, polling;
+    int                 kind;
+    uint32_t            stream; /* of kind SUB_STREAM */
+    uint64_t            resume;
+    uint64_t           *got;
+    size_t              count, cap;
+};
+
+struct stream {
+    char     name[LOG_NAME_MAX + 1];
+    bool     system;
+    uint64_t next;  /* as of the last scan */
+    uint64_t floor; /* versions that are known to exist, as answers told */
+};
+
+struct run {
+    struct sim        *sim;
+    uint64_t           seed;
+    bool               verbose;
+    struct index_maps *maps;
+    struct log_conf    conf;
+    struct log        *log;
+    struct rec       **recs;
+    size_t             rec_count, rec_cap;
+    struct stream      streams[STREAMS_MAX];
+    uint32_t           stream_count;
+    struct seen       *seen;
+    size_t             seen_count, seen_cap;
+    struct claim      *claims;
+    size_t             claim_count, claim_cap;
+    struct sub         subs[SUBS_MAX];
+    uint32_t           sub_count;
+    uint32_t           in_flight;
+    uint32_t           big; /* of 1,000 events, how many are large */
+    uint64_t           faults_before;
+    bool               excused; /* refusals for lack of disk and the like are in order */
+    bool               closing;
+    uint64_t           acked, refused, unsure, lives, crashes, cuts, scans, events;
+};
+
+/* Prints what is wrong and how to run it again, and ends the program. */
+void
+run_fail(struct run *run, const char *fmt, ...) __attribute__((format(printf, 2, 3), __noreturn__));
+void run_say(struct run *run, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* rec.c: what is asked for */
+
+struct rec *rec_new(struct run *run);
+bool        rec_can_repeat(const struct rec *rec); /* the log knows it again by its events' ids */
+void        rec_submit(struct run *run, struct rec *rec);
+void        rec_submit_bad(struct run *run);
+
+/* Which event is this? Holds every field against what was asked for. NULL never. */
+struct rec *rec_of_event(struct run *run, const struct log_event *ev, uint32_t *w, uint32_t *e);
+
+struct slice rec_type(const struct rec *rec, uint32_t w, uint32_t e);
+bool         version_holds(int64_t expected, uint64_t next);
+
+/* subs.c: who reads along */
+
+void sub_new_all(struct run *run);
+void sub_begin(struct run *run); /* the log was opened */
+void sub_poll(struct run *run, bool all);
+void sub_end(struct run *run); /* it is going to be closed */
+void sub_check(struct run *run);
+void sub_free_all(struct run *run);
+
+/* check.c: the log against what must be in it */
+
+/* Nothing may be in flight. decided: the log was opened since, what was unsure is no more. */
+void check_scan(struct run *run, bool decided);
+void check_some(struct run *run); /* a few reads; anything may be in flight */
+
+/* damage.c */
+
+/* The log is closed: damages it, and holds that nobody is told anything wrong. */
+void damage_run(struct run *run);
+
+/* run.c */
+
+void run_settle(struct run *run);
+bool run_excused(struct run *run);
+void run_seed(uint64_t seed, uint32_t steps, bool verbose);
+
+#endif
