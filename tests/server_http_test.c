@@ -325,7 +325,7 @@ test_too_slow(void **state)
 static void
 test_connections_max(void **state)
 {
-    struct fix    f = {.conf = {.connections_max = 4}};
+    struct fix    f = {.conf = {.connections_max = 4, .access_log = true}};
     struct client c[5];
     struct answer a;
 
@@ -415,6 +415,42 @@ get_events(struct call *call, void *arg)
     assert_int_equal(pthread_create(&w->thread, NULL, send_events, w), 0);
 }
 
+/* More than a client that reads nothing may cost. */
+static void *
+send_too_much(void *arg)
+{
+    static char   data[64 << 10];
+    struct wired *w = arg;
+    struct err    err;
+    int           rc = 0;
+
+    memset(data, 'x', sizeof data);
+    for (int i = 0; i < 100000 && rc == 0; i++)
+        rc = later_send(w->later, NULL, NULL, slice_of(data, sizeof data), &err);
+    assert_true(rc == E_LIMIT || rc == E_CLOSED);
+    later_drop(w->later);
+    return NULL;
+}
+
+static void
+get_flood(struct call *call, void *arg)
+{
+    struct wired *w = arg;
+
+    w->later = call_stream(call);
+    assert_int_equal(pthread_create(&w->thread, NULL, send_too_much, w), 0);
+}
+
+static void
+get_failed(struct call *call, void *arg)
+{
+    struct err err;
+
+    (void)arg;
+    (void)err_set(&err, __FILE__, __LINE__, E_REMOTE, ERR_RETRY, "the far side said no");
+    later_fail(call_later(call, 1000), &err);
+}
+
 static void
 put_echo(struct call *call, void *arg)
 {
@@ -432,10 +468,9 @@ put_echo(struct call *call, void *arg)
 }
 
 static const struct server_route wired_routes[] = {
-    {"GET", "/later/{name}", get_later, 0},
-    {"GET", "/never", get_never, 0},
-    {"GET", "/events", get_events, 0},
-    {"PUT", "/echo", put_echo, 1 << 20},
+    {"GET", "/later/{name}", get_later, 0}, {"GET", "/never", get_never, 0},
+    {"GET", "/events", get_events, 0},      {"PUT", "/echo", put_echo, 1 << 20},
+    {"GET", "/flood", get_flood, 0},        {"GET", "/failed", get_failed, 0},
 };
 
 static void
@@ -445,7 +480,7 @@ test_wired_routes(void **state)
     struct wired w = {0};
     struct buf   body = {0}, large = {0};
 
-    fix_start(&f, wired_routes, 4, &w);
+    fix_start(&f, wired_routes, 6, &w);
     assert_int_equal(ask(&f, "GET /later/a%20b HTTP/1.1\r\n" HOST "\r\n", &body), 202);
     (void)pthread_join(w.thread, NULL);
     assert_true(slice_is(buf_slice(&body), "afterwards"));
@@ -465,8 +500,34 @@ test_wired_routes(void **state)
     assert_int_equal(ask_with(&f, "PUT", "/echo?fail", "", slice_str("x"), &body), 409);
     assert_true(buf_has(&body, "\"message\":\"an older epoch\""));
     assert_int_equal(server_add_routes(f.server, wired_routes, 1, NULL, &f.err), E_EXISTS);
+    assert_int_equal(ask(&f, "GET /failed HTTP/1.1\r\n" HOST "\r\n", &body), 502);
+    assert_true(buf_has(&body, "the far side said no"));
     buf_fini(&body);
     buf_fini(&large);
+    fix_stop(&f);
+}
+
+static void
+test_flooded_stream(void **state)
+{
+    struct fix    f = {0};
+    struct wired  w = {0};
+    struct client c;
+
+    (void)state;
+    fix_start(&f, wired_routes, 6, &w);
+    client_open(&c, &f);
+    client_send(&c, "GET /flood HTTP/1.1\r\n" HOST "\r\n");
+    client_until(&c, "\r\n\r\n"); /* and nothing more is read */
+    (void)pthread_join(w.thread, NULL);
+    client_close(&c);
+    /* A client that goes away in the middle. */
+    client_open(&c, &f);
+    client_send(&c, "GET /flood HTTP/1.1\r\n" HOST "\r\n");
+    client_until(&c, "data: x");
+    client_close(&c);
+    (void)pthread_join(w.thread, NULL);
+    assert_int_equal(ask(&f, LIVE, NULL), 200);
     fix_stop(&f);
 }
 
@@ -544,8 +605,8 @@ main(void)
         cmocka_unit_test(test_refusals),        cmocka_unit_test(test_huge_heads),
         cmocka_unit_test(test_early_answer),    cmocka_unit_test(test_too_slow),
         cmocka_unit_test(test_connections_max), cmocka_unit_test(test_port_in_use),
-        cmocka_unit_test(test_wired_routes),    cmocka_unit_test(test_drain),
-        cmocka_unit_test(test_signals),
+        cmocka_unit_test(test_wired_routes),    cmocka_unit_test(test_flooded_stream),
+        cmocka_unit_test(test_drain),           cmocka_unit_test(test_signals),
     };
 
     return cmocka_run_group_tests(tests, fix_setup, fix_teardown);

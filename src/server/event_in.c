@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/json.h"
+#include "base/must.h"
 #include "server/append_int.h"
 #include "server/base64.h"
 
@@ -42,7 +43,7 @@ static int
 read_base64(struct append *a, struct slice raw, const char *what, struct slice *out,
             struct err *err)
 {
-    uint8_t *at = (uint8_t *)(uintptr_t)raw.data;
+    uint8_t *at;
     int      rc = 0;
 
     TRY(serveri_string_read(a, raw, what, out, err));
@@ -59,6 +60,7 @@ grow(struct append *a, struct err *err)
     uint32_t              cap = a->cap * 2;
     struct log_new_event *events;
 
+    must(cap > 0);
     if (a->count >= SERVERI_EVENTS_MAX)
         RETURN_ERR(err, E_LIMIT, ERR_DATA, "more than %d events in one commit", SERVERI_EVENTS_MAX);
     events = malloc(cap * sizeof *events);

@@ -26,7 +26,7 @@ struct server;
 
 /* Zero means the default for every number but the port. */
 struct server_conf {
-    const char *host;            /* NULL: 127.0.0.1 */
+    const char *host;            /* NULL: 127.0.0.1; the caller's, as long as the server lives */
     uint16_t    port;            /* 0: any free one */
     uint32_t    connections_max; /* 1024; beyond it: 503 */
     uint32_t    head_ms_max;     /* 10 s: from the first byte of a request to the end of its head */
