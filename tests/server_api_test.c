@@ -124,7 +124,7 @@ test_idempotency_key(void **state)
     assert_int_equal(post(f, "/v1/streams/i", "Idempotency-Key: l\r\n", events, &again), 201);
     expect_body(&again, "\"first_version\":2,\"last_version\":3}");
     memset(field + 17, 'x', 300);
-    (void)strcpy(field + 317, "\r\n");
+    memcpy(field + 317, "\r\n", 3);
     assert_int_equal(post(f, "/v1/streams/i", field, events, &again), 400);
     buf_fini(&first);
     buf_fini(&again);

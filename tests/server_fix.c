@@ -206,7 +206,7 @@ client_answer(struct client *c, struct answer *a, bool has_body)
     take_until(c, "\r\n\r\n", &a->head);
     buf_add_byte(&a->head, 0);
     assert_memory_equal(a->head.data, "HTTP/1.1 ", 9);
-    a->status = atoi((char *)a->head.data + 9);
+    a->status = (int)strtol((char *)a->head.data + 9, NULL, 10);
     length = strstr((char *)a->head.data, "Content-Length: ");
     if (!has_body)
         return;

@@ -28,7 +28,7 @@ main(int argc, char **argv)
         return 2;
     }
     if (argc > 2)
-        server_conf.port = (uint16_t)atoi(argv[2]);
+        server_conf.port = (uint16_t)strtoul(argv[2], NULL, 10);
     say_init(env_real(), SAY_INFO);
     TRY(log_open(env_real(), argv[1], &conf, NULL, &log, &err));
     TRY(server_new(env_real(), log, &server_conf, &server, &err));
