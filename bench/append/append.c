@@ -96,7 +96,7 @@ report(uint64_t count, uint64_t us, double per_group, uint64_t behind)
            per_group, mib, behind);
 }
 
-/* -- the disk's own limit ------------------------------------------------- */
+/* the disk's own limit */
 
 static void
 limit(const char *dir, uint64_t seconds, size_t bytes)
@@ -129,7 +129,7 @@ limit(const char *dir, uint64_t seconds, size_t bytes)
     report(count, spent, 32, 0);
 }
 
-/* -- the log -------------------------------------------------------------- */
+/* the log */
 
 struct slot {
     struct log_new_event   event;
