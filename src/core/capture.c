@@ -106,6 +106,9 @@ failed(struct capture *c, const struct err *err)
     c->backoff_us = c->backoff_us == 0 ? BACKOFF_MIN_US : c->backoff_us * 2;
     if (c->backoff_us > BACKOFF_MAX_US)
         c->backoff_us = BACKOFF_MAX_US;
+    /* The far side may have said how long it wants to be left alone. */
+    if ((uint64_t)err->retry_ms * 1000 > c->backoff_us)
+        return (uint64_t)err->retry_ms * 1000;
     return c->backoff_us;
 }
 
@@ -382,7 +385,7 @@ static int
 commit_batch(struct capture *c, const struct source_batch *batch, struct err *err)
 {
     uint32_t      n = batch->count, mask = 1;
-    struct build *builds = calloc(n, sizeof *builds);
+    struct build *builds = calloc((size_t)n + 1, sizeof *builds);
     uint32_t     *table = NULL;
     struct buf    scratch;
     int           rc = 0;
@@ -409,7 +412,8 @@ commit_batch(struct capture *c, const struct source_batch *batch, struct err *er
     add_checkpoint(c, n);
     c->req.writes = c->writes;
     c->req.order = c->order;
-    c->req.flags = LOG_SYSTEM;
+    /* A checkpoint alone is a reader's own state: it wakes nobody. */
+    c->req.flags = n == 0 ? LOG_SYSTEM | LOG_QUIET : LOG_SYSTEM;
     c->req.done = committed;
     c->req.arg = c;
     c->changes = n;
@@ -491,7 +495,9 @@ step(void *arg)
     }
     if (source_poll(c->source, c->batch_max, POLL_WAIT_MS, &batch, &err) != 0)
         return failed(c, &err);
-    if (batch.count == 0) {
+    /* A position that moved without a change of ours is kept too: others wait for it. */
+    if (batch.count == 0 &&
+        (batch.checkpoint.len == 0 || slice_eq(batch.checkpoint, buf_slice(&c->checkpoint)))) {
         c->backoff_us = 0;
         lock_take(&c->lock);
         c->status.state = CAPTURE_RUNNING;
