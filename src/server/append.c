@@ -246,11 +246,33 @@ submit(struct call *call, struct append *a)
     a->req.done = on_done;
     a->req.arg = a;
     a->message.fn = on_answer;
-    a->submitted_us = s->env->ops->mono_us(s->env);
     c->users++;
     s->in_flight++;
     s->stats.append_bytes += c->body_len;
-    log_submit(s->log, &a->req);
+    a->submit_next = NULL;
+    if (s->submit == NULL)
+        s->submit = a;
+    else
+        s->submit_last->submit_next = a;
+    s->submit_last = a;
+}
+
+/*
+ * All at once: given one by one, between two reads, the log would begin a group
+ * with the first and sync it while the others are still being parsed.
+ */
+void
+serveri_append_submit(struct server *s)
+{
+    uint64_t now = s->submit == NULL ? 0 : s->env->ops->mono_us(s->env);
+
+    while (s->submit != NULL) {
+        struct append *a = s->submit;
+
+        s->submit = a->submit_next;
+        a->submitted_us = now;
+        log_submit(s->log, &a->req);
+    }
 }
 
 static int

@@ -18,6 +18,7 @@ struct append {
     struct conn   *conn;
     struct log_req req;
     uint64_t       submitted_us;
+    struct append *submit_next;
 
     struct log_new_event *events;
     struct log_new_event  few[SERVERI_EVENTS_FEW];

@@ -126,6 +126,7 @@ server_stop(struct server *s)
 static void
 flush(struct server *s)
 {
+    serveri_append_submit(s);
     while (s->dirty != NULL) {
         struct conn *c = s->dirty;
 

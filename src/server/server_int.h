@@ -173,7 +173,8 @@ bool serveri_charge(struct conn *c);
 /* What hangs on a connection. */
 
 void serveri_append_free(struct append *a);
-void serveri_append_trim(struct append *a); /* between requests: gives large tables back */
+void serveri_append_trim(struct append *a);   /* between requests: gives large tables back */
+void serveri_append_submit(struct server *s); /* all that this turn of the loop read */
 int  serveri_append_routes(struct server *s, struct err *err);
 
 void serveri_feed_free(struct feed *f);
@@ -223,6 +224,8 @@ struct server {
     uint32_t     conn_count;
     unsigned     in_flight; /* appends whose answer is due */
     uint64_t     charged;
+
+    struct append *submit, *submit_last; /* what goes to the log at the end of this turn */
 
     struct feed *feeds, *runnable, *runnable_last;
     unsigned     feed_count;
