@@ -544,18 +544,37 @@ out:
     return rc;
 }
 
+/* The last one, which nobody uses yet; durable, so that no later one is left without it. */
+static int
+remove_last(struct segments *s, struct err *err)
+{
+    char            path[SEG_PATH_MAX];
+    struct segment *seg = s->table[--s->count];
+    int             rc;
+
+    rc = seg_path(s, seg->first, path, err);
+    segment_free(s->env, seg);
+    TRY(rc);
+    TRY(s->env->ops->path_remove(s->env, path, err));
+    TRY(s->env->ops->dir_sync(s->env, s->dir, err));
+out:
+    return rc;
+}
+
 int
 logi_segs_cut(struct segments *s, uint64_t pos, struct err *err)
 {
-    int rc;
+    struct segment *last;
+    int             rc;
 
     must(!s->read_only);
-    for (uint32_t n = s->count; n-- > 0 && s->table[n]->first + s->table[n]->span > pos;) {
-        if (s->table[n]->first >= pos)
-            TRY(prepare(s, s->table[n], err));
-        else
-            TRY(cut_segment(s, s->table[n], pos, err));
-    }
+    while (s->count > 1 && s->table[s->count - 1]->first >= pos)
+        TRY(remove_last(s, err));
+    last = last_segment(s);
+    if (last->first >= pos)
+        TRY(prepare(s, last, err));
+    else if (last->first + last->span > pos)
+        TRY(cut_segment(s, last, pos, err));
     TRY(s->env->ops->dir_sync(s->env, s->dir, err));
 out:
     return rc;
