@@ -6,6 +6,8 @@
 #include "base/must.h"
 #include "sim/run_int.h"
 
+#define WHOLE_MAX 50000 /* bytes: never spread over frames */
+
 static struct seen *
 add_seen(struct run *run)
 {
@@ -148,6 +150,7 @@ scan_forwards(struct run *run)
         s.stream = s.rec->w[s.w].stream;
         s.time_us = ev.time_us;
         s.quiet = ev.quiet;
+        s.bytes = ev.data.len + ev.meta.len < WHOLE_MAX ? (uint32_t)(ev.data.len + ev.meta.len) : 0;
         check_order(run, &s, before);
         last = s.w + 1 == s.rec->write_count && s.e + 1 == s.rec->w[s.w].count;
         place(run, s.rec, &s, last);
@@ -467,8 +470,11 @@ check_verify(struct run *run)
 void
 check_scan(struct run *run, bool decided)
 {
+    bool was_looking = run->looking;
+
     must(run->in_flight == 0);
     sim_hold(run->sim, true);
+    run->looking = true;
     run->scans++;
     begin_scan(run);
     scan_forwards(run);
@@ -483,6 +489,7 @@ check_scan(struct run *run, bool decided)
     check_times(run);
     check_listing(run);
     check_verify(run);
+    run->looking = was_looking;
     sim_hold(run->sim, false);
 }
 

@@ -14,11 +14,13 @@
 #include "sim/run_int.h"
 
 #define HEADER 4096 /* docs/format.md: the bytes of a segment behind its header */
+#define FRAME_BYTES 64
+#define RECORD_BYTES 72 /* and the name and the type at least */
 #define TRIES 50
 
 struct wound {
-    size_t   victim; /* of run->seen: the commit's first event */
-    uint64_t first, end;
+    size_t   victim;           /* of run->seen: the commit's first event */
+    uint64_t from, first, end; /* from: of padding before it, at the lowest */
     char     path[256];
     uint64_t at;
     uint8_t  mask;
@@ -67,8 +69,11 @@ choose(struct run *run, struct wound *w)
             k--;
         w->victim = k;
         w->first = run->seen[k].commit;
+        w->from = k == 0 ? 0 : run->seen[k - 1].pos;
         w->end = s->rec->end.v;
-        pos = w->first + sim_pick(run->sim, w->end - w->first);
+        /* In the record, or in the frame's header; padding between frames may be anything. */
+        pos = sim_pick(run->sim, 8) == 0 ? w->first + sim_pick(run->sim, FRAME_BYTES)
+                                         : s->pos + sim_pick(run->sim, RECORD_BYTES + s->bytes);
         w->mask = (uint8_t)(1U << sim_pick(run->sim, 8));
         return locate(run, pos, w->path, &w->at);
     }
@@ -86,7 +91,7 @@ names_place(const char *text, const struct wound *w)
         if (*p < '0' || *p > '9')
             continue;
         v = strtoull(p, &end, 10);
-        if (v >= w->first && v < w->end)
+        if (v > w->from && v < w->end)
             return true;
         p = end - 1;
     }
@@ -173,6 +178,7 @@ damage_run(struct run *run)
 
     if (!choose(run, &w))
         return;
+    run->looking = true;
     run_say(run, "damage in %s at %" PRIu64 ", commit %" PRIu64 "%s", w.path, w.at, w.first,
             forget ? ", nothing remembered" : "");
     if (forget)
@@ -194,4 +200,5 @@ damage_run(struct run *run)
     sub_end(run);
     log_close(run->log);
     run->log = NULL;
+    run->looking = false;
 }

@@ -21,6 +21,7 @@ struct pending {
     uint64_t at, len;
     uint64_t size_after;
     uint8_t *data; /* NULL: zeros */
+    bool     cuts; /* the file was made shorter: its blocks are given back, all or none */
 };
 
 struct disk_file {
@@ -185,7 +186,7 @@ disk_bytes(struct disk_file *file, uint64_t *size)
     return file->live;
 }
 
-static void
+static struct pending *
 add_pending(struct disk *disk, struct disk_file *file, const void *data, uint64_t len, uint64_t at)
 {
     struct pending *p;
@@ -197,11 +198,13 @@ add_pending(struct disk *disk, struct disk_file *file, const void *data, uint64_
     p->len = len;
     p->size_after = file->size;
     p->data = NULL;
+    p->cuts = false;
     if (data != NULL && len > 0) {
         p->data = malloc(len);
         must(p->data != NULL);
         memcpy(p->data, data, len);
     }
+    return p;
 }
 
 void
@@ -214,7 +217,7 @@ disk_write(struct disk *disk, struct disk_file *file, const void *data, uint64_t
     memcpy(file->live + at, data, len);
     if (at + len > file->size)
         file->size = at + len;
-    add_pending(disk, file, data, len, at);
+    (void)add_pending(disk, file, data, len, at);
 }
 
 void
@@ -226,9 +229,9 @@ disk_resize(struct disk *disk, struct disk_file *file, uint64_t size)
     file->size = size;
     if (size < old) {
         memset(file->live + size, 0, old - size);
-        add_pending(disk, file, NULL, old - size, size);
+        add_pending(disk, file, NULL, old - size, size)->cuts = true;
     } else if (size > old) {
-        add_pending(disk, file, NULL, 0, size);
+        (void)add_pending(disk, file, NULL, 0, size);
     }
 }
 
@@ -274,14 +277,19 @@ granule_cut(uint64_t salt, uint64_t granule, size_t n)
     return (h >> 8) % (n + 1);
 }
 
-/* Stores write i where its granule got that far; sometimes a part of the write after that. */
+/*
+ * Stores write i, below `bound`, where its granule got that far; sometimes a
+ * part of the write after that.
+ */
 static void
-scatter(struct disk_file *file, size_t i, uint64_t salt, uint64_t granule)
+scatter(struct disk_file *file, size_t i, uint64_t salt, uint64_t granule, uint64_t bound)
 {
     const struct pending *p = &file->pending[i];
     uint64_t              end = p->at + p->len, from, to, h;
     size_t                cut;
 
+    if (end > bound)
+        end = bound;
     for (from = p->at; from < end; from = to) {
         to = (from / granule + 1) * granule;
         if (to > end)
@@ -302,17 +310,42 @@ scatter(struct disk_file *file, size_t i, uint64_t salt, uint64_t granule)
     }
 }
 
+/* The first shortening that is lost; the number of all where none is. */
+static size_t
+pick_lost_cut(struct disk *disk, const struct disk_file *file)
+{
+    for (size_t i = 0; i < file->count; i++)
+        if (file->pending[i].cuts && pick(disk, 3) == 0)
+            return i;
+    return file->count;
+}
+
+/*
+ * A shortening is stored as a whole, and what was written into blocks that the
+ * file got after one that is lost is lost with it.
+ */
 static void
 store_some(struct disk *disk, struct disk_file *file)
 {
     static const uint64_t granules[] = {512, 4096, 65536, DISK_FILE_MAX};
     uint64_t              granule = granules[pick(disk, 4)];
-    uint64_t              salt = pick(disk, UINT64_MAX);
-    size_t                sizes;
+    uint64_t              salt = pick(disk, UINT64_MAX), bound = UINT64_MAX;
+    size_t                lost = pick_lost_cut(disk, file), sizes;
 
-    for (size_t i = 0; i < file->count; i++)
-        scatter(file, i, salt, granule);
-    sizes = pick(disk, 2) == 0 ? file->count : pick(disk, file->count + 1);
+    for (size_t i = 0; i < file->count; i++) {
+        const struct pending *p = &file->pending[i];
+
+        if (p->cuts && i < lost)
+            put(file->disk, p, p->at, p->at + p->len);
+        else if (p->cuts)
+            bound = p->at < bound ? p->at : bound;
+        else
+            scatter(file, i, salt, granule, bound);
+    }
+    sizes = pick(disk, 2) == 0 ? lost : pick(disk, lost + 1);
+    for (size_t i = sizes; i < lost; i++)
+        if (file->pending[i].cuts)
+            sizes = i + 1; /* what was given back is gone: so is the old size */
     if (sizes > 0)
         file->disk_size = file->pending[sizes - 1].size_after;
 }
@@ -330,8 +363,8 @@ store_until(struct disk *disk, struct disk_file *file, uint64_t seq)
         put(file->disk, p, p->at, p->at + p->len);
         file->disk_size = p->size_after;
     }
-    if (i < file->count && file->pending[i].seq == seq + 1) {
-        scatter(file, i, salt, 512);
+    if (i < file->count && file->pending[i].seq == seq + 1 && !file->pending[i].cuts) {
+        scatter(file, i, salt, 512, UINT64_MAX);
         if (pick(disk, 2) == 0)
             file->disk_size = file->pending[i].size_after;
     }

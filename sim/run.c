@@ -15,6 +15,7 @@
 #define LIVES_MAX 12
 #define OPENS_MAX 40
 #define IN_FLIGHT_MAX 40
+#define NOTICE_US UINT64_C(3000000) /* until when the log has seen that there is room again */
 #define SETTLE_STEPS UINT64_C(200000)
 
 void
@@ -324,7 +325,7 @@ meanwhile(void *arg)
 {
     struct run *run = arg;
 
-    if (run->log == NULL || run->closing || sim_crashed(run->sim))
+    if (run->log == NULL || run->closing || run->looking || sim_crashed(run->sim))
         return;
     switch (pick(run, 4)) {
     case 0:
@@ -359,7 +360,9 @@ fill_disk(struct run *run)
 static void
 empty_disk(struct run *run)
 {
-    struct rec *rec;
+    struct ox_env *env = sim_env(run->sim);
+    struct rec    *rec;
+    uint64_t       began;
 
     if (!sim_crashed(run->sim))
         run_settle(run);
@@ -370,8 +373,12 @@ empty_disk(struct run *run)
     run->excused = true;
     if (log_failed(run))
         return; /* until it is opened again */
+    for (began = env->ops->mono_us(env); env->ops->mono_us(env) < began + NOTICE_US;)
+        if (!sim_step(run->sim))
+            break;
     run->excused = false;
-    (void)sim_run(run->sim, 1000);
+    if (sim_crashed(run->sim))
+        return;
     rec = rec_new(run);
     rec->write_count = 1;
     rec->check_count = 0;

@@ -55,6 +55,7 @@ struct seen {
     uint64_t    pos, commit, version;
     struct rec *rec;
     uint32_t    stream, w, e;
+    uint32_t    bytes; /* of data and metadata, where they are in one piece; else 0 */
     int64_t     time_us;
     bool        quiet;
 };
@@ -107,6 +108,7 @@ struct run {
     uint64_t           faults_before;
     bool               excused; /* refusals for lack of disk and the like are in order */
     bool               closing;
+    bool               looking; /* a check reads: nobody else does anything new */
     uint64_t           acked, refused, unsure, lives, crashes, cuts, scans, events;
 };
 
