@@ -13,6 +13,7 @@
 #define SEGMENTS_MAX 1000000u
 #define FIRST_SPAN_MAX (UINT64_C(16) << 20)
 #define FILL_CHUNK (UINT64_C(1) << 20)
+#define FILL_STEP (UINT64_C(256) << 10)
 #define SEG_PATH_MAX 4096
 
 struct segment {
@@ -605,10 +606,10 @@ out:
 }
 
 int
-logi_segs_fill(struct segments *s, bool *more, struct err *err)
+logi_segs_fill(struct segments *s, double share, bool *more, struct err *err)
 {
     struct segment *seg;
-    uint64_t        len;
+    uint64_t        len, upto;
     int             rc = 0;
 
     *more = false;
@@ -619,14 +620,15 @@ logi_segs_fill(struct segments *s, bool *more, struct err *err)
     must(seg != NULL);
     if (seg->in_use)
         goto out;
-    len = seg->span - seg->filled < FILL_CHUNK ? seg->span - seg->filled : FILL_CHUNK;
-    if (len == 0)
+    upto = share >= 1 ? seg->span : (uint64_t)(share * (double)seg->span);
+    if (upto <= seg->filled)
         goto out;
+    len = seg->span - seg->filled < FILL_STEP ? seg->span - seg->filled : FILL_STEP;
     TRY(s->env->ops->file_write(s->env, seg->file, s->zeros, (size_t)len, SEG_HEADER + seg->filled,
                                 err));
     TRY(s->env->ops->file_sync(s->env, seg->file, err));
     seg->filled += len;
-    *more = seg->filled < seg->span;
+    *more = seg->filled < upto;
 out:
     lock_give(&s->fill);
     return rc;

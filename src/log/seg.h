@@ -61,10 +61,11 @@ int logi_segs_cut(struct segments *, uint64_t pos, struct err *);
 int logi_segs_rewrite(struct segments *, uint64_t from, uint64_t upto, struct err *);
 
 /*
- * Writes zeros over the next 1 MiB of the last segment, where no frame is in it
- * yet, so that a sync into it is quick later; *more: there is more to do.
+ * Writes zeros over the next 256 KiB of the last segment, where no frame is in
+ * it yet, so that a sync into it is quick later; not beyond `share` (0 to 1) of
+ * it. *more: there is more to do below that.
  */
-int logi_segs_fill(struct segments *, bool *more, struct err *);
+int logi_segs_fill(struct segments *, double share, bool *more, struct err *);
 
 /* Writes at the position, over segments' borders where it must. Not durable yet. */
 int

@@ -8,7 +8,14 @@
 
 #define DISK_EVERY_US UINT64_C(1000000)
 #define RETRY_US UINT64_C(500000)
-#define FILL_PAUSE_US UINT64_C(4000)
+#define FILL_PAUSE_US UINT64_C(1000)
+#define LOOK_EVERY_US UINT64_C(20000)
+/*
+ * Zeros are written evenly while the segment before fills up: as a burst they would hold up
+ * every sync beside them.
+ */
+#define GROW_AT 0.25
+#define FILLED_AT 0.85
 
 static void
 look_at_disk(struct log *log)
@@ -24,6 +31,17 @@ look_at_disk(struct log *log)
     atomic_store(&log->low_disk, bytes < log->conf.free_bytes_min);
 }
 
+/* How much of the segment that the log's end is in is used, 0 to 1; 1 where none is behind it. */
+static double
+used_share(struct log *log, uint64_t pos)
+{
+    struct seg_view view;
+
+    if (!logi_segs_at(log->segs, pos, &view))
+        return 1;
+    return (double)(pos - view.first) / (double)(view.end - view.first);
+}
+
 /* The next segment is made when a quarter of the last one is used, or a commit asks for it. */
 static bool
 grow_due(struct log *log)
@@ -35,7 +53,7 @@ grow_due(struct log *log)
         return true;
     if (!logi_segs_at(log->segs, end - 8, &last) || used < last.first)
         return false;
-    return used - last.first >= (last.end - last.first) / 4;
+    return used_share(log, used) >= GROW_AT;
 }
 
 static int
@@ -59,6 +77,7 @@ logi_upkeep_step(void *arg)
 {
     struct log *log = arg;
     struct err  err;
+    double      share;
     bool        more = false;
 
     look_at_disk(log);
@@ -70,7 +89,8 @@ logi_upkeep_step(void *arg)
         return grow(log) != 0 ? RETRY_US : ENV_STEP_NOW;
     }
     /* Zeros that cannot be written are no harm: appends find out. */
-    if (logi_segs_fill(log->segs, &more, &err) != 0)
+    share = (used_share(log, atomic_load(&log->end)) - GROW_AT) / (FILLED_AT - GROW_AT);
+    if (logi_segs_fill(log->segs, share, &more, &err) != 0)
         return RETRY_US;
-    return more ? FILL_PAUSE_US : DISK_EVERY_US / 10;
+    return more ? FILL_PAUSE_US : LOOK_EVERY_US;
 }
