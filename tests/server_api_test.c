@@ -566,6 +566,35 @@ test_slow_readers(void **state)
     fix_stop(&f);
 }
 
+/* Readers that fill what memory there is still leave room for an append. */
+static void
+test_many_slow_readers(void **state)
+{
+    enum { SLOW = 16 };
+    struct fix    f = {.conf = {.memory_bytes_max = 8 << 20}};
+    struct client slow[SLOW];
+    struct buf    text = {0};
+    int           small = 256 << 10;
+
+    (void)state;
+    fix_start(&f, NULL, 0, NULL);
+    add_large_event(&text, 1 << 20);
+    for (int i = 0; i < 16; i++)
+        assert_int_equal(ask_with(&f, "POST", "/v1/streams/big", "", buf_slice(&text), NULL), 201);
+    for (int i = 0; i < SLOW; i++) {
+        client_open(&slow[i], &f);
+        (void)setsockopt(slow[i].fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+        client_send(&slow[i], "GET /v1/all HTTP/1.1\r\n" HOST SSE "\r\n");
+        client_until(&slow[i], "data: ");
+    }
+    for (int i = 0; i < 10; i++)
+        assert_int_equal(ask_with(&f, "POST", "/v1/streams/big", "", buf_slice(&text), NULL), 201);
+    for (int i = 0; i < SLOW; i++)
+        client_close(&slow[i]);
+    buf_fini(&text);
+    fix_stop(&f);
+}
+
 /* A client that takes nothing at all is let go. */
 static void
 test_stalled_reader(void **state)
@@ -648,6 +677,7 @@ main(void)
         cmocka_unit_test(test_live_silence),
         cmocka_unit_test(test_slow_readers),
         cmocka_unit_test(test_stalled_reader),
+        cmocka_unit_test(test_many_slow_readers),
         cmocka_unit_test(test_memory_max),
         cmocka_unit_test(test_gone_clients),
     };

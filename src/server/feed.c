@@ -407,6 +407,13 @@ finish(struct feed *f)
     serveri_call_finish(call);
 }
 
+/* Many readers that are slow must leave room for the bodies of appends. */
+static size_t
+pause_mark(const struct server *s)
+{
+    return s->charged > s->conf.memory_bytes_max / 2 ? 0 : SERVERI_OUT_HIGH;
+}
+
 /* One slice; afterwards the feed may be gone. */
 static void
 run(struct feed *f)
@@ -415,7 +422,7 @@ run(struct feed *f)
     struct buf  *out = &c->server->scratch;
     struct err   err;
 
-    if (serveri_conn_pending(c) > SERVERI_OUT_HIGH)
+    if (f->begun && serveri_conn_pending(c) > pause_mark(c->server))
         return; /* serveri_feed_wake comes when there is room */
     buf_clear(out);
     if (fill(f, out, &err) != 0) {
