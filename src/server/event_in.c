@@ -4,10 +4,10 @@
  */
 #include <stdlib.h>
 
+#include "base/base64.h"
 #include "base/json.h"
 #include "base/must.h"
 #include "server/append_int.h"
-#include "server/base64.h"
 
 enum field {
     FIELD_TYPE,
@@ -48,7 +48,7 @@ read_base64(struct append *a, struct slice raw, const char *what, struct slice *
 
     TRY(serveri_string_read(a, raw, what, out, err));
     at = (uint8_t *)(uintptr_t)out->data;
-    if (!serveri_base64_decode(at, out->len, &out->len))
+    if (!base64_decode(at, out->len, &out->len))
         FAIL(err, E_SYNTAX, ERR_DATA, "%s: is no base64", what);
 out:
     return rc;

@@ -2,9 +2,9 @@
  * One event as a JSON object on one line, in pieces of any size: an event may
  * be 16 MiB, and what a slow client has not taken yet must not be.
  */
+#include "base/base64.h"
 #include "base/json.h"
 #include "base/rfc3339.h"
-#include "server/base64.h"
 #include "server/feed_int.h"
 
 #define PIECE_MAX (48U << 10) /* a multiple of 3, for base64 */
@@ -103,7 +103,7 @@ write_piece(struct event_out *o, struct buf *out, struct slice bytes, bool json)
     if (json)
         write_json(out, piece);
     else
-        serveri_base64_encode(out, piece);
+        base64_encode(out, piece);
     o->at += piece.len;
     return piece.len == left;
 }

@@ -1,9 +1,9 @@
-#include "server/base64.h"
+#include "base/base64.h"
 
 static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 void
-serveri_base64_encode(struct buf *out, struct slice bytes)
+base64_encode(struct buf *out, struct slice bytes)
 {
     const uint8_t *p = bytes.data;
     size_t         left = bytes.len;
@@ -44,7 +44,7 @@ value_of(uint8_t c)
 }
 
 bool
-serveri_base64_decode(uint8_t *text, size_t len, size_t *out_len)
+base64_decode(uint8_t *text, size_t len, size_t *out_len)
 {
     size_t pad = 0, to = 0;
 
