@@ -1,0 +1,225 @@
+/*
+ * Inside the command line only: what a command is, what it was given, and
+ * where it does its work: in a folder of its own or at a server.
+ *
+ * One thread. Results go to stdout through clii_put_*, which stop for good
+ * when nobody reads any more; everything else goes to stderr.
+ */
+#ifndef OX_CLI_CLI_INT_H
+#define OX_CLI_CLI_INT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/slice.h"
+
+/* What the program ends with. */
+enum cli_exit {
+    CLI_DONE = 0,
+    CLI_REFUSED = 1,
+    CLI_USAGE = 2,
+    CLI_UNREACHABLE = 3, /* a folder or a server that cannot be opened or reached */
+};
+
+enum cli_opt {
+    OPT_DATA,
+    OPT_SERVER,
+    OPT_CONF,
+    OPT_JSON,
+    OPT_HELP,
+    OPT_VERSION,
+    OPT_EXPECT,
+    OPT_BATCH,
+    OPT_FROM,
+    OPT_BACKWARDS,
+    OPT_LIMIT,
+    OPT_FOLLOW,
+    OPT_TYPE,
+    OPT_PREFIX,
+    OPT_CATEGORY,
+    OPT_AT,
+    OPT_LISTEN,
+    OPT_DRY_RUN,
+    OPT_WATCH,
+    OPT_COUNT
+};
+
+#define CLI_HAS(opt) (UINT64_C(1) << (opt))
+/* Every command takes these. */
+#define CLI_COMMON                                                                                 \
+    (CLI_HAS(OPT_DATA) | CLI_HAS(OPT_SERVER) | CLI_HAS(OPT_CONF) | CLI_HAS(OPT_JSON) |             \
+     CLI_HAS(OPT_HELP) | CLI_HAS(OPT_VERSION))
+
+struct cli;
+
+struct cli_option {
+    const char *name;
+    char        letter; /* 0: none */
+    const char *value;  /* what it takes; NULL: nothing */
+    const char *doc;
+};
+
+struct cli_command {
+    const char *name; /* one word, or two: "log info" */
+    const char *args; /* as in the usage line */
+    const char *doc;  /* one line */
+    const char *more; /* what else --help says; may be NULL */
+    unsigned    args_min, args_max;
+    uint64_t    opts; /* beyond CLI_COMMON */
+    int (*run)(struct cli *, struct err *);
+};
+
+struct cli {
+    const struct cli_command *command;
+    const char               *opt[OPT_COUNT]; /* as given; NULL: not given */
+    const char *const        *args;
+    unsigned                  arg_count;
+    bool                      out_tty, err_tty;
+    bool                      opening; /* a failure now is CLI_UNREACHABLE */
+    struct buf                out;
+    bool                      out_closed; /* nobody reads stdout any more */
+};
+
+extern const struct cli_option  clii_options[OPT_COUNT];
+extern const struct cli_command clii_commands[]; /* ends with a name of NULL */
+
+/* The command line into c; `words` has room for all of argv. */
+int  clii_parse(struct cli *c, int argc, char **argv, const char **words, struct err *err);
+void clii_help(struct cli *c); /* of the command, or of all of them */
+
+bool        clii_json(const struct cli *c);
+const char *clii_data(const struct cli *c);   /* the folder */
+const char *clii_server(const struct cli *c); /* NULL: no server */
+
+/* A number from 0 to max; E_USAGE. Absent: `preset`. */
+int
+clii_number(const struct cli *c, enum cli_opt opt, uint64_t preset, uint64_t *out, struct err *err);
+
+/* The nearest of the words, or NULL where none is near; `words` ends with NULL. */
+const char *clii_nearest(const char *word, const char *const *words);
+
+/* output */
+
+void clii_put(struct cli *c, const void *data, size_t len);
+void clii_put_str(struct cli *c, const char *text);
+void clii_put_buf(struct cli *c, struct buf *b); /* and empties it */
+void clii_printf(struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* E_INTERRUPTED where stdout is closed. */
+int clii_flush(struct cli *c, struct err *err);
+
+/* Text that may hold anything, for a terminal: control characters become "?". */
+void clii_add_plain(struct buf *out, struct slice text);
+
+/* A JSON object as lines of "key: value". */
+void clii_put_table(struct cli *c, struct slice object);
+
+/* A line on stderr that the next one overwrites; only on a terminal. */
+void clii_progress(struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void clii_progress_end(struct cli *c);
+
+/* signals */
+
+void clii_catch(void);         /* SIGINT and SIGTERM are noted, SIGPIPE is ignored */
+int  clii_caught(void);        /* the signal, or 0 */
+void clii_reraise(int signum); /* dies of it, as whoever started us expects */
+/* 0, or E_INTERRUPTED where a signal came. */
+int clii_go_on(struct err *err);
+
+/* events */
+
+struct log_event;
+struct log_new_event;
+
+/* One event as a line of JSON, without its end: as the server writes it. */
+void clii_event_line(struct buf *out, const struct log_event *event);
+
+/*
+ * An event out of a raw JSON object of the caller's, which is overwritten where
+ * its strings are decoded and has to stay as long as the event.
+ */
+int clii_event_read(struct slice raw, struct log_new_event *event, struct err *err);
+
+/* "any", "no-stream", "exists", or a number. */
+bool clii_expected_read(struct slice text, int64_t *out);
+void clii_expected_write(struct buf *out, int64_t expected);
+
+/* where the work is done */
+
+struct cli_read {
+    const char *stream; /* NULL: $all */
+    const char *from;   /* NULL: the start, or backwards the end */
+    const char *at;     /* a position or a time; NULL: now */
+    const char *prefix, *category, *type;
+    bool        backwards, follow;
+    uint64_t    limit; /* 0: none; a hint: more may come */
+};
+
+struct cli_appended {
+    uint64_t position, first_version, last_version;
+    bool     idempotent;
+};
+
+/* Events of one commit, parsed and as they came. */
+struct cli_batch {
+    const struct log_new_event *events;
+    uint32_t                    count;
+    struct slice                lines; /* NDJSON */
+};
+
+/* One line of JSON; non-zero stops and is returned. */
+typedef int cli_line_fn(void *arg, struct slice line, struct err *err);
+
+struct cli_place;
+
+struct cli_place_ops {
+    size_t size;
+    int (*open)(struct cli_place *, bool write, struct err *);
+    void (*close)(struct cli_place *);
+    int (*append)(struct cli_place *, const char *stream, int64_t expected,
+                  const struct cli_batch *, struct cli_appended *, struct err *);
+    int (*read)(struct cli_place *, const struct cli_read *, cli_line_fn *, void *arg,
+                struct err *);
+    int (*streams)(struct cli_place *, const char *prefix, cli_line_fn *, void *arg, struct err *);
+    int (*stream)(struct cli_place *, const char *stream, struct buf *out, struct err *);
+    int (*info)(struct cli_place *, struct buf *out, struct err *);
+};
+
+struct cli_place {
+    const struct cli_place_ops *ops;
+    struct cli                 *cli;
+};
+
+extern const struct cli_place_ops clii_local_ops, clii_remote_ops;
+
+/* A folder, or with --server a server. */
+int  clii_place_open(struct cli *c, bool write, struct cli_place **out, struct err *err);
+void clii_place_close(struct cli_place *place); /* NULL is fine */
+
+/* For commands that know no server. */
+int clii_need_folder(const struct cli *c, struct err *err);
+
+/* The log of the folder, for commands that need all of it. */
+struct log;
+int clii_log_open(struct cli *c, bool write, struct log **out, struct err *err);
+
+/* A request to the server of --server; `out` has the answer's body, which may be an error's. */
+int clii_request(struct cli *c, const char *method, const char *path, struct slice body,
+                 struct buf *out, struct err *err);
+
+/* the commands */
+
+int clii_append(struct cli *c, struct err *err);
+int clii_read(struct cli *c, struct err *err);
+int clii_stream_list(struct cli *c, struct err *err);
+int clii_stream_info(struct cli *c, struct err *err);
+int clii_log_info(struct cli *c, struct err *err);
+int clii_log_verify(struct cli *c, struct err *err);
+int clii_log_reindex(struct cli *c, struct err *err);
+int clii_log_export(struct cli *c, struct err *err);
+int clii_log_import(struct cli *c, struct err *err);
+int clii_serve(struct cli *c, struct err *err);
+int clii_check(struct cli *c, struct err *err);
+int clii_completion(struct cli *c, struct err *err);
+
+#endif

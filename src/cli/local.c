@@ -1,0 +1,357 @@
+/*
+ * Commands on a data folder, which belongs to one process at a time. To follow
+ * it is to look into it now and then, and to leave it to others in between.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/json.h"
+#include "base/must.h"
+#include "base/rfc3339.h"
+#include "cli/cli_int.h"
+#include "env/env_real.h"
+#include "log/index.h"
+#include "log/log.h"
+
+#define FOLLOW_MS 200
+#define BUSY_MS 600
+#define BUSY_STEP_MS 20
+
+struct local {
+    struct cli_place place;
+    struct log      *log;
+};
+
+static void
+pause_ms(long ms)
+{
+    (void)nanosleep(&(struct timespec){.tv_nsec = ms * 1000000L}, NULL);
+}
+
+int
+clii_log_open(struct cli *c, bool write, struct log **out, struct err *err)
+{
+    struct log_conf conf = {.index = &log_index_lmdb, .read_only = !write};
+    int             rc = E_BUSY;
+
+    /* Another command may have it for a moment; a server keeps it. */
+    for (unsigned i = 0; rc == E_BUSY && i <= BUSY_MS / BUSY_STEP_MS; i++) {
+        if (i > 0)
+            pause_ms(BUSY_STEP_MS);
+        rc = log_open(env_real(), clii_data(c), &conf, NULL, out, err);
+    }
+    if (rc == E_NOTFOUND && !write)
+        RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "%s: no data folder is there; --data names another",
+                   clii_data(c));
+    return rc;
+}
+
+static int
+local_open(struct cli_place *place, bool write, struct err *err)
+{
+    return clii_log_open(place->cli, write, &((struct local *)place)->log, err);
+}
+
+static void
+local_close(struct cli_place *place)
+{
+    log_close(((struct local *)place)->log);
+}
+
+static int
+local_append(struct cli_place *place, const char *stream, int64_t expected,
+             const struct cli_batch *batch, struct cli_appended *out, struct err *err)
+{
+    struct log_write write = {.stream = slice_str(stream),
+                              .expected = expected,
+                              .events = batch->events,
+                              .count = batch->count};
+    struct log_req   req = {.writes = &write, .write_count = 1};
+    int              rc = log_append(((struct local *)place)->log, &req);
+
+    if (rc != 0) {
+        *err = req.err;
+        return rc;
+    }
+    *out = (struct cli_appended){.position = req.last.v,
+                                 .first_version = write.first_version,
+                                 .last_version = write.last_version,
+                                 .idempotent = req.idempotent};
+    return 0;
+}
+
+/* reading */
+
+/* Position or time; `nothing` where there was nothing yet. */
+static int
+read_at(struct log *log, const char *text, struct log_pos *at, bool *nothing, struct err *err)
+{
+    int64_t us;
+    int     rc = 0;
+
+    *nothing = false;
+    if (text == NULL)
+        return 0;
+    if (!json_uint64(slice_str(text), &at->v)) {
+        if (!time_parse(slice_str(text), &us))
+            FAIL(err, E_USAGE, ERR_DATA,
+                 "--at %s: must be a position or a time as in 2026-11-22T08:30:00Z", text);
+        TRY(log_pos_of_time(log, us, at, err));
+    }
+    *nothing = at->v == 0;
+out:
+    return rc;
+}
+
+static int
+read_from(struct log *log, const struct cli_read *r, uint64_t *from, struct err *err)
+{
+    struct log_stream info;
+    int               rc = 0;
+
+    *from = r->backwards ? UINT64_MAX : 0;
+    if (r->from == NULL)
+        return 0;
+    if (strcmp(r->from, "end") != 0) {
+        if (!json_uint64(slice_str(r->from), from))
+            FAIL(err, E_USAGE, ERR_DATA, "--from %s: must be a number or \"end\"", r->from);
+    } else if (!r->backwards && r->stream == NULL) {
+        *from = log_end(log).v;
+    } else if (!r->backwards) {
+        TRY(log_stream_info(log, slice_str(r->stream), &info, err));
+        *from = info.head + 1;
+    }
+out:
+    return rc;
+}
+
+/* Until the log has no more; `query->from` goes along. */
+static int
+read_some(struct log *log, struct log_read *query, cli_line_fn *fn, void *arg, struct err *err)
+{
+    struct log_iter *it = NULL;
+    struct log_event event;
+    struct buf       line = {0};
+    int              rc = 0;
+
+    TRY(log_iter_open(log, query, &it, err));
+    while ((rc = log_iter_next(it, &event, err)) == 0) {
+        buf_clear(&line);
+        clii_event_line(&line, &event);
+        if (line.failed)
+            FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for an event");
+        TRY(fn(arg, buf_slice(&line), err));
+        if (query->stream.len != 0)
+            query->from = event.version + 1;
+        TRY(clii_go_on(err));
+    }
+    if (rc == E_END && query->stream.len == 0 && !query->backwards)
+        query->from = log_iter_pos(it).v;
+    if (rc == E_END)
+        rc = 0;
+out:
+    log_iter_close(it);
+    buf_fini(&line);
+    return rc;
+}
+
+static int
+follow(struct local *l, struct log_read *query, cli_line_fn *fn, void *arg, struct err *err)
+{
+    int rc = 0;
+
+    for (;;) {
+        TRY(fn(arg, (struct slice){0}, err)); /* what there is, now */
+        log_close(l->log);                    /* for others to write */
+        l->log = NULL;
+        pause_ms(FOLLOW_MS);
+        TRY(clii_go_on(err));
+        rc = clii_log_open(l->place.cli, false, &l->log, err);
+        if (rc == 0)
+            TRY(read_some(l->log, query, fn, arg, err));
+        else if (rc != E_BUSY)
+            goto out;
+    }
+out:
+    return rc;
+}
+
+static int
+local_read(struct cli_place *place, const struct cli_read *r, cli_line_fn *fn, void *arg,
+           struct err *err)
+{
+    struct local   *l = (struct local *)place;
+    struct log_read query = {.stream = slice_str(r->stream), .backwards = r->backwards};
+    bool            nothing;
+    int             rc = 0;
+
+    TRY(read_at(l->log, r->at, &query.at, &nothing, err));
+    if (nothing && r->stream != NULL)
+        FAIL(err, E_NOTFOUND, ERR_DATA, "the stream was not there yet");
+    if (nothing)
+        goto out;
+    if (r->stream != NULL && r->stream[0] == '\0')
+        FAIL(err, E_INVALID, ERR_DATA, "the stream's name is empty");
+    TRY(read_from(l->log, r, &query.from, err));
+    query.filter.prefix = slice_str(r->prefix);
+    query.filter.category = slice_str(r->category);
+    query.filter.type = slice_str(r->stream == NULL ? r->type : NULL);
+    query.filter.system = r->prefix != NULL && r->prefix[0] == '$';
+    TRY(read_some(l->log, &query, fn, arg, err));
+    if (r->follow)
+        rc = follow(l, &query, fn, arg, err);
+out:
+    return rc;
+}
+
+/* streams */
+
+struct list {
+    cli_line_fn *fn;
+    void        *arg;
+    struct buf   line;
+};
+
+static void
+put_stream(struct buf *out, const struct log_stream *s)
+{
+    struct json_out o;
+
+    json_out_init(&o, out);
+    json_out_object(&o);
+    json_out_key(&o, "stream");
+    json_out_string(&o, s->name);
+    json_out_key(&o, "first");
+    json_out_u64(&o, s->first);
+    json_out_key(&o, "head");
+    json_out_u64(&o, s->head);
+    json_out_key(&o, "last_position");
+    json_out_u64(&o, s->last_pos.v);
+    json_out_object_end(&o);
+}
+
+static int
+list_one(void *arg, const struct log_stream *stream, struct err *err)
+{
+    struct list *list = arg;
+
+    buf_clear(&list->line);
+    put_stream(&list->line, stream);
+    return list->fn(list->arg, buf_slice(&list->line), err);
+}
+
+static int
+local_streams(struct cli_place *place, const char *prefix, cli_line_fn *fn, void *arg,
+              struct err *err)
+{
+    struct list list = {.fn = fn, .arg = arg};
+    int         rc = log_streams(((struct local *)place)->log, slice_str(prefix), (struct slice){0},
+                                 list_one, &list, err);
+
+    buf_fini(&list.line);
+    return rc;
+}
+
+static int
+local_stream(struct cli_place *place, const char *stream, struct buf *out, struct err *err)
+{
+    struct log_stream info;
+    int               rc = 0;
+
+    TRY(log_stream_info(((struct local *)place)->log, slice_str(stream), &info, err));
+    info.name = slice_str(stream);
+    put_stream(out, &info);
+out:
+    return rc;
+}
+
+static int
+local_info(struct cli_place *place, struct buf *out, struct err *err)
+{
+    struct log_info i;
+    struct json_out o;
+    char            id[ID_TEXT_LEN + 1];
+
+    log_get_info(((struct local *)place)->log, &i);
+    id_format(&i.id, id);
+    json_out_init(&o, out);
+    json_out_object(&o);
+    json_out_key(&o, "id");
+    json_out_str(&o, id);
+    {
+        const struct {
+            const char *name;
+            uint64_t    value;
+        } numbers[] = {{"format", i.format},
+                       {"segment_bytes", i.segment_bytes},
+                       {"segments", i.segments},
+                       {"disk_bytes", i.disk_bytes},
+                       {"first", i.first.v},
+                       {"end", i.end.v},
+                       {"indexed", i.indexed.v},
+                       {"streams", i.streams},
+                       {"memory_bytes", i.memory_bytes}};
+
+        for (size_t k = 0; k < sizeof numbers / sizeof numbers[0]; k++) {
+            json_out_key(&o, numbers[k].name);
+            json_out_u64(&o, numbers[k].value);
+        }
+    }
+    json_out_key(&o, "failed");
+    json_out_str(&o, i.failed ? i.failed_text : NULL);
+    json_out_object_end(&o);
+    return 0;
+}
+
+const struct cli_place_ops clii_local_ops = {
+    .size = sizeof(struct local),
+    .open = local_open,
+    .close = local_close,
+    .append = local_append,
+    .read = local_read,
+    .streams = local_streams,
+    .stream = local_stream,
+    .info = local_info,
+};
+
+int
+clii_need_folder(const struct cli *c, struct err *err)
+{
+    if (c->opt[OPT_SERVER] == NULL)
+        return 0;
+    RETURN_ERR(err, E_USAGE, ERR_DATA,
+               "%s: works on a data folder, not over --server; stop the server first",
+               c->command->name);
+}
+
+int
+clii_place_open(struct cli *c, bool write, struct cli_place **out, struct err *err)
+{
+    const struct cli_place_ops *ops = clii_server(c) != NULL ? &clii_remote_ops : &clii_local_ops;
+    struct cli_place           *place = calloc(1, ops->size);
+    int                         rc = 0;
+
+    *out = NULL;
+    if (place == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    place->ops = ops;
+    place->cli = c;
+    c->opening = true;
+    TRY(ops->open(place, write, err));
+    c->opening = false;
+    *out = place;
+    place = NULL;
+out:
+    clii_place_close(place);
+    return rc;
+}
+
+void
+clii_place_close(struct cli_place *place)
+{
+    if (place == NULL)
+        return;
+    place->ops->close(place);
+    free(place);
+}
