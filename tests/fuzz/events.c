@@ -10,7 +10,7 @@
 #include "base/json.h"
 #include "base/must.h"
 #include "server/append_int.h"
-#include "server/base64.h"
+#include "base/base64.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -48,12 +48,12 @@ check_base64(struct slice bytes)
     struct buf text = {0};
     size_t     len;
 
-    serveri_base64_encode(&text, bytes);
+    base64_encode(&text, bytes);
     if (bytes.len == 0) {
         must(text.len == 0);
         return;
     }
-    must(serveri_base64_decode(text.data, text.len, &len));
+    must(base64_decode(text.data, text.len, &len));
     must(slice_eq(slice_of(text.data, len), bytes));
     buf_fini(&text);
 }
