@@ -179,7 +179,10 @@ serveri_conn_flush(struct conn *c)
     uv_buf_t       bytes;
     int            n = 0;
 
-    if (c->state == CONN_CLOSED || c->writing)
+    if (c->state == CONN_CLOSED)
+        return;
+    (void)serveri_charge(c);
+    if (c->writing)
         return;
     if (c->out.failed) {
         serveri_conn_abort(c);
