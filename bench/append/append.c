@@ -4,10 +4,12 @@
  *   append limit DIR SECONDS BYTES           groups of 32 by pwrite + fdatasync, nothing else
  *   append blocking DIR SECONDS BYTES N      N threads, one outstanding append each
  *   append async DIR SECONDS BYTES N         N outstanding, one thread that submits
+ *   append fill DIR EVENTS BYTES N STREAMS   the same until so many are there, index and all
  *
  * Prints one line: appends per second, then p50, p99 and the largest in µs,
  * then how many were appended, events per group, MiB of memory without mapped
- * files, and by how many bytes the index is behind at the end.
+ * files, and how many seconds of appends the index is behind at the end; fill prints the
+ * most memory there was, in MiB, before all that.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -24,7 +26,6 @@
 #include "log/index.h"
 #include "log/log.h"
 
-#define STREAMS 1000000u
 #define SAMPLES 4000000u
 #define WRITERS_MAX 4096
 
@@ -32,12 +33,18 @@ static uint32_t        *samples;
 static _Atomic uint32_t sample_count;
 static _Atomic bool     stop;
 static uint8_t          payload[1 << 20];
+static uint32_t         streams = 1000000;
+static uint64_t         wanted = UINT64_MAX; /* fill: how many events */
+static uint64_t         memory_most;         /* fill: MiB */
 
 static void
 sample(uint64_t us)
 {
-    uint32_t i = atomic_fetch_add(&sample_count, 1);
+    uint32_t i;
 
+    if (wanted != UINT64_MAX)
+        return; /* what is kept here would count as the log's memory */
+    i = atomic_fetch_add(&sample_count, 1);
     if (i < SAMPLES)
         samples[i] = us > UINT32_MAX ? UINT32_MAX : (uint32_t)us;
 }
@@ -82,7 +89,7 @@ memory_mib(void)
 }
 
 static void
-report(uint64_t count, uint64_t us, double per_group, uint64_t behind)
+report(uint64_t count, uint64_t us, double per_group, double behind_s)
 {
     uint32_t n = atomic_load(&sample_count);
     uint64_t mib = memory_mib();
@@ -90,10 +97,9 @@ report(uint64_t count, uint64_t us, double per_group, uint64_t behind)
     if (n > SAMPLES)
         n = SAMPLES;
     qsort(samples, n, sizeof *samples, by_value);
-    printf("%.0f %u %u %u %" PRIu64 " %.1f %" PRIu64 " %" PRIu64 "\n",
-           (double)count * 1e6 / (double)us, n == 0 ? 0 : samples[n / 2],
-           n == 0 ? 0 : samples[(uint64_t)n * 99 / 100], n == 0 ? 0 : samples[n - 1], count,
-           per_group, mib, behind);
+    printf("%.0f %u %u %u %" PRIu64 " %.1f %" PRIu64 " %.2f\n", (double)count * 1e6 / (double)us,
+           n == 0 ? 0 : samples[n / 2], n == 0 ? 0 : samples[(uint64_t)n * 99 / 100],
+           n == 0 ? 0 : samples[n - 1], count, per_group, mib, behind_s);
 }
 
 /* the disk's own limit */
@@ -148,7 +154,7 @@ static void
 fill(struct slot *s)
 {
     int n =
-        snprintf(s->name, sizeof s->name, "acct-%u", (unsigned)(next_random(&s->random) % STREAMS));
+        snprintf(s->name, sizeof s->name, "acct-%u", (unsigned)(next_random(&s->random) % streams));
 
     s->event = (struct log_new_event){.type = slice_str("Deposited"),
                                       .data = slice_of(payload, event_bytes)};
@@ -210,6 +216,17 @@ done(struct log_req *req)
     }
 }
 
+/* One came back. True: another one goes out in its place. */
+static bool
+go_on(uint64_t now, uint64_t until, uint32_t outstanding)
+{
+    uint64_t all = atomic_fetch_add(&appended, 1) + 1;
+
+    if (wanted != UINT64_MAX && all % 100000 == 0 && memory_mib() > memory_most)
+        memory_most = memory_mib();
+    return now < until && all + outstanding <= wanted;
+}
+
 static void
 async(struct slot *slots, uint32_t n, uint64_t seconds)
 {
@@ -236,8 +253,7 @@ async(struct slot *slots, uint32_t n, uint64_t seconds)
             uint64_t     now = now_us();
 
             sample(now - s->began);
-            atomic_fetch_add(&appended, 1);
-            if (now < until) {
+            if (go_on(now, until, outstanding)) {
                 fill(s);
                 log_submit(the_log, &s->req);
             } else {
@@ -246,6 +262,16 @@ async(struct slot *slots, uint32_t n, uint64_t seconds)
             s = next;
         }
     }
+}
+
+/* Until the index has all of it. */
+static void
+settle(struct log_info *info)
+{
+    do {
+        (void)usleep(20000);
+        log_get_info(the_log, info);
+    } while (info->indexed.v < info->end.v);
 }
 
 static void
@@ -265,14 +291,18 @@ over_log(const char *mode, const char *dir, uint64_t seconds, uint32_t n)
         exit(1);
     }
     began = now_us();
-    if (strcmp(mode, "async") == 0)
-        async(slots, n, seconds);
-    else
+    if (strcmp(mode, "blocking") == 0)
         blocking(slots, n, seconds);
+    else
+        async(slots, n, seconds);
     us = now_us() - began;
     log_get_info(the_log, &info);
+    if (wanted != UINT64_MAX) {
+        settle(&info);
+        printf("%" PRIu64 " ", memory_most);
+    }
     report(atomic_load(&appended), us, (double)info.commits / (double)info.groups,
-           info.end.v - info.indexed.v);
+           (double)(info.end.v - info.indexed.v) / (double)info.appended_bytes * (double)us / 1e6);
     log_close(the_log);
     free(slots);
 }
@@ -284,7 +314,8 @@ main(int argc, char **argv)
     uint32_t n = argc > 5 ? (uint32_t)strtoul(argv[5], NULL, 10) : 1;
 
     if (argc < 5 || n == 0 || n > WRITERS_MAX) {
-        (void)fprintf(stderr, "usage: append limit|blocking|async DIR SECONDS BYTES [N]\n");
+        (void)fprintf(stderr, "usage: append limit|blocking|async DIR SECONDS BYTES [N]\n"
+                              "       append fill DIR EVENTS BYTES N STREAMS\n");
         return 2;
     }
     samples = malloc(SAMPLES * sizeof *samples);
@@ -296,6 +327,12 @@ main(int argc, char **argv)
     seconds = strtoull(argv[3], NULL, 10);
     event_bytes = strtoul(argv[4], NULL, 10);
     must(event_bytes > 0 && event_bytes <= 16384);
+    if (strcmp(argv[1], "fill") == 0 && argc == 7) {
+        wanted = seconds;
+        seconds = UINT32_MAX;
+        streams = (uint32_t)strtoul(argv[6], NULL, 10);
+        must(streams > 0);
+    }
     if (strcmp(argv[1], "limit") == 0)
         limit(argv[2], seconds, event_bytes);
     else

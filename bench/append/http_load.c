@@ -1,0 +1,257 @@
+/*
+ * HTTP load: a number of keep-alive connections, one outstanding request each,
+ * one thread.
+ *
+ *   http_load append PORT CONNECTIONS SECONDS BYTES STREAMS
+ *   http_load read   PORT CONNECTIONS SECONDS 0     STREAMS
+ *
+ * Appends one event of BYTES bytes of data to a random stream (acct-N), or
+ * reads a random stream as JSON. Prints requests per second, p50, p99 and the
+ * largest in µs, how many were answered and bytes per answer. Another status
+ * than 201 and 200 (404 where a stream was never written) ends it with 1.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/must.h"
+
+#define CONNECTIONS_MAX 1024
+#define ANSWER_MAX (256u << 10)
+#define REQUEST_MAX (64u << 10)
+#define SAMPLES 4000000u
+#define DIGITS 7
+
+struct conn {
+    int      fd;
+    size_t   have, sent;
+    uint64_t began;
+    char     request[REQUEST_MAX]; /* all but the stream's number stays as it is */
+    char     answer[ANSWER_MAX + 1];
+};
+
+static bool     reading;
+static size_t   request_len, number_at, event_bytes;
+static unsigned streams;
+static uint64_t random_state = 88172645463325252u;
+static uint32_t samples[SAMPLES];
+static uint64_t answered, answered_bytes;
+
+static uint64_t
+now_us(void)
+{
+    struct timespec ts;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+static uint64_t
+next_random(void)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return random_state;
+}
+
+static int
+by_value(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void
+make_request(struct conn *c)
+{
+    static const char begin[] = "[{\"type\":\"Deposited\",\"data\":\"", end[] = "\"}]";
+    size_t            body = sizeof begin - 1 + event_bytes - 2 + sizeof end - 1;
+    int               n;
+
+    if (reading)
+        n = snprintf(c->request, REQUEST_MAX,
+                     "GET /v1/streams/acct-%0*d HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", DIGITS, 0);
+    else
+        n = snprintf(c->request, REQUEST_MAX,
+                     "POST /v1/streams/acct-%0*d HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+                     "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+                     DIGITS, 0, body, begin);
+    must(n > 0 && (size_t)n + event_bytes + sizeof end < REQUEST_MAX);
+    request_len = (size_t)n;
+    number_at = (size_t)(strstr(c->request, "acct-") - c->request) + 5;
+    if (reading)
+        return;
+    /* Data with its two quotes is as long as was asked for. */
+    for (size_t i = 0; i + 2 < event_bytes; i++)
+        c->request[request_len++] = (char)('a' + next_random() % 26);
+    memcpy(c->request + request_len, end, sizeof end - 1);
+    request_len += sizeof end - 1;
+}
+
+static void
+push(struct conn *c)
+{
+    while (c->sent < request_len) {
+        ssize_t n = send(c->fd, c->request + c->sent, request_len - c->sent, MSG_NOSIGNAL);
+        if (n < 0 && errno == EAGAIN)
+            return; /* a request fits into the socket's buffer: next time round */
+        must(n > 0);
+        c->sent += (size_t)n;
+    }
+}
+
+static void
+ask(struct conn *c)
+{
+    uint64_t number = next_random() % streams;
+
+    for (int i = DIGITS - 1; i >= 0; i--, number /= 10)
+        c->request[number_at + (size_t)i] = (char)('0' + number % 10);
+    c->sent = c->have = 0;
+    c->began = now_us();
+    push(c);
+}
+
+/* Bytes of the whole answer; 0: not all of it is there. */
+static size_t
+answer_len(struct conn *c)
+{
+    const char *end, *at;
+    size_t      len;
+
+    c->answer[c->have] = '\0';
+    end = strstr(c->answer, "\r\n\r\n");
+    if (end == NULL)
+        return 0;
+    at = strcasestr(c->answer, "\r\ncontent-length:");
+    if (at == NULL || at > end) {
+        (void)fprintf(stderr, "http_load: an answer without a length:\n%.400s\n", c->answer);
+        exit(1);
+    }
+    len = (size_t)(end + 4 - c->answer) + strtoul(at + 17, NULL, 10);
+    return c->have >= len ? len : 0;
+}
+
+static void
+check_status(const struct conn *c)
+{
+    long status = strtol(c->answer + 9, NULL, 10);
+
+    if (reading ? status == 200 || status == 404 : status == 201)
+        return;
+    (void)fprintf(stderr, "http_load: refused:\n%.400s\n", c->answer);
+    exit(1);
+}
+
+/* True: a whole answer came. */
+static bool
+pull(struct conn *c)
+{
+    ssize_t n = recv(c->fd, c->answer + c->have, ANSWER_MAX - c->have, 0);
+
+    if (n < 0 && errno == EAGAIN)
+        return false;
+    if (n <= 0) {
+        (void)fprintf(stderr, "http_load: the server closed a connection\n");
+        exit(1);
+    }
+    c->have += (size_t)n;
+    must(c->have < ANSWER_MAX);
+    if (answer_len(c) == 0)
+        return false;
+    check_status(c);
+    if (answered < SAMPLES)
+        samples[answered] = (uint32_t)(now_us() - c->began);
+    answered++;
+    answered_bytes += c->have;
+    return true;
+}
+
+static void
+join(struct conn *c, int poll, uint16_t port)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = c};
+    int                one = 1;
+
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    c->fd = socket(AF_INET, SOCK_STREAM, 0);
+    must(c->fd >= 0);
+    if (connect(c->fd, (struct sockaddr *)&to, sizeof to) != 0) {
+        (void)fprintf(stderr, "http_load: 127.0.0.1:%u: %s\n", port, strerror(errno));
+        exit(1);
+    }
+    must(setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one) == 0);
+    must(epoll_ctl(poll, EPOLL_CTL_ADD, c->fd, &ev) == 0);
+    make_request(c);
+}
+
+static void
+report(uint64_t us)
+{
+    uint32_t n = answered < SAMPLES ? (uint32_t)answered : SAMPLES;
+
+    must(n > 0);
+    qsort(samples, n, sizeof *samples, by_value);
+    printf("%.0f %u %u %u %" PRIu64 " %.0f\n", (double)answered * 1e6 / (double)us, samples[n / 2],
+           samples[(uint64_t)n * 99 / 100], samples[n - 1], answered,
+           (double)answered_bytes / (double)answered);
+}
+
+int
+main(int argc, char **argv)
+{
+    struct epoll_event events[64];
+    struct conn       *conns;
+    unsigned           n, out;
+    uint64_t           began, until;
+    int                poll = epoll_create1(0);
+
+    if (argc != 7) {
+        (void)fprintf(stderr,
+                      "usage: http_load append|read PORT CONNECTIONS SECONDS BYTES STREAMS\n");
+        return 2;
+    }
+    reading = strcmp(argv[1], "read") == 0;
+    n = (unsigned)strtoul(argv[3], NULL, 10);
+    event_bytes = reading ? 2 : strtoul(argv[5], NULL, 10);
+    streams = (unsigned)strtoul(argv[6], NULL, 10);
+    must(n > 0 && n <= CONNECTIONS_MAX && event_bytes >= 2 && streams > 0 && poll >= 0);
+    conns = calloc(n, sizeof *conns);
+    must(conns != NULL);
+    for (unsigned i = 0; i < n; i++)
+        join(&conns[i], poll, (uint16_t)strtoul(argv[2], NULL, 10));
+    began = now_us();
+    until = began + strtoull(argv[4], NULL, 10) * 1000000;
+    for (unsigned i = 0; i < n; i++)
+        ask(&conns[i]);
+    for (out = n; out > 0;) {
+        int ready = epoll_wait(poll, events, 64, 10000);
+        must(ready > 0);
+        for (int i = 0; i < ready; i++) {
+            struct conn *c = events[i].data.ptr;
+            push(c);
+            if (!pull(c))
+                continue;
+            if (now_us() < until)
+                ask(c);
+            else
+                out--;
+        }
+    }
+    report(now_us() - began);
+    free(conns);
+    return 0;
+}
