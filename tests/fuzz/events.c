@@ -7,10 +7,10 @@
  */
 #include <stdlib.h>
 
+#include "base/base64.h"
 #include "base/json.h"
 #include "base/must.h"
 #include "server/append_int.h"
-#include "base/base64.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
