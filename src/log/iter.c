@@ -394,10 +394,10 @@ keep_filter(struct log_iter *it, struct err *err)
     if (!keep(it, &at[0], f->prefix) || !keep(it, &at[1], f->category) ||
         !keep(it, &at[2], f->type) || !keep(it, &at[3], f->type_prefix))
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a filter");
-    f->prefix.data = it->text.data + at[0];
-    f->category.data = it->text.data + at[1];
-    f->type.data = it->text.data + at[2];
-    f->type_prefix.data = it->text.data + at[3];
+    f->prefix.data = f->prefix.len > 0 ? it->text.data + at[0] : NULL;
+    f->category.data = f->category.len > 0 ? it->text.data + at[1] : NULL;
+    f->type.data = f->type.len > 0 ? it->text.data + at[2] : NULL;
+    f->type_prefix.data = f->type_prefix.len > 0 ? it->text.data + at[3] : NULL;
     return 0;
 }
 
