@@ -504,5 +504,10 @@ log_streams(struct log *log, struct slice prefix, struct slice after, log_stream
 
     if (rc != 0)
         return rc;
+    if (log->conf.read_only && logi_mem_active(log->mem) > 0)
+        RETURN_ERR(err, E_STATE, ERR_FATAL,
+                   "%s: not all streams are in the index: open it for writing once, or run oxbow "
+                   "log reindex",
+                   log->dir);
     return log->conf.index->streams(log->index, prefix, after, list_one, &l, err);
 }

@@ -183,7 +183,13 @@ walk(struct log *log, struct replay *rp, uint64_t *pos, struct err *err)
         log->last_time_us = c.time_us;
         if (c.durable > rp->durable)
             rp->durable = c.durable;
-        if (logi_mem_bytes(log->mem) >= log->conf.memory_bytes_max / 2) {
+        if (log->conf.read_only) {
+            if (logi_mem_bytes(log->mem) >= 2 * log->conf.memory_bytes_max)
+                FAIL(err, E_LIMIT, ERR_FATAL,
+                     "%s: the index lacks more than memory may hold: open it for writing once, "
+                     "or run oxbow log reindex",
+                     log->dir);
+        } else if (logi_mem_bytes(log->mem) >= log->conf.memory_bytes_max / 2) {
             TRY(settle(rp, c.end, err));
             TRY(logi_index_all(log, err));
         }
