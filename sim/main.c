@@ -90,15 +90,23 @@ parse(int argc, char **argv, struct options *o)
 static void
 run_share(const struct options *o, uint32_t share)
 {
+    struct run_totals t;
+
+    memset(&t, 0, sizeof t);
     for (uint64_t seed = o->from + share; seed <= o->upto; seed += o->jobs) {
         (void)snprintf(last_words, sizeof last_words,
                        "sim: seed %" PRIu64 " crashed, failed an assertion or hangs; again: "
                        "oxbow-sim --seed %" PRIu64 " --verbose\n",
                        seed, seed);
         (void)alarm(SEED_SECONDS);
-        run_seed(seed, o->steps, o->verbose);
+        run_seed(seed, o->steps, o->verbose, &t);
         (void)alarm(0);
     }
+    (void)printf("sim: %" PRIu64 " seeds, %" PRIu64 " lives, %" PRIu64 " crashes, %" PRIu64
+                 " faults, %" PRIu64 " torn tails cut, %" PRIu64 " commits acknowledged, %" PRIu64
+                 " refused, %" PRIu64 " unsure, %" PRIu64 " times held against the oracle\n",
+                 t.seeds, t.lives, t.crashes, t.faults, t.cuts, t.acked, t.refused, t.unsure,
+                 t.scans);
 }
 
 /* Each share in a process of its own; the number of those that failed. */

@@ -194,6 +194,9 @@ rec_new(struct run *run)
         rec->flags |= LOG_QUIET;
     if (sim_pick(run->sim, 8) == 0)
         rec->flags |= LOG_BULK;
+    if (sim_pick(run->sim, 10) == 0)
+        rec->time_us = sim_env(run->sim)->ops->wall_us(sim_env(run->sim)) +
+                       (int64_t)sim_pick(run->sim, 2000000) - 1000000;
     for (uint32_t i = 0; i < writes; i++) {
         uint32_t s = (uint32_t)sim_pick(run->sim, run->stream_count);
 
@@ -438,6 +441,22 @@ rec_submit(struct run *run, struct rec *rec)
 }
 
 void
+rec_append(struct run *run, struct rec *rec)
+{
+    struct attempt *a = attempt_new(run, rec);
+    int             rc;
+
+    rec->attempts++;
+    rec->in_flight++;
+    rec->refused = false;
+    run->in_flight++;
+    a->req.done = NULL;
+    rc = log_append(run->log, &a->req);
+    must(rc == a->req.rc);
+    answered(&a->req);
+}
+
+void
 rec_submit_bad(struct run *run)
 {
     static char           long_name[300];
@@ -542,6 +561,8 @@ hold_against(struct run *run, const struct log_event *ev, const struct rec *rec,
         bad = "flags";
     else if (ev->created_us != (s.created_us != 0 ? s.created_us : ev->time_us))
         bad = "created";
+    else if (rec->time_us != 0 && ev->time_us < rec->time_us)
+        bad = "time";
     else if (ev->quiet != ((rec->flags & LOG_QUIET) != 0))
         bad = "quiet";
     else if (ev->data.len != s.data_len || !same_bytes(ev->data, rec, w, e, true))

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/crc32c.h"
 #include "base/must.h"
 #include "sim/index_map.h"
 #include "sim/run_int.h"
@@ -216,6 +217,73 @@ reboot(struct run *run)
         index_maps_crash(run->maps, loss == SIM_LOSS_ALL ? NULL : pick_index, run->sim);
 }
 
+/* A folder that somebody has open is refused, in one line. */
+static void
+open_twice(struct run *run)
+{
+    struct log *other = NULL;
+    struct err  err;
+    int         rc = log_open(sim_env(run->sim), RUN_DIR, &run->conf, NULL, &other, &err);
+
+    if (rc != E_BUSY && !run_excused(run))
+        run_fail(run, "opened twice: %s", rc == 0 ? "nobody minds" : err.text);
+    if (rc == 0)
+        log_close(other);
+}
+
+static uint64_t
+sum_disk(struct run *run)
+{
+    const char *path;
+    uint64_t    size, sum = 0;
+
+    for (size_t i = 0; (path = sim_file(run->sim, i)) != NULL; i++) {
+        const uint8_t *bytes = sim_file_bytes(run->sim, path, &size);
+
+        if (strstr(path, "/LOCK") == NULL)
+            sum = sum * 31 + size + crc32c(0, bytes, size) + crc32c(0, path, strlen(path));
+    }
+    return sum;
+}
+
+/* Looking only changes nothing, whatever state the folder is in. */
+static void
+look_only(struct run *run)
+{
+    struct log_conf conf = run->conf;
+    uint64_t        before = sum_disk(run);
+    struct log     *log = NULL;
+    struct err      err;
+
+    conf.read_only = true;
+    sim_hold(run->sim, true);
+    if (log_open(sim_env(run->sim), RUN_DIR, &conf, NULL, &log, &err) == 0)
+        log_close(log);
+    sim_hold(run->sim, false);
+    check_empty_hands(run, "after a look");
+    if (sum_disk(run) != before)
+        run_fail(run, "a log that was opened read-only has changed");
+}
+
+/* What the index holds can be made again at any time. */
+static void
+lose_index(struct run *run)
+{
+    struct err err;
+    int        rc;
+
+    if (pick(run, 2) == 0) {
+        index_maps_remove(run->maps, RUN_DIR "/index");
+        return;
+    }
+    sim_hold(run->sim, true);
+    rc = log_reindex(sim_env(run->sim), RUN_DIR, &run->conf, NULL, &err);
+    sim_hold(run->sim, false);
+    if (rc != 0 && rc != E_NOTFOUND)
+        run_fail(run, "cannot be indexed again: %s", err.text);
+    check_empty_hands(run, "after indexing again");
+}
+
 /* Until it is open; crashes and faults may come on the way. */
 static void
 open_log(struct run *run, bool clean, bool quietly)
@@ -305,7 +373,9 @@ act(struct run *run)
 
     if (run->in_flight >= IN_FLIGHT_MAX)
         what = 99;
-    if (what < 45)
+    if (what < 3)
+        rec_append(run, rec_new(run));
+    else if (what < 45)
         rec_submit(run, rec_new(run));
     else if (what < 53)
         submit_again(run);
@@ -434,7 +504,15 @@ live(struct run *run, bool clean, uint32_t steps, bool last)
 
     run->excused = false;
     run->lives++;
+    if (pick(run, 10) == 0)
+        look_only(run);
+    if (pick(run, 10) == 0) {
+        lose_index(run);
+        clean = false;
+    }
     open_log(run, clean, last);
+    if (pick(run, 20) == 0)
+        open_twice(run);
     sub_begin(run);
     if (last || pick(run, 3) != 0) {
         sim_fault_none(run->sim);
@@ -487,8 +565,22 @@ run_free(struct run *run)
     sim_free(run->sim);
 }
 
+static void
+add_totals(const struct run *run, struct run_totals *t)
+{
+    t->seeds++;
+    t->lives += run->lives;
+    t->crashes += run->crashes;
+    t->cuts += run->cuts;
+    t->faults += sim_fault_count(run->sim);
+    t->acked += run->acked;
+    t->refused += run->refused;
+    t->unsure += run->unsure;
+    t->scans += run->scans;
+}
+
 void
-run_seed(uint64_t seed, uint32_t steps, bool verbose)
+run_seed(uint64_t seed, uint32_t steps, bool verbose, struct run_totals *totals)
 {
     struct run run;
     bool       clean = false;
@@ -514,5 +606,6 @@ run_seed(uint64_t seed, uint32_t steps, bool verbose)
             "seed %" PRIu64 ": %" PRIu64 " lives, %" PRIu64 " crashes, %" PRIu64 " cuts, %" PRIu64
             " events, %" PRIu64 " acked, %" PRIu64 " refused, %" PRIu64 " unsure",
             seed, run.lives, run.crashes, run.cuts, run.events, run.acked, run.refused, run.unsure);
+    add_totals(&run, totals);
     run_free(&run);
 }

@@ -112,6 +112,10 @@ struct run {
     uint64_t           acked, refused, unsure, lives, crashes, cuts, scans, events;
 };
 
+struct run_totals {
+    uint64_t seeds, lives, crashes, cuts, faults, acked, refused, unsure, scans;
+};
+
 /* Prints what is wrong and how to run it again, and ends the program. */
 void
 run_fail(struct run *run, const char *fmt, ...) __attribute__((format(printf, 2, 3), __noreturn__));
@@ -122,6 +126,7 @@ void run_say(struct run *run, const char *fmt, ...) __attribute__((format(printf
 struct rec *rec_new(struct run *run);
 bool        rec_can_repeat(const struct rec *rec); /* the log knows it again by its events' ids */
 void        rec_submit(struct run *run, struct rec *rec);
+void        rec_append(struct run *run, struct rec *rec); /* waits for the answer */
 void        rec_submit_bad(struct run *run);
 
 /* Which event is this? Holds every field against what was asked for. NULL never. */
@@ -154,6 +159,6 @@ void damage_run(struct run *run);
 
 void run_settle(struct run *run);
 bool run_excused(struct run *run);
-void run_seed(uint64_t seed, uint32_t steps, bool verbose);
+void run_seed(uint64_t seed, uint32_t steps, bool verbose, struct run_totals *totals);
 
 #endif
