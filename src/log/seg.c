@@ -571,12 +571,15 @@ logi_segs_cut(struct segments *s, uint64_t pos, struct err *err)
     must(!s->read_only);
     while (s->count > 1 && s->table[s->count - 1]->first >= pos)
         TRY(remove_last(s, err));
+    /* Even where none was left: a name that seems to be gone may come back, and then would follow
+     * a segment that is being prepared. */
+    TRY(s->env->ops->dir_sync(s->env, s->dir, err));
     last = last_segment(s);
     if (last->first >= pos)
         TRY(prepare(s, last, err));
     else if (last->first + last->span > pos)
         TRY(cut_segment(s, last, pos, err));
-    TRY(s->env->ops->dir_sync(s->env, s->dir, err));
+    rc = 0;
 out:
     return rc;
 }
