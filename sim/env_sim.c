@@ -61,7 +61,8 @@ struct sim {
     uint64_t        faults, capacity;
     uint64_t        calls, crash_left;
     bool            crash_set, crashed, held;
-    unsigned        depth; /* of steps within steps */
+    enum sim_call   crash_call; /* SIM_CALLS: any */
+    unsigned        depth;      /* of steps within steps */
     void (*meanwhile)(void *arg);
     void *meanwhile_arg;
 };
@@ -327,7 +328,8 @@ enter(struct sim *sim, enum sim_call call, const char *path, int *rc, struct err
     sim->mono_us += world(sim, call == SIM_SYNC ? 1500 : 10);
     if (sim->held && !sim->crashed)
         return true;
-    if (!sim->crashed && sim->crash_set && sim->crash_left-- == 0)
+    if (!sim->crashed && sim->crash_set &&
+        (sim->crash_call == SIM_CALLS || sim->crash_call == call) && sim->crash_left-- == 0)
         sim->crashed = true;
     if (sim->crashed) {
         *rc = stopped(path, err);
@@ -378,7 +380,7 @@ sim_touch(struct sim *sim, const char *what, struct err *err)
 {
     int rc;
 
-    (void)enter(sim, SIM_WRITE, what, &rc, err);
+    (void)enter(sim, SIM_OTHER, what, &rc, err);
     return rc;
 }
 
@@ -813,9 +815,17 @@ sim_env(struct sim *sim)
 }
 
 void
+sim_crash_in(struct sim *sim, enum sim_call call, uint64_t nth)
+{
+    sim_crash_at(sim, nth);
+    sim->crash_call = call;
+}
+
+void
 sim_crash_at(struct sim *sim, uint64_t nth)
 {
     sim->crash_set = true;
+    sim->crash_call = SIM_CALLS;
     sim->crash_left = nth;
 }
 

@@ -52,6 +52,7 @@ enum sim_call {
     SIM_MAP,
     SIM_DIR, /* making, listing, renaming, removing */
     SIM_DIR_SYNC,
+    SIM_OTHER, /* sim_touch */
     SIM_CALLS
 };
 
@@ -74,7 +75,7 @@ void sim_hold(struct sim *sim, bool held);
 /* No more faults of any kind. */
 void sim_fault_none(struct sim *sim);
 
-/* A call to something else that stands on this world: may fail or stop the machine like a write. */
+/* A call to something else that stands on this world: may fail or stop the machine. */
 int sim_touch(struct sim *sim, const char *what, struct err *err);
 
 /* How many faults were injected so far. */
@@ -86,6 +87,9 @@ void sim_set_capacity(struct sim *sim, uint64_t bytes);
 /* The machine stops within the nth next call (0: the next one): it and all later ones fail with
  * E_CLOSED. */
 void sim_crash_at(struct sim *sim, uint64_t nth);
+
+/* The same within the nth next call of a kind. */
+void sim_crash_in(struct sim *sim, enum sim_call call, uint64_t nth);
 
 /* It stops now. */
 void sim_crash(struct sim *sim);

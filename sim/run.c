@@ -524,6 +524,9 @@ live(struct run *run, bool clean, uint32_t steps, bool last)
         check_scan(run, true);
     if (last)
         steps = 0;
+    else if (end < 3)
+        sim_crash_in(run->sim, pick(run, 2) == 0 ? SIM_WRITE : SIM_SYNC,
+                     pick(run, 10 + (uint64_t)steps / 2));
     else if (end < 5)
         sim_crash_at(run->sim, pick(run, 30 + (uint64_t)steps * 2));
     work(run, steps);

@@ -257,7 +257,7 @@ closing_does_not_wait_for_an_index_that_fails(void **state)
     begin(&t, 1);
     open_log(&t);
     assert_int_equal(append(&t, &a, "a-1", 1, LOG_ANY), 0);
-    sim_fault_rate(t.sim, SIM_WRITE, SIM_EIO, 1000000);
+    sim_fault_rate(t.sim, SIM_OTHER, SIM_EIO, 1000000);
     log_close(t.log);
     sim_fault_none(t.sim);
     sim_reboot(t.sim, SIM_LOSS_NONE);
