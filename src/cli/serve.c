@@ -1,12 +1,19 @@
-/* oxbow serve: the log behind the network front, until a signal comes. */
+/* oxbow serve: the log behind the network front, and what the configuration has, until a signal. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/conf.h"
 #include "base/json.h"
 #include "base/say.h"
 #include "cli/cli_int.h"
+#include "cli/engine_int.h"
 #include "env/env_real.h"
+#include "log/index.h"
 #include "log/log.h"
 #include "server/server.h"
 
 #define HOST_BYTES 256
+#define DATA_BYTES 4096
 
 /* "HOST:PORT", ":PORT", "[::1]:PORT". */
 static int
@@ -17,45 +24,87 @@ read_listen(const char *text, char host[HOST_BYTES], uint16_t *port, struct err 
     size_t      len;
 
     if (colon == NULL || !json_uint64(slice_str(colon + 1), &number) || number > UINT16_MAX)
-        RETURN_ERR(err, E_USAGE, ERR_DATA, "--listen %s: must be HOST:PORT", text);
+        RETURN_ERR(err, E_USAGE, ERR_DATA, "listen %s: must be HOST:PORT", text);
     len = (size_t)(colon - text);
     if (len > 1 && text[0] == '[' && text[len - 1] == ']') {
         text++;
         len -= 2;
     }
     if (len >= HOST_BYTES)
-        RETURN_ERR(err, E_USAGE, ERR_DATA, "--listen: the host's name is too long");
+        RETURN_ERR(err, E_USAGE, ERR_DATA, "listen: the host's name is too long");
     memcpy(host, text, len);
     host[len] = '\0';
     *port = (uint16_t)number;
     return 0;
 }
 
+static int
+open_log(struct cli *c, const struct conf *root, struct log **out, struct err *err)
+{
+    const struct conf *log = conf_child(root, "log");
+    struct log_conf    conf = {.index = &log_index_lmdb,
+                               .segment_bytes = conf_size(log, "segment_bytes"),
+                               .commit_bytes_max = conf_size(log, "commit_bytes_max"),
+                               .free_bytes_min = conf_size(log, "free_bytes_min"),
+                               .sync_delay_us = conf_duration_us(log, "sync_delay")};
+    struct log_report  report;
+    struct say_num     num[2];
+    int                rc = 0;
+
+    TRY(log_open(env_real(), clii_data(c), &conf, &report, out, err));
+    say(SAY_INFO, report.created ? "log made" : "log opened", "data", clii_data(c), "end",
+        say_u64(&num[0], report.end.v), "clean", report.clean || report.created ? "yes" : "no",
+        "replayed", say_u64(&num[1], report.replayed), NULL);
+    if (report.cut_at.v != 0)
+        say(SAY_WARN, "a torn end was cut off, of commits that were never acknowledged", "at",
+            say_u64(&num[0], report.cut_at.v), "bytes", say_u64(&num[1], report.cut_bytes), NULL);
+out:
+    return rc;
+}
+
+static void
+on_reload(void *arg)
+{
+    struct engine *const *engine = arg;
+
+    if (*engine != NULL)
+        enginei_reload(*engine);
+}
+
 int
 clii_serve(struct cli *c, struct err *err)
 {
-    struct server_conf conf = {.port = SERVER_PORT, .signals = true};
+    struct engine     *engine = NULL;
+    struct server_conf conf = {.signals = true, .reload = on_reload, .reload_arg = &engine};
+    struct conf       *root = NULL;
     struct server     *server = NULL;
     struct log        *log = NULL;
-    struct say_num     num;
-    char               host[HOST_BYTES] = "";
+    char               host[HOST_BYTES] = "", data[DATA_BYTES];
     int                rc = 0;
 
     TRY(clii_need_folder(c, err));
-    if (c->opt[OPT_LISTEN] != NULL)
-        TRY(read_listen(c->opt[OPT_LISTEN], host, &conf.port, err));
+    TRY(enginei_config_load(c, c->opt[OPT_CONF], &root, err));
+    if (c->opt[OPT_DATA] == NULL && conf_has(root, "data")) {
+        (void)snprintf(data, sizeof data, "%s", conf_str(root, "data"));
+        c->opt[OPT_DATA] = data;
+    }
+    TRY(read_listen(c->opt[OPT_LISTEN] != NULL ? c->opt[OPT_LISTEN] : conf_str(root, "listen"),
+                    host, &conf.port, err));
     if (host[0] != '\0')
         conf.host = host;
     say_init(env_real(), SAY_INFO);
     c->opening = true;
-    TRY(clii_log_open(c, true, &log, err));
+    TRY(open_log(c, root, &log, err));
+    /* The port first: a second server must not touch what a configuration names. */
     TRY(server_new(env_real(), log, &conf, &server, err));
     c->opening = false;
-    say(SAY_INFO, "serving", "data", clii_data(c), "host", conf.host == NULL ? "127.0.0.1" : host,
-        "port", say_u64(&num, server_port(server)), NULL);
+    TRY(enginei_new(c, log, &root, &engine, err));
+    TRY(enginei_routes(engine, server, err));
     TRY(server_run(server, err));
 out:
+    enginei_free(engine);
     server_free(server);
     log_close(log);
+    conf_free(root);
     return rc;
 }

@@ -1,0 +1,148 @@
+/* The configuration's schema, and its file. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/conf.h"
+#include "cli/cli_int.h"
+#include "cli/engine_int.h"
+
+static const struct conf_field log_fields[] = {
+    {.name = "segment_bytes",
+     .type = {.kind = CONF_SIZE, .min = 2 << 20, .max = 1 << 30},
+     .preset = "256MiB",
+     .doc = "of one file of the log; fixed when the folder is made"},
+    {.name = "commit_bytes_max",
+     .type = {.kind = CONF_SIZE, .min = 1 << 20, .max = 1 << 30},
+     .preset = "64MiB",
+     .doc = "of one commit"},
+    {.name = "free_bytes_min",
+     .type = {.kind = CONF_SIZE, .min = 1, .max = INT64_MAX},
+     .preset = "64MiB",
+     .doc = "free disk below which appends are refused"},
+    {.name = "sync_delay",
+     .type = {.kind = CONF_DURATION, .max = 1000000},
+     .preset = "0",
+     .doc = "gathers appends this long into one sync; never less durable"},
+    {.name = NULL},
+};
+
+static const struct conf_field source_fields[] = {
+    {.name = "category",
+     .type = {.kind = CONF_STRING, .min = 1, .max = 100},
+     .doc = "instead of the table's name, in the names of streams"},
+    {.name = "batch",
+     .type = {.kind = CONF_INT, .min = 1, .max = 10000},
+     .preset = "500",
+     .doc = "changes of one commit"},
+    {.name = NULL},
+};
+
+static const struct conf_field event_fields[] = {
+    {.name = "category", .type = {.kind = CONF_STRING, .min = 1}, .doc = "streams NAME-…"},
+    {.name = "prefix", .type = {.kind = CONF_STRING, .min = 1}, .doc = "of the streams' names"},
+    {.name = "type", .type = {.kind = CONF_STRING, .min = 1}, .doc = "of the events"},
+    {.name = NULL},
+};
+
+static const struct conf_field sink_fields[] = {
+    {.name = "events",
+     .type = {.kind = CONF_OBJECT, .fields = event_fields},
+     .preset = "{}",
+     .doc = "which events it is given"},
+    {.name = "from",
+     .type = {.kind = CONF_STRING, .min = 1, .max = 20},
+     .preset = "beginning",
+     .doc = "where a first start begins: beginning, end, or a position"},
+    {.name = NULL},
+};
+
+static const struct conf_type source_type = {
+    .kind = CONF_DRIVER, .fields = source_fields, .family = "source"};
+static const struct conf_type sink_type = {
+    .kind = CONF_DRIVER, .fields = sink_fields, .family = "sink"};
+
+#define NAMES "a-z0-9_-"
+
+static const struct conf_field root_fields[] = {
+    {.name = "data", .type = {.kind = CONF_PATH, .min = 1, .max = 3000}, .doc = "the data folder"},
+    {.name = "listen",
+     .type = {.kind = CONF_STRING, .min = 2, .max = 255},
+     .preset = "127.0.0.1:2113",
+     .doc = "HOST:PORT"},
+    {.name = "log", .type = {.kind = CONF_OBJECT, .fields = log_fields}, .preset = "{}"},
+    {.name = "sources",
+     .type = {.kind = CONF_MAP, .of = &source_type, .chars = NAMES, .max = 1000},
+     .preset = "{}"},
+    {.name = "sinks",
+     .type = {.kind = CONF_MAP, .of = &sink_type, .chars = NAMES, .max = 1000},
+     .preset = "{}"},
+    {.name = "migrations",
+     .type = {.kind = CONF_MAP, .of = &tracer_conf_type, .chars = "a-z0-9_", .max = 100},
+     .preset = "{}"},
+    {.name = NULL},
+};
+
+static const struct conf_type root_type = {.kind = CONF_OBJECT, .fields = root_fields};
+
+static const char *
+get_env(void *arg, const char *name)
+{
+    return getenv(name);
+}
+
+static int
+read_file(void *arg, const char *path, struct buf *out, struct err *err)
+{
+    FILE *file = fopen(path, "rbe");
+    int   rc = 0;
+
+    if (file == NULL)
+        FAIL(err, err_of_errno(errno), ERR_FATAL, "%s: %s", path, strerror(errno));
+    while (feof(file) == 0 && out->len <= CONF_FILE_MAX) {
+        if (!buf_reserve(out, 65536))
+            FAIL(err, E_NOMEM, ERR_RETRY, "%s: out of memory", path);
+        out->len += fread(out->data + out->len, 1, 65536, file);
+        if (ferror(file) != 0)
+            FAIL(err, E_IO, ERR_FATAL, "%s: %s", path, strerror(errno));
+    }
+    if (out->len > CONF_FILE_MAX)
+        FAIL(err, E_LIMIT, ERR_FATAL, "%s: is larger than 1 MiB", path);
+out:
+    if (file != NULL)
+        (void)fclose(file);
+    return rc;
+}
+
+int
+enginei_config_load(struct cli *c, const char *file, struct conf **out, struct err *err)
+{
+    struct conf_opts opts = {.file = file == NULL ? "(no file)" : file,
+                             .getenv = get_env,
+                             .read_file = read_file,
+                             .driver = enginei_driver};
+    struct buf       text = {0}, problems = {0};
+    int              rc = 0;
+
+    *out = NULL;
+    c->opening = true;
+    if (file == NULL)
+        buf_add_str(&text, "{}");
+    else
+        TRY(read_file(NULL, file, &text, err));
+    c->opening = false;
+    rc = conf_load(buf_slice(&text), &root_type, &opts, out, &problems, err);
+    /* One is the error itself; more are said all. */
+    if (rc != 0 && problems.len > 0 &&
+        memchr(problems.data, '\n', problems.len) !=
+            (const void *)(problems.data + problems.len - 1)) {
+        (void)!write(STDERR_FILENO, problems.data, problems.len);
+        FAIL(err, rc, ERR_FATAL, "%s: nothing was done; the lines above say what to correct", file);
+    }
+out:
+    buf_fini(&text);
+    buf_fini(&problems);
+    return rc;
+}

@@ -1,0 +1,99 @@
+/* The drivers that this build has; nothing else names them. */
+#include <string.h>
+
+#include "base/conf.h"
+#include "cli/engine_int.h"
+#include "sink/sink.h"
+#include "source/source.h"
+#include "store/store.h"
+#ifdef OX_SOURCE_HTTP
+#include "source/http/http.h"
+#endif
+#ifdef OX_SOURCE_SQLITE
+#include "source/sqlite/sqlite.h"
+#endif
+#ifdef OX_SINK_HTTP
+#include "sink/http/http.h"
+#endif
+#ifdef OX_SINK_SQLITE
+#include "sink/sqlite/sqlite.h"
+#endif
+#ifdef OX_STORE_HTTP
+#include "store/http/http.h"
+#endif
+#ifdef OX_STORE_SQLITE
+#include "store/sqlite/sqlite.h"
+#endif
+
+static const struct source_ops *const sources[] = {
+#ifdef OX_SOURCE_HTTP
+    &source_http_ops,
+#endif
+#ifdef OX_SOURCE_SQLITE
+    &source_sqlite_ops,
+#endif
+    NULL,
+};
+
+static const struct sink_ops *const sinks[] = {
+#ifdef OX_SINK_HTTP
+    &sink_http_ops,
+#endif
+#ifdef OX_SINK_SQLITE
+    &sink_sqlite_ops,
+#endif
+    NULL,
+};
+
+static const struct store_ops *const stores[] = {
+#ifdef OX_STORE_HTTP
+    &store_http_ops,
+#endif
+#ifdef OX_STORE_SQLITE
+    &store_sqlite_ops,
+#endif
+    NULL,
+};
+
+#define FIND(table, type)                                                                          \
+    for (size_t i = 0; (table)[i] != NULL; i++)                                                    \
+        if (strcmp((table)[i]->name, (type)) == 0)                                                 \
+            return (table)[i];                                                                     \
+    return NULL
+
+const struct source_ops *
+enginei_source(void *arg, const char *type)
+{
+    FIND(sources, type);
+}
+
+const struct sink_ops *
+enginei_sink(void *arg, const char *type)
+{
+    FIND(sinks, type);
+}
+
+const struct store_ops *
+enginei_store(void *arg, const char *type)
+{
+    FIND(stores, type);
+}
+
+bool
+enginei_driver(void *arg, const char *family, size_t i, struct conf_driver *out)
+{
+#define GIVE(table)                                                                                \
+    if (i >= sizeof(table) / sizeof((table)[0]) || (table)[i] == NULL)                             \
+        return false;                                                                              \
+    *out = (struct conf_driver){(table)[i]->name, (table)[i]->schema};                             \
+    return true
+
+    if (strcmp(family, "source") == 0) {
+        GIVE(sources);
+    } else if (strcmp(family, "sink") == 0) {
+        GIVE(sinks);
+    } else if (strcmp(family, "store") == 0) {
+        GIVE(stores);
+    }
+    return false;
+}

@@ -1,0 +1,394 @@
+/* What there is over HTTP of sources, sinks and migrations. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/must.h"
+#include "cli/engine_int.h"
+#include "core/capture.h"
+#ifdef OX_DELIVER
+#include "core/deliver.h"
+#endif
+#include "server/call.h"
+#include "server/server.h"
+
+/* The longest that a switch may take, with the slack of its lease. */
+#define COMMAND_MS_MAX 600000
+
+static void
+lock(struct engine *e)
+{
+    (void)pthread_mutex_lock(&e->lock);
+}
+
+static void
+unlock(struct engine *e)
+{
+    (void)pthread_mutex_unlock(&e->lock);
+}
+
+static void
+put_u64(struct json_out *o, const char *key, uint64_t v)
+{
+    json_out_key(o, key);
+    json_out_u64(o, v);
+}
+
+static void
+put_str(struct json_out *o, const char *key, const char *text)
+{
+    json_out_key(o, key);
+    json_out_str(o, text);
+}
+
+static void
+put_capture(struct json_out *o, struct capture *capture)
+{
+    struct capture_status *s = malloc(sizeof *s);
+
+    if (s == NULL)
+        return;
+    capture_get_status(capture, s);
+    put_str(o, "state", capture_state_name(s->state));
+    json_out_key(o, "caught_up");
+    json_out_bool(o, s->caught_up);
+    put_u64(o, "batches", s->batches);
+    put_u64(o, "changes", s->changes);
+    put_u64(o, "parked", s->parked);
+    put_u64(o, "position", s->last.v);
+    json_out_key(o, "checkpoint");
+    if (json_check(slice_str(s->checkpoint), NULL) == 0)
+        json_out_raw(o, slice_str(s->checkpoint));
+    else
+        json_out_str(o, s->checkpoint[0] == '\0' ? NULL : s->checkpoint);
+    put_str(o, "error", s->error[0] == '\0' ? NULL : s->error);
+    free(s);
+}
+
+#ifdef OX_DELIVER
+static void
+put_deliver(struct json_out *o, struct deliver *deliver)
+{
+    struct deliver_status s;
+
+    deliver_get_status(deliver, &s);
+    put_str(o, "state", deliver_state_name(s.state));
+    json_out_key(o, "caught_up");
+    json_out_bool(o, s.caught_up);
+    put_u64(o, "checkpoint", s.checkpoint.v);
+    put_u64(o, "lag_positions", s.lag_positions);
+    put_u64(o, "behind_estimate", s.behind_estimate);
+    put_u64(o, "delivered", s.delivered);
+    put_u64(o, "retries", s.retries);
+    put_u64(o, "parked", s.parked);
+    put_u64(o, "parked_streams", s.parked_streams);
+    put_u64(o, "in_flight", s.in_flight);
+    put_u64(o, "oldest_ms", s.oldest_ms);
+    put_str(o, "error", s.error[0] == '\0' ? NULL : s.error);
+}
+
+#else
+#define put_deliver(o, d) ((void)(d))
+#define deliver_replay(d, s, e) (E_STATE)
+#define deliver_skip(d, s, r, e) (E_STATE)
+#endif
+
+/* The members of one object into another that is open. */
+static void
+put_members(struct json_out *o, struct slice object)
+{
+    struct json_iter it;
+    struct slice     key, value;
+
+    if (json_object_iter(&it, object, NULL) != 0)
+        return;
+    while (json_iter_next(&it, &key, &value, NULL) == 0) {
+        if (slice_is(key, "name"))
+            continue;
+        json_out_key_slice(o, key);
+        json_out_raw(o, value);
+    }
+}
+
+static void
+put_part(struct json_out *o, const struct part *p, bool whole)
+{
+    struct buf text = {0};
+
+    json_out_object(o);
+    put_str(o, "name", p->name);
+    if (p->capture != NULL) {
+        put_capture(o, p->capture);
+    } else if (p->deliver != NULL) {
+        put_deliver(o, p->deliver);
+    } else if (p->tracer != NULL) {
+        tracer_status_json(p->tracer, &text);
+        put_members(o, buf_slice(&text));
+    } else {
+        put_str(o, p->kind == PART_MIGRATION ? "phase" : "state", "not-open");
+        put_str(o, "error", p->error);
+    }
+    if (whole) {
+        json_out_key(o, "config");
+        json_out_raw(o, buf_slice(&p->shown));
+    }
+    json_out_object_end(o);
+    buf_fini(&text);
+}
+
+static void
+answer_buf(struct call *call, struct buf *body)
+{
+    buf_add_byte(body, '\n');
+    if (body->failed)
+        call_refuse(call, 503, "out-of-memory", "no memory for the answer");
+    else
+        call_answer(call, 200, CALL_JSON, buf_slice(body));
+    buf_fini(body);
+}
+
+static void
+answer_list(struct call *call, struct engine *e, enum part_kind kind, const char *name)
+{
+    struct json_out o;
+    struct buf      body = {0};
+
+    json_out_init(&o, &body);
+    json_out_object(&o);
+    json_out_key(&o, name);
+    json_out_array(&o);
+    lock(e);
+    for (const struct part *p = e->parts; p != NULL; p = p->next)
+        if (p->kind == kind)
+            put_part(&o, p, false);
+    unlock(e);
+    json_out_array_end(&o);
+    json_out_object_end(&o);
+    answer_buf(call, &body);
+}
+
+/* The part that the path names, locked; NULL: the call was answered, nothing is locked. */
+static struct part *
+find(struct call *call, struct engine *e, enum part_kind kind)
+{
+    static const char *const kinds[] = {"source", "sink", "migration"};
+    char                     text[160];
+    struct slice             name = call_param(call, "name");
+    struct part             *p;
+
+    lock(e);
+    p = enginei_find(e, kind, name);
+    if (p != NULL)
+        return p;
+    unlock(e);
+    (void)snprintf(text, sizeof text, "no %s \"%.*s\" is in the configuration", kinds[kind],
+                   name.len > 64 ? 64 : (int)name.len, (const char *)name.data);
+    call_refuse(call, 404, "not-found", text);
+    return NULL;
+}
+
+static void
+answer_one(struct call *call, struct engine *e, enum part_kind kind)
+{
+    struct json_out o;
+    struct buf      body = {0};
+    struct part    *p = find(call, e, kind);
+
+    if (p == NULL)
+        return;
+    json_out_init(&o, &body);
+    put_part(&o, p, true);
+    unlock(e);
+    answer_buf(call, &body);
+}
+
+static void
+get_sources(struct call *call, void *arg)
+{
+    answer_list(call, arg, PART_SOURCE, "sources");
+}
+
+static void
+get_source(struct call *call, void *arg)
+{
+    answer_one(call, arg, PART_SOURCE);
+}
+
+static void
+get_sinks(struct call *call, void *arg)
+{
+    answer_list(call, arg, PART_SINK, "sinks");
+}
+
+static void
+get_sink(struct call *call, void *arg)
+{
+    answer_one(call, arg, PART_SINK);
+}
+
+static void
+get_migrations(struct call *call, void *arg)
+{
+    answer_list(call, arg, PART_MIGRATION, "migrations");
+}
+
+static void
+get_migration(struct call *call, void *arg)
+{
+    answer_one(call, arg, PART_MIGRATION);
+}
+
+/* POST /v1/sinks/{name}/replay|skip?stream=S&rest=true */
+static void
+post_sink(struct call *call, void *arg)
+{
+    struct engine *e = arg;
+    struct slice   command = call_param(call, "command"), stream = {0}, rest = {0};
+    struct part   *p = find(call, e, PART_SINK);
+    struct err     err = {0};
+    int            rc;
+
+    if (p == NULL)
+        return;
+    (void)call_query(call, "stream", &stream);
+    (void)call_query(call, "rest", &rest);
+    if (p->deliver == NULL)
+        rc = err_set(&err, __FILE__, __LINE__, E_STATE, ERR_RETRY, "the sink is not open: %s",
+                     p->error);
+    else if (slice_is(command, "replay"))
+        rc = deliver_replay(p->deliver, stream, &err);
+    else if (slice_is(command, "skip"))
+        rc = deliver_skip(p->deliver, stream, slice_is(rest, "true"), &err);
+    else
+        rc = err_set(&err, __FILE__, __LINE__, E_NOTFOUND, ERR_DATA,
+                     "no such command; there are replay and skip");
+    unlock(e);
+    if (rc != 0)
+        call_fail(call, &err);
+    else
+        call_answer(call, 202, CALL_JSON, slice_str("{\"taken\":true}\n"));
+}
+
+/* migrations */
+
+struct command {
+    struct tracer_call call;
+    struct later      *later;
+};
+
+/* On the controller's task. */
+static void
+on_decided(struct tracer_call *done)
+{
+    struct command *x = done->arg;
+    char            body[96];
+
+    if (done->rc != 0) {
+        later_fail(x->later, &done->err);
+    } else {
+        (void)snprintf(body, sizeof body, "{\"command\":\"%s\",\"done\":true}\n",
+                       tracer_command_name(done->command));
+        later_answer(x->later, 200, CALL_JSON, slice_str(body));
+    }
+    free(x);
+}
+
+/* A word of a query as text; false where it is too long. */
+static bool
+word_of(struct slice from, char *to, size_t room)
+{
+    if (from.len >= room)
+        return false;
+    if (from.len > 0)
+        memcpy(to, from.data, from.len);
+    to[from.len] = '\0';
+    return true;
+}
+
+static void
+run_command(struct call *call, struct part *p, enum tracer_command command, bool force)
+{
+    struct command *x = calloc(1, sizeof *x);
+
+    if (x == NULL) {
+        call_refuse(call, 503, "out-of-memory", "no memory for the command");
+        return;
+    }
+    x->later = call_later(call, COMMAND_MS_MAX);
+    if (x->later == NULL) {
+        free(x);
+        return;
+    }
+    x->call =
+        (struct tracer_call){.command = command, .force = force, .done = on_decided, .arg = x};
+    tracer_submit(p->tracer, &x->call);
+}
+
+/* POST /v1/migrations/{name}/{command}?with=fallback|retire|on|off&force=true */
+static void
+post_migration(struct call *call, void *arg)
+{
+    struct engine      *e = arg;
+    struct slice        with = {0}, force = {0};
+    enum tracer_command command;
+    char                word[16], more[16];
+    struct part        *p;
+
+    (void)call_query(call, "with", &with);
+    (void)call_query(call, "force", &force);
+    if (!word_of(call_param(call, "command"), word, sizeof word) ||
+        !word_of(with, more, sizeof more) ||
+        !tracer_command_parse(word, more[0] == '\0' ? NULL : more, &command)) {
+        call_refuse(call, 404, "not-found",
+                    "no such command; there are start, pause, resume, verify, repair, switch, "
+                    "reverse, cancel, complete?with=fallback|retire and backfill?with=on|off");
+        return;
+    }
+    p = find(call, e, PART_MIGRATION);
+    if (p == NULL)
+        return;
+    if (p->tracer == NULL)
+        call_refuse(call, 503, "not-open", p->error);
+    else
+        run_command(call, p, command, slice_is(force, "true"));
+    unlock(e);
+}
+
+static void
+get_report(struct call *call, void *arg)
+{
+    struct engine *e = arg;
+    struct buf     body = {0};
+    struct part   *p = find(call, e, PART_MIGRATION);
+
+    if (p == NULL)
+        return;
+    if (p->tracer == NULL) {
+        call_refuse(call, 503, "not-open", p->error);
+        unlock(e);
+        return;
+    }
+    tracer_report_json(p->tracer, &body);
+    unlock(e);
+    answer_buf(call, &body);
+}
+
+int
+enginei_routes(struct engine *e, struct server *server, struct err *err)
+{
+    static const struct server_route routes[] = {
+        {"GET", "/v1/sources", get_sources, 0},
+        {"GET", "/v1/sources/{name}", get_source, 0},
+        {"GET", "/v1/sinks", get_sinks, 0},
+        {"GET", "/v1/sinks/{name}", get_sink, 0},
+        {"POST", "/v1/sinks/{name}/{command}", post_sink, 0},
+        {"GET", "/v1/migrations", get_migrations, 0},
+        {"GET", "/v1/migrations/{name}", get_migration, 0},
+        {"GET", "/v1/migrations/{name}/route", enginei_get_route, 0},
+        {"GET", "/v1/migrations/{name}/report", get_report, 0},
+        {"POST", "/v1/migrations/{name}/{command}", post_migration, 0},
+    };
+
+    return server_add_routes(server, routes, sizeof routes / sizeof routes[0], e, err);
+}
