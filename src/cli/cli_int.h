@@ -220,6 +220,19 @@ int clii_log_export(struct cli *c, struct err *err);
 int clii_log_import(struct cli *c, struct err *err);
 int clii_serve(struct cli *c, struct err *err);
 int clii_check(struct cli *c, struct err *err);
+int clii_source_list(struct cli *c, struct err *err);
+int clii_source_show(struct cli *c, struct err *err);
+int clii_source_check(struct cli *c, struct err *err);
+int clii_source_prepare(struct cli *c, struct err *err);
+int clii_source_unprepare(struct cli *c, struct err *err);
+int clii_sink_list(struct cli *c, struct err *err);
+int clii_sink_show(struct cli *c, struct err *err);
+int clii_sink_replay(struct cli *c, struct err *err);
+int clii_sink_skip(struct cli *c, struct err *err);
+int clii_migrate_list(struct cli *c, struct err *err);
+int clii_migrate_show(struct cli *c, struct err *err);
+int clii_migrate_report(struct cli *c, struct err *err);
+int clii_migrate_command(struct cli *c, struct err *err);
 int clii_completion(struct cli *c, struct err *err);
 
 #endif

@@ -232,7 +232,23 @@ add_part(struct engine *e, enum part_kind kind, const struct conf *conf, struct 
     return p;
 }
 
-/* Whether the tree has the part as it is now. A secret that changed does not show: those restart.
+static bool
+has_failed(const struct part *p)
+{
+    struct capture_status *s = p->capture == NULL ? NULL : malloc(sizeof *s);
+    bool                   failed = false;
+
+    if (s != NULL) {
+        capture_get_status(p->capture, s);
+        failed = s->state == CAPTURE_FAILED;
+        free(s);
+    }
+    return failed;
+}
+
+/*
+ * Whether the tree has the part as it is now. A secret that changed does not
+ * show: those begin anew.
  */
 static bool
 is_kept(const struct part *p, const struct conf *root)

@@ -1,0 +1,367 @@
+/* source|sink|migrate …: what a running server has, over HTTP. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/json.h"
+#include "base/must.h"
+#include "base/url.h"
+#include "cli/cli_int.h"
+
+#define DEFAULT_SERVER "http://127.0.0.1:2113"
+#define WATCH_MS 300
+
+static void
+need_server(struct cli *c)
+{
+    if (clii_server(c) == NULL)
+        c->opt[OPT_SERVER] = DEFAULT_SERVER;
+}
+
+/* "/v1/KIND[/NAME[/WORD]]" */
+static void
+write_path(struct buf *path, const char *kind, const char *name, const char *word)
+{
+    buf_clear(path);
+    buf_printf(path, "/v1/%s", kind);
+    if (name != NULL) {
+        buf_add_byte(path, '/');
+        url_encode(path, slice_str(name));
+    }
+    if (word != NULL)
+        buf_printf(path, "/%s", word);
+    buf_add_byte(path, '\0');
+}
+
+static void
+put_line(struct cli *c, struct slice object)
+{
+    clii_put(c, object.data, object.len);
+    clii_put(c, "\n", 1);
+}
+
+/* A cell of a table: the member's text, "-" where it is null or not there. */
+static void
+put_member(struct buf *line, struct slice object, const char *name, int width)
+{
+    struct buf   text = {0};
+    struct slice value = {0};
+    size_t       from = line->len;
+
+    if (json_get(object, name, &value) && !json_is_null(value)) {
+        if (json_type(value) == JSON_STRING)
+            (void)json_string_view(value, &text, &value, NULL);
+    } else {
+        value = slice_str("-");
+    }
+    clii_add_plain(line, value);
+    while (line->len - from < (size_t)width)
+        buf_add_byte(line, ' ');
+    buf_add_str(line, "  ");
+    buf_fini(&text);
+}
+
+struct column {
+    const char *name;
+    int         width;
+};
+
+static int
+list(struct cli *c, const char *kind, const struct column *columns, struct err *err)
+{
+    struct buf       path = {0}, body = {0}, line = {0};
+    struct json_iter it;
+    struct slice     all, object;
+    bool             table = !clii_json(c) && c->out_tty;
+    int              rc = 0;
+
+    need_server(c);
+    write_path(&path, kind, NULL, NULL);
+    TRY(clii_request(c, "GET", (const char *)path.data, (struct slice){0}, &body, err));
+    if (!json_get(buf_slice(&body), kind, &all))
+        FAIL(err, E_REMOTE, ERR_DATA, "the server's answer is not one of Oxbow's");
+    for (const struct column *k = columns; table && k->name != NULL; k++)
+        clii_printf(c, "%-*s  ", k->width, k->name);
+    if (table)
+        clii_put_str(c, "\n");
+    TRY(json_array_iter(&it, all, err));
+    while ((rc = json_iter_next(&it, NULL, &object, err)) == 0) {
+        for (const struct column *k = columns; table && k->name != NULL; k++)
+            put_member(&line, object, k->name, k->width);
+        if (table) {
+            buf_add_byte(&line, '\n');
+            clii_put_buf(c, &line);
+        } else {
+            put_line(c, object);
+        }
+    }
+    if (rc == E_END)
+        rc = 0;
+out:
+    buf_fini(&path);
+    buf_fini(&body);
+    buf_fini(&line);
+    return rc;
+}
+
+static int
+get_document(struct cli *c, const char *kind, const char *word, struct buf *body,
+             struct slice *object, struct err *err)
+{
+    struct buf path = {0};
+    int        rc = 0;
+
+    need_server(c);
+    write_path(&path, kind, c->args[0], word);
+    TRY(clii_request(c, "GET", (const char *)path.data, (struct slice){0}, body, err));
+    rc = json_value(buf_slice(body), object, err);
+out:
+    buf_fini(&path);
+    return rc;
+}
+
+static int
+show(struct cli *c, const char *kind, const char *word, struct err *err)
+{
+    struct buf   body = {0};
+    struct slice object;
+    int          rc = 0;
+
+    TRY(get_document(c, kind, word, &body, &object, err));
+    if (clii_json(c) || !c->out_tty)
+        put_line(c, object);
+    else
+        clii_put_table(c, object);
+out:
+    buf_fini(&body);
+    return rc;
+}
+
+/* POST /v1/KIND/NAME/WORD?QUERY */
+static int
+command(struct cli *c, const char *kind, const char *word, const char *query, struct err *err)
+{
+    struct buf   path = {0}, body = {0};
+    struct slice object;
+    int          rc = 0;
+
+    need_server(c);
+    write_path(&path, kind, c->args[0], word);
+    path.len--;
+    buf_printf(&path, "%s", query);
+    buf_add_byte(&path, '\0');
+    rc = clii_request(c, "POST", (const char *)path.data, slice_str(""), &body, err);
+    if (rc != 0) {
+        err_prefix(err, "%s", c->args[0]);
+        goto out;
+    }
+    TRY(json_value(buf_slice(&body), &object, err));
+    if (clii_json(c))
+        put_line(c, object);
+    else
+        clii_printf(c, "%s: %s: done\n", c->args[0], word);
+out:
+    buf_fini(&path);
+    buf_fini(&body);
+    return rc;
+}
+
+int
+clii_source_list(struct cli *c, struct err *err)
+{
+    static const struct column columns[] = {{"name", 20},  {"state", 10}, {"changes", 10},
+                                            {"parked", 7}, {"error", 0},  {NULL, 0}};
+
+    return list(c, "sources", columns, err);
+}
+
+int
+clii_source_show(struct cli *c, struct err *err)
+{
+    return show(c, "sources", NULL, err);
+}
+
+int
+clii_sink_list(struct cli *c, struct err *err)
+{
+    static const struct column columns[] = {
+        {"name", 20},  {"state", 10}, {"delivered", 10}, {"lag_positions", 14},
+        {"parked", 7}, {"error", 0},  {NULL, 0}};
+
+    return list(c, "sinks", columns, err);
+}
+
+int
+clii_sink_show(struct cli *c, struct err *err)
+{
+    return show(c, "sinks", NULL, err);
+}
+
+static int
+sink_command(struct cli *c, const char *word, struct err *err)
+{
+    struct buf query = {0};
+    int        rc;
+
+    if (c->arg_count > 1) {
+        buf_add_str(&query, "?stream=");
+        url_encode(&query, slice_str(c->args[1]));
+    }
+    buf_add_byte(&query, '\0');
+    rc = command(c, "sinks", word, (const char *)query.data, err);
+    buf_fini(&query);
+    return rc;
+}
+
+int
+clii_sink_replay(struct cli *c, struct err *err)
+{
+    return sink_command(c, "replay", err);
+}
+
+int
+clii_sink_skip(struct cli *c, struct err *err)
+{
+    return sink_command(c, "skip", err);
+}
+
+/* migrations */
+
+int
+clii_migrate_list(struct cli *c, struct err *err)
+{
+    static const struct column columns[] = {{"name", 20}, {"phase", 14},      {"authority", 9},
+                                            {"epoch", 6}, {"lag_events", 10}, {"divergent", 9},
+                                            {"error", 0}, {NULL, 0}};
+
+    return list(c, "migrations", columns, err);
+}
+
+static uint64_t
+number(struct slice object, const char *name)
+{
+    struct slice value;
+    uint64_t     v = 0;
+
+    return json_get(object, name, &value) && json_uint64(value, &v) ? v : 0;
+}
+
+static void
+say_progress(struct cli *c, struct slice object)
+{
+    struct buf phase = {0}, side = {0};
+
+    put_member(&phase, object, "phase", 0);
+    put_member(&side, object, "authority", 0);
+    clii_progress(c, "%.*s authority %.*s backfilled %llu  lag %llu  verified %llu  divergent %llu",
+                  SLICE_FMT(buf_slice(&phase)), SLICE_FMT(buf_slice(&side)),
+                  (unsigned long long)number(object, "backfill_rows"),
+                  (unsigned long long)number(object, "lag_events"),
+                  (unsigned long long)number(object, "verified_rows"),
+                  (unsigned long long)number(object, "divergent"));
+    buf_fini(&phase);
+    buf_fini(&side);
+}
+
+/* A phase that stays until somebody does something. */
+static bool
+is_resting(struct slice object)
+{
+    static const char *const phases[] = {"DRAFT",   "READY",  "NEW_SOAK",  "FALLBACK_KEPT",
+                                         "RETIRED", "PAUSED", "CANCELLED", "HALTED"};
+    struct slice             raw;
+
+    if (!json_get(object, "phase", &raw) || json_type(raw) != JSON_STRING)
+        return true;
+    raw = slice_of((const char *)raw.data + 1, raw.len - 2);
+    for (size_t i = 0; i < sizeof phases / sizeof phases[0]; i++)
+        if (slice_is(raw, phases[i]))
+            return true;
+    return false;
+}
+
+/* Shows progress until the phase is one that rests. With --json a line for each change. */
+static int
+watch(struct cli *c, struct err *err)
+{
+    struct buf   body = {0}, last = {0};
+    struct slice object, phase;
+    bool         again = true;
+    int          rc = 0;
+
+    while (again) {
+        TRY(get_document(c, "migrations", NULL, &body, &object, err));
+        say_progress(c, object);
+        if (clii_json(c) && json_get(object, "phase", &phase) &&
+            !slice_eq(phase, buf_slice(&last))) {
+            buf_clear(&last);
+            buf_add_slice(&last, phase);
+            put_line(c, object);
+            TRY(clii_flush(c, err));
+        }
+        again = !is_resting(object);
+        if (again)
+            (void)nanosleep(&(struct timespec){.tv_nsec = WATCH_MS * 1000000L}, NULL);
+        TRY(clii_go_on(err));
+    }
+    clii_progress_end(c);
+    if (!clii_json(c))
+        clii_put_table(c, object);
+    if (json_get(object, "phase", &phase) && slice_is(phase, "\"HALTED\""))
+        FAIL(err, E_STATE, ERR_FATAL, "%s: halted; see error above", c->args[0]);
+    if (number(object, "divergent") > 0)
+        FAIL(err, E_DIVERGED, ERR_FATAL, "%s: %llu keys differ; oxbow migrate report %s names them",
+             c->args[0], (unsigned long long)number(object, "divergent"), c->args[0]);
+out:
+    buf_fini(&body);
+    buf_fini(&last);
+    return rc;
+}
+
+int
+clii_migrate_show(struct cli *c, struct err *err)
+{
+    return c->opt[OPT_WATCH] != NULL ? watch(c, err) : show(c, "migrations", NULL, err);
+}
+
+int
+clii_migrate_report(struct cli *c, struct err *err)
+{
+    struct buf   body = {0};
+    struct slice object;
+    int          rc = 0;
+
+    TRY(get_document(c, "migrations", "report", &body, &object, err));
+    if (clii_json(c) || !c->out_tty)
+        put_line(c, object);
+    else
+        clii_put_table(c, object);
+    if (number(object, "divergent") > 0)
+        FAIL(err, E_DIVERGED, ERR_FATAL, "%s: %llu keys differ", c->args[0],
+             (unsigned long long)number(object, "divergent"));
+out:
+    buf_fini(&body);
+    return rc;
+}
+
+/* The word after "migrate". */
+int
+clii_migrate_command(struct cli *c, struct err *err)
+{
+    const char *word = strchr(c->command->name, ' ') + 1;
+    struct buf  query = {0};
+    int         rc = 0;
+
+    if (c->arg_count > 1) {
+        buf_add_str(&query, "?with=");
+        url_encode(&query, slice_str(c->args[1]));
+    }
+    buf_add_byte(&query, '\0');
+    TRY(command(c, "migrations", word, (const char *)query.data, err));
+    if (c->opt[OPT_WATCH] != NULL || (c->err_tty && strcmp(word, "start") == 0))
+        rc = watch(c, err);
+out:
+    buf_fini(&query);
+    return rc;
+}
