@@ -456,10 +456,7 @@ logi_log_step(void *arg)
                 wait = 10000; /* room or memory: those who make it wake us too */
         }
     }
-    if (log->idle != NULL && atomic_load(&log->closing) && all_idle(log)) {
-        struct ox_gate *idle = log->idle;
-        log->idle = NULL;
-        log->env->ops->gate_open(log->env, idle);
-    }
+    if (atomic_load(&log->idle) != NULL && all_idle(log))
+        log->env->ops->gate_open(log->env, atomic_exchange(&log->idle, NULL));
     return wait;
 }

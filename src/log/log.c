@@ -217,8 +217,8 @@ wait_idle(struct log *log)
     struct ox_gate gate;
 
     gate_init(&gate);
-    log->idle = &gate;
     atomic_store(&log->closing, true);
+    atomic_store(&log->idle, &gate);
     log->env->ops->task_wake(log->env, log->task);
     (void)log->env->ops->gate_wait(log->env, &gate, UINT64_MAX);
 }

@@ -100,8 +100,8 @@ struct log {
     uint64_t        id_seed[2], id_count; /* of the ids that the log makes */
     struct target  *targets;
     uint32_t        target_room;
-    unsigned        sync_next; /* the group to commit: groups take turns; of whoever commits */
-    struct ox_gate *idle;      /* opened when nothing is left while closing */
+    unsigned        sync_next;    /* the group to commit: groups take turns; of whoever commits */
+    struct ox_gate *_Atomic idle; /* opened when nothing is left while closing */
 
     /* Under `admin`. */
     struct ox_lock       admin;
