@@ -86,6 +86,7 @@ struct ox_env_ops {
     int (*path_remove)(struct ox_env *, const char *path, struct err *); /* a file */
     int (*disk_free)(struct ox_env *, const char *path, uint64_t *bytes, struct err *);
 
+    /* The task is in *out before its first step. */
     int (*task_start)(struct ox_env *, const struct ox_task_def *, struct ox_task **, struct err *);
     void (*task_wake)(struct ox_env *, struct ox_task *); /* any thread; cheap when awake */
     /* Returns after the last step; frees it. Not from within a step. NULL is fine. */

@@ -182,13 +182,14 @@ task_start(struct ox_env *env, const struct ox_task_def *def, struct ox_task **o
     task->def = *def;
     atomic_init(&task->state, TASK_AWAKE);
     atomic_init(&task->stop, false);
+    *out = task; /* its first step may already wake it through this */
     errnum = start_thread(task);
     if (errnum != 0) {
+        *out = NULL;
         free(task);
         return envi_fail(err, def->name, "start task", errnum);
     }
     (void)pthread_setname_np(task->thread, def->name);
-    *out = task;
     return 0;
 }
 
