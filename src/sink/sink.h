@@ -5,9 +5,16 @@
  * The core steps a sink on a thread of the sink's own. It submits items while
  * the sink has credit (at most one item of a stream at a time for drivers that
  * finish items out of order) and polls; during poll the driver reports each
- * item by sink_done. A driver with `transactional` keeps the checkpoint on the
- * far side, in the same transaction as the items: all that was submitted since
- * the last flush is done, or none of it.
+ * item by sink_done, every one in bounded time.
+ *
+ * A driver with `transactional` keeps the checkpoint on the far side, in the
+ * same transaction as the items, which it takes in the order of submitting,
+ * many of a stream too. The core polls it with `flush` only, and that poll
+ * decides: all items are done, or none. Where the far side refuses one, that
+ * one is reported and the others are handed back by sink_back; where the
+ * transaction fails, all are handed back and poll says why. So the driver
+ * holds nothing when the poll returns, and the core goes on from the far
+ * side's checkpoint.
  */
 #ifndef OX_SINK_SINK_H
 #define OX_SINK_SINK_H
@@ -52,7 +59,8 @@ struct sink_ops {
     void (*close)(struct sink *);
     int (*check)(struct sink *, finding_line_fn *, void *arg, struct err *);
 
-    /* Transactional: the checkpoint on the far side; 0 for a first start. Others: pos.v = 0. */
+    /* Transactional: the checkpoint on the far side, the last position that is done there; 0 for a
+     * first start. Others: pos.v = 0. */
     int (*checkpoint)(struct sink *, struct log_pos *, struct err *);
 
     /* Takes the item; never blocks on the far side, never reports. */
@@ -61,7 +69,7 @@ struct sink_ops {
     /*
      * Works for at most wait_ms and calls sink_done for what was decided.
      * `flush`: nothing more comes for now, so send what was gathered; `upto` is
-     * the checkpoint to store with it (transactional only).
+     * the checkpoint to store with it (transactional only; also without items).
      */
     int (*poll)(struct sink *, bool flush, struct log_pos upto, uint32_t wait_ms, struct err *);
 };
@@ -104,6 +112,17 @@ sink_done(struct sink *s, struct sink_item *item, int rc, const struct err *err)
     s->in_flight--;
     s->credit++;
     s->done(s, item, rc, err);
+}
+
+/* Driver to core: this item was not tried, or was undone with its transaction; it is not at fault.
+ */
+static inline void
+sink_back(struct sink *s, struct sink_item *item)
+{
+    struct err err;
+
+    sink_done(s, item, err_set(&err, __FILE__, __LINE__, E_INTERRUPTED, ERR_RETRY, "handed back"),
+              &err);
 }
 
 #endif
