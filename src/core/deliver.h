@@ -1,0 +1,102 @@
+/*
+ * Delivery: what the log holds to a sink, at least once, and in order within a
+ * stream. A checkpoint says below which position everything is done; a crash
+ * delivers again what came after it, with the same ids. For a sink with
+ * transactions the far side keeps the checkpoint with the items, and each item
+ * takes effect once.
+ *
+ * What the far side refuses for good is parked: `$parked-sink-NAME` says which
+ * event and why, and later events of its stream are parked behind it until
+ * deliver_replay or deliver_skip. Nothing is dropped. What may pass is tried
+ * again for ever, at growing intervals, and holds back its own stream alone.
+ *
+ * Streams: `$sink-NAME` has the checkpoints (quiet commits, each on the version
+ * of the one before: of two deliveries of one name the older is fenced),
+ * `$parked-sink-NAME` has Parked {position, stream, version, id, type, reason,
+ * attempts} and Unparked {position, stream, how}, where `how` is delivered,
+ * skipped or gone. A stream's events are unparked in the order of their parking.
+ */
+#ifndef OX_CORE_DELIVER_H
+#define OX_CORE_DELIVER_H
+
+#include "base/env.h"
+#include "base/err.h"
+#include "log/log.h"
+#include "sink/sink.h"
+
+struct deliver;
+
+enum deliver_from {
+    DELIVER_BEGINNING,
+    DELIVER_END,      /* what is appended after the first start */
+    DELIVER_POSITION, /* `position`, itself included */
+};
+
+/* Zero means the default for every number. */
+struct deliver_conf {
+    const char *name; /* of the sink in the configuration */
+
+    /* Which events; every part that is given must hold. NULL: all. */
+    const char *category, *prefix, *type;
+    bool        system; /* also streams whose names begin with '$', its own two excepted */
+
+    enum deliver_from from; /* where a first start begins */
+    struct log_pos    position;
+
+    uint32_t window_items; /* 1,000: events in memory */
+    uint64_t window_bytes; /* 16 MiB; one event goes over it where it is larger */
+    uint32_t checkpoint_ms, checkpoint_items; /* 1,000 and 10,000: whichever comes first */
+    uint32_t retry_min_ms, retry_max_ms;      /* 100 and 30,000 */
+    uint32_t parked_streams_max;              /* 100,000: with more the delivery fails */
+};
+
+enum deliver_state {
+    DELIVER_STARTING,
+    DELIVER_RUNNING,
+    DELIVER_RETRYING, /* something is being tried again: `error` says what */
+    DELIVER_STOPPED,  /* by deliver_stop */
+    DELIVER_FAILED,   /* somebody has to act: `error` says how */
+};
+
+struct deliver_status {
+    enum deliver_state state;
+    bool               caught_up;       /* nothing wanted is in the log but what is parked */
+    struct log_pos     done;            /* everything wanted up to here is delivered or parked */
+    struct log_pos     checkpoint;      /* the same, and durably so */
+    uint64_t           lag_positions;   /* from what is done to the log's end */
+    uint64_t           behind_estimate; /* events not done; those unread by the average so far */
+    uint64_t           delivered, retries;
+    uint64_t           parked, parked_streams; /* now */
+    uint32_t           window_items, in_flight, waiting_retry;
+    uint64_t           window_bytes;
+    uint64_t           oldest_ms; /* age in memory of the oldest event that is not done */
+    char               error[ERR_TEXT_MAX];
+};
+
+/* Takes the sink over. Names are copied. */
+int deliver_new(struct ox_env *env, struct log *log, const struct deliver_conf *conf,
+                struct sink **sink, struct deliver **out, struct err *err);
+/* Stops it first where it runs; frees the sink too. NULL is fine. */
+void deliver_free(struct deliver *);
+
+/* Starts its task; again after deliver_stop is fine (E_STATE: the sink did not let its items go).
+ */
+int deliver_start(struct deliver *, struct err *err);
+/* Returns when nothing is in flight and the checkpoint stands, or when that cannot be had. */
+void deliver_stop(struct deliver *);
+
+/*
+ * For a stream's parked events, oldest first; an empty stream means all. They
+ * return when the command was taken; what comes of it shows in the status. A
+ * replay ends at the next refusal. E_NOTFOUND: nothing of the stream is parked;
+ * E_STATE: not running. Any thread.
+ */
+int deliver_replay(struct deliver *, struct slice stream, struct err *err);
+/* Gives the oldest one up and replays the rest; with `rest` gives all of them up. */
+int deliver_skip(struct deliver *, struct slice stream, bool rest, struct err *err);
+
+void deliver_get_status(struct deliver *, struct deliver_status *out);
+
+const char *deliver_state_name(enum deliver_state state);
+
+#endif

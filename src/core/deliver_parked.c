@@ -1,0 +1,392 @@
+/*
+ * Parked events: their records in the log, and the way back. A stream's
+ * records are closed in the order in which they were made, so a count says
+ * which of them are open.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/must.h"
+#include "core/deliver_int.h"
+
+static const char *const hows[] = {
+    [HOW_DELIVERED] = "delivered", [HOW_SKIPPED] = "skipped", [HOW_GONE] = "gone"};
+
+static void
+set_mode(struct deliver *d, struct lane *lane, enum lane_mode mode)
+{
+    d->replaying += (uint32_t)(mode != LANE_HOLD) - (uint32_t)(lane->mode != LANE_HOLD);
+    lane->mode = mode;
+}
+
+static void
+open_one(struct deliver *d, struct lane *lane, struct log_pos pos)
+{
+    if (lane->open++ == 0) {
+        lane->closed = lane->queued = 0;
+        lane->recorded = false;
+        lane->behind = pos;
+        d->parked_streams++;
+    }
+    if (lane->last.v < pos.v)
+        lane->last = pos;
+    if (d->parked_last.v < pos.v)
+        d->parked_last = pos;
+    d->parked++;
+}
+
+static void
+close_one(struct deliver *d, struct lane *lane)
+{
+    must(lane->open > 0);
+    lane->open--;
+    lane->closed++;
+    d->parked--;
+    if (lane->open == 0) {
+        set_mode(d, lane, LANE_HOLD);
+        lane->last = LOG_POS(0);
+        d->parked_streams--;
+    }
+}
+
+/* parking */
+
+static void
+park_one(struct deliver *d, struct item *it)
+{
+    open_one(d, it->lane, it->base.pos);
+    it->state = ITEM_PARKING;
+    deliveri_push(&d->records, it);
+}
+
+/* It is not in its lane; what stands behind it there is parked too, but for replays. */
+int
+deliveri_park(struct deliver *d, struct item *it, struct err *err)
+{
+    struct lane *lane = it->lane;
+
+    must(!it->replay);
+    if (lane->open == 0 && d->parked_streams >= d->conf.parked_streams_max)
+        RETURN_ERR(err, E_LIMIT, ERR_FATAL,
+                   "sink %s: events of %" PRIu64 " streams are parked; replay or skip them",
+                   d->name, d->parked_streams);
+    park_one(d, it);
+    while ((it = lane->head) != NULL && !it->replay) {
+        must(it->state == ITEM_WAITING);
+        deliveri_leave_lane(d, it);
+        park_one(d, it);
+    }
+    return 0;
+}
+
+/* It stays the first of its lane until that is durable. */
+void
+deliveri_unpark(struct deliver *d, struct item *it, enum how how)
+{
+    must(it->replay);
+    must(it->lane->head == it);
+    it->state = ITEM_UNPARKING;
+    it->how = how;
+    deliveri_push(&d->records, it);
+}
+
+static void
+write_reason(struct json_out *o, const struct item *it)
+{
+    char text[64];
+
+    (void)snprintf(text, sizeof text, "behind position %" PRIu64, it->lane->behind.v);
+    json_out_key(o, "reason");
+    if (!it->refused)
+        json_out_str(o, text);
+    else
+        json_out_str(o,
+                     it->reason == NULL ? "refused; why was lost for want of memory" : it->reason);
+    json_out_key(o, "attempts");
+    json_out_u64(o, it->refused ? (uint64_t)it->base.attempt + 1 : it->base.attempt);
+}
+
+void
+deliveri_write_record(struct deliver *d, const struct item *it)
+{
+    const struct sink_item *e = &it->base;
+    struct json_out         o;
+    char                    id[ID_TEXT_LEN + 1];
+
+    json_out_init(&o, &d->text);
+    json_out_object(&o);
+    json_out_key(&o, "position");
+    json_out_u64(&o, e->pos.v);
+    json_out_key(&o, "stream");
+    json_out_string(&o, e->stream);
+    json_out_key(&o, "version");
+    json_out_u64(&o, e->version);
+    if (it->state == ITEM_UNPARKING) {
+        json_out_key(&o, "how");
+        json_out_str(&o, hows[it->how]);
+    } else {
+        id_format(&e->id, id);
+        json_out_key(&o, "id");
+        json_out_str(&o, id);
+        json_out_key(&o, "type");
+        json_out_string(&o, e->type);
+        write_reason(&o, it);
+    }
+    json_out_object_end(&o);
+}
+
+/* Its record is durable: the item is done with. */
+void
+deliveri_recorded(struct deliver *d, struct item *it, uint64_t version)
+{
+    struct lane *lane = it->lane;
+
+    if (it->state == ITEM_UNPARKING) {
+        must(lane->head == it);
+        must(lane->queued > 0);
+        deliveri_leave_lane(d, it);
+        lane->queued--;
+        close_one(d, lane);
+        deliveri_make_ready(d, lane);
+    } else if (!lane->recorded) {
+        lane->first_record = version;
+        lane->recorded = true;
+    }
+    deliveri_drop(d, it);
+    deliveri_lane_settle(d, lane);
+}
+
+/* reading the records */
+
+struct parked_record {
+    bool           parked;
+    struct slice   stream;
+    struct log_pos pos;
+    uint64_t       version;
+};
+
+static int
+parse(const struct deliver *d, const struct log_event *ev, struct buf *scratch,
+      struct parked_record *out, struct err *err)
+{
+    struct slice raw;
+
+    out->parked = slice_is(ev->type, "Parked");
+    if (!json_get(ev->data, "position", &raw) || !json_uint64(raw, &out->pos.v) ||
+        !json_get(ev->data, "version", &raw) || !json_uint64(raw, &out->version) ||
+        !json_get(ev->data, "stream", &raw) ||
+        json_string_view(raw, scratch, &out->stream, err) != 0 || out->stream.len > LOG_NAME_MAX)
+        RETURN_ERR(err, E_SCHEMA, ERR_FATAL, "%s: event %" PRIu64 " is no record of a parked event",
+                   d->parked_stream, ev->version);
+    return 0;
+}
+
+static int
+replay_history(struct deliver *d, const struct log_event *ev, const struct parked_record *r,
+               struct err *err)
+{
+    struct lane *lane = deliveri_lane(d, r->stream, r->parked);
+
+    if (lane == NULL && r->parked)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for the parked streams");
+    if (r->parked) {
+        open_one(d, lane, r->pos);
+        if (!lane->recorded) {
+            lane->first_record = ev->version;
+            lane->recorded = true;
+        }
+    } else {
+        if (lane == NULL)
+            RETURN_ERR(err, E_SCHEMA, ERR_FATAL,
+                       "%s: event %" PRIu64 " unparks what was not parked", d->parked_stream,
+                       ev->version);
+        close_one(d, lane);
+        deliveri_lane_settle(d, lane);
+    }
+    return 0;
+}
+
+static int
+open_reader(struct deliver *d, uint64_t from, struct log_iter **out, struct err *err)
+{
+    struct log_read read = {.stream = slice_str(d->parked_stream), .from = from};
+
+    return log_iter_open(d->log, &read, out, err);
+}
+
+int
+deliveri_load_parked(struct deliver *d, struct err *err)
+{
+    struct log_iter     *it = NULL;
+    struct log_event     ev;
+    struct parked_record r;
+    struct buf           scratch = {0};
+    int                  rc;
+
+    d->parked_version = LOG_NO_STREAM;
+    d->parked = d->parked_streams = 0;
+    rc = open_reader(d, 0, &it, err);
+    if (rc == E_NOTFOUND)
+        return 0;
+    while (rc == 0 && (rc = log_iter_next(it, &ev, err)) == 0) {
+        d->parked_version = (int64_t)ev.version;
+        rc = parse(d, &ev, &scratch, &r, err);
+        if (rc == 0)
+            rc = replay_history(d, &ev, &r, err);
+    }
+    log_iter_close(it);
+    buf_fini(&scratch);
+    return rc == E_END ? 0 : rc;
+}
+
+/* the way back */
+
+static void
+order(struct deliver *d, struct lane *lane, enum lane_mode mode)
+{
+    if (lane->open == 0)
+        return;
+    if (mode == LANE_SKIP_ONE && lane->head != NULL && lane->head->replay) {
+        lane->head->skip = true; /* it may be on its way already: then it is not the refused one */
+        lane->head->how = HOW_SKIPPED;
+        mode = LANE_REPLAY;
+    }
+    for (struct item *it = lane->head; mode == LANE_SKIP_ALL && it != NULL; it = it->lane_next) {
+        it->skip = it->replay;
+        it->how = HOW_SKIPPED;
+    }
+    set_mode(d, lane, mode);
+}
+
+/* Starts the reading of records anew: who was asked about earlier goes on as well. */
+int
+deliveri_command(struct deliver *d, const struct command *c)
+{
+    struct lane *lane;
+
+    if (c->stream.len > LOG_NAME_MAX)
+        return E_NOTFOUND;
+    if (c->stream.len > 0) {
+        lane = deliveri_lane(d, c->stream, false);
+        if (lane == NULL || lane->open == 0)
+            return E_NOTFOUND;
+        order(d, lane, c->mode);
+    }
+    for (uint32_t i = 0; c->stream.len == 0 && d->lanes != NULL && i <= d->lane_mask; i++)
+        for (lane = d->lanes[i]; lane != NULL; lane = lane->next)
+            order(d, lane, c->mode);
+    log_iter_close(d->parked_reader);
+    d->parked_reader = NULL;
+    return d->parked == 0 ? E_NOTFOUND : 0;
+}
+
+/* Nothing of it is lost: the records stay open. */
+void
+deliveri_replay_refused(struct deliver *d, struct item *it)
+{
+    struct lane *lane = it->lane;
+    struct item *next;
+
+    set_mode(d, lane, LANE_HOLD);
+    for (it = lane->head; it != NULL; it = next) {
+        next = it->lane_next;
+        if (!it->replay)
+            continue;
+        deliveri_leave_lane(d, it);
+        lane->queued--;
+        deliveri_drop(d, it);
+    }
+}
+
+/* The event itself; gone where the log does not have it any more. */
+static int
+load(struct deliver *d, struct lane *lane, const struct parked_record *r, struct err *err)
+{
+    struct log_read  read = {.stream = r->stream, .from = r->version};
+    struct log_iter *it = NULL;
+    struct log_event ev;
+    struct item     *item;
+    enum lane_mode   mode = lane->mode;
+    bool             gone;
+    int              rc = log_iter_open(d->log, &read, &it, err);
+
+    if (rc == 0)
+        rc = log_iter_next(it, &ev, err);
+    gone = rc == E_NOTFOUND || rc == E_END || (rc == 0 && ev.pos.v != r->pos.v);
+    if (rc != 0 && !gone)
+        goto out;
+    if (gone)
+        ev = (struct log_event){.pos = r->pos, .version = r->version, .stream = r->stream};
+    if (mode == LANE_SKIP_ONE)
+        set_mode(d, lane, LANE_REPLAY);
+    TRY(deliveri_admit(d, &ev, ADMIT_REPLAY, &item, err));
+    lane->queued++;
+    item->skip = gone || mode == LANE_SKIP_ALL || mode == LANE_SKIP_ONE;
+    item->how = gone ? HOW_GONE : HOW_SKIPPED;
+out:
+    log_iter_close(it);
+    return rc;
+}
+
+/* A record is wanted where its lane replays, it is open, and it is not in memory already. */
+static int
+take_record(struct deliver *d, const struct log_event *ev, struct err *err)
+{
+    struct parked_record r;
+    struct lane         *lane;
+    uint64_t             k;
+    int                  rc = parse(d, ev, &d->scratch, &r, err);
+
+    if (rc != 0 || !r.parked)
+        return rc;
+    lane = deliveri_lane(d, r.stream, false);
+    if (lane == NULL || lane->open == 0 || !lane->recorded || ev->version < lane->first_record)
+        return 0;
+    if (lane->pass != d->pass) {
+        lane->pass = d->pass;
+        lane->pass_index = 0;
+    }
+    k = lane->pass_index++;
+    if (lane->mode == LANE_HOLD || k < lane->closed + lane->queued)
+        return 0;
+    must(k == lane->closed + lane->queued);
+    return load(d, lane, &r, err);
+}
+
+int
+deliveri_replay_read(struct deliver *d, bool *progress, struct err *err)
+{
+    struct log_event ev;
+    int              rc = 0;
+
+    if (d->replaying == 0)
+        return 0;
+    /* After a restart, what stands before a parked event goes first. */
+    if (log_iter_pos(d->reader).v <= d->parked_last.v ||
+        (d->holding && d->held.pos.v <= d->parked_last.v))
+        return 0;
+    if (d->parked_reader == NULL) {
+        TRY(open_reader(d, 0, &d->parked_reader, err));
+        d->pass++;
+    }
+    for (uint32_t n = 0; d->replaying > 0 && n < d->conf.window_items; n++) {
+        /* The event's size is known when it is read; one beyond the limit at a time is fine. */
+        if (!deliveri_has_room(d, sizeof(struct item)))
+            return 0;
+        rc = log_iter_next(d->parked_reader, &ev, err);
+        if (rc == E_END)
+            return 0;
+        TRY(rc);
+        TRY(take_record(d, &ev, err));
+        *progress = true;
+    }
+out:
+    if (rc != 0 || d->replaying == 0) {
+        log_iter_close(d->parked_reader); /* another pass finds what this one has not taken */
+        d->parked_reader = NULL;
+    }
+    return rc;
+}

@@ -1,0 +1,323 @@
+/*
+ * What the delivery holds in memory: items in the order of reading, each in
+ * the lane of its stream. Only a lane's first item is ever with the driver,
+ * unless the sink has transactions.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/must.h"
+#include "core/deliver_int.h"
+
+void
+deliveri_push(struct queue *q, struct item *it)
+{
+    it->base.next = NULL;
+    if (q->tail == NULL)
+        q->head = it;
+    else
+        q->tail->base.next = &it->base;
+    q->tail = it;
+}
+
+struct item *
+deliveri_pop(struct queue *q)
+{
+    struct item *it = q->head;
+
+    if (it == NULL)
+        return NULL;
+    q->head = (struct item *)it->base.next;
+    if (q->head == NULL)
+        q->tail = NULL;
+    it->base.next = NULL;
+    return it;
+}
+
+/* lanes */
+
+static uint64_t
+hash(struct slice s)
+{
+    uint64_t h = 1469598103934665603u;
+
+    for (size_t i = 0; i < s.len; i++)
+        h = (h ^ ((const uint8_t *)s.data)[i]) * 1099511628211u;
+    return h ^ h >> 32;
+}
+
+static bool
+grow(struct deliver *d)
+{
+    uint32_t      mask = d->lane_mask == 0 ? 255 : d->lane_mask * 2 + 1;
+    struct lane **lanes = calloc((size_t)mask + 1, sizeof(struct lane *));
+
+    if (lanes == NULL)
+        return false;
+    for (uint32_t i = 0; d->lanes != NULL && i <= d->lane_mask; i++) {
+        for (struct lane *l = d->lanes[i], *next; l != NULL; l = next) {
+            next = l->next;
+            l->next = lanes[l->hash & mask];
+            lanes[l->hash & mask] = l;
+        }
+    }
+    free(d->lanes);
+    d->lanes = lanes;
+    d->lane_mask = mask;
+    return true;
+}
+
+struct lane *
+deliveri_lane(struct deliver *d, struct slice stream, bool make)
+{
+    uint64_t     h = hash(stream);
+    struct lane *l;
+
+    must(stream.len <= LOG_NAME_MAX);
+    for (l = d->lanes == NULL ? NULL : d->lanes[h & d->lane_mask]; l != NULL; l = l->next)
+        if (l->hash == h && slice_eq(slice_of(l->name, l->len), stream))
+            return l;
+    if (!make || ((d->lanes == NULL || d->lane_count > d->lane_mask) && !grow(d)))
+        return NULL;
+    l = calloc(1, sizeof *l + stream.len);
+    if (l == NULL)
+        return NULL;
+    l->hash = h;
+    l->len = (uint8_t)stream.len;
+    memcpy(l->name, stream.data, stream.len);
+    l->next = d->lanes[h & d->lane_mask];
+    d->lanes[h & d->lane_mask] = l;
+    d->lane_count++;
+    return l;
+}
+
+void
+deliveri_lane_settle(struct deliver *d, struct lane *lane)
+{
+    struct lane **at = &d->lanes[lane->hash & d->lane_mask];
+
+    if (lane->head != NULL || lane->open > 0)
+        return;
+    while (*at != lane)
+        at = &(*at)->next;
+    *at = lane->next;
+    d->lane_count--;
+    free(lane);
+}
+
+/* items */
+
+uint64_t
+deliveri_item_bytes(const struct log_event *ev)
+{
+    return sizeof(struct item) + ev->stream.len + ev->type.len + ev->data.len + ev->meta.len;
+}
+
+bool
+deliveri_has_room(const struct deliver *d, uint64_t bytes)
+{
+    if (d->items == 0)
+        return true;
+    return d->items < d->conf.window_items && d->bytes + bytes <= d->conf.window_bytes;
+}
+
+static struct slice
+copy(uint8_t **to, struct slice s)
+{
+    struct slice is = slice_of(*to, s.len);
+
+    if (s.len > 0)
+        memcpy(*to, s.data, s.len);
+    *to += s.len;
+    return is;
+}
+
+static struct items *
+list_of(struct deliver *d, const struct item *it)
+{
+    return it->replay ? &d->again : &d->live;
+}
+
+static void
+link_item(struct deliver *d, struct item *it)
+{
+    struct items *list = list_of(d, it);
+
+    it->prev = list->tail;
+    if (list->tail == NULL)
+        list->head = it;
+    else
+        list->tail->next = it;
+    list->tail = it;
+    d->items++;
+    d->bytes += it->bytes;
+}
+
+static void
+unlink_item(struct deliver *d, struct item *it)
+{
+    struct items *list = list_of(d, it);
+
+    if (it->prev == NULL)
+        list->head = it->next;
+    else
+        it->prev->next = it->next;
+    if (it->next == NULL)
+        list->tail = it->prev;
+    else
+        it->next->prev = it->prev;
+    must(d->items > 0);
+    must(d->bytes >= it->bytes);
+    d->items--;
+    d->bytes -= it->bytes;
+}
+
+static void
+join_lane(struct lane *lane, struct item *it)
+{
+    it->lane_next = NULL;
+    if (lane->tail == NULL)
+        lane->head = it;
+    else
+        lane->tail->lane_next = it;
+    lane->tail = it;
+}
+
+int
+deliveri_admit(struct deliver *d, const struct log_event *ev, enum admit how, struct item **out,
+               struct err *err)
+{
+    uint64_t     bytes = deliveri_item_bytes(ev);
+    struct lane *lane = deliveri_lane(d, ev->stream, true);
+    struct item *it = lane == NULL ? NULL : calloc(1, bytes);
+    uint8_t     *to;
+    const char  *dash;
+
+    *out = NULL;
+    if (it == NULL) {
+        if (lane != NULL)
+            deliveri_lane_settle(d, lane);
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for an event");
+    }
+    to = it->text;
+    it->base.pos = ev->pos;
+    it->base.version = ev->version;
+    it->base.stream = copy(&to, ev->stream);
+    it->base.type = copy(&to, ev->type);
+    it->base.data = copy(&to, ev->data);
+    it->base.meta = copy(&to, ev->meta);
+    it->base.id = ev->id;
+    it->base.created_us = ev->created_us;
+    it->base.owner = d;
+    dash = memchr(it->base.stream.data, '-', it->base.stream.len);
+    if (dash != NULL) {
+        size_t cut = (size_t)(dash + 1 - (const char *)it->base.stream.data);
+        it->base.key = slice_of(dash + 1, it->base.stream.len - cut);
+    }
+    it->lane = lane;
+    it->replay = how == ADMIT_REPLAY;
+    it->bytes = bytes;
+    it->read_us = d->now_us;
+    link_item(d, it);
+    if (how != ADMIT_TO_PARK) {
+        join_lane(lane, it);
+        if (d->transactional && how == ADMIT_LIVE)
+            deliveri_push(&d->ready, it);
+        else if (lane->head == it)
+            deliveri_make_ready(d, lane);
+    }
+    *out = it;
+    return 0;
+}
+
+/* Its first item may go. A transaction takes live ones as they come. */
+void
+deliveri_make_ready(struct deliver *d, struct lane *lane)
+{
+    struct item *it = lane->head;
+
+    if (it != NULL && it->state == ITEM_WAITING && (it->replay || !d->transactional))
+        deliveri_push(&d->ready, it);
+}
+
+/* Sinks with transactions: all that waits, in the order of reading. */
+void
+deliveri_ready_again(struct deliver *d)
+{
+    d->ready = (struct queue){0};
+    for (struct item *it = d->live.head; it != NULL; it = it->next)
+        if (it->state == ITEM_WAITING)
+            deliveri_push(&d->ready, it);
+    for (struct item *it = d->again.head; it != NULL; it = it->next)
+        if (it->state == ITEM_WAITING && it->lane->head == it)
+            deliveri_push(&d->ready, it);
+}
+
+/* From the middle only where a transaction's items are decided in another order. */
+void
+deliveri_leave_lane(struct deliver *d, struct item *it)
+{
+    struct lane  *lane = it->lane;
+    struct item **at = &lane->head, *before = NULL;
+
+    while (*at != it) {
+        must(*at != NULL);
+        before = *at;
+        at = &(*at)->lane_next;
+    }
+    *at = it->lane_next;
+    if (lane->tail == it)
+        lane->tail = before;
+    it->lane_next = NULL;
+    must(d->transactional || before == NULL);
+}
+
+void
+deliveri_drop(struct deliver *d, struct item *it)
+{
+    unlink_item(d, it);
+    free(it->reason);
+    free(it);
+}
+
+/* Parked streams stay known unless `lanes`. No driver has any of it. */
+void
+deliveri_clear(struct deliver *d, bool lanes)
+{
+    struct item *it;
+
+    while ((it = d->live.head) != NULL || (it = d->again.head) != NULL)
+        deliveri_drop(d, it);
+    d->ready = d->sleeping = d->finished = d->records = d->committed = (struct queue){0};
+    d->flying = d->sleepers = 0;
+    d->holding = false;
+    if (lanes)
+        d->replaying = 0;
+    for (uint32_t i = 0; d->lanes != NULL && i <= d->lane_mask; i++) {
+        for (struct lane *l = d->lanes[i], *next; l != NULL; l = next) {
+            next = l->next;
+            l->head = l->tail = NULL;
+            l->queued = 0;
+            if (lanes) {
+                l->open = 0;
+                l->mode = LANE_HOLD;
+            }
+            deliveri_lane_settle(d, l);
+        }
+    }
+}
+
+struct log_pos
+deliveri_done_upto(const struct deliver *d, bool flying)
+{
+    uint64_t     read = log_iter_pos(d->reader).v;
+    struct item *it = d->live.head;
+
+    if (d->holding)
+        read = d->held.pos.v;
+    while (flying && it != NULL && it->state == ITEM_FLYING)
+        it = it->next;
+    if (it != NULL)
+        read = it->base.pos.v;
+    return LOG_POS(read == 0 ? 0 : read - 1);
+}

@@ -1,0 +1,835 @@
+/* Delivery over the real log, to a far side in memory that fails when told to. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/json.h"
+#include "core/deliver.h"
+#include "core_fake.h"
+#include "env/env_real.h"
+
+struct fix {
+    struct fake_log     log;
+    struct fake_world  *world;
+    struct deliver     *d;
+    struct deliver_conf conf;
+    bool                transactional;
+    uint32_t            want;
+    struct log_pos      last; /* appended */
+    struct err          err;
+};
+
+static int
+setup(void **state)
+{
+    struct fix *f = calloc(1, sizeof *f);
+
+    assert_non_null(f);
+    fake_log_open(&f->log);
+    f->world = fake_world_new();
+    f->conf = (struct deliver_conf){.name = "far", .retry_min_ms = 1, .retry_max_ms = 4};
+    *state = f;
+    return 0;
+}
+
+static int
+teardown(void **state)
+{
+    struct fix *f = *state;
+
+    deliver_free(f->d);
+    fake_world_free(f->world);
+    fake_log_close(&f->log);
+    free(f);
+    return 0;
+}
+
+static void
+start(struct fix *f)
+{
+    struct sink *sink = fake_sink(f->world, f->transactional);
+
+    fake_ok(deliver_new(env_real(), f->log.log, &f->conf, &sink, &f->d, &f->err), &f->err);
+    fake_ok(deliver_start(f->d, &f->err), &f->err);
+}
+
+static void
+stop(struct fix *f)
+{
+    deliver_free(f->d);
+    f->d = NULL;
+}
+
+static struct deliver_status
+status(struct fix *f)
+{
+    struct deliver_status s;
+
+    deliver_get_status(f->d, &s);
+    return s;
+}
+
+static bool
+caught_up(void *arg)
+{
+    struct deliver_status s = status(arg);
+
+    if (s.state == DELIVER_FAILED)
+        fail_msg("%s", s.error);
+    return s.caught_up && s.done.v >= ((struct fix *)arg)->last.v;
+}
+
+static bool
+arrived(void *arg)
+{
+    struct fix *f = arg;
+    return fake_arrived(f->world) >= f->want;
+}
+
+static bool
+is_failed(void *arg)
+{
+    return status(arg).state == DELIVER_FAILED;
+}
+
+static bool
+is_retrying(void *arg)
+{
+    return status(arg).retries > 20;
+}
+
+static bool
+parked_as_wanted(void *arg)
+{
+    struct fix *f = arg;
+    return status(f).parked == f->want && status(f).in_flight == 0;
+}
+
+static bool
+tried_as_wanted(void *arg)
+{
+    struct fix *f = arg;
+    uint64_t    tries;
+
+    (void)pthread_mutex_lock(&f->world->lock);
+    tries = f->world->tries;
+    (void)pthread_mutex_unlock(&f->world->lock);
+    return tries >= f->want;
+}
+
+static void
+until_caught_up(struct fix *f)
+{
+    fake_until(caught_up, f, "everything was delivered");
+}
+
+/* n events, round and round over the streams s-0, s-1, … */
+static void
+append(struct fix *f, uint32_t n, uint32_t streams)
+{
+    char name[32];
+
+    for (uint32_t i = 0; i < n; i++) {
+        (void)snprintf(name, sizeof name, "s-%u", i % streams);
+        f->last = fake_append(&f->log, name, "{\"a\":1}");
+    }
+}
+
+static void
+tell(struct fix *f, enum err_kind (*judge)(struct fake_world *, const struct sink_item *),
+     const char *refuse, uint32_t budget)
+{
+    (void)pthread_mutex_lock(&f->world->lock);
+    f->world->judge = judge;
+    f->world->budget = budget;
+    (void)snprintf(f->world->refuse, sizeof f->world->refuse, "%s", refuse);
+    (void)pthread_mutex_unlock(&f->world->lock);
+}
+
+/* Of each stream every version from `from` on, in order; `doubles` allows repeated runs. */
+static uint64_t
+check_order(struct fix *f, bool doubles)
+{
+    struct fake_world *w = f->world;
+    uint64_t           twice = 0;
+
+    for (uint32_t i = 0; i < w->count; i++) {
+        uint64_t should = 0;
+        bool     known = false, before = false;
+
+        for (uint32_t k = i; k-- > 0 && !known;) {
+            if (strcmp(w->arrivals[k].stream, w->arrivals[i].stream) == 0) {
+                should = w->arrivals[k].version + 1;
+                known = true;
+            }
+        }
+        before = w->arrivals[i].version < should;
+        twice += before;
+        if (!doubles)
+            assert_int_equal(w->arrivals[i].version, should);
+        else
+            assert_true(w->arrivals[i].version <= should);
+    }
+    return twice;
+}
+
+static uint32_t
+count_of(struct fix *f, const char *stream)
+{
+    uint32_t n = 0;
+
+    (void)pthread_mutex_lock(&f->world->lock);
+    for (uint32_t i = 0; i < f->world->count; i++)
+        n += strcmp(f->world->arrivals[i].stream, stream) == 0;
+    (void)pthread_mutex_unlock(&f->world->lock);
+    return n;
+}
+
+/* judges */
+
+static enum err_kind
+refuse_stream(struct fake_world *w, const struct sink_item *item)
+{
+    return slice_is(item->stream, w->refuse) ? ERR_DATA : ERR_NONE;
+}
+
+static enum err_kind
+refuse_first(struct fake_world *w, const struct sink_item *item)
+{
+    return slice_is(item->stream, w->refuse) && item->version == w->budget ? ERR_DATA : ERR_NONE;
+}
+
+static enum err_kind
+retry_stream(struct fake_world *w, const struct sink_item *item)
+{
+    if (!slice_is(item->stream, w->refuse) || w->budget == 0)
+        return ERR_NONE;
+    w->budget--;
+    return ERR_RETRY;
+}
+
+static enum err_kind
+anything(struct fake_world *w, const struct sink_item *item)
+{
+    (void)item;
+    w->random = w->random * 6364136223846793005u + 1442695040888963407u;
+    switch (w->random >> 60) {
+    case 0:
+    case 1:
+        return ERR_RETRY;
+    case 2:
+        return ERR_UNSURE;
+    default:
+        return ERR_NONE;
+    }
+}
+
+static enum err_kind
+fatal(struct fake_world *w, const struct sink_item *item)
+{
+    (void)w;
+    (void)item;
+    return ERR_FATAL;
+}
+
+/* tests */
+
+static void
+test_order(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 500, 20);
+    start(f);
+    append(f, 500, 20);
+    f->want = 1000;
+    fake_until(arrived, f, "all arrived");
+    until_caught_up(f);
+    assert_int_equal(fake_arrived(f->world), 1000);
+    assert_int_equal(status(f).delivered, 1000);
+    assert_int_equal(status(f).lag_positions, 0);
+    assert_int_equal(status(f).behind_estimate, 0);
+    stop(f);
+    (void)check_order(f, false);
+    assert_false(f->world->overlapped);
+    assert_true(f->world->peak > 1);
+}
+
+static void
+test_parallel(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 100, 50);
+    f->world->paused = true;
+    f->world->credit = 32;
+    start(f);
+    while (status(f).in_flight < 32)
+        ;
+    assert_false(status(f).caught_up);
+    (void)pthread_mutex_lock(&f->world->lock);
+    f->world->paused = false;
+    (void)pthread_mutex_unlock(&f->world->lock);
+    until_caught_up(f);
+    stop(f);
+    assert_int_equal(f->world->count, 100);
+    assert_int_equal(f->world->peak, 32);
+    assert_false(f->world->overlapped);
+}
+
+static void
+test_bounded(void **state)
+{
+    struct fix           *f = *state;
+    struct deliver_status s;
+    char                  data[2000];
+
+    memset(data, ' ', sizeof data);
+    memcpy(data, "{}", 2);
+    data[sizeof data - 1] = '\0';
+    for (int i = 0; i < 300; i++)
+        f->last = fake_append(&f->log, i % 2 == 0 ? "s-1" : "s-2", data);
+    f->conf.window_items = 50;
+    f->conf.window_bytes = 40000;
+    f->world->paused = true;
+    start(f);
+    while (status(f).in_flight < 2)
+        ;
+    for (int i = 0; i < 200; i++) {
+        s = status(f);
+        assert_true(s.window_items <= 50);
+        assert_true(s.window_bytes <= 40000);
+    }
+    assert_true(s.behind_estimate > 100);
+    assert_true(s.lag_positions > 300 * 2000);
+    (void)pthread_mutex_lock(&f->world->lock);
+    f->world->paused = false;
+    (void)pthread_mutex_unlock(&f->world->lock);
+    until_caught_up(f);
+    stop(f);
+    assert_int_equal(f->world->count, 300);
+    (void)check_order(f, false);
+}
+
+static void
+test_retry_holds_its_stream(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 100, 10);
+    tell(f, retry_stream, "s-3", UINT32_MAX);
+    start(f);
+    f->want = 90;
+    fake_until(arrived, f, "the others arrived");
+    fake_until(is_retrying, f, "it was retried");
+    assert_int_equal(count_of(f, "s-3"), 0);
+    assert_int_equal(status(f).state, DELIVER_RETRYING);
+    assert_int_equal(status(f).parked, 0);
+    assert_true(status(f).checkpoint.v < log_end(f->log.log).v);
+    assert_string_equal(status(f).error, "the far side says retry");
+    tell(f, NULL, "", 0);
+    until_caught_up(f);
+    stop(f);
+    assert_int_equal(f->world->count, 100);
+    (void)check_order(f, false);
+}
+
+static void
+test_any_failure(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 1000, 30);
+    tell(f, anything, "", 0);
+    start(f);
+    until_caught_up(f);
+    assert_true(status(f).retries > 50);
+    stop(f);
+    /* UNSURE is sent again: twice, but never out of order. */
+    assert_true(check_order(f, true) > 0);
+    assert_int_equal(f->world->count, 1000 + check_order(f, true));
+}
+
+static void
+test_far_side_down(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 50, 10);
+    f->world->down = true;
+    start(f);
+    while (status(f).state != DELIVER_RETRYING)
+        ;
+    (void)pthread_mutex_lock(&f->world->lock);
+    f->world->down = false;
+    (void)pthread_mutex_unlock(&f->world->lock);
+    until_caught_up(f);
+    assert_int_equal(status(f).state, DELIVER_RUNNING);
+    stop(f);
+    (void)check_order(f, false);
+    assert_int_equal(f->world->count, 50);
+}
+
+static void
+test_fatal(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 10, 10);
+    tell(f, fatal, "", 0);
+    start(f);
+    fake_until(is_failed, f, "it failed");
+    assert_string_equal(status(f).error, "the far side says fatal");
+    assert_int_equal(deliver_replay(f->d, slice_str(""), &f->err), E_STATE);
+    deliver_stop(f->d);
+    assert_int_equal(status(f).state, DELIVER_STOPPED);
+    assert_int_equal(deliver_replay(f->d, slice_str(""), &f->err), E_STATE);
+    stop(f);
+    tell(f, NULL, "", 0);
+    start(f);
+    until_caught_up(f);
+    stop(f);
+    assert_int_equal(f->world->count, 10);
+}
+
+static void
+check_parked(struct fix *f, uint32_t at, const char *stream, const char *reason)
+{
+    struct log_read  read = {.stream = slice_str("$parked-sink-far"), .from = at};
+    struct log_iter *it;
+    struct log_event e;
+    struct slice     raw;
+    char             should[80];
+
+    fake_ok(log_iter_open(f->log.log, &read, &it, &f->err), &f->err);
+    fake_ok(log_iter_next(it, &e, &f->err), &f->err);
+    assert_true(slice_is(e.type, "Parked"));
+    assert_true(json_get(e.data, "stream", &raw));
+    (void)snprintf(should, sizeof should, "\"%s\"", stream);
+    assert_true(slice_is(raw, should));
+    assert_true(json_get(e.data, "reason", &raw));
+    (void)snprintf(should, sizeof should, "\"%s", reason);
+    assert_true(slice_starts(raw, slice_str(should)));
+    assert_true(json_get(e.data, "attempts", &raw));
+    assert_true(slice_is(raw, reason[0] == 'b' ? "0" : "1"));
+    log_iter_close(it);
+}
+
+static void
+test_parking(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 100, 10);
+    tell(f, refuse_stream, "s-3", 0);
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(status(f).parked, 10);
+    assert_int_equal(status(f).parked_streams, 1);
+    assert_int_equal(count_of(f, "s-3"), 0);
+    f->want = 1; /* only the first was tried */
+    assert_int_equal(f->world->tries, 91);
+    assert_int_equal(fake_count(&f->log, "$parked-sink-far"), 10);
+    check_parked(f, 0, "s-3", "the far side says data");
+    check_parked(f, 1, "s-3", "behind position");
+    /* Known again after a start, without another try. */
+    stop(f);
+    fake_log_reopen(&f->log);
+    append(f, 10, 10);
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(status(f).parked, 11);
+    assert_int_equal(f->world->tries, 100);
+    assert_int_equal(deliver_replay(f->d, slice_str("s-4"), &f->err), E_NOTFOUND);
+    /* And back, in order, with what comes meanwhile. */
+    tell(f, NULL, "", 0);
+    fake_ok(deliver_replay(f->d, slice_str("s-3"), &f->err), &f->err);
+    append(f, 10, 10);
+    f->want = 0;
+    fake_until(parked_as_wanted, f, "nothing is parked");
+    until_caught_up(f);
+    append(f, 10, 10);
+    f->want = 130;
+    fake_until(arrived, f, "the rest arrived");
+    assert_int_equal(count_of(f, "s-3"), 13);
+    assert_int_equal(deliver_replay(f->d, slice_str(""), &f->err), E_NOTFOUND);
+    stop(f);
+    (void)check_order(f, false);
+    assert_int_equal(f->world->count, 130);
+}
+
+static void
+test_replay_refused_again(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 60, 10);
+    tell(f, refuse_first, "s-3", 0);
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(status(f).parked, 6);
+    fake_ok(deliver_replay(f->d, slice_str(""), &f->err), &f->err);
+    f->want = 56;
+    fake_until(tried_as_wanted, f, "it was tried again");
+    f->want = 6;
+    fake_until(parked_as_wanted, f, "it stayed parked");
+    /* The first goes through now, the third does not. */
+    tell(f, refuse_first, "s-3", 2);
+    fake_ok(deliver_replay(f->d, slice_str("s-3"), &f->err), &f->err);
+    f->want = 4;
+    fake_until(parked_as_wanted, f, "four were left");
+    stop(f);
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(status(f).parked, 4);
+    /* Given up, that one; the rest goes. */
+    fake_ok(deliver_skip(f->d, slice_str("s-3"), false, &f->err), &f->err);
+    f->want = 0;
+    fake_until(parked_as_wanted, f, "the rest went");
+    stop(f);
+    assert_int_equal(count_of(f, "s-3"), 5);
+    assert_int_equal(f->world->count, 59);
+}
+
+static void
+test_skip_all(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 60, 10);
+    tell(f, refuse_stream, "s-3", 0);
+    start(f);
+    until_caught_up(f);
+    fake_ok(deliver_skip(f->d, slice_str(""), true, &f->err), &f->err);
+    f->want = 0;
+    fake_until(parked_as_wanted, f, "all was given up");
+    tell(f, NULL, "", 0);
+    append(f, 10, 10);
+    f->want = 64;
+    fake_until(arrived, f, "the rest arrived");
+    stop(f);
+    assert_int_equal(count_of(f, "s-3"), 1);
+    assert_int_equal(fake_count(&f->log, "$parked-sink-far"), 12);
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(status(f).parked, 0);
+}
+
+static void
+test_too_many_parked(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 30, 3);
+    f->conf.parked_streams_max = 2;
+    tell(f, refuse_first, "s-0", 0);
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(status(f).parked, 10);
+    tell(f, refuse_stream, "s-1", 0);
+    append(f, 3, 3);
+    until_caught_up(f);
+    tell(f, refuse_stream, "s-2", 0);
+    append(f, 3, 3);
+    fake_until(is_failed, f, "it failed");
+    stop(f);
+    /* It is not lost: the next run tries it. */
+    f->conf.parked_streams_max = 3;
+    tell(f, NULL, "", 0);
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(status(f).parked, 14);
+    assert_int_equal(count_of(f, "s-2"), 12);
+}
+
+static void
+test_restart(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 100, 10);
+    start(f);
+    until_caught_up(f);
+    deliver_stop(f->d);
+    assert_int_equal(status(f).state, DELIVER_STOPPED);
+    append(f, 100, 10);
+    fake_ok(deliver_start(f->d, &f->err), &f->err);
+    until_caught_up(f);
+    stop(f);
+    fake_log_reopen(&f->log);
+    append(f, 100, 10);
+    start(f);
+    until_caught_up(f);
+    stop(f);
+    /* Stopped cleanly: each arrived once. */
+    (void)check_order(f, false);
+    assert_int_equal(f->world->count, 300);
+}
+
+/* A run that is cut off: what it delivered since its checkpoint comes again, with the same ids. */
+static void
+test_crash(void **state)
+{
+    struct fix     *f = *state;
+    struct deliver *first;
+    uint32_t        n;
+
+    append(f, 200, 10);
+    f->conf.checkpoint_ms = 3600000;
+    tell(f, retry_stream, "s-9", UINT32_MAX);
+    start(f);
+    f->want = 180;
+    fake_until(arrived, f, "the others arrived");
+    first = f->d;
+    n = f->world->count;
+    start(f); /* takes the checkpoint over */
+    fake_until(arrived, f, "all");
+    tell(f, NULL, "", 0);
+    until_caught_up(f);
+    assert_true(f->world->count > n);
+    deliver_free(first);
+    stop(f);
+    for (uint32_t i = 0; i < f->world->count; i++)
+        for (uint32_t k = 0; k < i; k++)
+            assert_int_equal(id_eq(&f->world->arrivals[i].id, &f->world->arrivals[k].id),
+                             f->world->arrivals[i].pos.v == f->world->arrivals[k].pos.v);
+}
+
+static void
+test_fenced(void **state)
+{
+    struct fix     *f = *state;
+    struct deliver *first;
+
+    append(f, 10, 10);
+    start(f);
+    until_caught_up(f);
+    first = f->d;
+    start(f);
+    until_caught_up(f);
+    append(f, 10, 10);
+    until_caught_up(f);
+    stop(f);
+    f->d = first;
+    f->conf.checkpoint_ms = 1;
+    fake_until(is_failed, f, "the older one was fenced");
+    assert_non_null(strstr(status(f).error, "something else delivers"));
+}
+
+static void
+test_from(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 10, 10);
+    f->conf.from = DELIVER_END;
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(fake_arrived(f->world), 0);
+    stop(f);
+    append(f, 10, 10); /* after the first start, though it is not running */
+    start(f);
+    until_caught_up(f);
+    stop(f);
+    assert_int_equal(f->world->count, 10);
+    f->conf.name = "other";
+    f->conf.from = DELIVER_POSITION;
+    f->conf.position = f->world->arrivals[5].pos;
+    f->want = 10;
+    for (uint32_t i = 0; i < 10; i++)
+        f->want += f->world->arrivals[i].pos.v >= f->conf.position.v;
+    start(f);
+    fake_until(arrived, f, "those from the position on arrived");
+    until_caught_up(f);
+    assert_int_equal(fake_arrived(f->world), f->want);
+}
+
+static void
+test_filter(void **state)
+{
+    struct fix *f = *state;
+
+    f->conf.category = "s";
+    f->conf.prefix = "s-1";
+    f->conf.type = "t";
+    append(f, 100, 20);
+    f->last = fake_append(&f->log, "other-1", "{}");
+    start(f);
+    until_caught_up(f);
+    stop(f);
+    assert_int_equal(f->world->count, 55);
+}
+
+static uint64_t
+marks(struct fix *f)
+{
+    return fake_count(&f->log, "$sink-far") + fake_count(&f->log, "$sink-second");
+}
+
+/* Two that see each other's commits: both come to rest. */
+static void
+test_rest(void **state)
+{
+    struct fix     *f = *state;
+    struct deliver *first;
+    uint64_t        before;
+
+    f->conf.system = true;
+    f->conf.checkpoint_ms = 1;
+    append(f, 10, 10);
+    tell(f, refuse_stream, "s-3", 0);
+    start(f);
+    until_caught_up(f);
+    first = f->d;
+    f->conf.name = "second";
+    start(f);
+    until_caught_up(f);
+    append(f, 10, 10);
+    until_caught_up(f);
+    deliver_stop(first);
+    deliver_stop(f->d);
+    before = marks(f);
+    fake_ok(deliver_start(first, &f->err), &f->err);
+    fake_ok(deliver_start(f->d, &f->err), &f->err);
+    until_caught_up(f);
+    deliver_stop(first);
+    deliver_stop(f->d);
+    /* The claims of the two, and a checkpoint for what the other parked at most. */
+    assert_true(marks(f) <= before + 4);
+    deliver_free(first);
+}
+
+static void
+test_transaction(void **state)
+{
+    struct fix *f = *state;
+
+    f->transactional = true;
+    append(f, 500, 5);
+    start(f);
+    append(f, 500, 5);
+    f->want = 1000;
+    fake_until(arrived, f, "all arrived");
+    until_caught_up(f);
+    stop(f);
+    fake_log_reopen(&f->log);
+    append(f, 10, 5);
+    start(f);
+    until_caught_up(f);
+    stop(f);
+    (void)check_order(f, false);
+    assert_int_equal(f->world->count, 1010);
+    for (uint32_t i = 1; i < f->world->count; i++)
+        assert_true(f->world->arrivals[i - 1].pos.v < f->world->arrivals[i].pos.v);
+}
+
+static void
+test_transaction_failures(void **state)
+{
+    struct fix *f = *state;
+
+    f->transactional = true;
+    append(f, 300, 5);
+    f->world->down = true;
+    start(f);
+    while (status(f).state != DELIVER_RETRYING)
+        ;
+    (void)pthread_mutex_lock(&f->world->lock);
+    f->world->down = false;
+    f->world->unsure_after = true;
+    (void)pthread_mutex_unlock(&f->world->lock);
+    until_caught_up(f);
+    for (int i = 0; i < 20; i++) {
+        (void)pthread_mutex_lock(&f->world->lock);
+        f->world->unsure_after = true;
+        (void)pthread_mutex_unlock(&f->world->lock);
+        append(f, 10, 5);
+    }
+    f->want = 500;
+    fake_until(arrived, f, "all arrived");
+    until_caught_up(f);
+    stop(f);
+    (void)check_order(f, false);
+    assert_int_equal(f->world->count, 500);
+}
+
+static void
+test_transaction_parking(void **state)
+{
+    struct fix *f = *state;
+
+    f->transactional = true;
+    append(f, 100, 10);
+    tell(f, refuse_first, "s-3", 2);
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(status(f).parked, 8);
+    assert_int_equal(count_of(f, "s-3"), 2);
+    stop(f);
+    /* The far side is put back: what was parked is not tried again, the rest is. */
+    f->world->checkpoint = f->world->arrivals[0].pos.v;
+    f->world->count = 1;
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(status(f).parked, 8);
+    tell(f, NULL, "", 0);
+    fake_ok(deliver_replay(f->d, slice_str(""), &f->err), &f->err);
+    append(f, 10, 10);
+    f->want = 0;
+    fake_until(parked_as_wanted, f, "nothing is parked");
+    until_caught_up(f);
+    append(f, 10, 10);
+    f->want = 120;
+    fake_until(arrived, f, "the rest arrived");
+    stop(f);
+    (void)check_order(f, false);
+    assert_int_equal(f->world->count, 120);
+}
+
+static void
+test_far_side_ahead(void **state)
+{
+    struct fix *f = *state;
+
+    f->transactional = true;
+    f->world->checkpoint = UINT64_C(1) << 50;
+    start(f);
+    fake_until(is_failed, f, "it failed");
+    assert_non_null(strstr(status(f).error, "belongs to another log"));
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_order, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_parallel, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_bounded, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_retry_holds_its_stream, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_any_failure, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_far_side_down, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_fatal, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_parking, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_replay_refused_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_skip_all, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_too_many_parked, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_restart, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_crash, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_fenced, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_from, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_filter, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_rest, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_transaction, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_transaction_failures, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_transaction_parking, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_far_side_ahead, setup, teardown),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
