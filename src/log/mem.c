@@ -13,7 +13,7 @@
 #define CHUNKS_MAX 4096u
 
 struct entry {
-    uint64_t id, version, pos;
+    uint64_t version, pos;
     uint32_t prev; /* the stream's entry before this one in this generation */
     uint32_t kind; /* which category and type */
 };
@@ -322,7 +322,7 @@ logi_mem_add(struct mem *m, const struct mem_event *e, struct err *err)
         TRY(name_add(g, e->stream, e->id, e->pos, err));
     slot = slot_find(g, e->id);
     entry = entry_at(g, g->count);
-    *entry = (struct entry){e->id, e->version, e->pos, slot->last, kind};
+    *entry = (struct entry){e->version, e->pos, slot->last, kind};
     if (slot->last == NONE) {
         slot->id = e->id;
         g->slot_count++;
@@ -502,18 +502,43 @@ logi_mem_freeze(struct mem *m, uint64_t *last_pos)
 
 /* the frozen generation as a transaction: it does not change any more */
 
-struct order {
+/* What is sorted: an id, and where in its table it stands. */
+struct key {
     uint64_t id;
-    uint32_t last;
-    uint32_t flags;
-    uint64_t truncate;
+    uint32_t at;
 };
 
-static int
-by_id(const void *a, const void *b)
+#define DIGIT_BITS 11u
+#define DIGITS (1u << DIGIT_BITS)
+
+/*
+ * By id, digit by digit: ids are given out from 0 on, so that two rounds do
+ * for millions of streams. `room` has 2 * n keys; `most` is the highest id.
+ */
+static struct key *
+sort_keys(struct key *room, uint32_t n, uint64_t most)
 {
-    uint64_t x = ((const struct order *)a)->id, y = ((const struct order *)b)->id;
-    return (x > y) - (x < y);
+    struct key *from = room, *to = room + n, *swap;
+    uint32_t    starts[DIGITS];
+
+    for (unsigned shift = 0; shift < 64 && most >> shift != 0; shift += DIGIT_BITS) {
+        uint32_t sum = 0;
+
+        memset(starts, 0, sizeof starts);
+        for (uint32_t i = 0; i < n; i++)
+            starts[from[i].id >> shift & (DIGITS - 1)]++;
+        for (uint32_t d = 0; d < DIGITS; d++) {
+            uint32_t count = starts[d];
+            starts[d] = sum;
+            sum += count;
+        }
+        for (uint32_t i = 0; i < n; i++)
+            to[starts[from[i].id >> shift & (DIGITS - 1)]++] = from[i];
+        swap = from;
+        from = to;
+        to = swap;
+    }
+    return from;
 }
 
 static struct slice
@@ -522,21 +547,13 @@ text_at(const struct gen *g, uint32_t off, uint32_t len)
     return slice_of(g->text.data + off, len);
 }
 
-/* Names by id: those of new streams, in the order of the updates. */
-static int
-by_name_id(const void *a, const void *b)
-{
-    uint64_t x = ((const struct name *)a)->id, y = ((const struct name *)b)->id;
-    return (x > y) - (x < y);
-}
-
 static uint32_t
-fill_update(struct gen *g, const struct order *o, uint64_t bound, uint64_t *positions,
+fill_update(struct gen *g, const struct slot *s, uint64_t bound, uint64_t *positions,
             struct index_update *u)
 {
     uint32_t n = 0, last = NONE;
 
-    for (uint32_t i = o->last; i != NONE; i = entry_at(g, i)->prev) {
+    for (uint32_t i = s->last; i != NONE; i = entry_at(g, i)->prev) {
         if (entry_at(g, i)->pos >= bound)
             continue;
         if (last == NONE)
@@ -545,9 +562,9 @@ fill_update(struct gen *g, const struct order *o, uint64_t bound, uint64_t *posi
     }
     if (n == 0)
         return 0;
-    u->id = o->id;
+    u->id = s->id;
     u->head = (struct index_head){
-        entry_at(g, last)->version + 1, o->truncate, {entry_at(g, last)->pos}, o->flags};
+        entry_at(g, last)->version + 1, s->truncate, {entry_at(g, last)->pos}, s->flags};
     u->positions = positions;
     u->count = n;
     for (uint32_t i = last, k = n; i != NONE; i = entry_at(g, i)->prev)
@@ -555,30 +572,56 @@ fill_update(struct gen *g, const struct order *o, uint64_t bound, uint64_t *posi
     return n;
 }
 
+/* To the updates of new streams their names: both by id. */
 static void
-give_names(struct gen *g, struct index_batch *out)
+give_names(struct gen *g, struct index_batch *out, struct key *room)
 {
-    struct name *sorted;
-    uint32_t     n = 0, u = 0;
+    struct key *sorted;
+    uint64_t    most = 0;
+    uint32_t    n = 0, u = 0;
 
-    for (uint32_t i = 0; i < g->name_room; i++)
-        if (g->names[i].len != 0)
-            n++;
-    sorted = malloc((n + 1) * sizeof *sorted);
-    must(sorted != NULL);
-    n = 0;
-    for (uint32_t i = 0; i < g->name_room; i++)
-        if (g->names[i].len != 0)
-            sorted[n++] = g->names[i];
-    if (n > 1)
-        qsort(sorted, n, sizeof *sorted, by_name_id);
-    for (uint32_t i = 0; i < n; i++) {
-        while (u < out->update_count && out->updates[u].id < sorted[i].id)
-            u++;
-        if (u < out->update_count && out->updates[u].id == sorted[i].id)
-            g->updates[u].name = text_at(g, sorted[i].off, sorted[i].len);
+    for (uint32_t i = 0; i < g->name_room; i++) {
+        if (g->names[i].len == 0)
+            continue;
+        room[n++] = (struct key){g->names[i].id, i};
+        if (g->names[i].id > most)
+            most = g->names[i].id;
     }
-    free(sorted);
+    sorted = sort_keys(room, n, most);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct name *name = &g->names[sorted[i].at];
+        while (u < out->update_count && out->updates[u].id < name->id)
+            u++;
+        if (u < out->update_count && out->updates[u].id == name->id)
+            g->updates[u].name = text_at(g, name->off, name->len);
+    }
+}
+
+/* The streams of the generation, each with its positions below the bound. */
+static void
+fill_updates(struct gen *g, uint64_t bound, struct index_batch *out, struct key *room)
+{
+    struct key *sorted;
+    uint64_t    most = 0;
+    uint32_t    n = 0, updates = 0, used = 0;
+
+    for (uint32_t i = 0; i < g->slot_room; i++) {
+        if (g->slots[i].last == NONE)
+            continue;
+        room[n++] = (struct key){g->slots[i].id, i};
+        if (g->slots[i].id > most)
+            most = g->slots[i].id;
+    }
+    must(n == g->slot_count);
+    sorted = sort_keys(room, n, most);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t got = fill_update(g, &g->slots[sorted[i].at], bound, g->positions + used,
+                                   &g->updates[updates]);
+        used += got;
+        updates += got > 0;
+    }
+    out->updates = g->updates;
+    out->update_count = updates;
 }
 
 static void
@@ -604,41 +647,29 @@ fill_events(struct gen *g, uint64_t bound, struct index_batch *out)
 int
 logi_mem_batch(struct mem *m, uint64_t bound, struct index_batch *out, struct err *err)
 {
-    struct gen   *g;
-    struct order *order = NULL;
-    uint32_t      n = 0, updates = 0, used = 0;
-    int           rc = 0;
+    struct gen *g;
+    struct key *room = NULL;
+    int         rc = 0;
 
     lock_take(&m->lock);
     g = m->frozen;
     lock_give(&m->lock);
     must(g != NULL);
+    must(g->name_count <= g->slot_count);
     free(g->updates);
     free(g->events);
     free(g->positions);
     g->updates = calloc(g->slot_count + 1, sizeof *g->updates);
     g->events = malloc((g->count + 1) * sizeof *g->events);
     g->positions = malloc((g->count + 1) * sizeof *g->positions);
-    order = malloc((g->slot_count + 1) * sizeof *order);
-    if (g->updates == NULL || g->events == NULL || g->positions == NULL || order == NULL)
+    room = malloc((g->slot_count + 1) * 2 * sizeof *room);
+    if (g->updates == NULL || g->events == NULL || g->positions == NULL || room == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for the index's transaction");
-    for (uint32_t i = 0; i < g->slot_room; i++)
-        if (g->slots[i].last != NONE)
-            order[n++] = (struct order){g->slots[i].id, g->slots[i].last, g->slots[i].flags,
-                                        g->slots[i].truncate};
-    must(n == g->slot_count);
-    qsort(order, n, sizeof *order, by_id);
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t got = fill_update(g, &order[i], bound, g->positions + used, &g->updates[updates]);
-        used += got;
-        updates += got > 0;
-    }
-    out->updates = g->updates;
-    out->update_count = updates;
-    give_names(g, out);
+    fill_updates(g, bound, out, room);
+    give_names(g, out, room);
     fill_events(g, bound, out);
 out:
-    free(order);
+    free(room);
     return rc;
 }
 
