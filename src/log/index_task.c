@@ -1,13 +1,20 @@
 /*
- * The index follows the log: memory's growing generation is frozen about once
- * a second, and written as one transaction once all of it is durable.
+ * The index follows the log: memory's growing generation is frozen every now
+ * and then, and written as one transaction once all of it is durable.
+ *
+ * A transaction rewrites each page that it touches, and events of random streams
+ * touch nearly all pages however few they are: where many come in, it waits for
+ * more of them, or its pages would take more of the disk than the log itself.
  */
 #include <stdlib.h>
 
 #include "log/log_int.h"
 
 #define INDEX_EVERY_US UINT64_C(500000)
-#define INDEX_ENTRIES 200000u
+#define INDEX_POLL_US (INDEX_EVERY_US / 5)
+#define INDEX_FEW 10000u                /* so many are written at once … */
+#define INDEX_MOST_US UINT64_C(2000000) /* … and more than these not later than this */
+#define INDEX_ENTRIES 400000u
 #define RETRY_US UINT64_C(500000)
 
 static void
@@ -66,14 +73,14 @@ note_result(struct log *log, int rc, const struct err *err)
 static bool
 due(struct log *log)
 {
-    uint64_t now = log->env->ops->mono_us(log->env);
+    uint64_t age = log->env->ops->mono_us(log->env) - log->last_index_us;
+    uint32_t entries = logi_mem_active(log->mem);
 
-    if (logi_mem_active(log->mem) == 0)
+    if (entries == 0)
         return false;
     return atomic_load(&log->flush_wanted) || atomic_load(&log->closing) ||
-           logi_mem_active(log->mem) >= INDEX_ENTRIES ||
-           logi_mem_bytes(log->mem) >= log->conf.memory_bytes_max / 2 ||
-           now - log->last_index_us >= INDEX_EVERY_US;
+           entries >= INDEX_ENTRIES || logi_mem_bytes(log->mem) >= log->conf.memory_bytes_max / 2 ||
+           age >= (entries <= INDEX_FEW ? INDEX_EVERY_US : INDEX_MOST_US);
 }
 
 uint64_t
@@ -91,7 +98,7 @@ logi_index_step(void *arg)
                 atomic_store(&log->indexed, end); /* all below it went through memory */
             if (atomic_load(&log->flush_wanted))
                 wake_waiters(log, atomic_load(&log->failed));
-            return logi_mem_active(log->mem) == 0 ? INDEX_EVERY_US : INDEX_EVERY_US / 5;
+            return logi_mem_active(log->mem) == 0 ? INDEX_EVERY_US : INDEX_POLL_US;
         }
         log->last_index_us = log->env->ops->mono_us(log->env);
         if (!logi_mem_freeze(log->mem, &log->frozen_last))
