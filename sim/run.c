@@ -53,8 +53,7 @@ run_say(struct run *run, const char *fmt, ...)
 bool
 run_excused(struct run *run)
 {
-    return run->excused || run->closing || sim_crashed(run->sim) ||
-           sim_fault_count(run->sim) != run->faults_before;
+    return run->excused || sim_crashed(run->sim) || sim_fault_count(run->sim) != run->faults_before;
 }
 
 static uint64_t
@@ -116,7 +115,7 @@ plan_faults(struct run *run)
 
     sim_fault_none(sim);
     run->faults_before = sim_fault_count(sim);
-    switch (pick(run, 14)) {
+    switch (pick(run, 16)) {
     case 0:
         sim_fault_at(sim, SIM_WRITE, pick(run, 2) == 0 ? SIM_EIO : SIM_ENOSPC, pick(run, 60));
         break;
@@ -141,6 +140,9 @@ plan_faults(struct run *run)
         break;
     case 7:
         sim_fault_at(sim, SIM_DIR, SIM_EIO, pick(run, 4));
+        break;
+    case 8:
+        sim_fault_rate(sim, SIM_OTHER, SIM_ENOSPC, (uint32_t)pick(run, 1000000));
         break;
     default:
         break; /* most lives have none */
@@ -198,7 +200,14 @@ make_home(struct run *run)
 static int
 before_index(void *arg, const char *call, struct err *err)
 {
-    return sim_touch(arg, call, err);
+    struct run *run = arg;
+
+    if (run->index_broken && strcmp(call, "open") == 0) {
+        run->index_broken = false; /* it is made again */
+        index_maps_remove(run->maps, RUN_DIR "/index");
+        RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "the index is damaged (simulated)");
+    }
+    return sim_touch(run->sim, call, err);
 }
 
 static uint64_t
@@ -272,9 +281,15 @@ lose_index(struct run *run)
     struct err err;
     int        rc;
 
-    if (pick(run, 2) == 0) {
+    switch (pick(run, 3)) {
+    case 0:
         index_maps_remove(run->maps, RUN_DIR "/index");
         return;
+    case 1:
+        run->index_broken = true;
+        return;
+    default:
+        break;
     }
     sim_hold(run->sim, true);
     rc = log_reindex(sim_env(run->sim), RUN_DIR, &run->conf, NULL, &err);
@@ -486,7 +501,7 @@ static void
 close_log(struct run *run)
 {
     sub_end(run);
-    run->closing = true;
+    run->closing = true; /* what was submitted is finished, nothing new comes */
     log_close(run->log);
     run->closing = false;
     run->log = NULL;
@@ -532,7 +547,7 @@ live(struct run *run, bool clean, uint32_t steps, bool last)
     work(run, steps);
     if (end == 5 && !last)
         sim_crash(run->sim);
-    if (!sim_crashed(run->sim) && (last || end >= 7)) {
+    if (!sim_crashed(run->sim) && (last || end >= 8)) {
         run_settle(run);
         sub_poll(run, true);
         if (!run_excused(run))
@@ -593,7 +608,7 @@ run_seed(uint64_t seed, uint32_t steps, bool verbose, struct run_totals *totals)
     run.seed = seed;
     run.verbose = verbose;
     run.sim = sim_new(seed);
-    run.maps = index_maps_new(sim_env(run.sim), before_index, run.sim);
+    run.maps = index_maps_new(sim_env(run.sim), before_index, &run);
     make_home(&run);
     name_streams(&run);
     configure(&run);

@@ -108,6 +108,7 @@ struct run {
     uint64_t           faults_before;
     bool               excused; /* refusals for lack of disk and the like are in order */
     bool               closing;
+    bool               index_broken;
     bool               looking; /* a check reads: nobody else does anything new */
     uint64_t           acked, refused, unsure, lives, crashes, cuts, scans, events;
 };
