@@ -120,6 +120,18 @@ checkpoint_stream(const struct capture *c, char out[LOG_NAME_MAX + 1])
     (void)snprintf(out, LOG_NAME_MAX + 1, "$source-%s", c->name);
 }
 
+/* The durable checkpoint and where it stands, for others. */
+static void
+note_place(struct capture *c, struct log_pos pos)
+{
+    struct slice cp = buf_slice(&c->checkpoint);
+
+    lock_take(&c->lock);
+    c->status.last = pos;
+    (void)snprintf(c->status.checkpoint, sizeof c->status.checkpoint, "%.*s", SLICE_FMT(cp));
+    lock_give(&c->lock);
+}
+
 static int
 read_checkpoint(struct capture *c, struct err *err)
 {
@@ -144,6 +156,7 @@ read_checkpoint(struct capture *c, struct err *err)
         FAIL(err, E_SCHEMA, ERR_FATAL, "%s: its last event has no checkpoint", stream);
     buf_add_slice(&c->checkpoint, raw);
     c->version = (int64_t)ev.version;
+    note_place(c, ev.pos);
 out:
     log_iter_close(it);
     return rc;
@@ -433,16 +446,13 @@ out:
 static void
 note_durable(struct capture *c)
 {
-    struct slice cp = buf_slice(&c->checkpoint);
-
     lock_take(&c->lock);
     c->status.batches++;
     c->status.changes += c->changes;
     c->status.parked += c->parked;
-    c->status.last = c->req.last;
     c->status.caught_up = c->caught_up;
-    (void)snprintf(c->status.checkpoint, sizeof c->status.checkpoint, "%.*s", SLICE_FMT(cp));
     lock_give(&c->lock);
+    note_place(c, c->req.last);
 }
 
 static uint64_t
@@ -493,6 +503,9 @@ step(void *arg)
             return failed(c, &err);
         set_state(c, CAPTURE_RUNNING, NULL);
     }
+    lock_take(&c->lock);
+    c->status.polls++;
+    lock_give(&c->lock);
     if (source_poll(c->source, c->batch_max, POLL_WAIT_MS, &batch, &err) != 0)
         return failed(c, &err);
     /* A position that moved without a change of ours is kept too: others wait for it. */
@@ -503,6 +516,10 @@ step(void *arg)
         c->status.state = CAPTURE_RUNNING;
         c->status.error[0] = '\0';
         c->status.caught_up = batch.caught_up;
+        if (batch.caught_up) {
+            c->status.idle[0] = c->status.idle[1];
+            c->status.idle[1] = c->status.polls;
+        }
         lock_give(&c->lock);
         return ENV_STEP_NOW;
     }

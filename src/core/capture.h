@@ -40,9 +40,14 @@ struct capture_status {
     enum capture_state state;
     bool               caught_up; /* with the source, at the last look */
     uint64_t           batches, changes, parked;
-    struct log_pos     last;            /* position of the last checkpoint that is durable */
-    char               checkpoint[512]; /* JSON; cut where it is longer */
-    char               error[ERR_TEXT_MAX];
+    uint64_t           polls; /* begun so far */
+    /* Of those that found nothing more, the numbers of the last two, the older one first: all
+     * that the source had before the older one began is durable. One poll may still be given an
+     * answer to an earlier question; the next one is not. */
+    uint64_t       idle[2];
+    struct log_pos last;            /* position of the last checkpoint that is durable */
+    char           checkpoint[512]; /* JSON; cut where it is longer */
+    char           error[ERR_TEXT_MAX];
 };
 
 /* Takes the source over. Names are copied. */
