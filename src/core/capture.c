@@ -22,7 +22,7 @@ struct capture {
     struct log           *log;
     struct source        *source;
     char                 *name, *category;
-    uint32_t              batch_max;
+    uint32_t              batch_max, batch_now; /* now: less after a commit that was too large */
     struct ox_task       *task;
     struct ox_lock        lock; /* status */
     struct capture_status status;
@@ -462,6 +462,12 @@ after_commit(struct capture *c)
     struct buf old = c->checkpoint;
 
     c->in_flight = false;
+    if (c->req.rc == E_LIMIT && c->changes > 1) {
+        /* The source is asked again, for less at a time: its rows are large. */
+        c->batch_now = c->changes / 2;
+        c->started = false;
+        return ENV_STEP_NOW;
+    }
     if (c->req.rc != 0) {
         if (c->req.rc == E_WRONG_VERSION) {
             (void)err_set(&err, __FILE__, __LINE__, E_FENCED, ERR_FATAL,
@@ -475,6 +481,8 @@ after_commit(struct capture *c)
     c->checkpoint = c->next_checkpoint;
     c->next_checkpoint = old;
     c->backoff_us = 0;
+    if (c->batch_now < c->batch_max)
+        c->batch_now++;
     note_durable(c);
     if (source_confirm(c->source, buf_slice(&c->checkpoint), &err) != 0)
         return failed(c, &err);
@@ -506,7 +514,7 @@ step(void *arg)
     lock_take(&c->lock);
     c->status.polls++;
     lock_give(&c->lock);
-    if (source_poll(c->source, c->batch_max, POLL_WAIT_MS, &batch, &err) != 0)
+    if (source_poll(c->source, c->batch_now, POLL_WAIT_MS, &batch, &err) != 0)
         return failed(c, &err);
     /* A position that moved without a change of ours is kept too: others wait for it. */
     if (batch.count == 0 &&
@@ -575,6 +583,7 @@ capture_start(struct capture *c, struct err *err)
         return 0;
     c->started = false;
     c->backoff_us = 0;
+    c->batch_now = c->batch_max;
     atomic_store(&c->stopping, false);
     gate_init(&c->stopped);
     set_state(c, CAPTURE_STARTING, NULL);
