@@ -621,7 +621,7 @@ logi_segs_fill(struct segments *s, double share, bool *more, struct err *err)
     seg = last_segment(s);
     lock_give(&s->lock);
     must(seg != NULL);
-    if (seg->in_use)
+    if (seg->in_use || share <= 0)
         goto out;
     upto = share >= 1 ? seg->span : (uint64_t)(share * (double)seg->span);
     if (upto <= seg->filled)
