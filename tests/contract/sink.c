@@ -16,7 +16,8 @@ static const struct sink_fixture *const fixtures[] = {
 };
 
 struct told {
-    unsigned done, parked, again;
+    unsigned          done, parked, again, back_count;
+    struct sink_item *back[ITEMS];
 };
 
 static void
@@ -26,6 +27,8 @@ tell(struct sink *s, struct sink_item *item, int rc, const struct err *err)
 
     if (rc == 0)
         told->done++;
+    else if (rc == E_INTERRUPTED)
+        told->back[told->back_count++] = item;
     else if (err->kind == ERR_DATA)
         told->parked++;
     else
@@ -54,13 +57,21 @@ item_of(uint64_t pos, const char *key, const char *type, const char *data)
                               .id = {{(uint8_t)(pos >> 8), (uint8_t)pos}}};
 }
 
+/* What is handed back is given again, in its order. */
 static void
 flush(struct sink *s, uint64_t upto)
 {
-    struct err err;
+    struct told *told = s->done_arg;
+    struct err   err;
 
-    for (int i = 0; i < 100 && s->in_flight > 0; i++)
+    for (int i = 0; i < 100 && s->in_flight > 0; i++) {
         contract_ok(s->ops->poll(s, true, LOG_POS(upto), 50, &err), &err);
+        if (s->ops->transactional)
+            assert_int_equal(s->in_flight, 0);
+        for (unsigned k = 0, n = told->back_count; k < n; k++)
+            contract_ok(sink_submit(s, told->back[k], &err), &err);
+        told->back_count = 0;
+    }
     assert_int_equal(s->in_flight, 0);
 }
 

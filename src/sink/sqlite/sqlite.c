@@ -1,10 +1,10 @@
 /*
- * The sink `sqlite`. Items gather until a flush (or until no more fit) and go
- * in one transaction with the checkpoint: all of them, or none.
+ * The sink `sqlite`. Items gather until a flush and go in one transaction with the checkpoint: all
+ * of them, or none.
  *
- * An item that the database refuses for good undoes the transaction, is
- * reported by itself and leaves the others waiting for the next flush: the
- * checkpoint must not pass it before the core has parked it.
+ * An item that the database refuses for good undoes the transaction and is
+ * reported by itself; the others are handed back: the checkpoint must not pass
+ * it before the core has parked it.
  */
 #include "sink/sqlite/sqlite.h"
 
@@ -396,18 +396,28 @@ out:
     return rc;
 }
 
+/* Nothing stays here: the core alone knows what may go in the next transaction. */
+static void
+hand_back(struct sqlite_sink *s, uint32_t except)
+{
+    uint32_t count = s->count;
+
+    s->count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (i != except)
+            sink_back(&s->base, s->items[i]);
+    }
+}
+
 static int
 poll_sink(struct sink *base, bool flush, struct log_pos upto, uint32_t wait_ms, struct err *err)
 {
     struct sqlite_sink *s = mine(base);
-    struct err          own;
+    struct err          own, shape;
     uint32_t            bad, count = s->count;
     int                 rc;
 
-    if (!flush && base->credit > 0)
-        return 0;
-    if (!flush && count > 0)
-        upto = s->items[count - 1]->pos;
+    must(flush);
     rc = apply(s, upto, &bad, &own);
     if (rc == 0) {
         s->count = 0;
@@ -415,19 +425,18 @@ poll_sink(struct sink *base, bool flush, struct log_pos upto, uint32_t wait_ms, 
             sink_done(base, s->items[i], 0, NULL);
         return 0;
     }
+    if (bad < count)
+        sink_done(base, s->items[bad], rc, &own);
+    hand_back(s, bad);
     /* Columns that were made are gone again. */
-    if (load_shape(s, err) != 0)
-        return err->code;
-    if (bad == count) {
-        err_copy(err, &own);
-        return rc;
+    if (load_shape(s, &shape) != 0) {
+        err_copy(err, &shape);
+        return shape.code;
     }
-    struct sink_item *refused = s->items[bad];
-
-    memmove(&s->items[bad], &s->items[bad + 1], (count - bad - 1) * sizeof s->items[0]);
-    s->count--;
-    sink_done(base, refused, rc, &own);
-    return 0;
+    if (bad < count)
+        return 0;
+    err_copy(err, &own);
+    return rc;
 }
 
 const struct sink_ops sink_sqlite_ops = {
