@@ -199,6 +199,9 @@ void clii_place_close(struct cli_place *place); /* NULL is fine */
 /* For commands that know no server. */
 int clii_need_folder(const struct cli *c, struct err *err);
 
+/* Is there a log in the folder? */
+bool clii_has_log(const struct cli *c);
+
 /* The log of the folder, for commands that need all of it. */
 struct log;
 int clii_log_open(struct cli *c, bool write, struct log **out, struct err *err);

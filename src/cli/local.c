@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/json.h"
 #include "base/must.h"
@@ -29,6 +30,19 @@ pause_ms(long ms)
     (void)nanosleep(&(struct timespec){.tv_nsec = ms * 1000000L}, NULL);
 }
 
+bool
+clii_has_log(const struct cli *c)
+{
+    struct buf path = {0};
+    bool       found;
+
+    buf_printf(&path, "%s/segments", clii_data(c));
+    buf_add_byte(&path, '\0');
+    found = !path.failed && access((const char *)path.data, F_OK) == 0;
+    buf_fini(&path);
+    return found;
+}
+
 int
 clii_log_open(struct cli *c, bool write, struct log **out, struct err *err)
 {
@@ -41,9 +55,11 @@ clii_log_open(struct cli *c, bool write, struct log **out, struct err *err)
             pause_ms(BUSY_STEP_MS);
         rc = log_open(env_real(), clii_data(c), &conf, NULL, out, err);
     }
-    if (rc == E_NOTFOUND && !write)
+    if (rc == E_NOTFOUND && !clii_has_log(c))
         RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "%s: no data folder is there; --data names another",
                    clii_data(c));
+    if (rc == E_NOTFOUND)
+        err_prefix(err, "oxbow log reindex makes the index again");
     return rc;
 }
 

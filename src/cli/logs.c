@@ -95,17 +95,13 @@ clii_log_reindex(struct cli *c, struct err *err)
     static const char *const names[] = {"events", "end", "us"};
     struct log_conf          conf = {.index = &log_index_lmdb};
     struct log_report        report = {0};
-    struct log              *log = NULL;
     int                      rc = 0;
 
     TRY(clii_need_folder(c, err));
     c->opening = true;
-    /* Not a folder that this would make first; a lost index is no reason to fail. */
-    rc = clii_log_open(c, false, &log, err);
-    log_close(log);
-    if (rc == E_NOTFOUND || rc == E_BUSY || rc == E_FORMAT)
-        goto out;
-    rc = 0;
+    if (!clii_has_log(c))
+        FAIL(err, E_NOTFOUND, ERR_DATA, "%s: no data folder is there; --data names another",
+             clii_data(c));
     clii_progress(c, "reading the log again");
     TRY(log_reindex(env_real(), clii_data(c), &conf, &report, err));
     c->opening = false;

@@ -39,7 +39,8 @@ read_listen(const char *text, char host[HOST_BYTES], uint16_t *port, struct err 
 }
 
 static int
-open_log(struct cli *c, const struct conf *root, struct log **out, struct err *err)
+open_log(struct cli *c, const struct conf *root, struct log_report *report, struct log **out,
+         struct err *err)
 {
     const struct conf *log = conf_child(root, "log");
     struct log_conf    conf = {.index = &log_index_lmdb,
@@ -47,19 +48,21 @@ open_log(struct cli *c, const struct conf *root, struct log **out, struct err *e
                                .commit_bytes_max = conf_size(log, "commit_bytes_max"),
                                .free_bytes_min = conf_size(log, "free_bytes_min"),
                                .sync_delay_us = conf_duration_us(log, "sync_delay")};
-    struct log_report  report;
-    struct say_num     num[2];
-    int                rc = 0;
 
-    TRY(log_open(env_real(), clii_data(c), &conf, &report, out, err));
-    say(SAY_INFO, report.created ? "log made" : "log opened", "data", clii_data(c), "end",
-        say_u64(&num[0], report.end.v), "clean", report.clean || report.created ? "yes" : "no",
-        "replayed", say_u64(&num[1], report.replayed), NULL);
-    if (report.cut_at.v != 0)
+    return log_open(env_real(), clii_data(c), &conf, report, out, err);
+}
+
+static void
+say_report(const struct cli *c, const struct log_report *report)
+{
+    struct say_num num[2];
+
+    say(SAY_INFO, report->created ? "log made" : "log opened", "data", clii_data(c), "end",
+        say_u64(&num[0], report->end.v), "clean", report->clean || report->created ? "yes" : "no",
+        "replayed", say_u64(&num[1], report->replayed), NULL);
+    if (report->cut_at.v != 0)
         say(SAY_WARN, "a torn end was cut off, of commits that were never acknowledged", "at",
-            say_u64(&num[0], report.cut_at.v), "bytes", say_u64(&num[1], report.cut_bytes), NULL);
-out:
-    return rc;
+            say_u64(&num[0], report->cut_at.v), "bytes", say_u64(&num[1], report->cut_bytes), NULL);
 }
 
 static void
@@ -79,6 +82,7 @@ clii_serve(struct cli *c, struct err *err)
     struct conf       *root = NULL;
     struct server     *server = NULL;
     struct log        *log = NULL;
+    struct log_report  report;
     char               host[HOST_BYTES] = "", data[DATA_BYTES];
     int                rc = 0;
 
@@ -94,13 +98,15 @@ clii_serve(struct cli *c, struct err *err)
         conf.host = host;
     say_init(env_real(), SAY_INFO);
     c->opening = true;
-    TRY(open_log(c, root, &log, err));
+    TRY(open_log(c, root, &report, &log, err));
     /* The port first: a second server must not touch what a configuration names. */
     TRY(server_new(env_real(), log, &conf, &server, err));
     c->opening = false;
+    say_report(c, &report);
     TRY(enginei_new(c, log, &root, &engine, err));
     TRY(enginei_routes(engine, server, err));
-    TRY(server_run(server, err));
+    rc = server_run(server, err);
+    clii_catch(); /* the loop gave the signals back */
 out:
     enginei_free(engine);
     server_free(server);
