@@ -155,10 +155,11 @@ free_log(struct log *log)
 {
     if (log == NULL)
         return;
-    log->env->ops->task_stop(log->env, log->task);
-    log->env->ops->task_stop(log->env, log->syncer);
+    /* Those that wake others before those that they wake: upkeep may still be growing a file. */
     log->env->ops->task_stop(log->env, log->upkeep);
+    log->env->ops->task_stop(log->env, log->syncer);
     log->env->ops->task_stop(log->env, log->indexer);
+    log->env->ops->task_stop(log->env, log->task);
     log->conf.journal->close(log->journal);
     log->conf.index->close(log->index);
     logi_segs_close(log->segs);
