@@ -10,9 +10,7 @@
 #include "base/say.h"
 #include "cli/cli_int.h"
 #include "core/capture.h"
-#ifdef OX_DELIVER
 #include "core/deliver.h"
-#endif
 #include "env/env_real.h"
 #include "sink/sink.h"
 #include "source/source.h"
@@ -49,7 +47,6 @@ out:
     return rc;
 }
 
-#ifdef OX_DELIVER
 static int
 open_sink(struct engine *e, struct part *p, struct err *err)
 {
@@ -84,15 +81,6 @@ out:
     sink_free(sink);
     return rc;
 }
-
-#else
-static int
-open_sink(struct engine *e, struct part *p, struct err *err)
-{
-    RETURN_ERR(err, E_STATE, ERR_FATAL, "this build has no delivery");
-}
-#define deliver_free(d) ((void)(d))
-#endif
 
 static void
 on_route(struct tracer_listener *l)

@@ -7,9 +7,7 @@
 #include "base/must.h"
 #include "cli/engine_int.h"
 #include "core/capture.h"
-#ifdef OX_DELIVER
 #include "core/deliver.h"
-#endif
 #include "server/call.h"
 #include "server/server.h"
 
@@ -66,7 +64,6 @@ put_capture(struct json_out *o, struct capture *capture)
     free(s);
 }
 
-#ifdef OX_DELIVER
 static void
 put_deliver(struct json_out *o, struct deliver *deliver)
 {
@@ -87,12 +84,6 @@ put_deliver(struct json_out *o, struct deliver *deliver)
     put_u64(o, "oldest_ms", s.oldest_ms);
     put_str(o, "error", s.error[0] == '\0' ? NULL : s.error);
 }
-
-#else
-#define put_deliver(o, d) ((void)(d))
-#define deliver_replay(d, s, e) (E_STATE)
-#define deliver_skip(d, s, r, e) (E_STATE)
-#endif
 
 /* The members of one object into another that is open. */
 static void
