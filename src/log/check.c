@@ -130,7 +130,7 @@ written_before(struct log *log, const struct log_write *w, const struct target *
         if (id_is_zero(&w->events[i].id))
             return SAME_NONE;
     if (w->expected >= 0 || w->expected == LOG_NO_STREAM) {
-        *version = (uint64_t)(w->expected + 1);
+        *version = (uint64_t)w->expected + 1; /* LOG_NO_STREAM: 0 */
         return same_at(log, w, t, *version, first_pos, last_pos, err);
     }
     pos = logi_recent_find(log->recent, t->id, w->events[0].id.b);

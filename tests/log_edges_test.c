@@ -1,0 +1,346 @@
+/*
+ * The log at its edges, on real files: many threads at once, folders that somebody has changed by
+ * hand, tasks that start late, and a disk that fails while others wait.
+ */
+#include <dirent.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "env/env_real.h"
+#include "log/index.h"
+#include "log/log.h"
+#include "tests/tmp.h"
+
+struct fix {
+    char            dir[64];
+    struct log     *log;
+    struct log_conf conf;
+    struct err      err;
+};
+
+/* The machine, but for what a test puts in its place. */
+static struct ox_env_ops world_ops;
+static struct ox_env     world = {&world_ops};
+static atomic_bool       hold_syncs, fail_syncs;
+static atomic_uint       syncs_held;
+
+static int
+setup(void **state)
+{
+    struct fix *f = calloc(1, sizeof *f);
+
+    world_ops = *env_real()->ops;
+    atomic_store(&hold_syncs, false);
+    atomic_store(&fail_syncs, false);
+    atomic_store(&syncs_held, 0);
+    tmp_dir(f->dir, sizeof f->dir);
+    f->conf.index = &log_index_lmdb;
+    f->conf.segment_bytes = LOG_SEGMENT_MIN;
+    f->conf.recent_events = 1000;
+    f->conf.heads_bytes = 4096;
+    *state = f;
+    return 0;
+}
+
+static int
+teardown(void **state)
+{
+    struct fix *f = *state;
+
+    log_close(f->log);
+    tmp_remove(f->dir);
+    free(f);
+    return 0;
+}
+
+static void
+open_log(struct fix *f)
+{
+    if (log_open(&world, f->dir, &f->conf, NULL, &f->log, &f->err) != 0)
+        fail_msg("open: %s", f->err.text);
+}
+
+static void
+close_log(struct fix *f)
+{
+    log_close(f->log);
+    f->log = NULL;
+}
+
+static int
+append(struct fix *f, const char *stream, int64_t expected, struct slice data, unsigned id)
+{
+    struct log_new_event e = {.type = slice_str("t"), .data = data};
+    struct log_write     w = {
+            .stream = slice_str(stream), .expected = expected, .events = &e, .count = 1};
+    struct log_req req = {.writes = &w, .write_count = 1};
+
+    memcpy(e.id.b, &id, sizeof id);
+    return log_append(f->log, &req);
+}
+
+static void
+append_bytes(struct fix *f, unsigned events, size_t bytes)
+{
+    char *data = calloc(1, bytes);
+
+    for (unsigned i = 0; i < events; i++)
+        assert_int_equal(append(f, "s", LOG_ANY, slice_of(data, bytes), 0), 0);
+    free(data);
+}
+
+/* running */
+
+static int
+ignore_stream(void *arg, const struct log_stream *s, struct err *err)
+{
+    return 0;
+}
+
+static void
+test_highest_expected_version(void **state)
+{
+    struct fix *f = *state;
+
+    open_log(f);
+    assert_int_equal(append(f, "s", LOG_ANY, slice_str("1"), 1), 0);
+    assert_int_equal(append(f, "s", INT64_MAX, slice_str("1"), 1), E_WRONG_VERSION);
+    assert_int_equal(append(f, "s", INT64_MAX - 1, slice_str("1"), 1), E_WRONG_VERSION);
+    assert_int_equal(append(f, "s", INT64_MIN, slice_str("1"), 1), E_INVALID);
+}
+
+/* Positions that clients may give, whatever they are: no damage, and nothing before them. */
+static void
+test_reads_from_any_position(void **state)
+{
+    struct fix *f = *state;
+    uint64_t    end;
+
+    open_log(f);
+    append_bytes(f, 3, 700000); /* padding at a segment's end */
+    append_bytes(f, 1, 3000000);
+    append_bytes(f, 20, 100);
+    end = log_end(f->log).v;
+    for (uint64_t from = 0; from<end + 100000; from += from> end - 10000 ? 7 : 4099) {
+        for (int backwards = 0; backwards < 2; backwards++) {
+            struct log_read  read = {.from = from, .backwards = backwards};
+            struct log_iter *it;
+            struct log_event e;
+            int              rc;
+
+            if (log_iter_open(f->log, &read, &it, &f->err) != 0)
+                fail_msg("from %llu: %s", (unsigned long long)from, f->err.text);
+            rc = log_iter_next(it, &e, &f->err);
+            if (rc != 0 && rc != E_END)
+                fail_msg("from %llu: %s", (unsigned long long)from, f->err.text);
+            if (rc == 0)
+                assert_true(backwards ? e.pos.v <= from : e.pos.v >= from);
+            else
+                assert_true(backwards ? from < 4096 + 64 : from > end - 200);
+            log_iter_close(it);
+        }
+    }
+}
+
+/* The commit's limits: many streams, the longest names, and segments enough for all of it. */
+static void
+test_largest_commit(void **state)
+{
+    struct fix          *f = *state;
+    uint32_t             n = 100000;
+    struct log_new_event e = {.data = slice_str("1")};
+    struct log_write    *w = calloc(n, sizeof *w);
+    char(*names)[256] = calloc(n, sizeof *names), type[256];
+    struct log_req    req = {.writes = w, .write_count = n};
+    struct log_stream info;
+
+    memset(type, 't', 255);
+    e.type = slice_of(type, 255);
+    for (uint32_t i = 0; i < n; i++) {
+        memset(names[i], 'n', 255);
+        (void)snprintf(names[i], 8, "%07u", i);
+        names[i][7] = '-';
+        w[i] = (struct log_write){.stream = slice_of(names[i], i % 100 == 0 ? 255 : 16),
+                                  .expected = LOG_NO_STREAM,
+                                  .events = &e,
+                                  .count = 1};
+    }
+    open_log(f);
+    if (log_append(f->log, &req) != 0)
+        fail_msg("%s", req.err.text);
+    close_log(f);
+    open_log(f);
+    assert_int_equal(log_stream_info(f->log, w[99900].stream, &info, &f->err), 0);
+    assert_int_equal(info.id, 99900);
+    free(names);
+    free(w);
+}
+
+/* many threads */
+
+#define THREADS 16
+#define STEPS 60
+
+struct worker {
+    struct fix *f;
+    unsigned    number;
+    unsigned    written; /* events that were acknowledged */
+    pthread_t   thread;
+};
+
+static unsigned
+write_something(struct worker *w, unsigned i, const char *data)
+{
+    struct log_new_event e[3];
+    struct log_write     wr[3];
+    struct log_req       req = {.writes = wr, .write_count = 1 + i % 3};
+    static const int64_t expected[] = {LOG_ANY, LOG_NO_STREAM, LOG_EXISTS, 0, 5, 17};
+    char                 names[3][32];
+
+    for (unsigned k = 0; k < req.write_count; k++) {
+        (void)snprintf(names[k], sizeof names[k], "s-%u", (w->number * 7 + i * 3 + k) % 40);
+        e[k] = (struct log_new_event){.type = slice_str("t"),
+                                      .data = slice_of(data, i % 8 == 0 ? 60000 : 300)};
+        wr[k] = (struct log_write){.stream = slice_str(names[k]),
+                                   .expected = k == 0 ? expected[(w->number + i) % 6] : LOG_ANY,
+                                   .events = &e[k],
+                                   .count = 1};
+    }
+    req.flags = i % 5 == 0 ? LOG_BULK : i % 7 == 0 ? LOG_QUIET : 0;
+    return log_append(w->f->log, &req) == 0 ? req.write_count : 0;
+}
+
+static void
+read_something(struct worker *w, unsigned i)
+{
+    struct log_read   read = {.from = i % 2 == 0 ? 0 : UINT64_MAX, .backwards = i % 2 != 0};
+    struct log_iter  *it;
+    struct log_event  e;
+    struct log_info   info;
+    struct log_stream s;
+    struct err        err;
+    struct log_pos    pos;
+
+    if (i % 4 >= 2)
+        read.stream = slice_str("s-3");
+    log_get_info(w->f->log, &info);
+    (void)log_stream_info(w->f->log, slice_str("s-5"), &s, &err);
+    (void)log_pos_of_time(w->f->log, info.last_time_us, &pos, &err);
+    if (i % 8 == 0)
+        (void)log_streams(w->f->log, slice_str(""), slice_str(""), ignore_stream, NULL, &err);
+    if (log_iter_open(w->f->log, &read, &it, &err) != 0)
+        return;
+    for (unsigned k = 0; k < 100; k++) {
+        int rc = log_iter_next(it, &e, &err);
+        if (rc == E_END)
+            break;
+        if (rc != 0)
+            fail_msg("%s", err.text);
+    }
+    log_iter_close(it);
+}
+
+static void *
+work(void *arg)
+{
+    struct worker *w = arg;
+    char          *data = calloc(1, 60000);
+
+    for (unsigned i = 0; i < STEPS; i++) {
+        if (w->number % 4 == 3)
+            read_something(w, i);
+        else
+            w->written += write_something(w, i, data);
+    }
+    free(data);
+    return NULL;
+}
+
+static void
+test_many_threads(void **state)
+{
+    struct fix       *f = *state;
+    struct worker     workers[THREADS];
+    struct log_counts counts;
+    uint64_t          all = 40;
+
+    open_log(f);
+    for (unsigned i = 0; i < 40; i++) {
+        char name[32];
+        (void)snprintf(name, sizeof name, "s-%u", i);
+        assert_int_equal(append(f, name, LOG_NO_STREAM, slice_str("1"), 0), 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        workers[i] = (struct worker){.f = f, .number = i};
+        assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        assert_int_equal(pthread_join(workers[i].thread, NULL), 0);
+        all += workers[i].written;
+    }
+    for (int i = 0; i < 2; i++) {
+        if (log_verify(f->log, NULL, NULL, &counts, &f->err) != 0)
+            fail_msg("%s", f->err.text);
+        assert_int_equal(counts.events, all);
+        close_log(f);
+        open_log(f);
+    }
+}
+
+/* Requests in flight when the log is closed are all answered, and before log_close returns. */
+static void
+count_answer(struct log_req *req)
+{
+    atomic_fetch_add((atomic_uint *)req->arg, 1);
+}
+
+static void
+test_close_answers_all(void **state)
+{
+    struct fix *f = *state;
+    enum { N = 5000 };
+    struct log_new_event e = {.type = slice_str("t"), .data = slice_str("1")};
+    struct log_write    *w = calloc(N, sizeof *w);
+    struct log_req      *reqs = calloc(N, sizeof *reqs);
+    atomic_uint          answers = 0;
+
+    open_log(f);
+    for (unsigned i = 0; i < N; i++) {
+        w[i] = (struct log_write){
+            .stream = slice_str("s"), .expected = LOG_ANY, .events = &e, .count = 1};
+        reqs[i] = (struct log_req){
+            .writes = &w[i], .write_count = 1, .done = count_answer, .arg = &answers};
+        log_submit(f->log, &reqs[i]);
+    }
+    close_log(f);
+    assert_int_equal(atomic_load(&answers), N);
+    for (unsigned i = 0; i < N; i++)
+        assert_int_equal(reqs[i].rc, 0);
+    free(reqs);
+    free(w);
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_highest_expected_version, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_reads_from_any_position, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_largest_commit, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_many_threads, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_close_answers_all, setup, teardown),
+    };
+
+    return cmocka_run_group_tests_name("log_edges", tests, NULL, NULL);
+}
