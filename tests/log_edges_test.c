@@ -100,6 +100,75 @@ append_bytes(struct fix *f, unsigned events, size_t bytes)
     free(data);
 }
 
+static int
+compare(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* The paths of the segments, in order; the caller's to free. */
+static unsigned
+segments_of(struct fix *f, char *out[64])
+{
+    char           path[600];
+    struct dirent *e;
+    unsigned       n = 0;
+    DIR           *dir;
+
+    (void)snprintf(path, sizeof path, "%s/segments", f->dir);
+    dir = opendir(path);
+    assert_non_null(dir);
+    while ((e = readdir(dir)) != NULL) {
+        if (strstr(e->d_name, ".seg") == NULL)
+            continue;
+        (void)snprintf(path, sizeof path, "%s/segments/%s", f->dir, e->d_name);
+        assert_true(n < 64);
+        out[n++] = strdup(path);
+    }
+    (void)closedir(dir);
+    qsort(out, n, sizeof *out, compare);
+    return n;
+}
+
+static void
+free_paths(char **paths, unsigned n)
+{
+    while (n > 0)
+        free(paths[--n]);
+}
+
+/* opening */
+
+/* A task whose first step is over before the next one is started. */
+static int
+start_at_once(struct ox_env *env, const struct ox_task_def *def, struct ox_task **out,
+              struct err *err)
+{
+    (void)def->step(def->arg);
+    return env_real()->ops->task_start(env, def, out, err);
+}
+
+/* Upkeep has a segment to make at once, and tells the log's task, which has to be there. */
+static void
+test_tasks_that_others_wake_are_there_first(void **state)
+{
+    struct fix *f = *state;
+    char       *paths[64];
+    unsigned    n;
+
+    open_log(f);
+    append_bytes(f, 16, 100000);
+    close_log(f);
+    n = segments_of(f, paths);
+    assert_true(n >= 2);
+    for (unsigned i = 1; i < n; i++)
+        assert_int_equal(unlink(paths[i]), 0);
+    free_paths(paths, n);
+    world_ops.task_start = start_at_once;
+    open_log(f);
+    append_bytes(f, 1, 10);
+}
+
 /* running */
 
 static int
@@ -335,6 +404,8 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_tasks_that_others_wake_are_there_first, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_highest_expected_version, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reads_from_any_position, setup, teardown),
         cmocka_unit_test_setup_teardown(test_largest_commit, setup, teardown),

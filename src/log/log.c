@@ -110,11 +110,14 @@ start_tasks(struct log *log, struct err *err)
 {
     int rc;
 
-    /* Those that others wake come first. */
-    TRY(start(log, "ox-index", logi_index_step, &log->indexer, err));
-    TRY(start(log, "ox-upkeep", logi_upkeep_step, &log->upkeep, err));
+    /*
+     * Index and upkeep may have work at once and wake the log task, which has to be there; it
+     * wakes others only for requests, and there are none before the log is open.
+     */
     TRY(start(log, "ox-log", logi_log_step, &log->task, err));
     TRY(start(log, "ox-sync", logi_sync_step, &log->syncer, err));
+    TRY(start(log, "ox-index", logi_index_step, &log->indexer, err));
+    TRY(start(log, "ox-upkeep", logi_upkeep_step, &log->upkeep, err));
 out:
     return rc;
 }
