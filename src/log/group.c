@@ -205,12 +205,17 @@ logi_sync_step(void *arg)
         struct group *g = &log->groups[i];
         int           ready = GROUP_READY;
 
-        /* In the order of positions; what a failed log had prepared is only answered. */
-        if (atomic_load(&g->state) != GROUP_READY ||
-            (i != log->sync_next && !atomic_load(&log->failed)))
-            continue;
         if (!atomic_compare_exchange_strong(&g->state, &ready, GROUP_SYNCING))
             continue;
+        /*
+         * In the order of positions; what a failed log had prepared is only answered. Whose turn
+         * it is may be asked only now that the group is ours: before, the log task could take it
+         * back, commit it, and fill it anew behind the other one.
+         */
+        if (i != log->sync_next && !atomic_load(&log->failed)) {
+            atomic_store(&g->state, GROUP_READY);
+            continue;
+        }
         commit_group(log, g);
         log->env->ops->task_wake(log->env, log->task);
         worked = true;
