@@ -415,7 +415,13 @@ logi_segs_disk_bytes(struct segments *s)
 uint64_t
 logi_segs_first(struct segments *s)
 {
-    return s->table[0]->first; /* never changes once it is there */
+    uint64_t first;
+
+    /* It never changes, but the table moves when it grows. */
+    lock_take(&s->lock);
+    first = s->table[0]->first;
+    lock_give(&s->lock);
+    return first;
 }
 
 uint64_t
