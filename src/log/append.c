@@ -211,6 +211,7 @@ log_submit(struct log *log, struct log_req *req)
 int
 log_append(struct log *log, struct log_req *req)
 {
+    struct ox_env  *env = log->env; /* once it is answered the log may be closed */
     struct ox_gate  gate;
     struct log_req *a, *b;
 
@@ -218,14 +219,14 @@ log_append(struct log *log, struct log_req *req)
     gate_init(&gate);
     req->gate = &gate;
     log_submit(log, req);
-    (void)log->env->ops->gate_wait(log->env, &gate, UINT64_MAX);
+    (void)env->ops->gate_wait(env, &gate, UINT64_MAX);
     /* Those that were answered together wake each other: a tree is quicker than a queue. */
     a = req->wake[0];
     b = req->wake[1];
     if (a != NULL)
-        log->env->ops->gate_open(log->env, a->gate);
+        env->ops->gate_open(env, a->gate);
     if (b != NULL)
-        log->env->ops->gate_open(log->env, b->gate);
+        env->ops->gate_open(env, b->gate);
     req->gate = NULL;
     return req->rc;
 }
