@@ -137,6 +137,14 @@ free_paths(char **paths, unsigned n)
         free(paths[--n]);
 }
 
+static void
+pause_ms(long ms)
+{
+    struct timespec ts = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+
+    (void)nanosleep(&ts, NULL);
+}
+
 /* opening */
 
 /* A task whose first step is over before the next one is started. */
@@ -172,9 +180,66 @@ test_tasks_that_others_wake_are_there_first(void **state)
 /* running */
 
 static int
+sync_that_may_fail(struct ox_env *env, struct ox_file *file, struct err *err)
+{
+    if (atomic_load(&hold_syncs)) {
+        atomic_fetch_add(&syncs_held, 1);
+        while (atomic_load(&hold_syncs))
+            pause_ms(1);
+    }
+    if (atomic_load(&fail_syncs))
+        RETURN_ERR(err, E_IO, ERR_FATAL, "sync: the disk failed");
+    return env_real()->ops->file_sync(env, file, err);
+}
+
+static void *
+append_one(void *arg)
+{
+    struct fix *f = arg;
+
+    (void)append(f, "late", LOG_ANY, slice_str("1"), 0);
+    return NULL;
+}
+
+static int
 ignore_stream(void *arg, const struct log_stream *s, struct err *err)
 {
     return 0;
+}
+
+static void *
+list_streams(void *arg)
+{
+    struct fix *f = arg;
+
+    (void)log_streams(f->log, slice_str(""), slice_str(""), ignore_stream, NULL, NULL);
+    return NULL;
+}
+
+/* Whoever waits for the index while the disk fails is answered. */
+static void
+test_listing_ends_where_the_disk_fails(void **state)
+{
+    struct fix     *f = *state;
+    struct timespec until;
+    pthread_t       writer, lister;
+
+    world_ops.file_sync = sync_that_may_fail;
+    open_log(f);
+    append_bytes(f, 1, 10);
+    pause_ms(200); /* upkeep's own syncs are over */
+    atomic_store(&hold_syncs, true);
+    assert_int_equal(pthread_create(&writer, NULL, append_one, f), 0);
+    while (atomic_load(&syncs_held) == 0)
+        pause_ms(1);
+    assert_int_equal(pthread_create(&lister, NULL, list_streams, f), 0);
+    pause_ms(700); /* it stands and waits; where it does not, this proves less */
+    atomic_store(&fail_syncs, true);
+    atomic_store(&hold_syncs, false);
+    assert_int_equal(clock_gettime(CLOCK_REALTIME, &until), 0);
+    until.tv_sec += 20;
+    assert_int_equal(pthread_timedjoin_np(lister, NULL, &until), 0);
+    assert_int_equal(pthread_join(writer, NULL), 0);
 }
 
 static void
@@ -406,6 +471,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_tasks_that_others_wake_are_there_first, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(test_listing_ends_where_the_disk_fails, setup, teardown),
         cmocka_unit_test_setup_teardown(test_highest_expected_version, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reads_from_any_position, setup, teardown),
         cmocka_unit_test_setup_teardown(test_largest_commit, setup, teardown),

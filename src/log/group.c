@@ -58,6 +58,8 @@ logi_fail(struct log *log, const struct err *err)
         atomic_store(&log->failed, true);
     }
     lock_give(&log->admin);
+    /* It may wait for `end` to move, and others for it. */
+    log->env->ops->task_wake(log->env, log->indexer);
 }
 
 /* a group's end */
