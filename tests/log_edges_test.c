@@ -177,6 +177,43 @@ test_tasks_that_others_wake_are_there_first(void **state)
     append_bytes(f, 1, 10);
 }
 
+static void
+test_missing_first_segment_is_refused(void **state)
+{
+    struct fix *f = *state;
+    struct log *log;
+    char       *paths[64];
+    unsigned    n;
+
+    open_log(f);
+    append_bytes(f, 30, 100000);
+    close_log(f);
+    n = segments_of(f, paths);
+    assert_int_equal(unlink(paths[0]), 0);
+    free_paths(paths, n);
+    assert_int_equal(log_open(&world, f->dir, &f->conf, NULL, &log, &f->err), E_DAMAGED);
+}
+
+/* Files are sorted by their names; the header says whether that is right. */
+static void
+test_renamed_segment_is_refused(void **state)
+{
+    struct fix *f = *state;
+    struct log *log;
+    char       *paths[64], other[600];
+    unsigned    n;
+
+    open_log(f);
+    append_bytes(f, 30, 100000);
+    close_log(f);
+    n = segments_of(f, paths);
+    assert_true(n >= 3);
+    (void)snprintf(other, sizeof other, "%s/segments/00000000ffffffff.seg", f->dir);
+    assert_int_equal(rename(paths[0], other), 0);
+    free_paths(paths, n);
+    assert_int_equal(log_open(&world, f->dir, &f->conf, NULL, &log, &f->err), E_DAMAGED);
+}
+
 /* running */
 
 static int
@@ -471,6 +508,8 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_tasks_that_others_wake_are_there_first, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(test_missing_first_segment_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_renamed_segment_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_listing_ends_where_the_disk_fails, setup, teardown),
         cmocka_unit_test_setup_teardown(test_highest_expected_version, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reads_from_any_position, setup, teardown),

@@ -237,6 +237,11 @@ check_follows(struct segments *s, const struct seg_head *head, const char *path,
 {
     const struct segment *last = last_segment(s);
 
+    if (last == NULL && head->first != FMT_FIRST_POS)
+        RETURN_ERR(err, E_DAMAGED, ERR_FATAL,
+                   "%s: begins at position %" PRIu64 ", but a log begins at %" PRIu64
+                   ": a segment is missing",
+                   path, head->first, FMT_FIRST_POS);
     if (last == NULL) {
         s->log_id = head->log_id;
         s->seed = fmt_seed(&s->log_id);
