@@ -194,6 +194,26 @@ test_missing_first_segment_is_refused(void **state)
     assert_int_equal(log_open(&world, f->dir, &f->conf, NULL, &log, &f->err), E_DAMAGED);
 }
 
+/* A folder whose segments are elsewhere (not mounted, say) is no new folder. */
+static void
+test_missing_segments_are_no_new_log(void **state)
+{
+    struct fix *f = *state;
+    struct log *log;
+    char       *paths[64];
+    unsigned    n;
+
+    open_log(f);
+    append_bytes(f, 1, 10);
+    close_log(f);
+    n = segments_of(f, paths);
+    for (unsigned i = 0; i < n; i++)
+        assert_int_equal(unlink(paths[i]), 0);
+    free_paths(paths, n);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(log_open(&world, f->dir, &f->conf, NULL, &log, &f->err), E_DAMAGED);
+}
+
 /* Files are sorted by their names; the header says whether that is right. */
 static void
 test_renamed_segment_is_refused(void **state)
@@ -509,6 +529,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_tasks_that_others_wake_are_there_first, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_missing_first_segment_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_missing_segments_are_no_new_log, setup, teardown),
         cmocka_unit_test_setup_teardown(test_renamed_segment_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_listing_ends_where_the_disk_fails, setup, teardown),
         cmocka_unit_test_setup_teardown(test_highest_expected_version, setup, teardown),

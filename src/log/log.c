@@ -195,8 +195,8 @@ log_open(struct ox_env *env, const char *dir, const struct log_conf *conf,
         TRY(env->ops->dir_make(env, dir, err));
     TRY(take_lock(log, err));
     (void)snprintf(path, sizeof path, "%s/segments", dir);
-    TRY(logi_segs_open(env, path, log->conf.segment_bytes, log->conf.read_only, &log->segs,
-                       &own.created, err));
+    TRY(logi_segs_open(env, path, log->conf.segment_bytes, log->conf.read_only,
+                       !logi_clean_is_there(log), &log->segs, &own.created, err));
     TRY(open_index(log, err));
     TRY(log->conf.journal->open(log->segs, &log->journal, err));
     TRY(logi_recover(log, &own, err));

@@ -160,7 +160,9 @@ uint64_t logi_upkeep_step(void *log);
 
 /* recover.c */
 int logi_recover(struct log *, struct log_report *, struct err *);
-int logi_clean_write(struct log *, struct err *);
-int logi_clean_remove(struct log *, struct err *);
+/* Was a log closed here? True also where it cannot be known. */
+bool logi_clean_is_there(struct log *);
+int  logi_clean_write(struct log *, struct err *);
+int  logi_clean_remove(struct log *, struct err *);
 
 #endif

@@ -59,6 +59,19 @@ logi_clean_remove(struct log *log, struct err *err)
     return rc;
 }
 
+bool
+logi_clean_is_there(struct log *log)
+{
+    char            path[PATH_BYTES];
+    struct ox_file *file = NULL;
+    int             rc;
+
+    clean_path(log, path);
+    rc = log->env->ops->file_open(log->env, path, ENV_READ, &file, NULL);
+    log->env->ops->file_close(log->env, file);
+    return rc != E_NOTFOUND;
+}
+
 /* *end 0: no clean close (or a file that says nothing of this log). */
 static int
 clean_read(struct log *log, uint64_t *end, struct err *err)

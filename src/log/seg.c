@@ -315,7 +315,7 @@ out:
 
 int
 logi_segs_open(struct ox_env *env, const char *dir, uint64_t segment_bytes, bool read_only,
-               struct segments **out, bool *created, struct err *err)
+               bool may_create, struct segments **out, bool *created, struct err *err)
 {
     struct segments *s;
     int              rc;
@@ -341,6 +341,11 @@ logi_segs_open(struct ox_env *env, const char *dir, uint64_t segment_bytes, bool
     if (s->count == 0) {
         if (read_only)
             FAIL(err, E_NOTFOUND, ERR_FATAL, "%s: no log here", dir);
+        if (!may_create)
+            FAIL(err, E_DAMAGED, ERR_FATAL,
+                 "%s: the segments are missing, but the file CLEAN beside says that a log was "
+                 "here: bring them back, or remove CLEAN to begin anew",
+                 dir);
         env->ops->random(env, s->log_id.b, sizeof s->log_id.b);
         s->seed = fmt_seed(&s->log_id);
         *created = true;

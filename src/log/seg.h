@@ -28,11 +28,11 @@ struct seg_view {
 };
 
 /*
- * Opens or creates the segments in `dir`. `segment_bytes` is used where the
- * log is new. `created`: it was made.
+ * Opens the segments in `dir`, or creates them where `may_create`; else E_DAMAGED
+ * where there is none. `segment_bytes` is used where the log is new. `created`: it was made.
  */
 int  logi_segs_open(struct ox_env *env, const char *dir, uint64_t segment_bytes, bool read_only,
-                    struct segments **out, bool *created, struct err *err);
+                    bool may_create, struct segments **out, bool *created, struct err *err);
 void logi_segs_close(struct segments *); /* NULL is fine; no sync */
 
 struct ox_env      *logi_segs_env(struct segments *);
