@@ -234,6 +234,24 @@ test_renamed_segment_is_refused(void **state)
     assert_int_equal(log_open(&world, f->dir, &f->conf, NULL, &log, &f->err), E_DAMAGED);
 }
 
+/* What is not there is not made by one that may not write. */
+static void
+test_read_only_leaves_the_folder_alone(void **state)
+{
+    struct fix *f = *state;
+    char        path[600];
+
+    open_log(f);
+    append_bytes(f, 1, 10);
+    close_log(f);
+    (void)snprintf(path, sizeof path, "%s/LOCK", f->dir);
+    assert_int_equal(unlink(path), 0);
+    f->conf.read_only = true;
+    open_log(f);
+    assert_int_equal(append(f, "s", LOG_ANY, slice_str("1"), 0), E_RDONLY);
+    assert_int_equal(access(path, F_OK), -1);
+}
+
 /* running */
 
 static int
@@ -531,6 +549,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_missing_first_segment_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_missing_segments_are_no_new_log, setup, teardown),
         cmocka_unit_test_setup_teardown(test_renamed_segment_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_read_only_leaves_the_folder_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_listing_ends_where_the_disk_fails, setup, teardown),
         cmocka_unit_test_setup_teardown(test_highest_expected_version, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reads_from_any_position, setup, teardown),

@@ -51,9 +51,10 @@ take_lock(struct log *log, struct err *err)
     int                      rc;
 
     (void)snprintf(path, sizeof path, "%s/LOCK", log->dir);
-    rc = ops->file_open(log->env, path, ENV_WRITE | ENV_CREATE, &log->lock_file, err);
+    rc = ops->file_open(log->env, path, log->conf.read_only ? ENV_READ : ENV_WRITE | ENV_CREATE,
+                        &log->lock_file, err);
     if (rc != 0 && log->conf.read_only)
-        return 0; /* a read-only disk: nobody writes there */
+        return 0; /* nobody has ever had it open for writing, or we may not know */
     if (rc != 0)
         return rc;
     rc = ops->file_lock(log->env, log->lock_file, err);

@@ -47,7 +47,7 @@ struct log_conf {
     uint64_t free_bytes_min;  /* 64 MiB: free disk below which appends are refused */
     uint64_t sync_delay_us;   /* 0: sync at once ("always"); else gathers larger groups */
     uint32_t recent_events;   /* 1,000,000: how many event ids are known for `any` */
-    bool     read_only;       /* no writes, no recovery that cuts; needs no lock */
+    bool     read_only; /* no writes, no recovery that cuts; E_BUSY while somebody has it open */
     const struct ox_index_ops   *index;   /* required */
     const struct ox_journal_ops *journal; /* NULL: local */
 };
