@@ -252,6 +252,22 @@ test_read_only_leaves_the_folder_alone(void **state)
     assert_int_equal(access(path, F_OK), -1);
 }
 
+/* A folder that was copied without its lock, or somebody's mistake. */
+static void
+test_reindex_needs_a_log_but_no_lock_file(void **state)
+{
+    struct fix *f = *state;
+    char        path[600];
+
+    assert_int_equal(log_reindex(&world, f->dir, &f->conf, NULL, &f->err), E_NOTFOUND);
+    open_log(f);
+    append_bytes(f, 3, 10);
+    close_log(f);
+    (void)snprintf(path, sizeof path, "%s/LOCK", f->dir);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(log_reindex(&world, f->dir, &f->conf, NULL, &f->err), 0);
+}
+
 /* running */
 
 static int
@@ -550,6 +566,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_missing_segments_are_no_new_log, setup, teardown),
         cmocka_unit_test_setup_teardown(test_renamed_segment_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_read_only_leaves_the_folder_alone, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_reindex_needs_a_log_but_no_lock_file, setup, teardown),
         cmocka_unit_test_setup_teardown(test_listing_ends_where_the_disk_fails, setup, teardown),
         cmocka_unit_test_setup_teardown(test_highest_expected_version, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reads_from_any_position, setup, teardown),

@@ -80,11 +80,17 @@ wipe_file(void *arg, const char *name, struct err *err)
     return w->env->ops->path_remove(w->env, path, err);
 }
 
+static int
+pass_over(void *arg, const char *name, struct err *err)
+{
+    return 0;
+}
+
 int
 log_reindex(struct ox_env *env, const char *dir, const struct log_conf *conf,
             struct log_report *report, struct err *err)
 {
-    char            lock[PATH_BYTES], path[PATH_BYTES];
+    char            lock[PATH_BYTES], path[PATH_BYTES], segments[PATH_BYTES];
     struct wipe     w = {env, path};
     struct ox_file *file = NULL;
     struct log     *log = NULL;
@@ -92,7 +98,13 @@ log_reindex(struct ox_env *env, const char *dir, const struct log_conf *conf,
 
     (void)snprintf(lock, sizeof lock, "%s/LOCK", dir);
     (void)snprintf(path, sizeof path, "%s/index", dir);
-    TRY(env->ops->file_open(env, lock, ENV_WRITE, &file, err));
+    (void)snprintf(segments, sizeof segments, "%s/segments", dir);
+    /* A folder that is no log stays as it is. */
+    rc = env->ops->dir_list(env, segments, pass_over, NULL, err);
+    if (rc == E_NOTFOUND)
+        FAIL(err, E_NOTFOUND, ERR_FATAL, "%s: no log here", dir);
+    TRY(rc);
+    TRY(env->ops->file_open(env, lock, ENV_WRITE | ENV_CREATE, &file, err));
     TRY(env->ops->file_lock(env, file, err));
     rc = env->ops->dir_list(env, path, wipe_file, &w, err);
     if (rc != 0 && rc != E_NOTFOUND)
