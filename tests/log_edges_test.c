@@ -345,6 +345,28 @@ test_highest_expected_version(void **state)
     assert_int_equal(append(f, "s", INT64_MIN, slice_str("1"), 1), E_INVALID);
 }
 
+static void
+test_info_says_when_the_last_commit_was(void **state)
+{
+    struct fix      *f = *state;
+    struct log_info  info;
+    struct log_read  read = {.from = UINT64_MAX, .backwards = true};
+    struct log_iter *it;
+    struct log_event e;
+
+    open_log(f);
+    append_bytes(f, 1, 10);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(log_iter_open(f->log, &read, &it, &f->err), 0);
+        assert_int_equal(log_iter_next(it, &e, &f->err), 0);
+        log_get_info(f->log, &info);
+        assert_true(info.last_time_us == e.time_us);
+        log_iter_close(it);
+        close_log(f);
+        open_log(f);
+    }
+}
+
 /* Positions that clients may give, whatever they are: no damage, and nothing before them. */
 static void
 test_reads_from_any_position(void **state)
@@ -569,6 +591,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_reindex_needs_a_log_but_no_lock_file, setup, teardown),
         cmocka_unit_test_setup_teardown(test_listing_ends_where_the_disk_fails, setup, teardown),
         cmocka_unit_test_setup_teardown(test_highest_expected_version, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_info_says_when_the_last_commit_was, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reads_from_any_position, setup, teardown),
         cmocka_unit_test_setup_teardown(test_largest_commit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_threads, setup, teardown),

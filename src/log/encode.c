@@ -381,6 +381,7 @@ logi_encode(struct log *log, struct group *g, struct log_req *req, struct err *e
         note_head(log, &req->writes[n], &log->targets[n]);
     close_frame(&e, true);
     g->commits++;
+    g->time_us = e.time_us;
     if ((req->flags & LOG_QUIET) == 0)
         g->loud = true;
     if ((req->flags & LOG_BULK) != 0)

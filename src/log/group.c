@@ -143,6 +143,7 @@ publish(struct log *log, struct group *g, struct log_pos durable)
 {
     must(durable.v == g->end);
     must(atomic_load(&log->end) <= durable.v);
+    atomic_store(&log->end_us, g->time_us);
     atomic_store(&log->end, durable.v);
     atomic_fetch_add(&log->commits, g->commits);
     atomic_fetch_add(&log->events, g->events);

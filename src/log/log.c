@@ -288,6 +288,7 @@ log_get_info(struct log *log, struct log_info *out)
     out->end = LOG_POS(atomic_load(&log->end));
     out->indexed = LOG_POS(atomic_load(&log->indexed));
     out->streams = atomic_load(&log->stream_count);
+    out->last_time_us = atomic_load(&log->end_us);
     out->commits = atomic_load(&log->commits);
     out->events = atomic_load(&log->events);
     out->groups = out->syncs = atomic_load(&log->group_count);

@@ -41,6 +41,7 @@ struct group {
     struct buf      bytes;
     uint64_t        first, end; /* positions */
     uint64_t        started_us;
+    int64_t         time_us; /* of the last commit */
     uint32_t        frames, commits, events;
     uint64_t        bulk_bytes;
     bool            loud; /* has a commit that wakes readers */
@@ -84,6 +85,7 @@ struct log {
     _Atomic(struct log_req *) incoming; /* a stack */
     _Atomic uint64_t          queue_bytes;
     _Atomic uint64_t          end;     /* published */
+    _Atomic int64_t           end_us;  /* the time of the last commit below it */
     _Atomic uint64_t          indexed; /* what the index covers */
     _Atomic bool              closing, failed, low_disk;
     _Atomic bool              indexer_waits; /* for `end` to move */

@@ -352,6 +352,7 @@ logi_recover(struct log *log, struct log_report *report, struct err *err)
     log->next_pos = pos;
     atomic_store(&log->stream_count, log->next_stream_id);
     TRY(fill_recent(log, err));
+    atomic_store(&log->end_us, log->last_time_us);
     report->end = LOG_POS(pos);
     report->replayed = rp.events;
 out:
