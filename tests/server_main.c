@@ -4,6 +4,7 @@
  *
  * usage: server_main FOLDER [PORT]
  */
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -23,6 +24,7 @@ main(int argc, char **argv)
     struct err         err;
     int                rc = 0;
 
+    (void)mallopt(M_MMAP_THRESHOLD, 1 << 20); /* as `oxbow serve` does */
     if (argc < 2) {
         (void)fprintf(stderr, "usage: server_main FOLDER [PORT]\n");
         return 2;

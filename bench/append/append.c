@@ -13,6 +13,7 @@
  */
 #include <fcntl.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -313,6 +314,7 @@ main(int argc, char **argv)
     uint64_t seconds, random = 88172645463325252u;
     uint32_t n = argc > 5 ? (uint32_t)strtoul(argv[5], NULL, 10) : 1;
 
+    (void)mallopt(M_MMAP_THRESHOLD, 1 << 20); /* as `oxbow serve` does */
     if (argc < 5 || n == 0 || n > WRITERS_MAX) {
         (void)fprintf(stderr, "usage: append limit|blocking|async DIR SECONDS BYTES [N]\n"
                               "       append fill DIR EVENTS BYTES N STREAMS\n");

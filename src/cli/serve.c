@@ -1,4 +1,5 @@
 /* oxbow serve: the log behind the network front, and what the configuration has, until a signal. */
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -86,6 +87,8 @@ clii_serve(struct cli *c, struct err *err)
     char               host[HOST_BYTES] = "", data[DATA_BYTES];
     int                rc = 0;
 
+    /* What one transaction of the index took goes back to the system, instead of into a heap. */
+    (void)mallopt(M_MMAP_THRESHOLD, 1 << 20);
     TRY(clii_need_folder(c, err));
     TRY(enginei_config_load(c, c->opt[OPT_CONF], &root, err));
     if (c->opt[OPT_DATA] == NULL && conf_has(root, "data")) {
