@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.abspath(os.environ.get('BUILD', os.path.join(ROOT, 'build')))
@@ -274,3 +276,70 @@ def machine(folder):
                      'unknown')
     print(f'{os.cpu_count()} x {model}; {folder.kind} at {folder.path}; load now '
           f'{os.getloadavg()[0]:.1f}; SCALE={SCALE:g}', flush=True)
+
+
+# migrations: what `oxbow serve` is asked over HTTP
+
+class Oxbow(Server):
+    """`oxbow serve` with a configuration; `url` once it is ready."""
+
+    def __init__(self, folder, config, name='serve', **env):
+        self.url = f'http://127.0.0.1:{free_port()}'
+        path = os.path.join(folder.path, name + '.yaml')
+        with open(path, 'w') as f:
+            f.write(config)
+        super().__init__([program_of_all('oxbow'), 'serve', '-c', path],
+                         os.path.join(folder.path, name + '.log'),
+                         env={**os.environ, **env, 'OXBOW_LISTEN': self.url[7:],
+                              'OXBOW_DATA': os.path.join(folder.path, name + '.data')})
+        self.until(lambda: self.ask('GET', '/health/ready')[0] == 200, 'oxbow serve')
+
+    def ask(self, method, path, limit=600):
+        """(status, what the body says); status 0: no answer."""
+        request = urllib.request.Request(self.url + path, method=method,
+                                         data=b'' if method == 'POST' else None)
+        try:
+            with urllib.request.urlopen(request, timeout=limit) as answer:
+                return answer.status, read_json(answer.read())
+        except urllib.error.HTTPError as refused:
+            return refused.code, read_json(refused.read())
+        except OSError as gone:
+            return 0, {'message': str(gone)}
+
+    def command(self, name, word):
+        """'' or why it was refused."""
+        status, body = self.ask('POST', f'/v1/migrations/{name}/{word}')
+        return '' if 200 <= status < 300 else f'{status}: {body.get("message", "")}'
+
+    def show(self, name):
+        status, body = self.ask('GET', f'/v1/migrations/{name}')
+        if status != 200:
+            fail(f'migration {name}: {status}: {body.get("message", "")}')
+        return body
+
+    def wait_phase(self, name, wanted, limit):
+        end = time.monotonic() + limit
+        while time.monotonic() < end:
+            status = self.show(name)
+            if status['phase'] == wanted:
+                return status
+            if status['phase'] in ('HALTED', 'CANCELLED'):
+                fail(f'migration {name} is {status["phase"]}: {status.get("error")}')
+            time.sleep(0.02)
+        fail(f'migration {name} is not {wanted} after {limit} s but {self.show(name)}')
+
+
+def read_json(text):
+    try:
+        value = json.loads(text or b'{}')
+        return value if isinstance(value, dict) else {'value': value}
+    except ValueError:
+        return {}
+
+
+def program_of_all(name):
+    """A program that the default build makes."""
+    path = os.path.join(BUILD, name)
+    if not os.path.exists(path):
+        fail(f'{path} is missing: run make build')
+    return path
