@@ -247,11 +247,11 @@ logi_scan_assemble(struct segments *segs, const struct record *head, const struc
     memcpy(payload, head->body + names, (size_t)have);
     while (have < want) {
         uint64_t pos = f.head.pos + f.head.length, part;
+        bool     whole;
 
-        while (logi_scan_frame(segs, pos, bound, &f) && (f.head.flags & FRAME_PAD) != 0)
+        while ((whole = logi_scan_frame(segs, pos, bound, &f)) && (f.head.flags & FRAME_PAD) != 0)
             pos += f.head.length;
-        if (f.head.pos != pos ||
-            !logi_scan_record(&f, logi_segs_seed(segs), FRAME_HEADER, true, &r) ||
+        if (!whole || !logi_scan_record(&f, logi_segs_seed(segs), FRAME_HEADER, true, &r) ||
             r.kind != RECORD_CONT || r.stream_id != head->stream_id || r.version != head->version)
             RETURN_ERR(err, E_DAMAGED, ERR_FATAL,
                        "the event at position %" PRIu64 " is not continued at %" PRIu64, head->pos,
