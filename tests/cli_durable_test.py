@@ -92,6 +92,7 @@ class Case(unittest.TestCase):
             process = subprocess.Popen([*before, OXBOW, 'serve', '--listen', '127.0.0.1:0', *args],
                                        stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                        env=self.env)
+        self.addCleanup(self.end, process)
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             with open(self.log, encoding='utf-8') as f:
@@ -101,8 +102,6 @@ class Case(unittest.TestCase):
             if process.poll() is not None:
                 break
             time.sleep(0.01)
-        process.kill()
-        process.wait()
         with open(self.log, encoding='utf-8') as f:
             self.fail('no server: ' + f.read())
 
@@ -111,6 +110,13 @@ class Case(unittest.TestCase):
         children = self.children(process.pid)
         os.kill(children[0] if children else process.pid, signal.SIGTERM)
         process.wait(PATIENCE)
+
+    def end(self, process):
+        """Of a test that failed on the way, too."""
+        for pid in self.children(process.pid) if process.poll() is None else []:
+            os.kill(pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
 
     @staticmethod
     def children(pid):
@@ -121,6 +127,17 @@ class Case(unittest.TestCase):
                     if int(f.read().rpartition(')')[2].split()[1]) == pid:
                         found.append(int(name))
         return found
+
+    def read(self, stream):
+        done = self.run_oxbow('read', stream, '--json')
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return [json.loads(line) for line in done.stdout.decode().splitlines()]
+
+    def post(self, connection, stream, data):
+        body = json.dumps([{'type': 'X', 'data': data}])
+        connection.request('POST', '/v1/streams/' + stream, body)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
 
 
 class Order(Case):
