@@ -38,7 +38,11 @@ begin(struct story *t, uint64_t seed)
     t->sim = sim_new(seed);
     t->env = sim_env(t->sim);
     t->maps = index_maps_new(t->env, touch, t->sim);
-    t->conf = (struct log_conf){.index = &sim_index_map, .segment_bytes = LOG_SEGMENT_MIN};
+    /* Small caches: they are cleared at each of many openings. */
+    t->conf = (struct log_conf){.index = &sim_index_map,
+                                .segment_bytes = LOG_SEGMENT_MIN,
+                                .heads_bytes = 64 << 10,
+                                .recent_events = 1000};
     assert_int_equal(t->env->ops->dir_make(t->env, "/home", &t->err), 0);
     assert_int_equal(t->env->ops->dir_sync(t->env, "/", &t->err), 0);
 }
