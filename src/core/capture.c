@@ -462,7 +462,7 @@ after_commit(struct capture *c)
     struct buf old = c->checkpoint;
 
     c->in_flight = false;
-    if (c->req.rc == E_LIMIT && c->changes > 1) {
+    if (c->req.rc == E_LIMIT && c->req.err.kind == ERR_DATA && c->changes > 1) {
         /* The source is asked again, for less at a time: its rows are large. */
         c->batch_now = c->changes / 2;
         c->started = false;
