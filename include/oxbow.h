@@ -68,7 +68,10 @@ struct ox_options {
 OX_API int
 ox_open(const char *dir, const struct ox_options *options, struct ox **out, struct ox_error *error);
 
-/* Waits for what was submitted, then gives the folder up. NULL is fine. */
+/*
+ * Waits for what was submitted, then gives the folder up. NULL is fine. Close
+ * its readers first; no other call may be in progress but appends that wait.
+ */
 OX_API void ox_close(struct ox *db);
 
 /* One event to append. */
@@ -84,7 +87,7 @@ struct ox_new_event {
 /* Where an append went. */
 struct ox_appended {
     uint64_t first_version, last_version;
-    uint64_t position; /* of the last event */
+    uint64_t position; /* of the commit's last event */
 };
 
 /*

@@ -56,6 +56,9 @@ test_append_and_read(void **state)
     assert_int_equal(ox_head(db, "account-1", &head, &e), OX_OK);
     assert_int_equal(head, 0);
     assert_int_equal(ox_head(db, "account-2", &head, &e), OX_NOT_FOUND);
+    read.stream = ""; /* a mistake, not all streams */
+    assert_int_equal(ox_read_open(db, &read, &r, &e), OX_INVALID);
+    read.stream = "account-1";
     assert_int_equal(ox_read_open(db, &read, &r, &e), OX_OK);
     assert_int_equal(ox_read_next(r, &got, &e), OX_OK);
     assert_string_equal(got.type, "Opened");

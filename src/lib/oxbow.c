@@ -48,8 +48,10 @@ status_of(int rc, enum err_kind kind)
     case E_NOTFOUND:
     case E_GONE:
         return OX_NOT_FOUND;
-    case E_INVALID:
     case E_LIMIT:
+        /* Over a limit for good, or too much is waiting just now. */
+        return kind == ERR_RETRY ? OX_BUSY : OX_INVALID;
+    case E_INVALID:
     case E_SYNTAX:
         return OX_INVALID;
     case E_BUSY:
@@ -91,6 +93,12 @@ invalid(struct ox_error *error, const char *text)
     return OX_INVALID;
 }
 
+static int
+out_of_memory(struct ox_error *error)
+{
+    return answer(error, E_NOMEM, &(struct err){.kind = ERR_RETRY, .text = "out of memory"});
+}
+
 int
 ox_open(const char *dir, const struct ox_options *options, struct ox **out, struct ox_error *error)
 {
@@ -111,7 +119,7 @@ ox_open(const char *dir, const struct ox_options *options, struct ox **out, stru
     }
     db = calloc(1, sizeof *db);
     if (db == NULL)
-        return invalid(error, "out of memory");
+        return out_of_memory(error);
     db->magic = OX_MAGIC;
     err_clear(&err);
     rc = log_open(env_real(), dir, &conf, NULL, &db->log, &err);
@@ -280,6 +288,8 @@ bound_of(struct ox *db, const struct ox_read *read, struct log_pos *at, struct e
     rc = log_pos_of_time(db->log, read->at_us, at, err);
     if (rc == 0 && at->v == 0)
         RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "nothing was in the log at that time");
+    if (read->at != 0 && read->at < at->v)
+        *at = LOG_POS(read->at); /* both bounds hold */
     return rc;
 }
 
@@ -296,9 +306,14 @@ ox_read_open(struct ox *db, const struct ox_read *read, struct ox_reader **out,
     must(db->magic == OX_MAGIC);
     if (read->size != sizeof *read)
         return invalid(error, "ox_read.size is not sizeof(struct ox_read)");
+    if (read->stream != NULL && read->stream[0] == '\0')
+        return invalid(error, "a stream's name may not be empty; NULL reads all streams");
     r = calloc(1, sizeof *r);
-    if (r == NULL)
-        return invalid(error, "out of memory");
+    /* Room for the longest name and type, so that no event fails for it. */
+    if (r == NULL || !buf_reserve(&r->names, LOG_NAME_MAX + LOG_TYPE_MAX + 2)) {
+        free(r);
+        return out_of_memory(error);
+    }
     err_clear(&err);
     lr.stream = slice_str(read->stream);
     lr.from = read->from;
@@ -309,6 +324,7 @@ ox_read_open(struct ox *db, const struct ox_read *read, struct ox_reader **out,
     if (rc == 0)
         rc = log_iter_open(db->log, &lr, &r->it, &err);
     if (rc != 0) {
+        buf_fini(&r->names);
         free(r);
         return answer(error, rc, &err);
     }
