@@ -20,6 +20,7 @@
 #include "env/env_real.h"
 #include "log/index.h"
 #include "log/log.h"
+#include "log/log_fmt.h"
 #include "tests/tmp.h"
 
 struct fix {
@@ -232,6 +233,37 @@ test_renamed_segment_is_refused(void **state)
     assert_int_equal(rename(paths[0], other), 0);
     free_paths(paths, n);
     assert_int_equal(log_open(&world, f->dir, &f->conf, NULL, &log, &f->err), E_DAMAGED);
+}
+
+/* A header with a checksum, but not of this program's making. */
+static void
+test_header_that_cannot_be_is_refused(void **state)
+{
+    struct fix     *f = *state;
+    struct log     *log;
+    struct seg_head head = {0};
+    uint8_t         bytes[SEG_HEADER];
+    char           *paths[64];
+    unsigned        n;
+    FILE           *file;
+
+    open_log(f);
+    append_bytes(f, 1, 10);
+    close_log(f);
+    n = segments_of(f, paths);
+    for (int i = 0; i < 2; i++) {
+        file = fopen(paths[0], "r+b");
+        assert_non_null(file);
+        assert_int_equal(fread(bytes, 1, sizeof bytes, file), sizeof bytes);
+        assert_true(fmt_seg_get(bytes, &head));
+        head.span = i == 0 ? UINT64_MAX - 7 : UINT64_C(1) << 50;
+        fmt_seg_put(bytes, &head);
+        rewind(file);
+        assert_int_equal(fwrite(bytes, 1, sizeof bytes, file), sizeof bytes);
+        assert_int_equal(fclose(file), 0);
+        assert_int_equal(log_open(&world, f->dir, &f->conf, NULL, &log, &f->err), E_DAMAGED);
+    }
+    free_paths(paths, n);
 }
 
 /* What is not there is not made by one that may not write. */
@@ -587,6 +619,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_missing_first_segment_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_missing_segments_are_no_new_log, setup, teardown),
         cmocka_unit_test_setup_teardown(test_renamed_segment_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_header_that_cannot_be_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_read_only_leaves_the_folder_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reindex_needs_a_log_but_no_lock_file, setup, teardown),
         cmocka_unit_test_setup_teardown(test_listing_ends_where_the_disk_fails, setup, teardown),

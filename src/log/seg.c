@@ -15,6 +15,7 @@
 #define FILL_CHUNK (UINT64_C(1) << 20)
 #define FILL_STEP (UINT64_C(256) << 10)
 #define SEG_PATH_MAX 4096
+#define SETTING_MAX (UINT64_C(1) << 30)
 
 struct segment {
     struct ox_file *file;
@@ -155,6 +156,15 @@ map_segment(struct segments *s, struct segment *seg, struct err *err)
                                  err);
 }
 
+/* A header that is whole was written by somebody, but maybe not by this program. */
+static bool
+can_be(const struct seg_head *h)
+{
+    return h->first % 8 == 0 && h->first < UINT64_MAX / 2 && h->span % 8 == 0 &&
+           h->span >= SEG_HEADER && h->span <= SETTING_MAX && h->segment_bytes % SEG_HEADER == 0 &&
+           h->segment_bytes >= 2 * SEG_HEADER && h->segment_bytes <= SETTING_MAX;
+}
+
 /* Reads the header; *whole false: the file holds none. */
 static int
 read_header(struct segments *s, struct ox_file *file, const char *path, struct seg_head *head,
@@ -176,6 +186,8 @@ read_header(struct segments *s, struct ox_file *file, const char *path, struct s
     if (head->kind != SEG_PLAIN)
         FAIL(err, E_FORMAT, ERR_FATAL, "%s: segment kind %u is not known here: use a newer oxbow",
              path, head->kind);
+    if (!can_be(head))
+        FAIL(err, E_DAMAGED, ERR_FATAL, "%s: the segment's header says what cannot be", path);
     TRY(s->env->ops->file_size(s->env, file, &size, err));
     if (size < head->span + SEG_HEADER && s->read_only)
         FAIL(err, E_DAMAGED, ERR_FATAL,
