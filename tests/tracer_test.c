@@ -211,11 +211,509 @@ happy(void **state)
     assert_int_equal(phase(f), TRACER_RETIRED);
 }
 
+/* commands and phases */
+
+static const unsigned taken[] = {
+    [TRACER_DRAFT] = 1u << TRACER_START | 1u << TRACER_CANCEL | 1u << TRACER_BACKFILL_ON |
+                     1u << TRACER_BACKFILL_OFF,
+    [TRACER_BACKFILLING] = 1u << TRACER_PAUSE | 1u << TRACER_CANCEL | 1u << TRACER_BACKFILL_ON |
+                           1u << TRACER_BACKFILL_OFF,
+    [TRACER_READY] = 1u << TRACER_PAUSE | 1u << TRACER_VERIFY | 1u << TRACER_REPAIR |
+                     1u << TRACER_SWITCH | 1u << TRACER_CANCEL,
+    [TRACER_NEW_SOAK] = 1u << TRACER_PAUSE | 1u << TRACER_VERIFY | 1u << TRACER_REPAIR |
+                        1u << TRACER_REVERSE | 1u << TRACER_COMPLETE_FALLBACK |
+                        1u << TRACER_COMPLETE_RETIRE,
+    [TRACER_FALLBACK_KEPT] = 1u << TRACER_PAUSE | 1u << TRACER_VERIFY | 1u << TRACER_REPAIR |
+                             1u << TRACER_REVERSE | 1u << TRACER_COMPLETE_RETIRE,
+    [TRACER_RETIRED] = 0,
+    [TRACER_PAUSED] = 1u << TRACER_RESUME | 1u << TRACER_CANCEL,
+    [TRACER_CANCELLED] = 0,
+};
+
+static void
+refuses_the_rest(struct fix *f)
+{
+    enum tracer_phase p = phase(f);
+
+    for (unsigned c = 0; c <= TRACER_BACKFILL_OFF; c++) {
+        if ((taken[p] & 1u << c) != 0)
+            continue;
+        assert_int_equal(tracer_command(f->t, (enum tracer_command)c, &f->err), E_STATE);
+        assert_non_null(strstr(f->err.text, tracer_phase_name(p)));
+        assert_int_equal(phase(f), p);
+    }
+}
+
+static void
+commands(void **state)
+{
+    struct fix         *f = *state;
+    enum tracer_command c;
+
+    refuses_the_rest(f);
+    command(f, TRACER_BACKFILL_OFF);
+    command(f, TRACER_START);
+    await(f, TRACER_BACKFILLING);
+    refuses_the_rest(f);
+    command(f, TRACER_PAUSE);
+    refuses_the_rest(f);
+    reopen(f);
+    assert_int_equal(phase(f), TRACER_PAUSED);
+    command(f, TRACER_RESUME);
+    await(f, TRACER_BACKFILLING);
+    command(f, TRACER_BACKFILL_ON);
+    await(f, TRACER_READY);
+    refuses_the_rest(f);
+    command(f, TRACER_VERIFY);
+    await(f, TRACER_READY);
+    command(f, TRACER_SWITCH);
+    refuses_the_rest(f);
+    assert_int_equal(tracer_command(f->t, TRACER_CANCEL, &f->err), E_STATE);
+    command(f, TRACER_COMPLETE_FALLBACK);
+    refuses_the_rest(f);
+    command(f, TRACER_REVERSE);
+    assert_int_equal(phase(f), TRACER_READY);
+    command(f, TRACER_CANCEL);
+    refuses_the_rest(f);
+    assert_true(tracer_command_parse("complete", "retire", &c));
+    assert_int_equal(c, TRACER_COMPLETE_RETIRE);
+    assert_false(tracer_command_parse("complete", NULL, &c));
+    assert_false(tracer_command_parse("switch", "back", &c));
+}
+
+/* verification */
+
+static uint32_t
+count_of(struct fix *f, const char *what)
+{
+    struct buf report = {0};
+    uint32_t   n = 0;
+
+    tracer_report_json(f->t, &report);
+    buf_add_byte(&report, 0);
+    for (const char *p = (const char *)report.data; (p = strstr(p, what)) != NULL; p++)
+        n++;
+    buf_fini(&report);
+    return n;
+}
+
+static void
+await_divergent(struct fix *f, uint64_t want)
+{
+    struct tracer_status s;
+
+    for (int i = 0; i < 20000; i++) {
+        tracer_get_status(f->t, &s);
+        if (s.divergent == want && s.error[0] != '\0')
+            return;
+        nap();
+    }
+    fail_msg("%llu differ, not %llu: %s", (unsigned long long)s.divergent, (unsigned long long)want,
+             s.error);
+}
+
+static void
+divergences(void **state)
+{
+    struct fix     *f = *state;
+    struct fake_row a, b, stale = {"d3", NULL, "old"}, swapped;
+
+    to_ready(f);
+    for (uint32_t k = 10; k < 15; k++)
+        fake_damage(FAKE_NEW, k, NULL); /* missing */
+    for (uint32_t k = 1000; k < 1005; k++)
+        fake_damage(FAKE_NEW, k, &stale); /* extra */
+    assert_true(fake_read(FAKE_NEW, 21, &a));
+    assert_true(fake_read(FAKE_NEW, 22, &b));
+    swapped = (struct fake_row){strdup(b.driver), a.note == NULL ? NULL : "", a.state};
+    b = (struct fake_row){strdup(a.driver), "ring", "placed"};
+    a = swapped;
+    a.note = "ring";
+    a.state = "placed";
+    fake_damage(FAKE_NEW, 21, &a);
+    fake_damage(FAKE_NEW, 22, &b);
+    free((char *)a.driver);
+    free((char *)b.driver);
+    stale.driver = "d40";
+    stale.note = "";
+    fake_damage(FAKE_NEW, 40, &stale);
+    stale = (struct fake_row){"d30", "", "placed"}; /* NULL became empty */
+    fake_damage(FAKE_NEW, 30, &stale);
+    command(f, TRACER_VERIFY);
+    await_divergent(f, 14);
+    assert_int_equal(phase(f), TRACER_VERIFYING);
+    assert_int_equal(count_of(f, "\"missing\""), 5);
+    assert_int_equal(count_of(f, "\"extra\""), 5);
+    assert_int_equal(count_of(f, "\"null_empty\""), 1);
+    assert_int_equal(count_of(f, "\"different\""), 3);
+    assert_int_equal(tracer_command(f->t, TRACER_SWITCH, &f->err), E_STATE);
+    command(f, TRACER_REPAIR);
+    await(f, TRACER_READY);
+    assert_int_equal(fake_differing(), 0);
+    for (int i = 0; i < 20; i++) {
+        command(f, TRACER_VERIFY);
+        await(f, TRACER_READY);
+        assert_int_equal(count_of(f, "\"kind\""), 0);
+    }
+}
+
+/* applications that keep writing, as the examples do */
+
+struct app {
+    pthread_t              thread;
+    struct tracer *_Atomic t;
+    _Atomic bool           stop;
+    uint32_t               first, last;
+    uint64_t               done, refused;
+    char want[KEYS][32]; /* the last acknowledged driver of each key; "": deleted */
+};
+
+static void *
+app_run(void *arg)
+{
+    struct app         *a = arg;
+    struct tracer_route r = {0};
+    uint32_t            n = 0;
+
+    while (!atomic_load(&a->stop)) {
+        uint32_t        key = a->first + n * 7 % (a->last - a->first);
+        struct fake_row row = {a->want[key], n % 2 == 0 ? NULL : "", "ready"};
+        bool            gone = n % 11 == 3, ok = false;
+
+        (void)snprintf(a->want[key], sizeof a->want[key], "w%u", n);
+        for (int tries = 0; !ok && !atomic_load(&a->stop); tries++) {
+            struct tracer *t = atomic_load(&a->t);
+
+            if (t != NULL)
+                tracer_route(t, slice_str("k"), slice_str("app"), &r);
+            /* Every fifth write is stubborn at first. */
+            if (tries == 0 && n % 5 == 0)
+                ok = fake_write(FAKE_OLD, key, gone ? NULL : &row, 0);
+            else if (r.side != TRACER_HOLD)
+                ok = fake_write(r.side == TRACER_OLD ? FAKE_OLD : FAKE_NEW, key, gone ? NULL : &row,
+                                r.epoch);
+            if (!ok) {
+                a->refused++;
+                nap();
+            }
+        }
+        if (!ok) { /* it was never acknowledged: what is there is right */
+            struct fake_row now;
+            bool there = fake_read(r.side == TRACER_NEW ? FAKE_NEW : FAKE_OLD, key, &now);
+
+            (void)snprintf(a->want[key], sizeof a->want[key], "%s", there ? now.driver : "");
+        } else if (gone) {
+            a->want[key][0] = '\0';
+        }
+        a->done += ok;
+        n++;
+        if (n % 4 == 0)
+            nap();
+    }
+    return NULL;
+}
+
+static void
+app_start(struct app *a, struct fix *f)
+{
+    a->first = 100;
+    a->last = 200;
+    for (uint32_t k = a->first; k < a->last; k++) {
+        struct fake_row now;
+
+        if (fake_read(FAKE_OLD, k, &now))
+            (void)snprintf(a->want[k], sizeof a->want[k], "%s", now.driver);
+    }
+    atomic_store(&a->t, f->t);
+    assert_int_equal(pthread_create(&a->thread, NULL, app_run, a), 0);
+}
+
+static void
+app_stop(struct app *a)
+{
+    atomic_store(&a->stop, true);
+    (void)pthread_join(a->thread, NULL);
+}
+
+/* Both sides have each key's last acknowledged state. */
+static void
+nothing_lost(struct app *a)
+{
+    await_equal();
+    for (uint32_t k = a->first; k < a->last; k++) {
+        struct fake_row row;
+        bool            there = fake_read(FAKE_NEW, k, &row);
+
+        if (there != (a->want[k][0] != '\0') || (there && strcmp(row.driver, a->want[k]) != 0))
+            fail_msg("key %u: %s, not %s", k, there ? row.driver : "nothing", a->want[k]);
+    }
+}
+
+static void
+under_load(void **state)
+{
+    struct fix          *f = *state;
+    struct app           a = {0};
+    struct tracer_status s;
+
+    app_start(&a, f);
+    to_ready(f);
+    for (int i = 0; i < 10; i++) {
+        command(f, TRACER_SWITCH);
+        command(f, TRACER_VERIFY);
+        nap();
+        command(f, TRACER_REVERSE);
+        nap();
+    }
+    command(f, TRACER_SWITCH);
+    app_stop(&a);
+    nothing_lost(&a);
+    tracer_get_status(f->t, &s);
+    assert_int_equal(s.divergent, 0);
+    assert_int_equal(s.switches, 21);
+    assert_true(s.held_us_max > 0);
+    assert_true(a.done > 100);
+}
+
+static void
+missed_deadline(void **state)
+{
+    struct fix         *f = *state;
+    struct tracer_route r, before;
+    struct store_guard  g;
+    struct fake_row     row = {"x", "", "ready"};
+
+    to_ready(f);
+    tracer_route(f->t, slice_str("1"), slice_str("x"), &before);
+    fake_feed_stop(FAKE_OLD, true);
+    assert_true(fake_write(FAKE_OLD, 3, &row, 0));
+    assert_int_equal(tracer_command(f->t, TRACER_SWITCH, &f->err), E_TIMEOUT);
+    tracer_route(f->t, slice_str("1"), slice_str("x"), &r);
+    assert_int_equal(r.side, TRACER_OLD);
+    assert_true(r.epoch > before.epoch);
+    fake_guard(FAKE_OLD, &g);
+    assert_true(g.writable);
+    assert_int_equal(g.epoch, r.epoch);
+    assert_true(fake_write(FAKE_OLD, 4, &row, 0));
+    assert_false(fake_write(FAKE_NEW, 4, &row, r.epoch));
+    fake_feed_stop(FAKE_OLD, false);
+    await(f, TRACER_READY);
+    command(f, TRACER_SWITCH);
+    await_equal();
+}
+
+static void
+no_ping_pong(void **state)
+{
+    struct fix *f = *state;
+    uint64_t    news, olds;
+
+    to_ready(f);
+    command(f, TRACER_SWITCH);
+    fill(0, 0);
+    for (int i = 0; i < 200; i++)
+        nap();
+    news = fake_applied(FAKE_NEW);
+    olds = fake_applied(FAKE_OLD);
+    for (int i = 0; i < 400; i++)
+        nap();
+    assert_int_equal(fake_applied(FAKE_NEW), news);
+    assert_int_equal(fake_applied(FAKE_OLD), olds);
+    assert_int_equal(olds, 0);
+}
+
+static void
+delete_behind(uint32_t key)
+{
+    if (key % 4 == 0)
+        (void)fake_write(FAKE_OLD, key, NULL, 0);
+}
+
+/* A row that is deleted between the backfill's read and its write does not come back. */
+static void
+backfill_race(void **state)
+{
+    struct fix *f = *state;
+
+    fake_before_insert(delete_behind);
+    to_ready(f);
+    await_equal();
+    for (uint32_t k = 0; k < KEYS; k += 4) {
+        struct fake_row row;
+
+        assert_false(fake_read(FAKE_NEW, k, &row));
+    }
+}
+
+static void
+failing_writes(void **state)
+{
+    struct fix     *f = *state;
+    struct fake_row row = {"y", NULL, "ready"};
+
+    to_ready(f);
+    fake_fail_writes(FAKE_NEW, 5, ERR_RETRY);
+    assert_true(fake_write(FAKE_OLD, 3, &row, 0));
+    await_equal();
+    fake_fail_writes(FAKE_NEW, 2, ERR_UNSURE);
+    row.driver = "z";
+    assert_true(fake_write(FAKE_OLD, 3, &row, 0));
+    await_equal();
+    fake_fail_writes(FAKE_NEW, 1000000, ERR_DATA);
+    row.driver = "refused";
+    assert_true(fake_write(FAKE_OLD, 3, &row, 0));
+    await(f, TRACER_HALTED);
+    assert_int_equal(tracer_command(f->t, TRACER_SWITCH, &f->err), E_STATE);
+    fake_fail_writes(FAKE_NEW, 0, ERR_RETRY);
+    command(f, TRACER_RESUME);
+    await_equal();
+    await(f, TRACER_READY);
+}
+
+/* A crash at every call of a migration, a switch and a reverse; then it goes on. */
+
+static struct tracer_call crashed_call;
+static _Atomic bool       answered;
+
+static void
+on_answer(struct tracer_call *call)
+{
+    atomic_store(&answered, true);
+}
+
+/* A dead controller never answers before it is closed. */
+static bool
+try_command(struct fix *f, enum tracer_command c)
+{
+    crashed_call = (struct tracer_call){.command = c, .done = on_answer};
+    atomic_store(&answered, false);
+    tracer_submit(f->t, &crashed_call);
+    while (!atomic_load(&answered) && !fake_crashed())
+        nap();
+    return atomic_load(&answered) && crashed_call.rc == 0;
+}
+
+static void
+drive(struct fix *f, int *stage)
+{
+    if (*stage == 0 && phase(f) == TRACER_DRAFT)
+        (void)try_command(f, TRACER_START);
+    for (int i = 0; i < 4000 && !fake_crashed() && phase(f) != TRACER_READY &&
+                    phase(f) != TRACER_NEW_SOAK && phase(f) != TRACER_DRAFT;
+         i++)
+        nap();
+    for (; *stage < 4 && !fake_crashed(); (*stage)++) {
+        if (!try_command(f, *stage % 2 == 0 ? TRACER_SWITCH : TRACER_REVERSE))
+            return;
+    }
+}
+
+static void
+crash_once(struct fix *f, uint64_t nth)
+{
+    struct app a = {0};
+    int        stage = 0;
+
+    app_start(&a, f);
+    fake_crash_at(nth);
+    drive(f, &stage);
+    atomic_store(&a.t, NULL);
+    for (int i = 0; i < 20; i++)
+        nap(); /* nobody asks the dead one's route */
+    tracer_close(f->t);
+    f->t = NULL;
+    fake_crash_at(UINT64_MAX);
+    open_tracer(f);
+    atomic_store(&a.t, f->t);
+    if (phase(f) == TRACER_DRAFT)
+        command(f, TRACER_START);
+    for (int i = 0; i < 40000 && phase(f) != TRACER_READY && phase(f) != TRACER_NEW_SOAK; i++)
+        nap();
+    for (int i = 0; i < 100; i++) { /* until the authority's side is open */
+        struct store_guard old, new;
+
+        fake_guard(FAKE_OLD, &old);
+        fake_guard(FAKE_NEW, &new);
+        assert_false(old.writable && new.writable);
+        nap();
+    }
+    if (phase(f) == TRACER_READY)
+        command(f, TRACER_SWITCH);
+    await(f, TRACER_NEW_SOAK);
+    app_stop(&a);
+    nothing_lost(&a);
+}
+
+static void
+crashes(void **state)
+{
+    static const uint64_t steps[] = {0, 3, 6, 9, 12, 14, 20, 80, 400, 1200};
+    struct fix           *f = *state;
+
+    for (uint64_t i = 0; i < 10; i++) {
+        crash_once(f, steps[i]);
+        (void)teardown(state);
+        (void)setup(state);
+        f = *state;
+    }
+}
+
+/* In a switch itself: at each call from its beginning on. */
+static void
+crashes_in_switches(void **state)
+{
+    struct fix *f = *state;
+
+    for (uint64_t nth = 0; nth < 40; nth++) {
+        struct app a = {0};
+        bool       forth;
+
+        if (phase(f) == TRACER_DRAFT)
+            to_ready(f);
+        forth = phase(f) == TRACER_READY;
+        app_start(&a, f);
+        fake_crash_at(nth);
+        (void)try_command(f, forth ? TRACER_SWITCH : TRACER_REVERSE);
+        fake_crash_at(0);
+        atomic_store(&a.t, NULL);
+        nap();
+        tracer_close(f->t);
+        f->t = NULL;
+        fake_crash_at(UINT64_MAX);
+        open_tracer(f);
+        atomic_store(&a.t, f->t);
+        for (int i = 0; i < 40000; i++) {
+            enum tracer_phase   p = phase(f);
+            struct tracer_route r;
+
+            tracer_route(f->t, slice_str("1"), slice_str("x"), &r);
+            if ((p == TRACER_READY || p == TRACER_NEW_SOAK) && r.side != TRACER_HOLD)
+                break;
+            nap();
+        }
+        for (int i = 0; i < 20; i++)
+            nap();
+        app_stop(&a);
+        nothing_lost(&a);
+        for (uint32_t k = a.first; k < a.last; k++)
+            a.want[k][0] = '\0';
+    }
+}
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(happy, setup, teardown),
+        cmocka_unit_test_setup_teardown(commands, setup, teardown),
+        cmocka_unit_test_setup_teardown(divergences, setup, teardown),
+        cmocka_unit_test_setup_teardown(under_load, setup, teardown),
+        cmocka_unit_test_setup_teardown(missed_deadline, setup, teardown),
+        cmocka_unit_test_setup_teardown(no_ping_pong, setup, teardown),
+        cmocka_unit_test_setup_teardown(backfill_race, setup, teardown),
+        cmocka_unit_test_setup_teardown(failing_writes, setup, teardown),
+        cmocka_unit_test_setup_teardown(crashes, setup, teardown),
+        cmocka_unit_test_setup_teardown(crashes_in_switches, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
