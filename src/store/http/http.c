@@ -288,7 +288,7 @@ storei_http_status(struct httpi_store *s, const struct net_answer *answer, const
 /* Rows come in key order and beyond `after`, or a scan could go round for ever. */
 static int
 give_page(struct httpi_store *s, struct buf *last, uint32_t limit, uint32_t *given,
-          store_row_fn *fn, void *arg, struct err *err)
+          store_row_fn *fn, void *arg, bool *stopped, struct err *err)
 {
     struct store_row row;
     struct net_row   read;
@@ -309,7 +309,9 @@ give_page(struct httpi_store *s, struct buf *last, uint32_t limit, uint32_t *giv
         row.fields = read.fields;
         row.version = read.version;
         (*given)++;
-        TRY(fn(arg, &row, err));
+        rc = fn(arg, &row, err);
+        *stopped = rc != 0;
+        TRY(rc);
     }
 out:
     return rc;
@@ -323,6 +325,7 @@ scan_store(struct store *store, struct slice after, uint32_t limit, store_row_fn
     struct net_answer   answer;
     struct buf          last = {0};
     uint32_t            given = 0, page = net_scan_page_max(s->scan), ask;
+    bool                stopped = false;
     int                 rc = 0;
 
     buf_add_slice(&last, after);
@@ -336,9 +339,9 @@ scan_store(struct store *store, struct slice after, uint32_t limit, store_row_fn
                 ERR_RETRY; /* a page is always there: the service is not what it should be */
         TRY(rc);
         TRY(net_scan_open(s->scan, answer.body, err));
-        rc = give_page(s, &last, limit, &given, fn, arg, err);
-        if (rc == E_END)
-            rc = 0;
+        rc = give_page(s, &last, limit, &given, fn, arg, &stopped, err);
+        if (rc == E_END && !stopped)
+            rc = 0; /* the page's end, and not what the caller stopped with */
         TRY(rc);
     } while ((limit == 0 || given < limit) && net_scan_more(s->scan));
 out:
