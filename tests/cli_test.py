@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import unittest
+import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 OXBOW = os.path.abspath(os.environ.get('OXBOW', 'build/src/cli/oxbow'))
@@ -666,6 +667,96 @@ class Configuration(Case):
             self.write('c.yaml', empty)
             process.send_signal(signal.SIGHUP)
             self.until(lambda: not self.oxbow('source', 'list', '--server', url).lines)
+
+
+class Migration(Case):
+    """The migrate commands, between two SQLite databases."""
+
+    def database(self, name, *statements):
+        import sqlite3
+        with contextlib.closing(sqlite3.connect(self.path(name), timeout=PATIENCE)) as db:
+            db.execute('pragma journal_mode=wal')
+            rows = [row for statement in statements for row in db.execute(statement)]
+            db.commit()
+            return rows
+
+    def side(self, name, table, state):
+        return (f'      source: {{type: sqlite, path: {self.path(name)}, snapshot: false, '
+                f'tables: [{{name: {table}, columns: [{state}]}}]}}\n'
+                f'      store: {{type: sqlite, path: {self.path(name)}, table: {table}, key: id, '
+                f'columns: [{state}]}}\n')
+
+    def setUp(self):
+        super().setUp()
+        self.database('old.db', 'create table orders (id integer primary key, item text not null '
+                      "default 'x', state text)",
+                      'with recursive n(i) as (select 1 union all select i + 1 from n where i < 50)'
+                      " insert into orders (id, state) select i, 'placed' || i from n")
+        self.database('new.db', 'create table parts (id integer primary key, status text)')
+        self.conf = self.write('c.yaml', 'migrations:\n  orders:\n    old:\n' +
+                               self.side('old.db', 'orders', 'state') + '    new:\n' +
+                               self.side('new.db', 'parts', 'status') +
+                               '    columns: {state: status}\n')
+
+    def get(self, url, accept='application/json'):
+        request = urllib.request.Request(url, headers={'Accept': accept})
+        return urllib.request.urlopen(request, timeout=PATIENCE)
+
+    def route(self, url, query=''):
+        with self.get(f'{url}/v1/migrations/orders/route?key=1&consumer=t{query}') as answer:
+            return json.load(answer)
+
+    def pushed(self, stream):
+        """The next route that is pushed."""
+        while True:
+            line = stream.readline().decode()
+            self.assertNotEqual(line, '')
+            if line.startswith('data: '):
+                return json.loads(line[6:])['side']
+
+    def phase(self, url):
+        return self.oxbow('migrate', 'show', 'orders', '--server', url).lines[0]['phase']
+
+    def test_there_and_back(self):
+        self.oxbow('check', '-c', self.conf, status=REFUSED)
+        with self.server('-c', self.conf) as (url, _):
+            def migrate(*words, **more):
+                return self.oxbow('migrate', *words, '--server', url, **more)
+            self.assertEqual([x['name'] for x in migrate('list').lines], ['orders'])
+            self.refused('migrate', 'switch', 'orders', '--server', url, says='orders: ')
+            self.refused('migrate', 'complete', 'orders', 'nonsense', '--server', url,
+                         says='no such command')
+            self.assertEqual(self.route(url)['side'], 'old')
+            with self.get(f'{url}/v1/migrations/orders/route?key=1', 'text/event-stream') as push:
+                self.assertEqual(self.pushed(push), 'old')
+                phases = [x['phase'] for x in migrate('start', 'orders', '--watch', '--json').lines
+                          if 'phase' in x]
+                self.until(lambda: self.phase(url) == 'READY')
+                self.assertNotIn('HALTED', phases)
+                self.assertEqual(
+                    self.database('new.db', 'select id, status from parts order by id'),
+                    self.database('old.db', 'select id, state from orders order by id'))
+                migrate('switch', 'orders')
+                while self.pushed(push) != 'new':
+                    pass
+            self.assertEqual(self.route(url, '&wait_ms=1000')['side'], 'new')
+            self.database('new.db', "update parts set status = 'moved' where id = 7")
+            self.until(lambda: self.database('old.db', 'select state from orders where id = 7') ==
+                       [('moved',)])
+            migrate('reverse', 'orders')
+            self.assertEqual(self.route(url)['side'], 'old')
+            self.until(lambda: self.phase(url) == 'READY')
+            migrate('verify', 'orders')
+            self.until(lambda: self.phase(url) == 'READY')
+            self.assertEqual(migrate('report', 'orders').lines[0]['divergent'], 0)
+            migrate('pause', 'orders')
+            self.assertEqual(self.phase(url), 'PAUSED')
+            migrate('resume', 'orders')
+            self.until(lambda: self.phase(url) == 'READY')
+            migrate('cancel', 'orders')
+            self.until(lambda: self.phase(url) == 'CANCELLED')
+        with self.server('-c', self.conf) as (url, _):
+            self.assertEqual(self.phase(url), 'CANCELLED')
 
 
 if __name__ == '__main__':

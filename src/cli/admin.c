@@ -41,7 +41,7 @@ put_line(struct cli *c, struct slice object)
     clii_put(c, "\n", 1);
 }
 
-/* A cell of a table: the member's text, "-" where it is null or not there. */
+/* A cell of a table: the text at a path, "-" where it is null, empty or not there. */
 static void
 put_member(struct buf *line, struct slice object, const char *name, int width)
 {
@@ -49,13 +49,13 @@ put_member(struct buf *line, struct slice object, const char *name, int width)
     struct slice value = {0};
     size_t       from = line->len;
 
-    if (json_get(object, name, &value) && !json_is_null(value)) {
+    if (json_get_path(object, slice_str(name), &value) && !json_is_null(value)) {
         if (json_type(value) == JSON_STRING)
             (void)json_string_view(value, &text, &value, NULL);
     } else {
         value = slice_str("-");
     }
-    clii_add_plain(line, value);
+    clii_add_plain(line, value.len == 0 ? slice_str("-") : value);
     while (line->len - from < (size_t)width)
         buf_add_byte(line, ' ');
     buf_add_str(line, "  ");
@@ -231,9 +231,14 @@ clii_sink_skip(struct cli *c, struct err *err)
 int
 clii_migrate_list(struct cli *c, struct err *err)
 {
-    static const struct column columns[] = {{"name", 20}, {"phase", 14},      {"authority", 9},
-                                            {"epoch", 6}, {"lag_events", 10}, {"divergent", 9},
-                                            {"error", 0}, {NULL, 0}};
+    static const struct column columns[] = {{"name", 20},
+                                            {"phase", 14},
+                                            {"authority", 9},
+                                            {"epoch", 6},
+                                            {"sync.lag_events", 15},
+                                            {"verify.divergent", 16},
+                                            {"error", 0},
+                                            {NULL, 0}};
 
     return list(c, "migrations", columns, err);
 }
@@ -244,7 +249,7 @@ number(struct slice object, const char *name)
     struct slice value;
     uint64_t     v = 0;
 
-    return json_get(object, name, &value) && json_uint64(value, &v) ? v : 0;
+    return json_get_path(object, slice_str(name), &value) && json_uint64(value, &v) ? v : 0;
 }
 
 static void
@@ -256,10 +261,10 @@ say_progress(struct cli *c, struct slice object)
     put_member(&side, object, "authority", 0);
     clii_progress(c, "%.*s authority %.*s backfilled %llu  lag %llu  verified %llu  divergent %llu",
                   SLICE_FMT(buf_slice(&phase)), SLICE_FMT(buf_slice(&side)),
-                  (unsigned long long)number(object, "backfill_rows"),
-                  (unsigned long long)number(object, "lag_events"),
-                  (unsigned long long)number(object, "verified_rows"),
-                  (unsigned long long)number(object, "divergent"));
+                  (unsigned long long)number(object, "backfill.rows"),
+                  (unsigned long long)number(object, "sync.lag_events"),
+                  (unsigned long long)number(object, "verify.rows"),
+                  (unsigned long long)number(object, "verify.divergent"));
     buf_fini(&phase);
     buf_fini(&side);
 }
@@ -310,9 +315,9 @@ watch(struct cli *c, struct err *err)
         clii_put_table(c, object);
     if (json_get(object, "phase", &phase) && slice_is(phase, "\"HALTED\""))
         FAIL(err, E_STATE, ERR_FATAL, "%s: halted; see error above", c->args[0]);
-    if (number(object, "divergent") > 0)
+    if (number(object, "verify.divergent") > 0)
         FAIL(err, E_DIVERGED, ERR_FATAL, "%s: %llu keys differ; oxbow migrate report %s names them",
-             c->args[0], (unsigned long long)number(object, "divergent"), c->args[0]);
+             c->args[0], (unsigned long long)number(object, "verify.divergent"), c->args[0]);
 out:
     buf_fini(&body);
     buf_fini(&last);
