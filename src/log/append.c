@@ -199,7 +199,6 @@ log_submit(struct log *log, struct log_req *req)
         return;
     }
     req->bytes = bytes;
-    req->submitted_us = log->env->ops->mono_us(log->env);
     atomic_fetch_add(&log->queue_bytes, bytes);
     top = atomic_load_explicit(&log->incoming, memory_order_relaxed);
     do

@@ -140,7 +140,6 @@ struct log_req {
     /* the log's own */
     struct log_req *next;
     uint64_t        bytes;
-    uint64_t        submitted_us;
     struct ox_gate *gate;
     struct log_req *wake[2];
 };

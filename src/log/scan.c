@@ -5,25 +5,31 @@
 
 #include "base/must.h"
 
+/* The frame at `pos` in its segment, of which nothing from `bound` on counts. */
+static bool
+frame_in(const struct seg_view *view, uint32_t seed, uint64_t pos, uint64_t bound,
+         struct frame *out)
+{
+    uint64_t end = view->end < bound ? view->end : bound;
+
+    if (end < pos || end - pos < FRAME_MIN)
+        return false;
+    out->bytes = view->bytes + (pos - view->first);
+    if (!fmt_frame_get(out->bytes, seed, &out->head))
+        return false;
+    if (out->head.pos != pos || out->head.length > end - pos)
+        return false;
+    return fmt_frame_length_before(out->bytes + out->head.length) == out->head.length;
+}
+
 bool
 logi_scan_frame(struct segments *segs, uint64_t pos, uint64_t bound, struct frame *out)
 {
     struct seg_view view;
-    uint64_t        room;
 
     if (pos % 8 != 0 || !logi_segs_at(segs, pos, &view))
         return false;
-    if (view.end > bound)
-        view.end = bound;
-    if (view.end < pos || view.end - pos < FRAME_MIN)
-        return false;
-    room = view.end - pos;
-    out->bytes = view.bytes + (pos - view.first);
-    if (!fmt_frame_get(out->bytes, logi_segs_seed(segs), &out->head))
-        return false;
-    if (out->head.pos != pos || out->head.length > room)
-        return false;
-    return fmt_frame_length_before(out->bytes + out->head.length) == out->head.length;
+    return frame_in(&view, logi_segs_seed(segs), pos, bound, out);
 }
 
 bool
@@ -35,9 +41,10 @@ logi_scan_frame_before(struct segments *segs, uint64_t pos, struct frame *out)
     if (pos % 8 != 0 || pos < FRAME_MIN || !logi_segs_at(segs, pos - 8, &view))
         return false;
     length = fmt_frame_length_before(view.bytes + (pos - view.first));
-    if (length < FRAME_MIN || length > pos - view.first)
+    if (length < FRAME_MIN || length % 8 != 0 || length > pos - view.first)
         return false;
-    return logi_scan_frame(segs, pos - length, pos, out) && out->head.length == length;
+    return frame_in(&view, logi_segs_seed(segs), pos - length, pos, out) &&
+           out->head.length == length;
 }
 
 bool
@@ -81,8 +88,8 @@ logi_scan_record_at(struct segments *segs, uint64_t pos, uint64_t bound, bool ch
     if (!fmt_record_get(view.bytes + (pos - view.first), room, logi_segs_seed(segs), check, out))
         return false;
     off = out->frame_off;
-    if (out->pos != pos || off > pos - view.first ||
-        !logi_scan_frame(segs, pos - off, bound, frame))
+    if (out->pos != pos || off > pos - view.first || off % 8 != 0 ||
+        !frame_in(&view, logi_segs_seed(segs), pos - off, bound, frame))
         return false;
     return off + out->length <= frame->head.length - FRAME_TRAILER;
 }
