@@ -23,11 +23,11 @@ enum journal_verdict {
     JOURNAL_UNSURE,      /* nobody knows: what was prepared on it is undone, the log stops */
 };
 
-/* Frames one after the other; a frame never spans segments. */
+/* Frames one after the other, padding included; a frame never spans segments. */
 struct journal_group {
     struct log_pos first; /* where the bytes go */
     struct log_pos end;   /* first position after the group */
-    struct slice   bytes; /* the frames, without the gaps at segments' ends */
+    struct slice   bytes; /* the frames: all from first to end */
     uint32_t       frames;
 };
 

@@ -42,7 +42,7 @@ struct log_conf {
     uint64_t segment_bytes;    /* 256 MiB; a multiple of 4096; fixed when the folder is made */
     uint64_t commit_bytes_max; /* 64 MiB */
     uint64_t memory_bytes_max; /* 64 MiB: what is not indexed yet; beyond it appends wait */
-    uint64_t heads_bytes;      /* 64 MiB: cache of streams' heads */
+    uint64_t heads_bytes;      /* 56 MiB: cache of streams' heads */
     uint64_t queue_bytes_max; /* 64 MiB: appends waiting for their group; beyond it E_LIMIT/RETRY */
     uint64_t free_bytes_min;  /* 64 MiB: free disk below which appends are refused */
     uint64_t sync_delay_us;   /* 0: sync at once ("always"); else gathers larger groups */
@@ -217,9 +217,9 @@ int log_pos_of_time(struct log *log, int64_t us, struct log_pos *out, struct err
 struct log_stream {
     struct slice   name; /* valid during the callback, or as given */
     uint64_t       id;
-    uint64_t       head;  /* version of the last event */
-    uint64_t       first; /* version of the first readable event */
-    struct log_pos first_pos, last_pos;
+    uint64_t       head;                /* version of the last event */
+    uint64_t       first;               /* version of the first readable event */
+    struct log_pos first_pos, last_pos; /* first_pos: 0 in a listing */
 };
 
 /* E_NOTFOUND where there is none. */

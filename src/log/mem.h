@@ -33,7 +33,7 @@ struct mem_event {
 
 int logi_mem_add(struct mem *, const struct mem_event *, struct err *err);
 
-/* E_NOTFOUND; a stream that is not in the index yet. */
+/* Only a stream that began in here; false: ask the index. */
 bool logi_mem_find(struct mem *, struct slice name, uint64_t bound, uint64_t *id);
 
 /* The newest entry of the stream below bound. */

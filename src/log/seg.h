@@ -1,13 +1,15 @@
 /*
  * The segments of one log: files that follow each other in positions.
  *
- * Invariants: segment n+1 begins where n ends; all but the last two are full;
+ * Invariants: segment n+1 begins where n ends; behind the one that the log's end
+ * is in are only empty ones, one or as many as a commit asked for;
  * a header is durable before the first frame is written behind it. A crash
  * leaves at most one segment without a valid header, the last, and nothing in
  * it (docs/format.md, Recovery).
  *
- * Threads: segs_write and logi_segs_sync belong to whoever runs the journal, one at
- * a time; segs_grow and segs_fill to the log's upkeep task; segs_at to anybody.
+ * Threads: logi_segs_write and logi_segs_sync belong to whoever runs the journal, one
+ * at a time; logi_segs_grow and logi_segs_fill to the log's upkeep task; logi_segs_cut
+ * and logi_segs_rewrite to whoever opens; the rest to anybody.
  */
 #ifndef OX_LOG_SEG_H
 #define OX_LOG_SEG_H
