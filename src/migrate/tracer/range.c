@@ -8,9 +8,9 @@
 #include "base/json.h"
 
 #define WAIT_US UINT64_C(10000000)
-#define HEAD 8         /* of a row in the bytes: lengths of key and fields, which are hashed too */
-#define EXTRA_TIMES 4  /* a range ends early where the follower has so many times as many rows */
-#define E_ENOUGH E_END /* stops a scan */
+#define HEAD 8        /* of a row in the bytes: lengths of key and fields, which are hashed too */
+#define EXTRA_TIMES 4 /* a range ends early where the follower has so many times as many rows */
+#define E_ENOUGH E_INTERRUPTED /* stops a scan; E_END is the drivers' own word there */
 
 struct rows {
     struct buf bytes;

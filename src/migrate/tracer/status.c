@@ -107,7 +107,8 @@ tracer_get_status(struct tracer *t, struct tracer_status *out)
     out->repaired = r.repaired;
     out->verified = r.clean;
     out->switches = r.switches;
-    traceri_verify_counts(t->verify, &out->verified_rows, &out->stale, &out->hot, &out->divergent);
+    out->verified_rows = r.verified_rows;
+    traceri_verify_counts(t->verify, &out->scanned_rows, &out->stale, &out->hot, &out->divergent);
     fill_held(&r, out);
 }
 
@@ -171,6 +172,7 @@ tracer_status_json(struct tracer *t, struct buf *out)
     json_out_key(&o, "clean");
     json_out_bool(&o, s.verified);
     put_u64(&o, "rows", s.verified_rows);
+    put_u64(&o, "scanned", s.scanned_rows);
     put_u64(&o, "stale", s.stale);
     put_u64(&o, "hot", s.hot);
     put_u64(&o, "divergent", s.divergent);

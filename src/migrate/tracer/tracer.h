@@ -147,7 +147,9 @@ struct tracer_status {
     bool              backfill_done;
     uint64_t          lag_events;      /* captured at the authority and not yet applied */
     uint64_t          applied, echoes; /* since opening */
-    uint64_t          verified_rows, stale, hot, divergent, repaired;
+    uint64_t          verified_rows;   /* of the last whole pass */
+    uint64_t          scanned_rows;    /* of the one under way, or the last */
+    uint64_t          stale, hot, divergent, repaired;
     bool              verified; /* a clean pass that has not decayed */
     uint64_t          switches;
     uint64_t          held_us_last, held_us_p50, held_us_max;
