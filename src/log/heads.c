@@ -131,10 +131,11 @@ struct recent {
     uint32_t *table;           /* ring index + 1 */
     uint32_t  room, mask;
     uint64_t  first, next; /* sequence numbers */
+    uint64_t  seed;
 };
 
 int
-logi_recent_new(uint32_t events, struct recent **out, struct err *err)
+logi_recent_new(struct ox_env *env, uint32_t events, struct recent **out, struct err *err)
 {
     struct recent *r = calloc(1, sizeof *r);
     uint32_t       table = 16;
@@ -145,6 +146,7 @@ logi_recent_new(uint32_t events, struct recent **out, struct err *err)
     must(events > 0 && events <= 1u << 28);
     while (table < events + events / 2)
         table *= 2;
+    env->ops->random(env, &r->seed, sizeof r->seed);
     r->room = events;
     r->mask = table - 1;
     r->fps = malloc(events * sizeof *r->fps);
@@ -169,16 +171,15 @@ logi_recent_free(struct recent *r)
     free(r);
 }
 
+/* Event ids are the clients': with a secret in it nobody can make long runs in the table. */
 static uint64_t
-fingerprint(uint64_t stream_id, const uint8_t *event_id)
+fingerprint(const struct recent *r, uint64_t stream_id, const uint8_t *event_id)
 {
-    uint64_t h = get_u64(event_id) ^ (stream_id * UINT64_C(0x9e3779b97f4a7c15));
+    uint8_t bytes[24];
 
-    h ^= h >> 32;
-    h *= UINT64_C(0xd6e8feb86659fd93);
-    h ^= get_u64(event_id + 8);
-    h *= UINT64_C(0xd6e8feb86659fd93);
-    return h ^ (h >> 32);
+    put_u64(bytes, stream_id);
+    memcpy(bytes + 8, event_id, 16);
+    return XXH3_64bits_withSeed(bytes, sizeof bytes, r->seed);
 }
 
 /* Where the ring's entry stands in the table. */
@@ -236,7 +237,7 @@ logi_recent_add(struct recent *r, uint64_t stream_id, const uint8_t *event_id, u
         table_remove(r, ring);
         r->first++;
     }
-    r->fps[ring] = fingerprint(stream_id, event_id);
+    r->fps[ring] = fingerprint(r, stream_id, event_id);
     r->positions[ring] = pos;
     i = table_find(r, r->fps[ring]);
     /* One place for each fingerprint, or a client that repeats an id would make long runs. */
@@ -249,7 +250,7 @@ logi_recent_add(struct recent *r, uint64_t stream_id, const uint8_t *event_id, u
 uint64_t
 logi_recent_find(const struct recent *r, uint64_t stream_id, const uint8_t *event_id)
 {
-    uint32_t i = table_find(r, fingerprint(stream_id, event_id));
+    uint32_t i = table_find(r, fingerprint(r, stream_id, event_id));
 
     return r->table[i] == 0 ? 0 : r->positions[r->table[i] - 1];
 }

@@ -44,7 +44,7 @@ void         logi_heads_clear(struct heads *);
 
 struct recent;
 
-int  logi_recent_new(uint32_t events, struct recent **, struct err *);
+int  logi_recent_new(struct ox_env *, uint32_t events, struct recent **, struct err *);
 void logi_recent_free(struct recent *);
 
 /* In order of positions; the oldest goes. */

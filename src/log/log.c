@@ -149,7 +149,7 @@ new_log(struct ox_env *env, const char *dir, const struct log_conf *conf, struct
     TRY(check_conf(&log->conf, err));
     TRY(logi_mem_new(&log->mem, err));
     TRY(logi_heads_new(env, log->conf.heads_bytes, &log->heads, err));
-    TRY(logi_recent_new(log->conf.recent_events, &log->recent, err));
+    TRY(logi_recent_new(env, log->conf.recent_events, &log->recent, err));
 out:
     return rc;
 }
