@@ -20,7 +20,7 @@
 #define REC_CHECKS 3
 #define STREAMS_MAX 40
 #define SUBS_MAX 5
-#define RUN_DIR "/home/data"
+#define RUN_DIR "/sim/data"
 
 struct rec_write {
     uint32_t stream;

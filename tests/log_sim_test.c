@@ -13,7 +13,7 @@
 #include "sim/env_sim.h"
 #include "sim/index_map.h"
 
-#define DIR "/home/data"
+#define DIR "/sim/data"
 #define CALLS 80
 
 struct story {
