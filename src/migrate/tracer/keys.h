@@ -10,6 +10,7 @@
 struct traceri_key {
     char    *text; /* NULL: removed */
     uint32_t tries;
+    bool     old; /* the user's */
 };
 
 /* Zeroed is empty. */

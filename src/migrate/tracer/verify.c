@@ -34,11 +34,12 @@ struct traceri_verify {
     struct divergent    *list;
     uint32_t             listed, list_room;
     uint64_t             divergent;
+    uint32_t             turn;
     uint64_t             upto, pass_upto, saved_us;
     bool                 scanning, full;
     char                 after[TRACERI_KEY_MAX + 1];
     /* of the pass */
-    uint64_t rounds, ranges, compared, row_count, hash_us, began_us, took_us, hot_decided;
+    uint64_t ranges, compared, row_count, hash_us, began_us, took_us, hot_decided;
 
     struct ox_lock lock; /* what others see */
     struct buf     report;
@@ -182,8 +183,7 @@ traceri_verify_begin(struct traceri_verify *v)
     v->after[0] = '\0';
     v->scanning = true;
     v->full = false;
-    v->rounds = v->ranges = v->compared = v->row_count = v->hash_us = v->took_us = v->hot_decided =
-        0;
+    v->ranges = v->compared = v->row_count = v->hash_us = v->took_us = v->hot_decided = 0;
     v->began_us = v->t->env->ops->mono_us(v->t->env);
     publish(v);
 }
@@ -205,6 +205,8 @@ scan_range(struct traceri_verify *v, struct err *err)
     v->row_count += r.rows;
     v->hash_us += r.hash_us;
     v->scanning = !r.end;
+    for (uint32_t i = 0; !v->scanning && i < v->pending.used; i++)
+        v->pending.keys[i].old = true;
     (void)snprintf(v->after, sizeof v->after, "%s", r.last);
 out:
     v->took_us = v->t->env->ops->mono_us(v->t->env) - v->began_us;
@@ -212,18 +214,19 @@ out:
 }
 
 /*
- * Nothing of the pass is undecided but keys that changed just now, and those
- * that change too often: they wait for the fence, and must be few.
+ * What the pass could not decide was decided since, or changed at each of the
+ * attempts: such keys, and those that changed just now, wait for the fence, and
+ * must be few.
  */
 static bool
 settled(const struct traceri_verify *v)
 {
-    if (v->rounds <= LOOKS_MAX || v->pending.live > v->t->stale_max)
+    if (v->pending.live > v->t->stale_max)
         return false;
     for (uint32_t i = 0; i < v->pending.used; i++) {
         const struct traceri_key *k = &v->pending.keys[i];
 
-        if (k->text != NULL && k->tries > 1 && k->tries < v->t->attempts)
+        if (k->text != NULL && k->old && k->tries < v->t->attempts)
             return false;
     }
     return true;
@@ -239,7 +242,6 @@ traceri_verify_step(struct traceri_verify *v, bool *done, struct err *err)
         TRY(scan_range(v, err));
     } else {
         TRY(traceri_verify_round(v, err));
-        v->rounds++;
         v->full = *done = settled(v);
     }
 out:
@@ -341,10 +343,11 @@ traceri_verify_round(struct traceri_verify *v, struct err *err)
     TRY(collect(v, err));
     while (at < v->pending.used)
         TRY(look(v, &at, 0, err));
+    /* From another one on each time: those that change all the time must not hide the rest. */
     for (uint32_t i = 0; i < v->pending.used && exact < EXACT_MAX; i++) {
-        struct traceri_key *k = &v->pending.keys[i];
+        struct traceri_key *k = &v->pending.keys[v->turn++ % v->pending.used];
 
-        if (k->text == NULL || k->tries < LOOKS_MAX || k->tries >= v->t->attempts)
+        if (k->text == NULL || k->tries < LOOKS_MAX)
             continue;
         exact++;
         TRY(decide(v, k, err));
