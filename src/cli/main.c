@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/must.h"
@@ -63,6 +64,18 @@ out:
     return rc;
 }
 
+/* A log has a file open for each of its segments, a server one for each connection. */
+static void
+raise_file_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit); /* where it is refused the old limit holds */
+}
+
 int
 main(int argc, char **argv)
 {
@@ -76,6 +89,7 @@ main(int argc, char **argv)
     c.out_tty = isatty(STDOUT_FILENO) == 1;
     c.err_tty = isatty(STDERR_FILENO) == 1;
     clii_catch();
+    raise_file_limit();
     rc = run(&c, argc, argv, words, &err);
     clii_progress_end(&c);
     if (rc != 0) {

@@ -108,22 +108,6 @@ logi_heads_put(struct heads *h, struct slice name)
     return s;
 }
 
-void
-logi_heads_forget(struct heads *h, struct slice name)
-{
-    uint64_t     fp[2];
-    struct head *set, *s = find(h, name, fp, &set);
-
-    if (s != NULL)
-        s->live = 0;
-}
-
-void
-logi_heads_clear(struct heads *h)
-{
-    memset(h->slots, 0, h->sets * WAYS * sizeof *h->slots);
-}
-
 /* recent */
 
 struct recent {
@@ -253,19 +237,6 @@ logi_recent_find(const struct recent *r, uint64_t stream_id, const uint8_t *even
     uint32_t i = table_find(r, fingerprint(r, stream_id, event_id));
 
     return r->table[i] == 0 ? 0 : r->positions[r->table[i] - 1];
-}
-
-void
-logi_recent_undo(struct recent *r, uint64_t pos)
-{
-    while (r->next > r->first) {
-        uint32_t ring = (uint32_t)((r->next - 1) % r->room);
-
-        if (r->positions[ring] != 0 && r->positions[ring] < pos)
-            break;
-        table_remove(r, ring);
-        r->next--;
-    }
 }
 
 uint32_t

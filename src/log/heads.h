@@ -39,8 +39,6 @@ void logi_heads_free(struct heads *);
 struct head *logi_heads_get(struct heads *, struct slice name);
 /* Makes room for the name and returns its head, all zero but fp and live. */
 struct head *logi_heads_put(struct heads *, struct slice name);
-void         logi_heads_forget(struct heads *, struct slice name);
-void         logi_heads_clear(struct heads *);
 
 struct recent;
 
@@ -51,8 +49,6 @@ void logi_recent_free(struct recent *);
 void logi_recent_add(struct recent *, uint64_t stream_id, const uint8_t *event_id, uint64_t pos);
 /* The newest event with this fingerprint; 0: none. */
 uint64_t logi_recent_find(const struct recent *, uint64_t stream_id, const uint8_t *event_id);
-/* Takes back all events at or above pos. */
-void     logi_recent_undo(struct recent *, uint64_t pos);
 uint32_t logi_recent_room(const struct recent *);
 
 #endif
