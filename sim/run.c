@@ -193,7 +193,7 @@ make_home(struct run *run)
     struct err     err;
 
     sim_fault_none(run->sim);
-    must(env->ops->dir_make(env, "/home", &err) == 0);
+    must(env->ops->dir_make(env, "/sim", &err) == 0);
     must(env->ops->dir_sync(env, "/", &err) == 0);
 }
 

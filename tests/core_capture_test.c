@@ -112,8 +112,8 @@ check_all(struct fix *f)
 {
     struct log_read  read = {0};
     struct log_iter *it;
-    struct log_event e;
-    struct slice     raw, source;
+    struct log_event e = {0};
+    struct slice     raw = {0}, source = {0};
     char             name[32], position[32];
     uint64_t         v;
     uint32_t         n = 0;

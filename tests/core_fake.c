@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/json.h"
+#include "base/must.h"
 #include "env/env_real.h"
 #include "log/index.h"
 #include "tmp.h"
@@ -396,7 +397,8 @@ open_source(struct source *s, const struct conf *conf, struct err *err)
     c->feed = feeding;
     c->changes = calloc(CHANGES_MAX, sizeof *c->changes);
     c->row = malloc(HUGE_ROW);
-    assert_true(c->changes != NULL && c->row != NULL);
+    must(c->changes != NULL);
+    must(c->row != NULL);
     memset(c->row, ' ', HUGE_ROW);
     memcpy(c->row, "{}", 2);
     return 0;

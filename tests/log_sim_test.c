@@ -43,7 +43,7 @@ begin(struct story *t, uint64_t seed)
                                 .segment_bytes = LOG_SEGMENT_MIN,
                                 .heads_bytes = 64 << 10,
                                 .recent_events = 1000};
-    assert_int_equal(t->env->ops->dir_make(t->env, "/home", &t->err), 0);
+    assert_int_equal(t->env->ops->dir_make(t->env, "/sim", &t->err), 0);
     assert_int_equal(t->env->ops->dir_sync(t->env, "/", &t->err), 0);
 }
 

@@ -83,8 +83,8 @@ memory_mib(void)
     if (f == NULL)
         return 0;
     while (fgets(line, sizeof line, f) != NULL)
-        if (sscanf(line, "RssAnon: %" SCNu64, &kib) == 1)
-            break;
+        if (strncmp(line, "RssAnon:", 8) == 0)
+            kib = strtoull(line + 8, NULL, 10);
     (void)fclose(f);
     return kib / 1024;
 }

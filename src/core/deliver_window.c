@@ -287,7 +287,7 @@ deliveri_clear(struct deliver *d, bool lanes)
     struct item *it;
 
     while ((it = d->live.head) != NULL || (it = d->again.head) != NULL)
-        deliveri_drop(d, it);
+        deliveri_drop(d, it); /* takes it off its queue: NOLINT(clang-analyzer-unix.Malloc) */
     d->ready = d->sleeping = d->finished = d->records = d->committed = (struct queue){0};
     d->flying = d->sleepers = 0;
     d->holding = false;

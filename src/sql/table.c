@@ -2,6 +2,7 @@
 #include <sqlite3.h>
 #include <stdlib.h>
 
+#include "base/must.h"
 #include "sql/sql.h"
 
 #define SQL_COLUMNS_MAX 2000
@@ -87,6 +88,7 @@ load_index(struct sqlite3 *db, struct sql_table *t, const char *index, struct sq
     bool                 row;
     int                  rc;
 
+    must(t->count > 0);
     u->cols = calloc(t->count, sizeof u->cols[0]);
     u->coll = calloc(t->count, sizeof u->coll[0]);
     if (u->cols == NULL || u->coll == NULL)

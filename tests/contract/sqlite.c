@@ -238,6 +238,7 @@ lost_changes(void **state)
 static void
 clear_refusals(void **state)
 {
+    char           path[4200];
     struct bed     b;
     struct source *s;
     struct conf   *conf;
@@ -256,7 +257,8 @@ clear_refusals(void **state)
     conf_free(conf);
     conf =
         contract_conf(source_sqlite_ops.schema, "path: %s/text\ntables: [{name: t}]\n", b.folder);
-    f = fopen(strcat(strcpy((char[300]){0}, b.folder), "/text"), "w");
+    (void)snprintf(path, sizeof path, "%s/text", b.folder);
+    f = fopen(path, "w");
     assert_non_null(f);
     for (int i = 0; i < 200; i++)
         (void)fputs("this is no database\n", f);

@@ -38,7 +38,8 @@ place(struct traceri_keys *k, uint32_t index)
 {
     uint64_t h = hash_of(slice_str(k->keys[index].text));
 
-    while (k->table[h & k->mask] != 0)
+    /* The analyser takes the text for the table. */
+    while (k->table[h & k->mask] != 0) /* NOLINT(clang-analyzer-unix.Malloc) */
         h++;
     k->table[h & k->mask] = index + 1;
 }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "base/json.h"
+#include "base/must.h"
 #include "migrate/tracer/tracer_int.h"
 
 #define RETRY_MS 10
@@ -46,6 +47,7 @@ tracer_unlisten(struct tracer *t, struct tracer_listener *l)
 {
     struct tracer_listener **at;
 
+    must(l != NULL);
     lock_take(&t->lock);
     for (at = &t->listeners; *at != NULL && *at != l; at = &(*at)->next)
         continue;

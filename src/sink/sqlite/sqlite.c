@@ -13,6 +13,7 @@
 
 #include "base/conf.h"
 #include "base/json.h"
+#include "base/must.h"
 #include "sql/sql.h"
 
 #define BUSY_MS 900
@@ -93,7 +94,7 @@ take_conf(struct sqlite_sink *s, const struct conf *conf, struct err *err)
         s->deletes[s->delete_count++] = conf_text(c);
     if (deletes == NULL)
         s->deletes[s->delete_count++] = preset;
-    for (c = conf_first(map); c != NULL; c = conf_next(c))
+    for (c = s->map == NULL ? NULL : conf_first(map); c != NULL; c = conf_next(c))
         s->map[s->map_count++] = (struct mapped){conf_key(c), conf_text(c)};
     return 0;
 }
@@ -296,6 +297,8 @@ take_fields(struct sqlite_sink *s, struct slice data, struct slice *values, stru
         goto out;
     rc = 0;
     for (uint32_t i = 0; i < s->map_count; i++) {
+        must(s->map != NULL);
+        must(values != NULL);
         at = sql_table_find(s->shape, slice_str(s->map[i].column));
         if (at >= 0 && json_get_path(data, slice_str(s->map[i].field), &value))
             values[at] = value;

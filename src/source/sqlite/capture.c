@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/json.h"
+#include "base/must.h"
 #include "source/sqlite/sqlite_int.h"
 
 void
@@ -56,8 +57,10 @@ find_key(const struct sqlitei_want *want, const struct sql_table *t, const struc
         if (want->key == NULL ? !u->primary : u->count != want->key_count)
             continue;
         for (uint32_t k = 0; k < want->key_count; k++) {
-            int at = sql_table_find(t, slice_str(want->key[k]));
+            int at;
 
+            must(want->key != NULL);
+            at = sql_table_find(t, slice_str(want->key[k]));
             found += at >= 0 && has_column(u, (uint32_t)at) && (u->primary || t->cols[at].not_null);
         }
         if (found == want->key_count && u->count > 0) {
@@ -103,6 +106,7 @@ take_columns(const struct sqlitei_want *want, struct sqlitei_capture *c, struct 
         const char *name = t->cols[c->unique->cols[k]].name;
 
         for (uint32_t i = 0; i < c->count; i++) {
+            must(c->columns[i] != NULL);
             if (strcmp(c->columns[i], name) == 0)
                 c->key[c->key_count++] = i;
         }

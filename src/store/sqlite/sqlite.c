@@ -11,6 +11,7 @@
 
 #include "base/conf.h"
 #include "base/json.h"
+#include "base/must.h"
 #include "store/sqlite/sqlite_int.h"
 
 #define BUSY_MS 2000
@@ -75,6 +76,7 @@ take_conf(struct sqlitei_store *s, const struct conf *conf, struct err *err)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     for (c = conf_first(list); c != NULL; c = conf_next(c)) {
         for (uint32_t i = 0; i < s->count; i++) {
+            must(s->columns[i] != NULL);
             if (strcmp(s->columns[i], conf_text(c)) == 0)
                 return conf_fail(c, err, "column %s is named twice", conf_text(c));
         }
