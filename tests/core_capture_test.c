@@ -113,9 +113,9 @@ check_all(struct fix *f)
     struct log_read  read = {0};
     struct log_iter *it;
     struct log_event e = {0};
-    struct slice     raw = {0}, source = {0};
+    struct slice     raw, source;
     char             name[32], position[32];
-    uint64_t         v;
+    uint64_t         v = 0;
     uint32_t         n = 0;
     int              rc;
 

@@ -299,6 +299,14 @@ put_command(struct cli *c, const struct cli_command *k)
     clii_printf(c, "  %-34s  %s\n", left, k->doc);
 }
 
+static bool
+begins_with(const struct cli_command *k, const char *word)
+{
+    size_t n = strlen(word);
+
+    return strncmp(k->name, word, n) == 0 && (k->name[n] == ' ' || k->name[n] == '\0');
+}
+
 /* What stood before --help may be the first word of several commands. */
 void
 clii_help(struct cli *c)
@@ -309,7 +317,7 @@ clii_help(struct cli *c)
     if (k == NULL) {
         clii_put_str(c, "usage: oxbow COMMAND [options]\n\n");
         for (k = clii_commands; k->name != NULL; k++)
-            if (group == NULL || fits(k, (const char *[]){group, strchr(k->name, ' ') + 1}, 2) == 2)
+            if (group == NULL || begins_with(k, group))
                 put_command(c, k);
         clii_put_str(c, "\n");
     } else {
