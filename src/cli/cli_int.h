@@ -126,6 +126,10 @@ void clii_reraise(int signum); /* dies of it, as whoever started us expects */
 /* 0, or E_INTERRUPTED where a signal came. */
 int clii_go_on(struct err *err);
 
+/* Each line of stdin to its end, at most `longest` bytes of one. Stops by a non-zero return. */
+typedef int clii_line_fn(void *arg, struct slice line, uint64_t number, struct err *err);
+int         clii_each_line(size_t longest, clii_line_fn *take, void *arg, struct err *err);
+
 /* events */
 
 struct log_event;

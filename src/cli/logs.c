@@ -14,7 +14,6 @@
 #include "log/index.h"
 #include "log/log.h"
 
-#define PIECE_BYTES (256U << 10)
 #define LINE_MAX_BYTES (3 * LOG_EVENT_MAX)
 #define EVENTS_MAX 1000000
 #define TEXT_MAX (UINT64_C(256) << 20)
@@ -422,8 +421,9 @@ out:
 }
 
 static int
-import_line(struct import *im, struct slice line, uint64_t number, struct err *err)
+import_line(void *arg, struct slice line, uint64_t number, struct err *err)
 {
+    struct import    *im = arg;
     struct json_field f[F_COUNT];
     uint64_t          commit;
     int               rc = 0;
@@ -451,37 +451,9 @@ out:
 static int
 import_input(struct import *im, struct err *err)
 {
-    struct ndjson n;
-    struct slice  line;
-    uint8_t      *piece = malloc(PIECE_BYTES);
-    uint64_t      number;
-    ssize_t       got = 1;
-    int           rc = 0;
+    int rc = clii_each_line(LINE_MAX_BYTES, import_line, im, err);
 
-    ndjson_init(&n, LINE_MAX_BYTES);
-    if (piece == NULL)
-        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
-    while (got > 0) {
-        do {
-            TRY(clii_go_on(err));
-            got = read(STDIN_FILENO, piece, PIECE_BYTES);
-        } while (got < 0 && errno == EINTR);
-        if (got < 0)
-            FAIL(err, E_IO, ERR_FATAL, "stdin: %s", strerror(errno));
-        if (got == 0)
-            ndjson_finish(&n);
-        else
-            ndjson_feed(&n, slice_of(piece, (size_t)got));
-        while ((rc = ndjson_next(&n, &line, &number, err)) == 0)
-            TRY(import_line(im, line, number, err));
-        if (rc != E_END)
-            goto out;
-    }
-    rc = import_commit(im, err);
-out:
-    ndjson_fini(&n);
-    free(piece);
-    return rc;
+    return rc == 0 ? import_commit(im, err) : rc;
 }
 
 int

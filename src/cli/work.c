@@ -10,7 +10,6 @@
 #include "cli/cli_int.h"
 #include "log/log.h"
 
-#define PIECE_BYTES (256U << 10)
 #define LINE_MAX_BYTES (2 * LOG_EVENT_MAX)
 #define BATCH_BYTES_MAX (8U << 20)
 #define BATCH_EVENTS 1000
@@ -102,9 +101,10 @@ out:
 }
 
 static int
-take_line(struct appending *a, struct slice line, uint64_t number, struct err *err)
+take_line(void *arg, struct slice line, uint64_t number, struct err *err)
 {
-    int rc = 0;
+    struct appending *a = arg;
+    int               rc = 0;
 
     if (a->count == a->batch_max || (a->count > 0 && a->lines.len + line.len > BATCH_BYTES_MAX))
         TRY(commit_batch(a, err));
@@ -119,37 +119,9 @@ out:
 static int
 take_input(struct appending *a, struct err *err)
 {
-    struct ndjson n;
-    struct slice  line;
-    uint8_t      *piece = malloc(PIECE_BYTES);
-    uint64_t      number;
-    ssize_t       got = 1;
-    int           rc = 0;
+    int rc = clii_each_line(LINE_MAX_BYTES, take_line, a, err);
 
-    ndjson_init(&n, LINE_MAX_BYTES);
-    if (piece == NULL)
-        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
-    while (got > 0) {
-        do {
-            TRY(clii_go_on(err));
-            got = read(STDIN_FILENO, piece, PIECE_BYTES);
-        } while (got < 0 && errno == EINTR);
-        if (got < 0)
-            FAIL(err, E_IO, ERR_FATAL, "stdin: %s", strerror(errno));
-        if (got == 0)
-            ndjson_finish(&n);
-        else
-            ndjson_feed(&n, slice_of(piece, (size_t)got));
-        while ((rc = ndjson_next(&n, &line, &number, err)) == 0)
-            TRY(take_line(a, line, number, err));
-        if (rc != E_END)
-            goto out;
-    }
-    rc = commit_batch(a, err);
-out:
-    ndjson_fini(&n);
-    free(piece);
-    return rc;
+    return rc == 0 ? commit_batch(a, err) : rc;
 }
 
 static int
