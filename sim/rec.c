@@ -311,15 +311,21 @@ bytes_of(const struct run *run, const struct rec *rec, uint32_t *events)
     return bytes;
 }
 
-/* Too much is waiting (try again), or the commit is too large (never). */
-static void
-check_limit(struct run *run, const struct rec *rec, const struct log_req *req)
+bool
+rec_fits(const struct run *run, const struct rec *rec)
 {
     uint32_t events;
     size_t   bytes = bytes_of(run, rec, &events);
 
-    if (req->err.kind != ERR_RETRY && bytes + events * 512 < run->conf.commit_bytes_max)
-        run_fail(run, "rec %" PRIu64 ": %zu bytes are too much: %s", rec->no, bytes, req->err.text);
+    return bytes + events * 512 < run->conf.commit_bytes_max;
+}
+
+/* Too much is waiting (try again), or the commit is too large (never). */
+static void
+check_limit(struct run *run, const struct rec *rec, const struct log_req *req)
+{
+    if (req->err.kind != ERR_RETRY && rec_fits(run, rec))
+        run_fail(run, "rec %" PRIu64 " is too much: %s", rec->no, req->err.text);
 }
 
 static void

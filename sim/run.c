@@ -470,7 +470,7 @@ empty_disk(struct run *run)
     rec->w[0].expected = LOG_ANY;
     rec_submit(run, rec);
     run_settle(run);
-    if (!rec->known && !run_excused(run))
+    if (!rec->known && rec_fits(run, rec) && !run_excused(run))
         run_fail(run, "rec %" PRIu64 " is refused though there is room again", rec->no);
 }
 

@@ -127,8 +127,10 @@ void run_say(struct run *run, const char *fmt, ...) __attribute__((format(printf
 struct rec *rec_new(struct run *run);
 bool        rec_can_repeat(const struct rec *rec); /* the log knows it again by its events' ids */
 void        rec_submit(struct run *run, struct rec *rec);
-void        rec_append(struct run *run, struct rec *rec); /* waits for the answer */
-void        rec_submit_bad(struct run *run);
+/* Is it below the limit of a commit, with something to spare? */
+bool rec_fits(const struct run *, const struct rec *);
+void rec_append(struct run *run, struct rec *rec); /* waits for the answer */
+void rec_submit_bad(struct run *run);
 
 /* Which event is this? Holds every field against what was asked for. NULL never. */
 struct rec *rec_of_event(struct run *run, const struct log_event *ev, uint32_t *w, uint32_t *e);
