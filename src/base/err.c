@@ -36,6 +36,7 @@ static const char *const names[E_COUNT] = {
     [E_AUTH] = "not-allowed",
     [E_INTERRUPTED] = "interrupted",
     [E_END] = "end",
+    [E_MORE] = "more",
 };
 
 int

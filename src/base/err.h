@@ -49,6 +49,7 @@ enum err_code {
     E_AUTH,          /* not allowed */
     E_INTERRUPTED,   /* stopped by a signal or a cancel */
     E_END,           /* nothing more: not a failure */
+    E_MORE,          /* not finished: ask again; not a failure */
     E_COUNT
 };
 

@@ -37,6 +37,13 @@ struct ox_journal_ops;
 #define LOG_NO_STREAM (-1)
 #define LOG_EXISTS (-4)
 
+/* How long the events of a category stay readable; a stream's own metadata comes before it. */
+struct log_retention {
+    struct slice category;   /* the stream's name up to its first '-' */
+    uint64_t     max_count;  /* 0: no bound */
+    int64_t      max_age_us; /* of the event's own time; 0: no bound */
+};
+
 /* How the log is opened. Zero means the default for every number. */
 struct log_conf {
     uint64_t segment_bytes;    /* 256 MiB; a multiple of 4096; fixed when the folder is made */
@@ -48,6 +55,8 @@ struct log_conf {
     uint64_t sync_delay_us;   /* 0: sync at once ("always"); else gathers larger groups */
     uint32_t recent_events;   /* 1,000,000: how many event ids are known for `any` */
     bool     read_only; /* no writes, no recovery that cuts; E_BUSY while somebody has it open */
+    const struct log_retention  *retention; /* copied */
+    uint32_t                     retention_count;
     const struct ox_index_ops   *index;   /* required */
     const struct ox_journal_ops *journal; /* NULL: local */
 };
@@ -103,6 +112,30 @@ struct log_check {
     int64_t      expected;
 };
 
+/* What a change sets; docs/streams.md has the rules. */
+enum log_change_what {
+    LOG_SET_TRUNCATE = 1,  /* hides the versions below `truncate`; never goes back */
+    LOG_SET_DELETED = 2,   /* hides all there is; the next append brings the stream back */
+    LOG_SET_TOMBSTONE = 4, /* the same for good: the stream takes no more events */
+    LOG_SET_LIMITS = 8,    /* max_count and max_age_us, 0: no bound */
+    LOG_SET_CLOSED = 16,   /* takes no more events, stays readable */
+    LOG_SET_OPEN = 32,     /* takes events again */
+};
+
+/*
+ * What holds for a stream from this commit on, after its own events in it. A stream may
+ * be named once; it need not be there yet. Metadata written to "$$NAME" makes the change of NAME
+ * by itself.
+ */
+struct log_change {
+    struct slice stream;
+    int64_t      expected;
+    uint32_t     what;     /* enum log_change_what */
+    uint64_t     truncate; /* a version; beyond the stream's end: the end */
+    uint64_t     max_count;
+    int64_t      max_age_us;
+};
+
 enum log_req_flags {
     LOG_QUIET = 1,  /* a reader's own state: wakes nobody (DESIGN rule 3) */
     LOG_BULK = 2,   /* takes at most 256 KiB of a group while anyone else waits */
@@ -115,10 +148,12 @@ enum log_req_flags {
  * `writes` once only.
  */
 struct log_req {
-    struct log_write       *writes;
-    uint32_t                write_count;
-    const struct log_check *checks;
-    uint32_t                check_count;
+    struct log_write        *writes;
+    uint32_t                 write_count;
+    const struct log_check  *checks;
+    uint32_t                 check_count;
+    const struct log_change *changes; /* may be all that the commit has */
+    uint32_t                 change_count;
     /* In which order the events stand in the log: for each event the number of its write.
      * NULL: write by write. Every write's events in their own order, in any case. */
     const uint32_t *order;
@@ -130,18 +165,21 @@ struct log_req {
     /* results */
     int            rc; /* 0 or err.code */
     struct err     err;
-    struct log_pos pos;        /* of the first event */
-    struct log_pos last;       /* of the last event */
+    struct log_pos pos;        /* of the first event; of the first change where there is none */
+    struct log_pos last;       /* of the last event; likewise */
     struct log_pos end;        /* first position after the commit */
     bool           idempotent; /* was there already; nothing was written */
-    /* with E_WRONG_VERSION: which stream, and what it has (LOG_NO_STREAM: none) */
+    /* with E_WRONG_VERSION: which stream, and what it has (LOG_NO_STREAM: none); E_GONE: which */
     struct slice wrong_stream;
     int64_t      wrong_expected, wrong_actual;
+    uint32_t     gone_flags; /* with E_GONE: enum log_stream_flags */
     /* the log's own */
-    struct log_req *next;
-    uint64_t        bytes;
-    struct ox_gate *gate;
-    struct log_req *wake[2];
+    struct log_change *own; /* the changes, with those that metadata makes */
+    uint32_t           own_count;
+    struct log_req    *next;
+    uint64_t           bytes;
+    struct ox_gate    *gate;
+    struct log_req    *wake[2];
 };
 
 /* Never blocks. A refusal is answered through `done` too (maybe before this returns). */
@@ -150,7 +188,10 @@ void log_submit(struct log *log, struct log_req *req);
 /* Submits and waits; `done` must be NULL. Returns req->rc. */
 int log_append(struct log *log, struct log_req *req);
 
-/* Is this a name that a user may give a stream? E_INVALID with the reason. */
+/*
+ * Is this a name that a user may give a stream? E_INVALID with the reason. `system` allows
+ * names that begin with '$' as well, but never the native reads' ($ce-…, $et-…, $streams).
+ */
 int log_name_check(struct slice name, bool system, struct err *err);
 
 /* reading */
@@ -159,16 +200,28 @@ enum log_kind {
     LOG_KIND_EVENT = 1,
 };
 
+/* The link through which a resolved event was read. */
+struct log_link {
+    struct log_pos pos;
+    uint64_t       version;
+    struct slice   stream; /* empty: no link */
+    struct slice   meta;
+    struct ox_id   id;
+    int64_t        created_us;
+};
+
 /* A view; its slices are valid until the iterator's next call. */
 struct log_event {
-    struct log_pos pos, commit;
-    uint64_t       stream_id, version;
-    struct slice   stream, type, data, meta;
-    struct ox_id   id;
-    int64_t        created_us; /* the event's own */
-    int64_t        time_us;    /* the commit's */
-    uint32_t       flags;      /* enum log_event_flags */
-    bool           quiet;      /* in a commit with LOG_QUIET */
+    struct log_pos  pos, commit;
+    uint64_t        stream_id, version;
+    struct slice    stream, type, data, meta;
+    struct ox_id    id;
+    int64_t         created_us; /* the event's own */
+    int64_t         time_us;    /* the commit's */
+    uint32_t        flags;      /* enum log_event_flags */
+    bool            quiet;      /* in a commit with LOG_QUIET */
+    bool            dangling;   /* resolve: a link whose event cannot be read */
+    struct log_link link;       /* resolve: the link that led to this event */
 };
 
 /* Which events of $all; every part that is given must hold. Zeroed: all but quiet ones. */
@@ -184,23 +237,33 @@ struct log_filter {
 };
 
 struct log_read {
-    struct slice      stream; /* empty: $all */
-    uint64_t          from;   /* a version, or for $all a position; backwards UINT64_MAX: the end */
+    /*
+     * Empty: $all. Native reads, by position as $all is: "$ce-NAME" the events of a category,
+     * "$et-TYPE" those of a type, "$streams" for each stream a link to its version 0.
+     */
+    struct slice      stream;
+    uint64_t          from; /* a version, or a position; backwards UINT64_MAX: the end */
     bool              backwards;
-    struct log_pos    at;     /* time travel: nothing after this position; 0: no bound */
-    struct log_filter filter; /* $all only */
+    struct log_pos    at;      /* time travel: nothing after this position; 0: no bound */
+    struct log_filter filter;  /* by position only */
+    bool              resolve; /* follow links, one step; one that leads nowhere is given itself */
+    bool              raw; /* also what is hidden (truncated, deleted, too old) and on the disk */
+    uint64_t patience; /* bytes to look through in one call before E_MORE; 0: as many as it takes */
 };
 
 struct log_iter;
 
 /*
- * E_NOTFOUND where the stream is not there (never for $all). Forwards, `from`
- * is the first wanted; backwards, the last wanted, itself included.
+ * E_NOTFOUND where the stream is not there or deleted, E_GONE where it is so for good (never by
+ * position). Forwards, `from` is the first wanted; backwards, the last wanted, itself included.
  */
 int
 log_iter_open(struct log *log, const struct log_read *read, struct log_iter **out, struct err *err);
 
-/* E_END: nothing now; forwards it may be asked again later and goes on with no gap. */
+/*
+ * E_END: nothing now; forwards it may be asked again later and goes on with no gap. E_MORE:
+ * patience ran out, ask again. E_NOTFOUND, E_GONE: the stream was deleted meanwhile.
+ */
 int log_iter_next(struct log_iter *it, struct log_event *out, struct err *err);
 
 /* $all: the position to read on from: after the last event given or passed by the filter. */
@@ -214,22 +277,56 @@ struct log_pos log_end(struct log *log);
 /* The last position whose commit's time is <= us; 0 where there is none. */
 int log_pos_of_time(struct log *log, int64_t us, struct log_pos *out, struct err *err);
 
+enum log_stream_flags {
+    LOG_STREAM_DELETED = 1,
+    LOG_STREAM_TOMBSTONE = 2,
+    LOG_STREAM_MOVED = 4,
+    LOG_STREAM_STAGED = 8,
+    LOG_STREAM_CLOSED = 16,
+};
+
 struct log_stream {
     struct slice   name; /* valid during the callback, or as given */
     uint64_t       id;
     uint64_t       head;                /* version of the last event */
-    uint64_t       first;               /* version of the first readable event */
-    struct log_pos first_pos, last_pos; /* first_pos: 0 in a listing */
+    uint64_t       first;               /* first readable version; head + 1: none is */
+    struct log_pos first_pos, last_pos; /* first_pos: 0 in a listing, or where none is readable */
+    uint32_t       flags;               /* enum log_stream_flags */
+    uint64_t       max_count;           /* limits that hold, the category's included; 0: none */
+    int64_t        max_age_us;
 };
 
-/* E_NOTFOUND where there is none. */
+/* E_NOTFOUND where there is none or it is deleted, E_GONE where for good. */
 int log_stream_info(struct log *log, struct slice name, struct log_stream *out, struct err *err);
 
-/* In byte order of the names, those with the prefix and after `after`; stop by a non-zero return.
+/*
+ * In byte order of the names, those with the prefix and after `after`, deleted ones left out;
+ * stop by a non-zero return.
  */
 typedef int log_stream_fn(void *arg, const struct log_stream *stream, struct err *err);
 int         log_streams(struct log *log, struct slice prefix, struct slice after, log_stream_fn *fn,
                         void *arg, struct err *err);
+
+/* Replaces the retention of the categories: it holds for every read from now on. */
+int log_set_retention(struct log *log, const struct log_retention *list, uint32_t count,
+                      struct err *err);
+
+/* metadata (events of type $metadata in "$$NAME") */
+
+#define LOG_META_TYPE "$metadata"
+#define LOG_META_MAX (UINT64_C(64) << 10) /* bytes */
+
+/* What the engine knows of a stream's metadata; the rest is the user's. */
+struct log_meta {
+    bool         has_truncate, deleted; /* deleted: $tb is 2^63 - 1 */
+    uint64_t     truncate, max_count;   /* max_count 0: none */
+    int64_t      max_age_us;            /* 0: none */
+    uint64_t     cache_s;               /* $cacheControl; 0: none */
+    struct slice acl;                   /* raw JSON object; empty: none */
+};
+
+/* E_INVALID with what is wrong: no JSON object, a value out of its range, too long. */
+int log_meta_parse(struct slice json, struct log_meta *out, struct err *err);
 
 /* waking readers */
 
