@@ -258,7 +258,8 @@ add_label(struct content *c, char kind, struct slice name, uint64_t pos)
 static void
 add_update(struct content *c, const struct index_update *u)
 {
-    struct stream *s = stream_of(c, u->id);
+    struct stream    *s = stream_of(c, u->id);
+    struct index_head before;
 
     must((s == NULL) == (u->name.len > 0));
     must(u->count <= u->head.next);
@@ -273,7 +274,16 @@ add_update(struct content *c, const struct index_update *u)
         s->events[s->count].version = u->head.next - u->count + i;
         s->events[s->count++].pos = u->positions[i];
     }
+    before = s->head;
     s->head = u->head;
+    if (u->count == 0)
+        s->head.last = before.last;
+    if (!u->has_state) {
+        s->head.truncate = before.truncate;
+        s->head.max_count = before.max_count;
+        s->head.max_age_us = before.max_age_us;
+        s->head.flags = before.flags;
+    }
 }
 
 static void
@@ -652,6 +662,22 @@ out:
 }
 
 static int
+map_restricted(struct ox_index *ix, uint64_t from, uint64_t *ids, uint32_t max, uint32_t *count,
+               struct err *err)
+{
+    const struct content *c = content_of(ix);
+    int                   rc;
+
+    *count = 0;
+    TRY(before(ix->maps, "restricted", err));
+    for (uint32_t i = place_of(c, from); i < c->count && *count < max; i++)
+        if (index_restricted(&c->streams[i].head))
+            ids[(*count)++] = c->streams[i].id;
+out:
+    return rc;
+}
+
+static int
 map_name_of(struct ox_index *ix, uint64_t id, char out[256], size_t *len, struct err *err)
 {
     const struct stream *s = stream_of(content_of(ix), id);
@@ -780,6 +806,49 @@ map_type(struct ox_index *ix, struct slice name, uint64_t from, bool backwards, 
     return list(ix, 't', name, from, backwards, positions, max, count, err);
 }
 
+/* The stream whose version 0 comes next behind (before) the position; NULL. */
+static const struct stream *
+next_first(const struct content *c, uint64_t from, bool backwards)
+{
+    const struct stream *best = NULL;
+
+    for (uint32_t i = 0; i < c->count; i++) {
+        const struct stream *s = &c->streams[i];
+        uint64_t             pos;
+
+        if (s->count == 0 || s->events[0].version != 0)
+            continue;
+        pos = s->events[0].pos;
+        if (backwards ? pos > from : pos < from)
+            continue;
+        if (best == NULL || (backwards ? pos > best->events[0].pos : pos < best->events[0].pos))
+            best = s;
+    }
+    return best;
+}
+
+static int
+map_firsts(struct ox_index *ix, uint64_t from, bool backwards, uint64_t *positions, uint64_t *ids,
+           uint32_t max, uint32_t *count, struct err *err)
+{
+    const struct content *c = content_of(ix);
+    int                   rc;
+
+    *count = 0;
+    TRY(before(ix->maps, "firsts", err));
+    while (*count < max) {
+        const struct stream *s = next_first(c, from, backwards);
+
+        if (s == NULL)
+            break;
+        positions[*count] = s->events[0].pos;
+        ids[(*count)++] = s->id;
+        from = backwards ? s->events[0].pos - 1 : s->events[0].pos + 1;
+    }
+out:
+    return rc;
+}
+
 const struct ox_index_ops sim_index_map = {
     .name = "map",
     .open = map_open,
@@ -791,9 +860,11 @@ const struct ox_index_ops sim_index_map = {
     .stream_count = map_stream_count,
     .find = map_find,
     .head = map_head,
+    .restricted = map_restricted,
     .name_of = map_name_of,
     .positions = map_positions,
     .streams = map_streams,
     .category = map_category,
     .type = map_type,
+    .firsts = map_firsts,
 };

@@ -158,6 +158,8 @@ check_head(const struct index_head *head, uint64_t id)
     assert_int_equal(head->truncate, heads[id].truncate);
     assert_int_equal(head->last.v, heads[id].last.v);
     assert_int_equal(head->flags, heads[id].flags);
+    assert_int_equal(head->max_count, heads[id].max_count);
+    assert_int_equal(head->max_age_us, heads[id].max_age_us);
 }
 
 static void
@@ -450,11 +452,124 @@ test_streams(void **state)
     }
 }
 
+static void
+check_restricted(void)
+{
+    uint64_t want[STREAMS], got[STREAMS];
+    uint32_t n = 0, count = 0, part;
+
+    for (uint64_t id = 0; id < STREAMS; id++)
+        if (index_restricted(&heads[id]))
+            want[n++] = id;
+    do {
+        uint64_t from = count == 0 ? 0 : got[count - 1] + 1;
+
+        assert_int_equal(ops->restricted(ix, from, got + count, 2, &part, &err), 0);
+        count += part;
+    } while (part > 0);
+    assert_int_equal(count, n);
+    for (uint32_t i = 0; i < n; i++)
+        assert_int_equal(got[i], want[i]);
+}
+
+/* The events of version 0, from each position on, in both directions. */
+static void
+check_firsts(uint64_t from, bool backwards)
+{
+    uint64_t positions[STREAMS], ids[STREAMS];
+    uint32_t count, n = 0;
+
+    assert_int_equal(ops->firsts(ix, from, backwards, positions, ids, STREAMS, &count, &err), 0);
+    for (uint32_t k = 0; k < event_count; k++) {
+        const struct known *e = &events[backwards ? event_count - 1 - k : k];
+
+        if (e->version != 0 || (backwards ? e->pos > from : e->pos < from))
+            continue;
+        assert_true(n < count);
+        assert_int_equal(positions[n], e->pos);
+        assert_int_equal(ids[n++], e->id);
+    }
+    assert_int_equal(count, n);
+}
+
+static void
+test_firsts(void **state)
+{
+    check_firsts(0, false);
+    check_firsts(UINT64_MAX, true);
+    for (int i = 0; i < 4; i++) {
+        apply_random(50);
+        for (uint32_t k = 0; k < event_count; k += 7) {
+            check_firsts(events[k].pos, false);
+            check_firsts(events[k].pos, true);
+            check_firsts(events[k].pos + 1, false);
+            check_firsts(events[k].pos - 1, true);
+        }
+        check_firsts(0, true);
+        check_firsts(UINT64_MAX, false);
+    }
+}
+
+/* State alone: the positions stay, and events that bring none leave it as it is. */
+static void
+test_states(void **state)
+{
+    struct index_update update = {.has_state = true};
+    struct index_batch  batch = {.updates = &update, .update_count = 1, .stream_count = STREAMS};
+
+    apply_random(2000);
+    for (uint64_t id = 0; id < 5; id++) {
+        heads[id].truncate = id;
+        heads[id].max_count = id == 3 ? UINT64_C(1) << 60 : 0;
+        heads[id].max_age_us = id == 4 ? INT64_MAX : 0;
+        update.id = id;
+        update.head = heads[id];
+        update.head.last = LOG_POS(0); /* not looked at where there are no events */
+        batch.covers = LOG_POS(end_pos);
+        assert_int_equal(ops->apply(ix, &batch, &err), 0);
+        check_stream(id);
+        check_restricted();
+    }
+    apply_random(2000);
+    for (uint64_t id = 0; id < 5; id++)
+        check_stream(id);
+    heads[1].truncate = 0;
+    update.id = 1;
+    update.head = heads[1];
+    batch.covers = LOG_POS(end_pos);
+    assert_int_equal(ops->apply(ix, &batch, &err), 0);
+    check_stream(1);
+    check_restricted();
+}
+
+/* A stream that has a state before it has events. */
+static void
+test_state_first(void **state)
+{
+    struct index_update update = {.id = 0, .has_state = true, .name = slice_str(stream_name(0))};
+    struct index_batch  batch = {.updates = &update, .update_count = 1, .stream_count = STREAMS};
+    uint32_t            from = 0;
+
+    heads[0].max_count = 7;
+    update.head = heads[0];
+    batch.covers = LOG_POS(end_pos);
+    assert_int_equal(ops->apply(ix, &batch, &err), 0);
+    exists[0] = true;
+    check_stream(0);
+    check_positions(0, 0, false, 10);
+    check_restricted();
+    for (uint32_t i = 0; i < 10; i++)
+        add_event(0);
+    apply_events(from);
+    check_stream(0);
+    check_positions(0, 0, false, 100);
+}
+
 /* Truncation and flags change a head alone. */
 static void
 test_head_only(void **state)
 {
-    struct index_update update = {.id = 2};
+    struct index_update update = {.id = 2, .has_state = true};
     struct index_batch  batch = {.updates = &update, .update_count = 1, .stream_count = STREAMS};
 
     apply_random(2000);
@@ -935,8 +1050,9 @@ test_refused_calls(void **state)
 #define FRESH(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 #define CONTRACT                                                                                   \
     FRESH(test_empty), FRESH(test_random), FRESH(test_one_by_one), FRESH(test_long_stream),        \
-        FRESH(test_streams), FRESH(test_head_only), FRESH(test_holes), FRESH(test_empty_batch),    \
-        FRESH(test_reset), FRESH(test_another_log), FRESH(test_read_only)
+        FRESH(test_streams), FRESH(test_head_only), FRESH(test_states), FRESH(test_firsts),        \
+        FRESH(test_state_first), FRESH(test_holes), FRESH(test_empty_batch), FRESH(test_reset),    \
+        FRESH(test_another_log), FRESH(test_read_only)
 
 int
 main(void)

@@ -17,6 +17,8 @@ logi_answer(struct log *log, struct log_req *req, int rc, const struct err *err)
     if (req->bytes != 0)
         atomic_fetch_sub(&log->queue_bytes, req->bytes);
     req->bytes = 0;
+    free(req->own);
+    req->own = NULL;
     if (req->gate != NULL)
         log->env->ops->gate_open(log->env, req->gate);
     else
@@ -33,6 +35,11 @@ log_name_check(struct slice name, bool system, struct err *err)
                    "a stream's name has %zu bytes, at most %d are allowed", name.len, LOG_NAME_MAX);
     if (!utf8_valid(name) || memchr(name.data, '\0', name.len) != NULL)
         RETURN_ERR(err, E_INVALID, ERR_DATA, "a stream's name has to be UTF-8 without NUL");
+    if (slice_starts(name, slice_str("$ce-")) || slice_starts(name, slice_str("$et-")) ||
+        slice_is(name, "$streams") || slice_is(name, "$all"))
+        RETURN_ERR(err, E_INVALID, ERR_DATA,
+                   "\"%.*s\": reads of this name come from the index, nothing can be written to it",
+                   SLICE_FMT(name));
     if (!system && ((const char *)name.data)[0] == '$')
         RETURN_ERR(err, E_INVALID, ERR_DATA, "\"%.*s\": names that begin with '$' are the system's",
                    SLICE_FMT(name));
@@ -64,33 +71,141 @@ check_event(const struct log_new_event *e, struct err *err)
     return 0;
 }
 
+/* A stream of the commit, by its name. */
+struct named {
+    struct slice stream;
+    uint32_t     number; /* of its write, or of its change */
+    bool         change;
+};
+
 static int
 by_stream(const void *a, const void *b)
 {
-    return slice_cmp(*(const struct slice *)a, *(const struct slice *)b);
+    const struct named *x = a, *y = b;
+    int                 order = slice_cmp(x->stream, y->stream);
+
+    return order != 0 ? order : (int)x->change - (int)y->change;
 }
 
-/* A stream stands in a commit once. */
+/* A stream stands in a commit once, with events, a change, or both: a change is told its write. */
 static int
 check_distinct(const struct log_req *req, struct err *err)
 {
-    struct slice *names;
+    uint32_t      n = 0, all = req->write_count + req->own_count;
+    struct named *names;
     int           rc = 0;
 
-    if (req->write_count < 2)
+    if (all < 2)
         return 0;
-    names = malloc(req->write_count * sizeof *names);
+    names = malloc(all * sizeof *names);
     if (names == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
     for (uint32_t i = 0; i < req->write_count; i++)
-        names[i] = req->writes[i].stream;
-    qsort(names, req->write_count, sizeof *names, by_stream);
-    for (uint32_t i = 1; i < req->write_count; i++)
-        if (slice_eq(names[i - 1], names[i]))
+        names[n++] = (struct named){req->writes[i].stream, i, false};
+    for (uint32_t i = 0; i < req->own_count; i++)
+        names[n++] = (struct named){req->own[i].change.stream, i, true};
+    qsort(names, all, sizeof *names, by_stream);
+    for (uint32_t i = 1; i < all; i++) {
+        if (!slice_eq(names[i - 1].stream, names[i].stream))
+            continue;
+        if (names[i - 1].change || !names[i].change)
             FAIL(err, E_INVALID, ERR_DATA, "stream \"%.*s\" is in the commit twice",
-                 SLICE_FMT(names[i]));
+                 SLICE_FMT(names[i].stream));
+        req->own[names[i].number].write = names[i - 1].number;
+    }
 out:
     free(names);
+    return rc;
+}
+
+/* changes */
+
+static int
+check_change(const struct log_change *c, uint64_t *bytes, struct err *err)
+{
+    const uint32_t all = LOG_SET_TRUNCATE | LOG_SET_DELETED | LOG_SET_TOMBSTONE | LOG_SET_LIMITS |
+                         LOG_SET_CLOSED | LOG_SET_OPEN;
+    int rc;
+
+    TRY(log_name_check(c->stream, true, err));
+    TRY(check_expected(c->expected, err));
+    if (c->what == 0 || (c->what & ~all) != 0 ||
+        ((c->what & LOG_SET_CLOSED) != 0 && (c->what & LOG_SET_OPEN) != 0))
+        FAIL(err, E_INVALID, ERR_DATA, "stream \"%.*s\": a change that sets nothing that is known",
+             SLICE_FMT(c->stream));
+    if (c->max_age_us < 0)
+        FAIL(err, E_INVALID, ERR_DATA, "stream \"%.*s\": a greatest age below 0",
+             SLICE_FMT(c->stream));
+    *bytes += RECORD_MIN + 8 + c->stream.len + STATE_BYTES;
+out:
+    return rc;
+}
+
+/* The change that metadata written to "$$NAME" makes to NAME; none where it is of another type. */
+static int
+meta_change(const struct log_write *w, bool system, struct log_change *c, bool *makes,
+            struct err *err)
+{
+    struct log_meta m;
+    int             rc = 0;
+
+    *makes = false;
+    for (uint32_t i = 0; i < w->count; i++) {
+        if (!slice_is(w->events[i].type, LOG_META_TYPE)) {
+            if (system)
+                continue;
+            FAIL(err, E_INVALID, ERR_DATA,
+                 "\"%.*s\": a stream of metadata takes events of type " LOG_META_TYPE " only",
+                 SLICE_FMT(w->stream));
+        }
+        TRY(log_meta_parse(w->events[i].data, &m, err));
+        *makes = true;
+    }
+    if (!*makes)
+        goto out;
+    *c = (struct log_change){
+        .stream = slice_of((const uint8_t *)w->stream.data + 2, w->stream.len - 2),
+        .expected = LOG_ANY,
+        .what = LOG_SET_LIMITS | (m.deleted ? LOG_SET_DELETED : 0u) |
+                (m.has_truncate && !m.deleted ? LOG_SET_TRUNCATE : 0u),
+        .truncate = m.truncate,
+        .max_count = m.max_count,
+        .max_age_us = m.max_age_us,
+    };
+out:
+    return rc;
+}
+
+/* All changes of the commit, those that its metadata makes included. */
+static int
+gather_changes(struct log_req *req, uint64_t *bytes, struct err *err)
+{
+    uint32_t metas = 0, n = 0;
+    int      rc = 0;
+
+    for (uint32_t i = 0; i < req->write_count; i++)
+        metas += logi_is_metastream(req->writes[i].stream);
+    if (metas + req->change_count == 0)
+        return 0;
+    req->own = calloc(metas + req->change_count, sizeof *req->own);
+    if (req->own == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    for (uint32_t i = 0; i < req->change_count; i++)
+        req->own[n++] = (struct log_own){req->changes[i], UINT32_MAX};
+    for (uint32_t i = 0; i < req->write_count && metas > 0; i++) {
+        bool makes = false;
+
+        if (!logi_is_metastream(req->writes[i].stream))
+            continue;
+        req->own[n].write = UINT32_MAX;
+        TRY(meta_change(&req->writes[i], (req->flags & LOG_SYSTEM) != 0, &req->own[n].change,
+                        &makes, err));
+        n += makes;
+    }
+    req->own_count = n;
+    for (uint32_t i = 0; i < n; i++)
+        TRY(check_change(&req->own[i].change, bytes, err));
+out:
     return rc;
 }
 
@@ -99,6 +214,9 @@ check_write(const struct log_write *w, bool system, uint64_t *bytes, struct err 
 {
     int rc;
 
+    /* Anybody may write the metadata of what is not the system's. */
+    if (logi_is_metastream(w->stream) && ((const char *)w->stream.data)[2] != '$')
+        system = true;
     TRY(log_name_check(w->stream, system, err));
     TRY(check_expected(w->expected, err));
     if (w->count == 0)
@@ -144,10 +262,11 @@ validate(struct log *log, struct log_req *req, uint64_t *bytes, struct err *err)
     int  rc = 0;
 
     *bytes = 0;
-    if (req->write_count == 0)
-        FAIL(err, E_INVALID, ERR_DATA, "a commit without an append");
+    if (req->write_count + req->change_count == 0)
+        FAIL(err, E_INVALID, ERR_DATA, "a commit without an append or a change");
     for (uint32_t i = 0; i < req->write_count; i++)
         TRY(check_write(&req->writes[i], system, bytes, err));
+    TRY(gather_changes(req, bytes, err));
     for (uint32_t i = 0; i < req->check_count; i++) {
         TRY(log_name_check(req->checks[i].stream, true, err));
         TRY(check_expected(req->checks[i].expected, err));
@@ -174,6 +293,9 @@ reset(struct log_req *req)
     req->pos = req->last = req->end = LOG_POS(0);
     req->idempotent = false;
     req->wrong_stream = slice_of(NULL, 0);
+    req->gone_flags = 0;
+    req->own = NULL;
+    req->own_count = 0;
     req->next = NULL;
     req->bytes = 0;
     req->wake[0] = req->wake[1] = NULL;

@@ -10,36 +10,25 @@ int
 logi_resolve(struct log *log, struct slice name, struct target *t, struct err *err)
 {
     struct head      *h = logi_heads_get(log->heads, name);
-    struct index_head head = {0};
+    struct index_head head;
+    uint64_t          id;
     int               rc;
 
     if (h == NULL) {
-        t->is_new = false;
-        if (!logi_mem_find(log->mem, name, UINT64_MAX, &t->id)) {
-            rc = log->conf.index->find(log->index, name, &t->id, &head, err);
-            if (rc == E_NOTFOUND) {
-                *t = (struct target){.is_new = true};
-                return 0;
-            }
-            if (rc != 0)
-                return rc;
+        rc = logi_find(log, name, UINT64_MAX, &id, &head, err);
+        if (rc == E_NOTFOUND) {
+            *t = (struct target){.is_new = true};
+            return 0;
         }
-        /*
-         * Memory first, then the index, whose answer from above may be of before: between the
-         * two looks the stream's last events may have gone from memory to the index.
-         */
-        if (!logi_mem_last(log->mem, t->id, UINT64_MAX, &head)) {
-            rc = log->conf.index->head(log->index, t->id, &head, err);
-            if (rc != 0)
-                return rc;
-        }
+        if (rc != 0)
+            return rc;
         h = logi_heads_put(log->heads, name);
-        h->id = t->id;
+        h->id = id;
         h->next = head.next;
         h->truncate = head.truncate;
         h->flags = head.flags;
     }
-    *t = (struct target){h->id, h->next, h->truncate, h->flags, false, 0};
+    *t = (struct target){.id = h->id, .next = h->next, .truncate = h->truncate, .flags = h->flags};
     return 0;
 }
 
@@ -68,9 +57,9 @@ holds(int64_t expected, const struct target *t)
     case LOG_ANY:
         return true;
     case LOG_NO_STREAM:
-        return t->next == 0;
+        return t->next == 0 || !logi_there(t);
     case LOG_EXISTS:
-        return t->next > 0;
+        return logi_there(t);
     default:
         return expected >= 0 && t->next == (uint64_t)expected + 1;
     }
@@ -79,8 +68,10 @@ holds(int64_t expected, const struct target *t)
 static int64_t
 actual(const struct target *t)
 {
-    return t->next == 0 ? LOG_NO_STREAM : (int64_t)(t->next - 1);
+    return t->next == 0 || !logi_there(t) ? LOG_NO_STREAM : (int64_t)(t->next - 1);
 }
+
+#define CLOSED ((uint32_t)(INDEX_TOMBSTONE | INDEX_MOVED | INDEX_CLOSED | INDEX_STAGED))
 
 enum same {
     SAME_NONE,  /* not there */
@@ -126,6 +117,8 @@ written_before(struct log *log, const struct log_write *w, const struct target *
     struct record r;
     struct frame  f;
 
+    if ((t->flags & INDEX_DELETED) != 0)
+        return SAME_NONE; /* what was there went with the stream */
     for (uint32_t i = 0; i < w->count; i++)
         if (id_is_zero(&w->events[i].id))
             return SAME_NONE;
@@ -152,17 +145,21 @@ wrong_version(struct log_req *req, struct slice stream, int64_t expected, const 
     req->wrong_expected = expected;
     req->wrong_actual = actual(t);
     req->rc = err_set(&req->err, __FILE__, __LINE__, E_WRONG_VERSION, ERR_DATA,
-                      t->next == 0 ? "stream \"%.*s\" is not there"
-                                   : "stream \"%.*s\" is at version %" PRId64,
+                      actual(t) == LOG_NO_STREAM ? "stream \"%.*s\" is not there"
+                                                 : "stream \"%.*s\" is at version %" PRId64,
                       SLICE_FMT(stream), actual(t));
     return CHECK_ANSWER;
 }
 
 static enum check_result
-closed_stream(struct log_req *req, struct slice stream)
+closed_stream(struct log_req *req, struct slice stream, const struct target *t)
 {
+    req->wrong_stream = stream;
+    req->gone_flags = t->flags;
     req->rc = err_set(&req->err, __FILE__, __LINE__, E_GONE, ERR_DATA,
-                      "stream \"%.*s\" takes no more events", SLICE_FMT(stream));
+                      (t->flags & INDEX_TOMBSTONE) != 0 ? "stream \"%.*s\" was deleted for good"
+                                                        : "stream \"%.*s\" takes no more events",
+                      SLICE_FMT(stream));
     return CHECK_ANSWER;
 }
 
@@ -179,6 +176,94 @@ targets_room(struct log *log, uint32_t count)
     log->targets = t;
     log->target_room = count;
     return true;
+}
+
+/* The target's whole state, so that a part of it can be changed. */
+static enum check_result
+load_state(struct log *log, struct log_req *req, struct target *t)
+{
+    struct index_head head = {0};
+
+    if (t->state)
+        return CHECK_OK;
+    if (!t->is_new && logi_marked(log, t->id)) {
+        req->rc = logi_head(log, t->id, UINT64_MAX, &head, &req->err);
+        if (req->rc != 0)
+            return CHECK_ANSWER;
+    }
+    t->state = true;
+    t->max_count = head.max_count;
+    t->max_age_us = head.max_age_us;
+    return CHECK_OK;
+}
+
+/* An append to a deleted stream: it goes on numbering, and what was there stays hidden. */
+static enum check_result
+revive(struct log *log, struct log_req *req, struct target *t)
+{
+    enum check_result result = load_state(log, req, t);
+
+    t->flags &= ~(uint32_t)INDEX_DELETED;
+    return result;
+}
+
+static void
+change_target(const struct log_change *c, uint64_t next, struct target *t)
+{
+    if ((c->what & (LOG_SET_DELETED | LOG_SET_TOMBSTONE)) != 0)
+        t->truncate = next;
+    if ((c->what & LOG_SET_TRUNCATE) != 0) {
+        uint64_t low = c->truncate < next ? c->truncate : next;
+        t->truncate = low > t->truncate ? low : t->truncate;
+    }
+    if ((c->what & LOG_SET_DELETED) != 0)
+        t->flags |= INDEX_DELETED;
+    if ((c->what & LOG_SET_TOMBSTONE) != 0)
+        t->flags = (t->flags | INDEX_TOMBSTONE) & ~(uint32_t)INDEX_DELETED;
+    if ((c->what & LOG_SET_CLOSED) != 0)
+        t->flags |= INDEX_CLOSED;
+    if ((c->what & LOG_SET_OPEN) != 0)
+        t->flags &= ~(uint32_t)INDEX_CLOSED;
+    if ((c->what & LOG_SET_LIMITS) != 0) {
+        t->max_count = c->max_count;
+        t->max_age_us = c->max_age_us;
+    }
+}
+
+/* The target that change `i` is about: its own, or that of the write to its stream. */
+static struct target *
+target_of_change(struct log *log, struct log_req *req, uint32_t i, uint64_t *next)
+{
+    uint32_t n = req->own[i].write;
+
+    if (n != UINT32_MAX) {
+        *next = log->targets[n].next + req->writes[n].count;
+        return &log->targets[n];
+    }
+    *next = log->targets[req->write_count + i].next;
+    return &log->targets[req->write_count + i];
+}
+
+static enum check_result
+check_change(struct log *log, struct log_req *req, uint32_t i)
+{
+    const struct log_change *c = &req->own[i].change;
+    struct target           *own = &log->targets[req->write_count + i], *t;
+    uint64_t                 next;
+
+    req->rc = logi_resolve(log, c->stream, own, &req->err);
+    if (req->rc != 0)
+        return CHECK_ANSWER;
+    if ((own->flags & INDEX_TOMBSTONE) != 0)
+        return closed_stream(req, c->stream, own);
+    if (!holds(c->expected, own))
+        return wrong_version(req, c->stream, c->expected, own);
+    t = target_of_change(log, req, i, &next);
+    own->by_write = t != own;
+    if (load_state(log, req, t) != CHECK_OK)
+        return CHECK_ANSWER;
+    change_target(c, next, t);
+    return CHECK_OK;
 }
 
 /* One write: CHECK_OK to write it, CHECK_ANSWER with rc 0 where it is there already. */
@@ -212,10 +297,12 @@ check_write(struct log *log, struct log_req *req, uint32_t i)
             req->last = LOG_POS(last_pos);
         return CHECK_ANSWER;
     }
+    if ((t->flags & CLOSED) != 0)
+        return closed_stream(req, w->stream, t);
     if (!ok || (same == SAME_SOME && w->expected < 0))
         return wrong_version(req, w->stream, w->expected, t);
-    if ((t->flags & (INDEX_TOMBSTONE | INDEX_MOVED | INDEX_CLOSED | INDEX_STAGED)) != 0)
-        return closed_stream(req, w->stream);
+    if ((t->flags & INDEX_DELETED) != 0)
+        return revive(log, req, t);
     return CHECK_OK;
 }
 
@@ -286,7 +373,7 @@ logi_check(struct log *log, struct log_req *req)
     uint32_t          there = 0;
     enum check_result result;
 
-    if (!targets_room(log, req->write_count)) {
+    if (!targets_room(log, req->write_count + req->own_count)) {
         req->rc = err_set(&req->err, __FILE__, __LINE__, E_NOMEM, ERR_RETRY, "out of memory");
         return CHECK_ANSWER;
     }
@@ -297,7 +384,7 @@ logi_check(struct log *log, struct log_req *req)
         if (result == CHECK_ANSWER)
             there++;
     }
-    if (there == req->write_count)
+    if (there == req->write_count && there > 0)
         return answer_again(log, req);
     if (there > 0) {
         /* Part of it was written by something else: it cannot be this commit again. */
@@ -307,6 +394,11 @@ logi_check(struct log *log, struct log_req *req)
                                      &log->targets[i]);
     }
     req->pos = req->last = LOG_POS(0);
+    for (uint32_t i = 0; i < req->own_count; i++) {
+        result = check_change(log, req, i);
+        if (result != CHECK_OK)
+            return result;
+    }
     result = check_others(log, req);
     return result == CHECK_OK ? check_room(log, req) : result;
 }

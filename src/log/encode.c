@@ -24,7 +24,9 @@ uint64_t
 logi_room_needed(const struct log_req *req)
 {
     /* A segment's end wastes less than a frame, and segments are at least two frames. */
-    return req->bytes * 2 + 3 * LOG_FRAME_MAX;
+    uint64_t states = (uint64_t)req->write_count * (RECORD_MIN + 8 + LOG_NAME_MAX + STATE_BYTES);
+
+    return (req->bytes + states) * 2 + 3 * LOG_FRAME_MAX;
 }
 
 static uint64_t
@@ -247,9 +249,11 @@ put_event(struct enc *e, const struct log_write *w, const struct target *t, uint
     const struct log_new_event *ev = &w->events[i];
     struct record               r = {
                       .kind = RECORD_EVENT,
-                      .flags = (uint8_t)(((ev->flags & LOG_JSON) != 0 ? RECORD_JSON : 0) |
-                           ((ev->flags & LOG_LINK) != 0 ? RECORD_LINK : 0) |
-                           (t->is_new && i == 0 ? RECORD_NEW_STREAM : 0)),
+                      .flags =
+                          (uint8_t)(((ev->flags & LOG_JSON) != 0 ? RECORD_JSON : 0) |
+                      ((ev->flags & LOG_LINK) != 0 || slice_is(ev->type, LINK_TYPE) ? RECORD_LINK
+                                                                                                  : 0) |
+                      (t->is_new && i == 0 ? RECORD_NEW_STREAM : 0)),
                       .name_len = (uint16_t)w->stream.len,
                       .type_len = (uint16_t)ev->type.len,
                       .stream_id = t->id,
@@ -309,8 +313,8 @@ encode_event(struct enc *e, struct log_req *req, uint32_t n, struct err *err)
         id = make_id(log, e->time_us);
     TRY(put_event(e, w, t, i, id.b, &pos, err));
     TRY(logi_mem_add(log->mem,
-                     &(struct mem_event){t->id, t->next + i, pos, t->truncate, t->flags, w->stream,
-                                         w->events[i].type, t->is_new && i == 0},
+                     &(struct mem_event){t->id, t->next + i, pos, w->stream, w->events[i].type,
+                                         t->is_new && i == 0},
                      err));
     logi_recent_add(log->recent, t->id, id.b, pos);
     if (req->pos.v == 0)
@@ -322,19 +326,85 @@ out:
 }
 
 static void
-note_head(struct log *log, struct log_write *w, const struct target *t)
+note_head(struct log *log, struct slice stream, const struct target *t)
 {
-    struct head *h = logi_heads_get(log->heads, w->stream);
+    struct head *h = logi_heads_get(log->heads, stream);
 
-    must(t->done == w->count);
     if (h == NULL)
-        h = logi_heads_put(log->heads, w->stream);
+        h = logi_heads_put(log->heads, stream);
     h->id = t->id;
-    h->next = t->next + w->count;
+    h->next = t->next + t->done;
     h->truncate = t->truncate;
     h->flags = t->flags;
-    w->first_version = t->next;
-    w->last_version = t->next + w->count - 1;
+}
+
+/* What holds for the stream from here on, behind the commit's events. */
+static int
+put_state(struct enc *e, struct log_req *req, struct slice stream, struct target *t,
+          struct err *err)
+{
+    static const uint8_t no_id[16] = {0};
+    struct state_data    s = {t->truncate, t->max_count, t->max_age_us, t->flags, 0};
+    uint8_t              data[STATE_BYTES];
+    struct log_new_event ev = {.data = {data, sizeof data}};
+    struct record        r = {.kind = RECORD_STATE,
+                              .name_len = (uint16_t)stream.len,
+                              .id = no_id,
+                              .created_us = e->time_us,
+                              .data_len = sizeof data};
+    struct mem_state     m = {.stream = stream, .is_new = t->is_new && t->done == 0};
+    uint64_t             length = align8(RECORD_HEADER + stream.len + sizeof data) + RECORD_TRAILER;
+    int                  rc;
+
+    if (m.is_new)
+        t->id = e->log->next_stream_id++;
+    TRY(logi_mark(e->log, t->id, err));
+    fmt_state_put(data, &s);
+    r.stream_id = m.id = t->id;
+    r.version = t->next + t->done;
+    r.flags = m.is_new ? RECORD_NEW_STREAM : 0;
+    TRY(make_room(e, length, length, err));
+    TRY(put_record(e, &r, stream, &ev, 0, sizeof data, err));
+    m.pos = r.pos;
+    m.head = (struct index_head){.next = r.version,
+                                 .truncate = s.truncate,
+                                 .max_count = s.max_count,
+                                 .max_age_us = s.max_age_us,
+                                 .flags = s.flags};
+    TRY(logi_mem_add_state(e->log->mem, &m, err));
+    if (req->pos.v == 0)
+        req->pos = req->last = LOG_POS(r.pos);
+    e->g->states++;
+out:
+    return rc;
+}
+
+/* Heads as they are behind the commit, and the states that it changes. */
+static int
+encode_ends(struct enc *e, struct log_req *req, struct err *err)
+{
+    struct target *t = e->log->targets;
+    int            rc = 0;
+
+    for (uint32_t n = 0; n < req->write_count; n++, t++) {
+        struct log_write *w = &req->writes[n];
+
+        must(t->done == w->count);
+        if (t->state)
+            TRY(put_state(e, req, w->stream, t, err));
+        note_head(e->log, w->stream, t);
+        w->first_version = t->next;
+        w->last_version = t->next + w->count - 1;
+    }
+    for (uint32_t i = 0; i < req->own_count; i++, t++) {
+        if (t->by_write)
+            continue;
+        must(t->state);
+        TRY(put_state(e, req, req->own[i].change.stream, t, err));
+        note_head(e->log, req->own[i].change.stream, t);
+    }
+out:
+    return rc;
 }
 
 static int
@@ -377,8 +447,7 @@ logi_encode(struct log *log, struct group *g, struct log_req *req, struct err *e
     must(g->first + g->bytes.len == log->next_pos);
     req->pos = LOG_POS(0);
     TRY(encode_events(&e, req, err));
-    for (uint32_t n = 0; n < req->write_count; n++)
-        note_head(log, &req->writes[n], &log->targets[n]);
+    TRY(encode_ends(&e, req, err));
     close_frame(&e, true);
     g->commits++;
     g->time_us = e.time_us;

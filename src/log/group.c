@@ -107,6 +107,8 @@ answer_group(struct log *log, struct group *g, int rc, const struct err *err)
             err_copy(&req->err, err);
         atomic_fetch_sub(&log->queue_bytes, req->bytes);
         req->bytes = 0;
+        free(req->own);
+        req->own = NULL;
         req->next = NULL;
         if (root == NULL) {
             root = parent = req;
@@ -132,7 +134,7 @@ reset_group(struct group *g)
     if (g->bytes.cap > GROUP_KEEP)
         buf_fini(&g->bytes);
     buf_clear(&g->bytes);
-    g->frames = g->commits = g->events = 0;
+    g->frames = g->commits = g->events = g->states = 0;
     g->bulk_bytes = 0;
     g->loud = false;
 }
@@ -145,6 +147,8 @@ publish(struct log *log, struct group *g, struct log_pos durable)
     must(atomic_load(&log->end) <= durable.v);
     atomic_store(&log->end_us, g->time_us);
     atomic_store(&log->end, durable.v);
+    if (g->states > 0)
+        atomic_fetch_add(&log->state_epoch, 1);
     atomic_fetch_add(&log->commits, g->commits);
     atomic_fetch_add(&log->events, g->events);
     atomic_fetch_add(&log->group_count, 1);
@@ -252,17 +256,20 @@ refuse_all(struct log *log, struct req_list *list)
 static bool
 refused_early(struct log *log, const struct log_req *req)
 {
-    struct target t;
-    uint64_t      pos;
+    struct target     t;
+    struct index_head now, then;
+    uint64_t          end = atomic_load(&log->end);
 
-    if (req->rc != E_WRONG_VERSION || log->next_pos == atomic_load(&log->end))
+    if ((req->rc != E_WRONG_VERSION && req->rc != E_GONE) || log->next_pos == end)
         return false;
     if (logi_resolve(log, req->wrong_stream, &t, NULL) != 0)
         return true;
-    if (t.next == 0)
+    if (t.is_new)
         return false;
-    return logi_position(log, t.id, t.next - 1, UINT64_MAX, &pos, NULL) != 0 ||
-           pos >= atomic_load(&log->end);
+    /* What it was refused for is what differs between prepared and published, if anything does. */
+    return logi_head(log, t.id, UINT64_MAX, &now, NULL) != 0 ||
+           logi_head(log, t.id, end, &then, NULL) != 0 || now.next != then.next ||
+           now.flags != then.flags;
 }
 
 /* False: the request has to wait (it is at the head of the list again). */

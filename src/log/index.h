@@ -21,10 +21,13 @@ struct ox_index;
 
 /* What is known of one stream. */
 struct index_head {
-    uint64_t       next;     /* version that the next event gets = number of events ever */
-    uint64_t       truncate; /* events below this version are not readable */
-    struct log_pos last;     /* of the last event */
-    uint32_t       flags;    /* enum index_flags */
+    uint64_t       next; /* version that the next event gets = number of events ever */
+    struct log_pos last; /* of the last event; 0: none yet */
+    /* Its state (docs/format.md): all zero where none was ever written. */
+    uint64_t truncate; /* events below this version are not readable */
+    uint64_t max_count;
+    int64_t  max_age_us;
+    uint32_t flags; /* enum index_flags */
 };
 
 /* Shared with the STATE record (docs/format.md). */
@@ -36,11 +39,19 @@ enum index_flags {
     INDEX_CLOSED = 16,   /* takes no more writes (links only) */
 };
 
+/* Does its state hide or forbid anything? */
+static inline bool
+index_restricted(const struct index_head *h)
+{
+    return h->truncate != 0 || h->max_count != 0 || h->max_age_us != 0 || h->flags != 0;
+}
+
 /* One stream's part of a transaction; entries are of dense versions from head.next - count. */
 struct index_update {
     uint64_t          id;
-    struct slice      name; /* of a stream that is new in this transaction; else empty */
-    struct index_head head; /* after this transaction */
+    struct slice      name;      /* of a stream that is new in this transaction; else empty */
+    struct index_head head;      /* after this transaction */
+    bool              has_state; /* false: the state stays what the index has */
     const uint64_t   *positions;
     uint32_t          count; /* may be 0: only the head changes */
 };
@@ -91,6 +102,9 @@ struct ox_index_ops {
     int (*find)(struct ox_index *, struct slice name, uint64_t *id, struct index_head *head,
                 struct err *err);
     int (*head)(struct ox_index *, uint64_t id, struct index_head *head, struct err *err);
+    /* Ids of restricted streams from `from` on, in growing order, at most max. */
+    int (*restricted)(struct ox_index *, uint64_t from, uint64_t *ids, uint32_t max,
+                      uint32_t *count, struct err *err);
     /* Writes the name (at most 255 bytes) and its length. */
     int (*name_of)(struct ox_index *, uint64_t id, char out[256], size_t *len, struct err *err);
 
@@ -114,6 +128,10 @@ struct ox_index_ops {
                     uint64_t *positions, uint32_t max, uint32_t *count, struct err *err);
     int (*type)(struct ox_index *, struct slice name, uint64_t from, bool backwards,
                 uint64_t *positions, uint32_t max, uint32_t *count, struct err *err);
+
+    /* The same for the events of version 0 of any stream, with the streams' ids. */
+    int (*firsts)(struct ox_index *, uint64_t from, bool backwards, uint64_t *positions,
+                  uint64_t *ids, uint32_t max, uint32_t *count, struct err *err);
 };
 
 /* The index on the machine (src/log/index_lmdb.c). */

@@ -8,6 +8,8 @@
  *   runs    id, version      → positions of a full run that begins with that version
  *   labels  kind, name       → number               (categories and types)
  *   lists   number, position → positions of a block that begins with that position
+ *   restricted  id           → nothing              (streams whose state hides or forbids)
+ *   firsts  position         → id                   (of the events of version 0)
  *
  * A stream's head and last run are one value, so that an event in a short
  * stream rewrites one small record; a run that is full moves to `runs` and is
@@ -45,6 +47,8 @@ static const struct {
     [T_RUNS] = {"runs", 0},
     [T_LABELS] = {"labels", 0},
     [T_LISTS] = {"lists", 0},
+    [T_RESTRICTED] = {"restricted", MDB_INTEGERKEY},
+    [T_FIRSTS] = {"firsts", MDB_INTEGERKEY},
 };
 
 struct ox_index *
@@ -335,9 +339,11 @@ const struct ox_index_ops log_index_lmdb = {
     .stream_count = logi_lmdb_stream_count,
     .find = logi_lmdb_find,
     .head = logi_lmdb_head,
+    .restricted = logi_lmdb_restricted,
     .name_of = logi_lmdb_name_of,
     .positions = logi_lmdb_positions,
     .streams = logi_lmdb_streams,
     .category = logi_lmdb_category,
     .type = logi_lmdb_type,
+    .firsts = logi_lmdb_firsts,
 };

@@ -94,6 +94,46 @@ out:
     return rc;
 }
 
+/* Notes whether the stream's state hides or forbids anything. */
+static int
+put_restricted(struct apply *a, uint64_t number, bool restricted, struct err *err)
+{
+    struct ox_index *ix = a->ix;
+    size_t           id = number;
+    MDB_val          key = val_of(&id, sizeof id);
+    MDB_val          val = val_of("", 0);
+    int              mrc;
+    int              rc = 0;
+
+    if (restricted) {
+        TRY_MDB(mdb_put(a->txn, ix->dbi[T_RESTRICTED], &key, &val, 0), "note a state");
+        return 0;
+    }
+    mrc = mdb_del(a->txn, ix->dbi[T_RESTRICTED], &key, NULL);
+    if (mrc != MDB_NOTFOUND)
+        TRY_MDB(mrc, "note a state");
+out:
+    return rc;
+}
+
+/* The state from the update, or what was there before. */
+static int
+take_head(struct apply *a, const struct index_update *u, struct stream_rec *rec, struct err *err)
+{
+    struct index_head before = rec->head;
+
+    rec->head = u->head;
+    if (u->count == 0)
+        rec->head.last = before.last;
+    if (u->has_state)
+        return put_restricted(a, u->id, index_restricted(&u->head), err);
+    rec->head.truncate = before.truncate;
+    rec->head.max_count = before.max_count;
+    rec->head.max_age_us = before.max_age_us;
+    rec->head.flags = before.flags;
+    return 0;
+}
+
 static int
 put_update(struct apply *a, const struct index_update *u, struct err *err)
 {
@@ -111,7 +151,7 @@ put_update(struct apply *a, const struct index_update *u, struct err *err)
     if (!is_new)
         TRY(find_update(a, u, &rec, err));
     TRY(add_positions(a, u, &rec, err));
-    rec.head = u->head;
+    TRY(take_head(a, u, &rec, err));
     val = val_of(bytes, logi_lmdb_pack_stream(&rec, bytes));
     mrc = mdb_cursor_put(a->heads, &key, &val, is_new ? MDB_NOOVERWRITE : MDB_CURRENT);
     if (mrc == MDB_KEYEXIST)
@@ -233,6 +273,36 @@ out:
     return rc;
 }
 
+/* Ids are given out in the order of positions: nearly all of them come at the end. */
+static int
+put_firsts(struct apply *a, struct err *err)
+{
+    struct ox_index *ix = a->ix;
+    MDB_cursor      *firsts = NULL;
+    int              rc = 0;
+
+    TRY_MDB(mdb_cursor_open(a->txn, ix->dbi[T_FIRSTS], &firsts), "write first events");
+    for (uint32_t i = 0; i < a->batch->update_count; i++) {
+        const struct index_update *u = &a->batch->updates[i];
+        size_t                     pos, id = u->id;
+        MDB_val                    key = val_of(&pos, sizeof pos);
+        MDB_val                    val = val_of(&id, sizeof id);
+        int                        mrc;
+
+        if (u->count == 0 || u->head.next != u->count)
+            continue;
+        pos = u->positions[0];
+        mrc = mdb_cursor_put(firsts, &key, &val, MDB_APPEND);
+        if (mrc == MDB_KEYEXIST)
+            mrc = mdb_cursor_put(firsts, &key, &val, 0);
+        TRY_MDB(mrc, "write a first event");
+    }
+out:
+    if (firsts != NULL)
+        mdb_cursor_close(firsts);
+    return rc;
+}
+
 static int
 label_number(struct apply *a, const struct index_label *label, uint64_t *number, struct err *err)
 {
@@ -345,6 +415,7 @@ write_batch(struct apply *a, const struct index_labels *labels, struct err *err)
         TRY(put_update(a, u, err));
     }
     TRY(put_names(a, err));
+    TRY(put_firsts(a, err));
     for (uint32_t i = 0; i < labels->count; i++) {
         const struct index_label *label = &labels->labels[i];
 

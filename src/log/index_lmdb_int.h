@@ -14,7 +14,7 @@
 #include "log/index_pack.h"
 
 #define INDEX_MAGIC 0x1dbe1dbeU
-#define INDEX_VERSION 1
+#define INDEX_VERSION 2
 
 #define READERS_MAX 32   /* read transactions of this process at a time */
 #define READER_SLOTS 256 /* of all processes */
@@ -24,14 +24,26 @@
 
 #define RUN_MAX 64       /* versions in a run */
 #define BLOCK_BYTES 1900 /* of a list's block: two to a page of LMDB */
-#define HEAD_BYTES (4 * INDEX_VARINT_MAX + RUN_MAX * INDEX_VARINT_MAX)
+#define HEAD_BYTES (6 * INDEX_VARINT_MAX + RUN_MAX * INDEX_VARINT_MAX)
+#define HEAD_LIMITED 0x40000000u /* of the packed flags: the limits follow */
 #define NAME_MAX_BYTES 255
 #define STREAMS_PAGE 32 /* names copied out in one transaction */
 
 #define META_KEY "index"
 #define META_BYTES 44
 
-enum table { T_META, T_NAMES, T_IDS, T_HEADS, T_RUNS, T_LABELS, T_LISTS, T_COUNT };
+enum table {
+    T_META,
+    T_NAMES,
+    T_IDS,
+    T_HEADS,
+    T_RUNS,
+    T_LABELS,
+    T_LISTS,
+    T_RESTRICTED,
+    T_FIRSTS,
+    T_COUNT
+};
 
 struct meta {
     uint32_t version;
@@ -139,6 +151,8 @@ uint64_t       logi_lmdb_stream_count(struct ox_index *ix);
 int logi_lmdb_find(struct ox_index *ix, struct slice name, uint64_t *id, struct index_head *head,
                    struct err *err);
 int logi_lmdb_head(struct ox_index *ix, uint64_t id, struct index_head *head, struct err *err);
+int logi_lmdb_restricted(struct ox_index *ix, uint64_t from, uint64_t *ids, uint32_t max,
+                         uint32_t *count, struct err *err);
 int
 logi_lmdb_name_of(struct ox_index *ix, uint64_t id, char out[256], size_t *len, struct err *err);
 int logi_lmdb_positions(struct ox_index *ix, uint64_t id, uint64_t from, bool backwards,
@@ -149,5 +163,7 @@ int logi_lmdb_category(struct ox_index *ix, struct slice name, uint64_t from, bo
                        uint64_t *positions, uint32_t max, uint32_t *count, struct err *err);
 int logi_lmdb_type(struct ox_index *ix, struct slice name, uint64_t from, bool backwards,
                    uint64_t *positions, uint32_t max, uint32_t *count, struct err *err);
+int logi_lmdb_firsts(struct ox_index *ix, uint64_t from, bool backwards, uint64_t *positions,
+                     uint64_t *ids, uint32_t max, uint32_t *count, struct err *err);
 
 #endif

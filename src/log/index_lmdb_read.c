@@ -108,6 +108,39 @@ out:
 }
 
 int
+logi_lmdb_restricted(struct ox_index *ix, uint64_t from, uint64_t *ids, uint32_t max,
+                     uint32_t *count, struct err *err)
+{
+    MDB_txn    *txn = NULL;
+    MDB_cursor *cursor = NULL;
+    size_t      id = from;
+    MDB_val     key = val_of(&id, sizeof id);
+    MDB_val     val;
+    int         mrc;
+    int         rc;
+
+    *count = 0;
+    TRY(logi_lmdb_begin_read(ix, &txn, err));
+    TRY_MDB(mdb_cursor_open(txn, ix->dbi[T_RESTRICTED], &cursor), "list states");
+    mrc = mdb_cursor_get(cursor, &key, &val, MDB_SET_RANGE);
+    for (; mrc == 0 && *count < max; mrc = mdb_cursor_get(cursor, &key, &val, MDB_NEXT)) {
+        if (key.mv_size != sizeof id) {
+            rc = logi_lmdb_damaged(err, ix, "a restricted stream's id");
+            goto out;
+        }
+        memcpy(&id, key.mv_data, sizeof id);
+        ids[(*count)++] = id;
+    }
+    if (mrc != MDB_NOTFOUND)
+        TRY_MDB(mrc, "list states");
+out:
+    if (cursor != NULL)
+        mdb_cursor_close(cursor);
+    logi_lmdb_end_read(ix, txn);
+    return rc;
+}
+
+int
 logi_lmdb_name_of(struct ox_index *ix, uint64_t id, char out[256], size_t *len, struct err *err)
 {
     size_t   number = id;
@@ -381,4 +414,42 @@ logi_lmdb_type(struct ox_index *ix, struct slice name, uint64_t from, bool backw
                uint64_t *positions, uint32_t max, uint32_t *count, struct err *err)
 {
     return list_of(ix, INDEX_TYPE, name, from, backwards, positions, max, count, err);
+}
+
+int
+logi_lmdb_firsts(struct ox_index *ix, uint64_t from, bool backwards, uint64_t *positions,
+                 uint64_t *ids, uint32_t max, uint32_t *count, struct err *err)
+{
+    MDB_txn    *txn = NULL;
+    MDB_cursor *cursor = NULL;
+    size_t      pos = from;
+    MDB_val     key = val_of(&pos, sizeof pos);
+    MDB_val     val;
+    int         mrc;
+    int         rc;
+
+    *count = 0;
+    TRY(logi_lmdb_begin_read(ix, &txn, err));
+    TRY_MDB(mdb_cursor_open(txn, ix->dbi[T_FIRSTS], &cursor), "list first events");
+    mrc = mdb_cursor_get(cursor, &key, &val, MDB_SET_RANGE);
+    if (backwards && mrc == MDB_NOTFOUND)
+        mrc = mdb_cursor_get(cursor, &key, &val, MDB_LAST);
+    else if (backwards && mrc == 0 && memcmp(key.mv_data, &from, sizeof from) != 0)
+        mrc = mdb_cursor_get(cursor, &key, &val, MDB_PREV);
+    for (; mrc == 0 && *count < max;
+         mrc = mdb_cursor_get(cursor, &key, &val, backwards ? MDB_PREV : MDB_NEXT)) {
+        if (key.mv_size != sizeof pos || val.mv_size != sizeof pos) {
+            rc = logi_lmdb_damaged(err, ix, "a first event");
+            goto out;
+        }
+        memcpy(&positions[*count], key.mv_data, sizeof pos);
+        memcpy(&ids[(*count)++], val.mv_data, sizeof pos);
+    }
+    if (mrc != MDB_NOTFOUND)
+        TRY_MDB(mrc, "list first events");
+out:
+    if (cursor != NULL)
+        mdb_cursor_close(cursor);
+    logi_lmdb_end_read(ix, txn);
+    return rc;
 }

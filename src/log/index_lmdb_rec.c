@@ -55,13 +55,19 @@ out:
 size_t
 logi_lmdb_pack_stream(const struct stream_rec *rec, uint8_t out[HEAD_BYTES])
 {
+    bool   limited = rec->head.max_count != 0 || rec->head.max_age_us != 0;
     size_t n = 0;
 
     must((rec->head.last.v & 7) == 0);
+    must((rec->head.flags & HEAD_LIMITED) == 0);
     n += logi_varint_put(out + n, rec->head.next);
     n += logi_varint_put(out + n, rec->head.truncate);
-    n += logi_varint_put(out + n, rec->head.flags);
+    n += logi_varint_put(out + n, rec->head.flags | (limited ? HEAD_LIMITED : 0u));
     n += logi_varint_put(out + n, rec->head.last.v >> 3);
+    if (limited) {
+        n += logi_varint_put(out + n, rec->head.max_count);
+        n += logi_varint_put(out + n, (uint64_t)rec->head.max_age_us);
+    }
     memcpy(out + n, rec->bytes, rec->len);
     return n + rec->len;
 }
@@ -72,13 +78,21 @@ logi_lmdb_unpack_stream(struct slice from, struct stream_rec *out, uint64_t *pos
 {
     uint64_t flags = 0;
     uint64_t last = 0;
+    uint64_t age = 0;
 
     if (!logi_varint_get(&from, &out->head.next) || !logi_varint_get(&from, &out->head.truncate) ||
         !logi_varint_get(&from, &flags) || !logi_varint_get(&from, &last))
         return false;
-    if (flags > UINT32_MAX || last > UINT64_MAX >> 3 || from.len > sizeof out->bytes)
+    if (flags > UINT32_MAX || last > UINT64_MAX >> 3)
         return false;
-    out->head.flags = (uint32_t)flags;
+    out->head.max_count = 0;
+    if ((flags & HEAD_LIMITED) != 0 &&
+        (!logi_varint_get(&from, &out->head.max_count) || !logi_varint_get(&from, &age)))
+        return false;
+    if (from.len > sizeof out->bytes || age > INT64_MAX)
+        return false;
+    out->head.max_age_us = (int64_t)age;
+    out->head.flags = (uint32_t)flags & ~HEAD_LIMITED;
     out->head.last = LOG_POS(last << 3);
     if (!logi_pos_list(from, 0, positions, RUN_MAX, &out->count, &out->last))
         return false;

@@ -6,33 +6,21 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "log/log_int.h"
+#include "log/iter_int.h"
 
-#define BATCH 64u
+int
+logi_iter_damaged(const struct log_iter *it, uint64_t pos, struct err *err)
+{
+    RETURN_ERR(err, E_DAMAGED, ERR_FATAL,
+               "%s: damaged at position %" PRIu64 ": run oxbow log verify", it->log->dir, pos);
+}
 
-struct log_iter {
-    uint32_t        magic;
-    struct log     *log;
-    struct log_read read;
-    char            name[LOG_NAME_MAX + 1];
-    struct buf      text; /* copies of the filter's slices */
-    struct buf      payload;
-    bool            over; /* E_END for good */
-    uint64_t        passed;
-
-    /* $all */
-    uint64_t     pos; /* a frame's start; backwards a frame's end */
-    struct frame frame;
-    bool         in_frame;
-    uint32_t     off, left;
-    uint64_t     known_id; /* filter: the last stream asked about, and the answer */
-    bool         known, known_answer;
-
-    /* a stream */
-    uint64_t id, version;
-    uint64_t positions[BATCH];
-    uint32_t count, next;
-};
+bool
+logi_iter_tired(struct log_iter *it, uint64_t bytes)
+{
+    it->looked += bytes;
+    return it->read.patience != 0 && it->looked >= it->read.patience;
+}
 
 /* the filter */
 
@@ -64,8 +52,8 @@ stream_wanted(const struct log_filter *f, struct slice stream)
     return f->stream_regex == NULL || regex_holds(f->stream_regex, stream);
 }
 
-static bool
-wanted(struct log_iter *it, const struct record *r)
+bool
+logi_iter_wanted(struct log_iter *it, const struct record *r)
 {
     const struct log_filter *f = &it->read.filter;
     struct slice             type = slice_of(r->body + r->name_len, r->type_len);
@@ -84,29 +72,102 @@ wanted(struct log_iter *it, const struct record *r)
     return f->type_regex == NULL || regex_holds(f->type_regex, type);
 }
 
-/* one event */
+/* what may be seen */
 
-static int
-give(struct log_iter *it, const struct record *r, const struct frame *f, struct log_event *out,
-     struct err *err)
+int
+logi_iter_view(struct log_iter *it, uint64_t id, struct slice stream, struct view *out,
+               struct err *err)
 {
-    uint64_t       bytes = (uint64_t)r->meta_len + r->data_len;
-    const uint8_t *payload = r->body + r->name_len + r->type_len;
+    uint64_t          end = atomic_load(&it->log->end);
+    struct seen_view *seen;
+    struct index_head head;
+    int               rc;
 
-    if ((r->flags & RECORD_CONTINUED) != 0) {
-        int rc;
-
-        buf_clear(&it->payload);
-        if (bytes > LOG_EVENT_MAX || !buf_reserve(&it->payload, bytes))
-            RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for the event at %" PRIu64, r->pos);
-        rc = logi_scan_assemble(it->log->segs, r, f, atomic_load(&it->log->end), it->payload.data,
-                                err);
+    if (it->views == NULL)
+        it->views = calloc(ITER_VIEWS, sizeof *it->views);
+    if (it->views == NULL)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a reader");
+    seen = &it->views[id % ITER_VIEWS];
+    /* A bound by number moves with each append to the stream, and so maybe with the end. */
+    if (seen->epoch != it->epoch || seen->id != id ||
+        (seen->view.max_count != 0 && seen->end != end)) {
+        rc = logi_head(it->log, id, end, &head, err);
         if (rc != 0)
             return rc;
-        payload = it->payload.data;
-    } else if (bytes > r->body_len - r->name_len - r->type_len) {
-        RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "damaged record at position %" PRIu64, r->pos);
+        logi_view(&head, stream, logi_retention_of(it->retention, stream), &seen->view);
+        seen->id = id;
+        seen->epoch = it->epoch;
+        seen->end = end;
     }
+    *out = seen->view;
+    return 0;
+}
+
+int
+logi_iter_visible(struct log_iter *it, const struct record *r, bool *yes, struct err *err)
+{
+    struct slice stream = slice_of(r->body, r->name_len);
+    struct view  v;
+    int          rc;
+
+    *yes = true;
+    if (it->read.raw || (!logi_marked(it->log, r->stream_id) && !logi_is_metastream(stream) &&
+                         logi_retention_of(it->retention, stream) == NULL))
+        return 0;
+    rc = logi_iter_view(it, r->stream_id, stream, &v, err);
+    *yes = rc == 0 && r->version >= v.low && !logi_too_old(it->log, v.max_age_us, r->created_us);
+    return rc;
+}
+
+int
+logi_iter_there(struct log_iter *it, uint64_t id, struct slice stream, bool *yes, struct err *err)
+{
+    struct record first = {.stream_id = id, .body = stream.data, .name_len = (uint16_t)stream.len};
+    struct view   v;
+    int           rc;
+
+    *yes = logi_iter_wanted(it, &first);
+    if (!*yes || it->read.raw || !logi_marked(it->log, id))
+        return 0;
+    rc = logi_iter_view(it, id, stream, &v, err);
+    *yes = rc == 0 && (v.flags & (INDEX_DELETED | INDEX_TOMBSTONE | INDEX_STAGED)) == 0;
+    return rc;
+}
+
+/* one event */
+
+/* Metadata, then data. */
+static int
+payload_of(struct log_iter *it, const struct record *r, const struct frame *f,
+           const uint8_t **payload, struct err *err)
+{
+    uint64_t bytes = (uint64_t)r->meta_len + r->data_len;
+
+    *payload = r->body + r->name_len + r->type_len;
+    if ((r->flags & RECORD_CONTINUED) == 0) {
+        if (bytes > r->body_len - r->name_len - r->type_len)
+            RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "damaged record at position %" PRIu64, r->pos);
+        return 0;
+    }
+    buf_clear(&it->payload);
+    if (bytes > LOG_EVENT_MAX || !buf_reserve(&it->payload, bytes))
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for the event at %" PRIu64, r->pos);
+    *payload = it->payload.data;
+    return logi_scan_assemble(it->log->segs, r, f, atomic_load(&it->log->end), it->payload.data,
+                              err);
+}
+
+static int
+fill(struct log_iter *it, const struct record *r, const struct frame *f, struct log_event *out,
+     struct err *err)
+{
+    const uint8_t *payload;
+    int            rc;
+
+    memset(out, 0, sizeof *out);
+    rc = payload_of(it, r, f, &payload, err);
+    if (rc != 0)
+        return rc;
     out->pos = LOG_POS(r->pos);
     out->commit = LOG_POS(f->head.commit);
     out->stream_id = r->stream_id;
@@ -124,253 +185,82 @@ give(struct log_iter *it, const struct record *r, const struct frame *f, struct 
     return 0;
 }
 
-static int
-damaged(const struct log_iter *it, uint64_t pos, struct err *err)
+int
+logi_iter_give(struct log_iter *it, const struct record *r, const struct frame *f,
+               struct log_event *out, struct err *err)
 {
-    RETURN_ERR(err, E_DAMAGED, ERR_FATAL,
-               "%s: damaged at position %" PRIu64 ": run oxbow log verify", it->log->dir, pos);
-}
+    int rc = fill(it, r, f, out, err);
 
-/* $all */
-
-static bool
-frame_wanted(const struct log_iter *it)
-{
-    if ((it->frame.head.flags & FRAME_PAD) != 0)
-        return false;
-    return it->read.filter.quiet || (it->frame.head.flags & FRAME_QUIET) == 0;
-}
-
-static int
-forward_next(struct log_iter *it, struct log_event *out, struct err *err)
-{
-    uint64_t      end = atomic_load(&it->log->end);
-    uint32_t      seed = logi_segs_seed(it->log->segs);
-    struct record r;
-
-    for (;;) {
-        if (!it->in_frame) {
-            if (it->pos >= end)
-                return E_END;
-            if (!logi_scan_frame(it->log->segs, it->pos, end, &it->frame))
-                return damaged(it, it->pos, err);
-            it->in_frame = true;
-            it->off = FRAME_HEADER;
-            it->left = frame_wanted(it) ? it->frame.head.records : 0;
-        }
-        for (; it->left > 0;) {
-            if (!logi_scan_record(&it->frame, seed, it->off, true, &r))
-                return damaged(it, it->frame.head.pos + it->off, err);
-            if (it->read.at.v != 0 && r.pos > it->read.at.v) {
-                it->over = true;
-                return E_END;
-            }
-            it->off += r.length;
-            it->left--;
-            if (r.pos < it->read.from || r.kind != RECORD_EVENT)
-                continue;
-            it->passed = r.pos + 1;
-            if (wanted(it, &r))
-                return give(it, &r, &it->frame, out, err);
-        }
-        it->pos += it->frame.head.length;
-        if (it->pos > it->passed && it->pos > it->read.from)
-            it->passed = it->pos;
-        it->in_frame = false;
-    }
-}
-
-static int
-backward_next(struct log_iter *it, struct log_event *out, struct err *err)
-{
-    uint32_t      seed = logi_segs_seed(it->log->segs);
-    struct record r;
-
-    for (;;) {
-        if (!it->in_frame) {
-            if (it->pos <= logi_segs_first(it->log->segs)) {
-                it->over = true;
-                it->passed = 0;
-                return E_END;
-            }
-            if (!logi_scan_frame_before(it->log->segs, it->pos, &it->frame))
-                return damaged(it, it->pos, err);
-            it->in_frame = true;
-            it->off = it->frame.head.length - FRAME_TRAILER;
-            it->left = frame_wanted(it) ? it->frame.head.records : 0;
-        }
-        for (; it->left > 0;) {
-            if (!logi_scan_record_before(&it->frame, seed, it->off, true, &r))
-                return damaged(it, it->frame.head.pos + it->off, err);
-            it->off -= r.length;
-            it->left--;
-            if (r.pos > it->read.from || r.kind != RECORD_EVENT)
-                continue;
-            it->passed = r.pos - 1;
-            if (wanted(it, &r))
-                return give(it, &r, &it->frame, out, err);
-        }
-        it->pos = it->frame.head.pos;
-        it->in_frame = false;
-    }
-}
-
-static int
-all_open(struct log_iter *it, struct err *err)
-{
-    uint64_t     end = atomic_load(&it->log->end);
-    struct frame f;
-    int          rc;
-
-    if (it->read.backwards) {
-        if (it->read.at.v != 0 && it->read.at.v < it->read.from)
-            it->read.from = it->read.at.v;
-        rc = logi_scan_seek(it->log->segs, it->read.from, end, &it->pos, err);
-        if (rc == E_END) {
-            it->pos = end;
-            return 0;
-        }
-        if (rc == 0 && !logi_scan_frame(it->log->segs, it->pos, end, &f))
-            return damaged(it, it->pos, err);
-        if (rc == 0)
-            it->pos += f.head.length;
-        return rc;
-    }
-    it->passed = it->read.from;
-    rc = logi_scan_seek(it->log->segs, it->read.from, end, &it->pos, err);
-    if (rc == E_END) {
-        it->pos = end;
-        rc = 0;
-    }
+    if (rc == 0 && it->read.resolve && it->kind != ITER_FIRSTS && (out->flags & LOG_LINK) != 0)
+        rc = logi_iter_resolve(it, out, err);
     return rc;
 }
 
-/* a stream */
+/* links */
 
-static int
-load_positions(struct log_iter *it, struct err *err)
+/* "VERSION@STREAM" */
+static bool
+parse_link(struct slice data, uint64_t *version, struct slice *stream)
 {
-    struct log *log = it->log;
-    uint64_t    end = atomic_load(&log->end);
+    const char *text = data.data, *at = data.len == 0 ? NULL : memchr(text, '@', data.len);
+    uint64_t    v = 0;
 
-    it->next = 0;
-    if (logi_mem_positions(log->mem, it->id, it->version, it->read.backwards, end, it->positions,
-                           BATCH, &it->count))
-        return 0;
-    return log->conf.index->positions(log->index, it->id, it->version, it->read.backwards,
-                                      it->positions, BATCH, &it->count, err);
+    if (at == NULL || at == text || (size_t)(at - text) > 19)
+        return false;
+    for (const char *c = text; c < at; c++) {
+        if (*c < '0' || *c > '9')
+            return false;
+        v = v * 10 + (uint64_t)(*c - '0');
+    }
+    *version = v;
+    *stream = slice_of(at + 1, data.len - (size_t)(at + 1 - text));
+    return stream->len > 0 && stream->len <= LOG_NAME_MAX;
 }
 
+/* The event that a link names, where readers may see it. */
 static int
-stream_next(struct log_iter *it, struct log_event *out, struct err *err)
-{
-    struct record r;
-    struct frame  f;
-    uint64_t      pos, end;
-    int           rc;
-
-    if (it->next == it->count) {
-        rc = load_positions(it, err);
-        if (rc != 0)
-            return rc;
-        if (it->count == 0)
-            return E_END;
-    }
-    pos = it->positions[it->next];
-    end = atomic_load(&it->log->end);
-    if (pos >= end) {
-        it->count = it->next; /* not published yet: ask again */
-        return E_END;
-    }
-    if (it->read.at.v != 0 && !it->read.backwards && pos > it->read.at.v) {
-        it->over = true;
-        return E_END;
-    }
-    if (!logi_scan_record_at(it->log->segs, pos, end, true, &r, &f) || r.stream_id != it->id ||
-        r.version != it->version)
-        return damaged(it, pos, err);
-    it->next++;
-    it->passed = r.version;
-    if (!it->read.backwards)
-        it->version++;
-    else if (it->version-- == 0)
-        it->over = true;
-    return give(it, &r, &f, out, err);
-}
-
-/* The number of the stream's versions whose position is <= at, by halving. */
-static int
-versions_at(struct log *log, uint64_t id, uint64_t next, struct log_pos at, uint64_t *out,
+find_linked(struct log_iter *it, struct slice data, struct record *r, struct frame *f, bool *found,
             struct err *err)
 {
-    uint64_t lo = 0, hi = next, pos;
-
-    while (lo < hi) {
-        uint64_t mid = lo + (hi - lo) / 2;
-        int      rc = logi_position(log, id, mid, UINT64_MAX, &pos, err);
-        if (rc != 0)
-            return rc;
-        if (pos <= at.v)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    *out = lo;
-    return 0;
-}
-
-/* A reader's view of a stream: what is published. */
-static int
-stream_head(struct log *log, struct slice name, uint64_t *id, struct index_head *head,
-            struct err *err)
-{
-    uint64_t end = atomic_load(&log->end);
-    bool     found = logi_mem_find(log->mem, name, end, id);
-    int      rc;
-
-    memset(head, 0, sizeof *head);
-    if (!found) {
-        rc = log->conf.index->find(log->index, name, id, head, err);
-        if (rc == E_NOTFOUND)
-            RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "stream \"%.*s\" is not there", SLICE_FMT(name));
-        if (rc != 0)
-            return rc;
-    }
-    if (!logi_mem_last(log->mem, *id, end, head)) {
-        /* Again: its last events may have gone from memory to the index between the two looks. */
-        rc = log->conf.index->head(log->index, *id, head, err);
-        if (rc != 0)
-            return rc;
-    }
-    return 0;
-}
-
-static int
-stream_open(struct log_iter *it, struct err *err)
-{
+    uint64_t          end = atomic_load(&it->log->end), version, id, pos;
+    struct slice      stream;
     struct index_head head;
-    uint64_t          next;
     int               rc;
 
-    TRY(stream_head(it->log, it->read.stream, &it->id, &head, err));
-    next = head.next;
-    if (it->read.at.v != 0) {
-        TRY(versions_at(it->log, it->id, head.next, it->read.at, &next, err));
-        if (next == 0)
-            FAIL(err, E_NOTFOUND, ERR_DATA,
-                 "stream \"%.*s\" was not there yet at position %" PRIu64,
-                 SLICE_FMT(it->read.stream), it->read.at.v);
-    }
-    it->version = it->read.from;
-    if (it->read.backwards) {
-        if (it->version >= next)
-            it->version = next - 1;
-        it->over = next == 0;
-    } else if (it->version < head.truncate) {
-        it->version = head.truncate;
-    }
-    rc = 0;
-out:
+    *found = false;
+    if (!parse_link(data, &version, &stream))
+        return 0;
+    rc = logi_find(it->log, stream, end, &id, &head, err);
+    if (rc == E_NOTFOUND || (rc == 0 && version >= head.next))
+        return 0;
+    if (rc == 0)
+        rc = logi_position(it->log, id, version, end, &pos, err);
+    if (rc != 0 || pos == 0)
+        return rc;
+    if (!logi_scan_record_at(it->log->segs, pos, end, true, r, f) || r->stream_id != id ||
+        r->version != version)
+        return 0; /* scavenged */
+    return logi_iter_visible(it, r, found, err);
+}
+
+int
+logi_iter_resolve(struct log_iter *it, struct log_event *out, struct err *err)
+{
+    struct log_link link = {out->pos,  out->version, out->stream,
+                            out->meta, out->id,      out->created_us};
+    struct record   r;
+    struct frame    f;
+    bool            found;
+    int             rc = find_linked(it, out->data, &r, &f, &found, err);
+
+    if (rc != 0)
+        return rc;
+    out->dangling = !found;
+    if (!found)
+        return 0;
+    /* One step only: a link to a link is given as what it is, and circles are none. */
+    rc = fill(it, &r, &f, out, err);
+    out->link = link;
     return rc;
 }
 
@@ -401,6 +291,33 @@ keep_filter(struct log_iter *it, struct err *err)
     return 0;
 }
 
+static enum iter_kind
+kind_of(struct slice name)
+{
+    if (name.len == 0)
+        return ITER_ALL;
+    if (slice_is(name, "$streams"))
+        return ITER_FIRSTS;
+    if (name.len > 4 && slice_starts(name, slice_str("$ce-")))
+        return ITER_CATEGORY;
+    if (name.len > 4 && slice_starts(name, slice_str("$et-")))
+        return ITER_TYPE;
+    return ITER_STREAM;
+}
+
+/* What holds for readers has changed since this one looked: it looks again. */
+static void
+take_retention(struct log_iter *it)
+{
+    uint64_t epoch = atomic_load(&it->log->state_epoch);
+
+    if (epoch == it->epoch)
+        return;
+    logi_retention_put(it->retention);
+    it->retention = logi_retention_get(it->log);
+    it->epoch = epoch;
+}
+
 int
 log_iter_open(struct log *log, const struct log_read *read, struct log_iter **out, struct err *err)
 {
@@ -420,11 +337,15 @@ log_iter_open(struct log *log, const struct log_read *read, struct log_iter **ou
     if (read->stream.len > 0)
         memcpy(it->name, read->stream.data, read->stream.len);
     it->read.stream.data = it->name;
+    it->kind = kind_of(it->read.stream);
+    take_retention(it);
     TRY(keep_filter(it, err));
-    if (read->stream.len > 0)
-        TRY(stream_open(it, err));
+    if (it->kind == ITER_ALL)
+        TRY(logi_all_open(it, err));
+    else if (it->kind == ITER_STREAM)
+        TRY(logi_stream_open(it, err));
     else
-        TRY(all_open(it, err));
+        TRY(logi_list_open(it, err));
     *out = it;
     it = NULL;
 out:
@@ -438,9 +359,13 @@ log_iter_next(struct log_iter *it, struct log_event *out, struct err *err)
     must(it->magic == LOGI_MAGIC);
     if (it->over)
         return E_END;
-    if (it->read.stream.len > 0)
-        return stream_next(it, out, err);
-    return it->read.backwards ? backward_next(it, out, err) : forward_next(it, out, err);
+    it->looked = 0;
+    take_retention(it);
+    if (it->kind == ITER_STREAM)
+        return logi_stream_next(it, out, err);
+    if (it->kind != ITER_ALL)
+        return logi_list_next(it, out, err);
+    return it->read.backwards ? logi_all_backward(it, out, err) : logi_all_forward(it, out, err);
 }
 
 struct log_pos
@@ -456,58 +381,8 @@ log_iter_close(struct log_iter *it)
         return;
     buf_fini(&it->text);
     buf_fini(&it->payload);
+    logi_retention_put(it->retention);
+    free(it->views);
     it->magic = 0;
     free(it);
-}
-
-int
-log_stream_info(struct log *log, struct slice name, struct log_stream *out, struct err *err)
-{
-    struct index_head head;
-    int               rc;
-
-    memset(out, 0, sizeof *out);
-    out->name = name;
-    TRY(stream_head(log, name, &out->id, &head, err));
-    out->head = head.next - 1;
-    out->first = head.truncate;
-    out->last_pos = head.last;
-    TRY(logi_position(log, out->id, out->first, UINT64_MAX, &out->first_pos.v, err));
-out:
-    return rc;
-}
-
-struct listing {
-    log_stream_fn *fn;
-    void          *arg;
-};
-
-static int
-list_one(void *arg, struct slice name, uint64_t id, const struct index_head *head, struct err *err)
-{
-    struct listing   *l = arg;
-    struct log_stream s = {.name = name,
-                           .id = id,
-                           .head = head->next - 1,
-                           .first = head->truncate,
-                           .last_pos = head->last};
-
-    return l->fn(l->arg, &s, err);
-}
-
-int
-log_streams(struct log *log, struct slice prefix, struct slice after, log_stream_fn *fn, void *arg,
-            struct err *err)
-{
-    struct listing l = {fn, arg};
-    int            rc = logi_flush(log, err);
-
-    if (rc != 0)
-        return rc;
-    if (log->conf.read_only && logi_mem_active(log->mem) > 0)
-        RETURN_ERR(err, E_STATE, ERR_FATAL,
-                   "%s: not all streams are in the index: open it for writing once, or run oxbow "
-                   "log reindex",
-                   log->dir);
-    return log->conf.index->streams(log->index, prefix, after, list_one, &l, err);
 }

@@ -150,6 +150,8 @@ new_log(struct ox_env *env, const char *dir, const struct log_conf *conf, struct
     TRY(logi_mem_new(&log->mem, err));
     TRY(logi_heads_new(env, log->conf.heads_bytes, &log->heads, err));
     TRY(logi_recent_new(env, log->conf.recent_events, &log->recent, err));
+    TRY(logi_marks_new(&log->marks, err));
+    TRY(log_set_retention(log, conf->retention, conf->retention_count, err));
 out:
     return rc;
 }
@@ -173,6 +175,8 @@ free_log(struct log *log)
     logi_mem_free(log->mem);
     logi_heads_free(log->heads);
     logi_recent_free(log->recent);
+    logi_marks_free(log->marks);
+    logi_retention_put(log->retention);
     free(log->targets);
     free(log->dir);
     lock_fini(&log->admin);

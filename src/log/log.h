@@ -174,12 +174,12 @@ struct log_req {
     int64_t      wrong_expected, wrong_actual;
     uint32_t     gone_flags; /* with E_GONE: enum log_stream_flags */
     /* the log's own */
-    struct log_change *own; /* the changes, with those that metadata makes */
-    uint32_t           own_count;
-    struct log_req    *next;
-    uint64_t           bytes;
-    struct ox_gate    *gate;
-    struct log_req    *wake[2];
+    struct log_own *own; /* the changes, with those that metadata makes */
+    uint32_t        own_count;
+    struct log_req *next;
+    uint64_t        bytes;
+    struct ox_gate *gate;
+    struct log_req *wake[2];
 };
 
 /* Never blocks. A refusal is answered through `done` too (maybe before this returns). */

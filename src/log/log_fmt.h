@@ -240,6 +240,46 @@ fmt_record_get(const uint8_t *p, uint64_t room, uint32_t seed, bool check, struc
     return (uint32_t)r->name_len + r->type_len <= r->body_len;
 }
 
+#define LINK_TYPE "$>"
+
+/* a state record's data */
+
+#define STATE_BYTES 32u
+#define STATE_BYTES_MIN 16u
+
+struct state_data {
+    uint64_t truncate, max_count;
+    int64_t  max_age_us;
+    uint32_t flags, moved;
+};
+
+static inline void
+fmt_state_put(uint8_t p[STATE_BYTES], const struct state_data *s)
+{
+    put_u64(p, s->truncate);
+    put_u32(p + 8, s->flags);
+    put_u32(p + 12, s->moved);
+    put_u64(p + 16, s->max_count);
+    put_u64(p + 24, (uint64_t)s->max_age_us);
+}
+
+/* False: too short to be one. */
+static inline bool
+fmt_state_get(const uint8_t *p, uint32_t len, struct state_data *s)
+{
+    if (len < STATE_BYTES_MIN)
+        return false;
+    memset(s, 0, sizeof *s);
+    s->truncate = get_u64(p);
+    s->flags = get_u32(p + 8);
+    s->moved = get_u32(p + 12);
+    if (len >= STATE_BYTES) {
+        s->max_count = get_u64(p + 16);
+        s->max_age_us = (int64_t)get_u64(p + 24);
+    }
+    return s->max_age_us >= 0;
+}
+
 static_assert(RECORD_HEADER % 8 == 0 && FRAME_HEADER % 8 == 0, "records begin at multiples of 8");
 
 #endif

@@ -42,7 +42,7 @@ struct group {
     uint64_t        first, end; /* positions */
     uint64_t        started_us;
     int64_t         time_us; /* of the last commit */
-    uint32_t        frames, commits, events;
+    uint32_t        frames, commits, events, states;
     uint64_t        bulk_bytes;
     bool            loud; /* has a commit that wakes readers */
     struct log_req *reqs, **tail;
@@ -57,9 +57,30 @@ struct req_list {
 struct target {
     uint64_t id, next, truncate;
     uint32_t flags;
-    bool     is_new;
-    uint32_t done; /* events encoded so far */
+    bool     is_new;   /* nothing of it is in the log: the commit gives it its id */
+    bool     by_write; /* of a change: the stream's write has its own target */
+    bool     state;    /* a state record is written */
+    uint32_t done;     /* events encoded so far */
+    /* with `state` */
+    uint64_t max_count;
+    int64_t  max_age_us;
 };
+
+/* What readers may see of a stream: versions from `low` to below `next`, if not too old. */
+struct view {
+    uint64_t low, next, max_count;
+    int64_t  max_age_us; /* 0: no bound */
+    uint32_t flags;      /* enum index_flags */
+};
+
+/* A change that was asked for or that metadata makes. */
+struct log_own {
+    struct log_change change;
+    uint32_t          write; /* the number of its stream's write; UINT32_MAX: it has none */
+};
+
+struct marks;
+struct retention;
 
 struct waiter {
     struct ox_gate gate;
@@ -80,13 +101,15 @@ struct log {
     struct mem        *mem;
     struct heads      *heads;
     struct recent     *recent;
+    struct marks      *marks; /* streams that may have a state */
 
     /* Any thread. */
     _Atomic(struct log_req *) incoming; /* a stack */
     _Atomic uint64_t          queue_bytes;
-    _Atomic uint64_t          end;     /* published */
-    _Atomic int64_t           end_us;  /* the time of the last commit below it */
-    _Atomic uint64_t          indexed; /* what the index covers */
+    _Atomic uint64_t          end;         /* published */
+    _Atomic int64_t           end_us;      /* the time of the last commit below it */
+    _Atomic uint64_t          indexed;     /* what the index covers */
+    _Atomic uint64_t          state_epoch; /* grows with each state that becomes readable */
     _Atomic bool              closing, failed, low_disk;
     _Atomic bool              indexer_waits; /* for `end` to move */
     _Atomic uint64_t          want_end;      /* upkeep: segments must reach this position */
@@ -100,7 +123,7 @@ struct log {
     uint64_t        next_pos, next_stream_id;
     int64_t         last_time_us;
     uint64_t        id_seed[2], id_count; /* of the ids that the log makes */
-    struct target  *targets;
+    struct target  *targets;              /* of the writes, then of the changes */
     uint32_t        target_room;
     unsigned        sync_next;    /* the group to commit: groups take turns; of whoever commits */
     struct ox_gate *_Atomic idle; /* opened when nothing is left while closing */
@@ -108,6 +131,7 @@ struct log {
     /* Under `admin`. */
     struct ox_lock       admin;
     struct log_listener *listeners;
+    struct retention    *retention; /* NULL: none */
     struct waiter       *flush_waiters;
     struct err           failure;     /* why `failed` */
     struct err           index_error; /* code 0: none */
@@ -133,11 +157,39 @@ enum check_result {
     CHECK_NO_ROOM, /* segments have to be prepared first */
 };
 enum check_result logi_check(struct log *, struct log_req *);
-/* The stream as prepared; *is_new: there is none. */
+/* The stream as prepared; is_new: there is none. */
 int logi_resolve(struct log *, struct slice name, struct target *, struct err *);
+/* Does anything readable stand for the stream: is it there for `exists` and `no-stream`? */
+static inline bool
+logi_there(const struct target *t)
+{
+    return !t->is_new && (t->flags & INDEX_DELETED) == 0;
+}
 /* Position of a version below bound; 0: not there. */
 int logi_position(struct log *, uint64_t id, uint64_t version, uint64_t bound, uint64_t *pos,
                   struct err *);
+
+/* state.c */
+int  logi_marks_new(struct marks **, struct err *);
+void logi_marks_free(struct marks *); /* NULL is fine */
+/* From what the index has. */
+int logi_marks_load(struct log *, struct err *);
+/* Says that the stream may have a state. One task at a time. */
+int  logi_mark(struct log *, uint64_t id, struct err *);
+bool logi_marked(struct log *, uint64_t id);
+/* All that is known of a stream below bound. E_NOTFOUND. */
+int logi_head(struct log *, uint64_t id, uint64_t bound, struct index_head *, struct err *);
+int logi_find(struct log *, struct slice name, uint64_t bound, uint64_t *id, struct index_head *,
+              struct err *);
+/* A reference to the list as it is now; may be NULL. */
+struct retention           *logi_retention_get(struct log *);
+void                        logi_retention_put(struct retention *);
+const struct log_retention *logi_retention_of(const struct retention *, struct slice stream);
+bool                        logi_is_metastream(struct slice name);
+/* `category` may be NULL. */
+void logi_view(const struct index_head *, struct slice stream, const struct log_retention *category,
+               struct view *);
+bool logi_too_old(struct log *, int64_t max_age_us, int64_t created_us);
 
 /* encode.c */
 /* How many bytes a commit takes at most, frames and padding included. */

@@ -18,12 +18,16 @@ struct entry {
     uint32_t kind; /* which category and type */
 };
 
+struct state {
+    uint64_t          pos;
+    struct index_head head; /* `last` is not used */
+    uint32_t          prev; /* the stream's state before this one in this generation */
+};
+
 /* Per stream. */
 struct slot {
-    uint64_t id;
-    uint64_t truncate;
-    uint32_t last; /* NONE: free */
-    uint32_t flags;
+    uint64_t id;          /* UINT64_MAX: free */
+    uint32_t last, state; /* its newest entry and state; NONE */
 };
 
 struct name {
@@ -39,6 +43,9 @@ struct kind {
 struct gen {
     struct entry *chunks[CHUNKS_MAX];
     uint32_t      count;
+    struct state *states;
+    uint32_t      state_count, state_room;
+    uint64_t      last_pos; /* of the last entry or state */
     struct slot  *slots;
     uint32_t      slot_room, slot_count;
     struct name  *names; /* open addressing; len 0: free */
@@ -72,6 +79,7 @@ gen_free(struct gen *g)
         return;
     for (uint32_t i = 0; i < CHUNKS_MAX && g->chunks[i] != NULL; i++)
         free(g->chunks[i]);
+    free(g->states);
     free(g->slots);
     free(g->names);
     free(g->kinds);
@@ -97,7 +105,7 @@ slot_find(const struct gen *g, uint64_t id)
         return NULL;
     for (uint32_t i = (uint32_t)mix(id) & (g->slot_room - 1);; i = (i + 1) & (g->slot_room - 1)) {
         struct slot *s = &g->slots[i];
-        if (s->last == NONE || s->id == id)
+        if (s->id == UINT64_MAX || s->id == id)
             return s;
     }
 }
@@ -114,10 +122,10 @@ slots_grow(struct gen *g, struct err *err)
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
     }
     for (uint32_t i = 0; i < room; i++)
-        g->slots[i].last = NONE;
+        g->slots[i].id = UINT64_MAX;
     g->slot_room = room;
     for (uint32_t i = 0; i < old_room; i++)
-        if (old[i].last != NONE)
+        if (old[i].id != UINT64_MAX)
             *slot_find(g, old[i].id) = old[i];
     free(old);
     g->bytes += (uint64_t)(room - old_room) * sizeof *g->slots;
@@ -305,6 +313,20 @@ active_ready(struct mem *m, struct err *err)
     return 0;
 }
 
+/* The stream's slot, made where there is none yet. */
+static struct slot *
+slot_of(struct gen *g, uint64_t id)
+{
+    struct slot *slot = slot_find(g, id);
+
+    must(id != UINT64_MAX);
+    if (slot->id == UINT64_MAX) {
+        *slot = (struct slot){id, NONE, NONE};
+        g->slot_count++;
+    }
+    return slot;
+}
+
 int
 logi_mem_add(struct mem *m, const struct mem_event *e, struct err *err)
 {
@@ -320,18 +342,49 @@ logi_mem_add(struct mem *m, const struct mem_event *e, struct err *err)
     TRY(kind_of(g, category_of(e->stream), e->type, &kind, err));
     if (e->is_new)
         TRY(name_add(g, e->stream, e->id, e->pos, err));
-    slot = slot_find(g, e->id);
+    slot = slot_of(g, e->id);
     entry = entry_at(g, g->count);
     *entry = (struct entry){e->version, e->pos, slot->last, kind};
-    if (slot->last == NONE) {
-        slot->id = e->id;
-        g->slot_count++;
-    } else {
-        must(entry_at(g, slot->last)->version + 1 == e->version);
-    }
+    must(slot->last == NONE || entry_at(g, slot->last)->version + 1 == e->version);
     slot->last = g->count++;
-    slot->truncate = e->truncate;
-    slot->flags = e->flags;
+    g->last_pos = e->pos;
+out:
+    lock_give(&m->lock);
+    return rc;
+}
+
+static int
+states_grow(struct gen *g, struct err *err)
+{
+    uint32_t      room = g->state_room == 0 ? 64 : g->state_room * 2;
+    struct state *states = realloc(g->states, room * sizeof *states);
+
+    if (states == NULL)
+        RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
+    g->states = states;
+    g->bytes += (uint64_t)(room - g->state_room) * sizeof *states;
+    g->state_room = room;
+    return 0;
+}
+
+int
+logi_mem_add_state(struct mem *m, const struct mem_state *st, struct err *err)
+{
+    struct gen  *g;
+    struct slot *slot;
+    int          rc;
+
+    lock_take(&m->lock);
+    TRY(active_ready(m, err));
+    g = m->active;
+    if (g->state_count == g->state_room)
+        TRY(states_grow(g, err));
+    if (st->is_new)
+        TRY(name_add(g, st->stream, st->id, st->pos, err));
+    slot = slot_of(g, st->id);
+    g->states[g->state_count] = (struct state){st->pos, st->head, slot->state};
+    slot->state = g->state_count++;
+    g->last_pos = st->pos;
 out:
     lock_give(&m->lock);
     return rc;
@@ -366,7 +419,7 @@ logi_mem_find(struct mem *m, struct slice name, uint64_t bound, uint64_t *id)
 
 /* The newest entry below bound; NONE. */
 static uint32_t
-newest(const struct gen *g, uint64_t id, uint64_t bound, const struct slot **slot_out)
+newest(const struct gen *g, uint64_t id, uint64_t bound)
 {
     const struct slot *slot;
     uint32_t           i;
@@ -374,45 +427,71 @@ newest(const struct gen *g, uint64_t id, uint64_t bound, const struct slot **slo
     if (g == NULL)
         return NONE;
     slot = slot_find(g, id);
-    if (slot == NULL || slot->last == NONE)
+    if (slot == NULL || slot->id == UINT64_MAX)
         return NONE;
     for (i = slot->last; i != NONE && entry_at(g, i)->pos >= bound; i = entry_at(g, i)->prev)
         ;
-    if (slot_out != NULL)
-        *slot_out = slot;
     return i;
 }
 
-bool
-logi_mem_last(struct mem *m, uint64_t id, uint64_t bound, struct index_head *head)
+/* The newest state below bound; NULL. */
+static const struct state *
+newest_state(const struct gen *g, const struct slot *slot, uint64_t bound)
 {
-    const struct gen *gens[2];
-    bool              found = false;
+    for (uint32_t i = slot->state; i != NONE; i = g->states[i].prev)
+        if (g->states[i].pos < bound)
+            return &g->states[i];
+    return NULL;
+}
+
+/* What this generation adds to what is `known` from a newer one. */
+static unsigned
+gen_head(const struct gen *g, uint64_t id, uint64_t bound, unsigned known, struct index_head *head)
+{
+    const struct slot  *slot = g == NULL ? NULL : slot_find(g, id);
+    const struct state *st;
+    uint32_t            i;
+
+    if (slot == NULL || slot->id == UINT64_MAX)
+        return known;
+    i = newest(g, id, bound);
+    if (i != NONE && ((known & MEM_NEXT) == 0 || (known & MEM_EMPTY) != 0)) {
+        head->next = entry_at(g, i)->version + 1;
+        head->last.v = entry_at(g, i)->pos;
+        known = (known | MEM_NEXT) & ~(unsigned)MEM_EMPTY;
+    }
+    st = newest_state(g, slot, bound);
+    if (st != NULL && (known & MEM_STATE) == 0) {
+        head->truncate = st->head.truncate;
+        head->max_count = st->head.max_count;
+        head->max_age_us = st->head.max_age_us;
+        head->flags = st->head.flags;
+        known |= MEM_STATE;
+        if ((known & MEM_NEXT) == 0) {
+            head->next = st->head.next;
+            known |= MEM_NEXT | MEM_EMPTY;
+        }
+    }
+    return known;
+}
+
+unsigned
+logi_mem_head(struct mem *m, uint64_t id, uint64_t bound, struct index_head *head)
+{
+    unsigned known;
 
     lock_take(&m->lock);
-    gens[0] = m->active;
-    gens[1] = m->frozen;
-    for (int k = 0; k < 2 && !found; k++) {
-        const struct slot *slot = NULL;
-        uint32_t           i = newest(gens[k], id, bound, &slot);
-
-        if (i == NONE)
-            continue;
-        head->next = entry_at(gens[k], i)->version + 1;
-        head->last.v = entry_at(gens[k], i)->pos;
-        head->truncate = slot->truncate;
-        head->flags = slot->flags;
-        found = true;
-    }
+    known = gen_head(m->active, id, bound, 0, head);
+    known = gen_head(m->frozen, id, bound, known, head);
     lock_give(&m->lock);
-    return found;
+    return known;
 }
 
 /* Fills out[] with those versions in [low, low + n) that the generation has, by version. */
 static void
 collect(const struct gen *g, uint64_t id, uint64_t bound, uint64_t low, uint32_t n, uint64_t *out)
 {
-    for (uint32_t i = newest(g, id, bound, NULL); i != NONE; i = entry_at(g, i)->prev) {
+    for (uint32_t i = newest(g, id, bound); i != NONE; i = entry_at(g, i)->prev) {
         const struct entry *e = entry_at(g, i);
         if (e->version < low)
             return;
@@ -467,7 +546,7 @@ logi_mem_active(struct mem *m)
     uint32_t n;
 
     lock_take(&m->lock);
-    n = m->active == NULL ? 0 : m->active->count;
+    n = m->active == NULL ? 0 : m->active->count + m->active->state_count;
     lock_give(&m->lock);
     return n;
 }
@@ -490,10 +569,10 @@ logi_mem_freeze(struct mem *m, uint64_t *last_pos)
 
     lock_take(&m->lock);
     must(m->frozen == NULL);
-    if (m->active != NULL && m->active->count > 0) {
+    if (m->active != NULL && m->active->count + m->active->state_count > 0) {
         m->frozen = m->active;
         m->active = NULL;
-        *last_pos = entry_at(m->frozen, m->frozen->count - 1)->pos;
+        *last_pos = m->frozen->last_pos;
         some = true;
     }
     lock_give(&m->lock);
@@ -547,29 +626,29 @@ text_at(const struct gen *g, uint32_t off, uint32_t len)
     return slice_of(g->text.data + off, len);
 }
 
-static uint32_t
+/* False: nothing of the stream is below the bound. */
+static bool
 fill_update(struct gen *g, const struct slot *s, uint64_t bound, uint64_t *positions,
             struct index_update *u)
 {
-    uint32_t n = 0, last = NONE;
+    const struct state *st = newest_state(g, s, bound);
+    uint32_t            n = 0, last = newest(g, s->id, bound);
 
-    for (uint32_t i = s->last; i != NONE; i = entry_at(g, i)->prev) {
-        if (entry_at(g, i)->pos >= bound)
-            continue;
-        if (last == NONE)
-            last = i;
+    if (last == NONE && st == NULL)
+        return false;
+    for (uint32_t i = last; i != NONE; i = entry_at(g, i)->prev)
         n++;
+    *u = (struct index_update){.id = s->id, .positions = positions, .count = n};
+    u->has_state = st != NULL;
+    if (st != NULL)
+        u->head = st->head;
+    if (last != NONE) {
+        u->head.next = entry_at(g, last)->version + 1;
+        u->head.last.v = entry_at(g, last)->pos;
     }
-    if (n == 0)
-        return 0;
-    u->id = s->id;
-    u->head = (struct index_head){
-        entry_at(g, last)->version + 1, s->truncate, {entry_at(g, last)->pos}, s->flags};
-    u->positions = positions;
-    u->count = n;
     for (uint32_t i = last, k = n; i != NONE; i = entry_at(g, i)->prev)
         positions[--k] = entry_at(g, i)->pos;
-    return n;
+    return true;
 }
 
 /* To the updates of new streams their names: both by id. */
@@ -606,7 +685,7 @@ fill_updates(struct gen *g, uint64_t bound, struct index_batch *out, struct key 
     uint32_t    n = 0, updates = 0, used = 0;
 
     for (uint32_t i = 0; i < g->slot_room; i++) {
-        if (g->slots[i].last == NONE)
+        if (g->slots[i].id == UINT64_MAX)
             continue;
         room[n++] = (struct key){g->slots[i].id, i};
         if (g->slots[i].id > most)
@@ -615,10 +694,10 @@ fill_updates(struct gen *g, uint64_t bound, struct index_batch *out, struct key 
     must(n == g->slot_count);
     sorted = sort_keys(room, n, most);
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t got = fill_update(g, &g->slots[sorted[i].at], bound, g->positions + used,
-                                   &g->updates[updates]);
-        used += got;
-        updates += got > 0;
+        if (!fill_update(g, &g->slots[sorted[i].at], bound, g->positions + used,
+                         &g->updates[updates]))
+            continue;
+        used += g->updates[updates++].count;
     }
     out->updates = g->updates;
     out->update_count = updates;

@@ -21,23 +21,37 @@ struct mem;
 int  logi_mem_new(struct mem **out, struct err *err);
 void logi_mem_free(struct mem *); /* NULL is fine */
 
-/* A stream's part that holds for all its events in this generation. */
 struct mem_event {
     uint64_t     id, version, pos;
-    uint64_t     truncate;
-    uint32_t     flags;  /* enum index_flags */
     struct slice stream; /* for its category, and its name where is_new */
     struct slice type;
-    bool         is_new; /* the stream's first event */
+    bool         is_new; /* the stream's first record */
 };
 
 int logi_mem_add(struct mem *, const struct mem_event *, struct err *err);
 
+/* A state record: `head` has the state, and the stream's next version. */
+struct mem_state {
+    uint64_t          id, pos;
+    struct slice      stream;
+    struct index_head head;
+    bool              is_new; /* the stream's first record */
+};
+
+int logi_mem_add_state(struct mem *, const struct mem_state *, struct err *err);
+
 /* Only a stream that began in here; false: ask the index. */
 bool logi_mem_find(struct mem *, struct slice name, uint64_t bound, uint64_t *id);
 
-/* The newest entry of the stream below bound. */
-bool logi_mem_last(struct mem *, uint64_t id, uint64_t bound, struct index_head *head);
+/* What memory knows of a stream: the rest is the index's. */
+enum mem_known {
+    MEM_NEXT = 1,  /* next; last too unless MEM_EMPTY */
+    MEM_STATE = 2, /* truncate, flags, limits */
+    MEM_EMPTY = 4, /* no event of it is in here: `last` is the index's */
+};
+
+/* Fills what its newest entries below bound say; enum mem_known. */
+unsigned logi_mem_head(struct mem *, uint64_t id, uint64_t bound, struct index_head *head);
 
 /* Positions of versions from, from ± 1, …; false: `from` is not in here. */
 bool logi_mem_positions(struct mem *, uint64_t id, uint64_t from, bool backwards, uint64_t bound,

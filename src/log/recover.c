@@ -130,6 +130,30 @@ out:
 }
 
 static int
+replay_state(struct replay *rp, const struct record *r, struct err *err)
+{
+    struct mem_state  m = {.id = r->stream_id, .pos = r->pos};
+    struct state_data s;
+    int               rc;
+
+    if (r->meta_len != 0 || r->data_len > r->body_len - r->name_len - r->type_len ||
+        !fmt_state_get(r->body + r->name_len + r->type_len, r->data_len, &s))
+        FAIL(err, E_DAMAGED, ERR_FATAL, "%s: damaged record at position %" PRIu64, rp->log->dir,
+             r->pos);
+    m.stream = slice_of(r->body, r->name_len);
+    m.is_new = (r->flags & RECORD_NEW_STREAM) != 0;
+    m.head = (struct index_head){.next = r->version,
+                                 .truncate = s.truncate,
+                                 .max_count = s.max_count,
+                                 .max_age_us = s.max_age_us,
+                                 .flags = s.flags};
+    TRY(logi_mark(rp->log, r->stream_id, err));
+    TRY(logi_mem_add_state(rp->log->mem, &m, err));
+out:
+    return rc;
+}
+
+static int
 replay_record(void *arg, const struct frame *frame, const struct record *r, struct err *err)
 {
     struct replay   *rp = arg;
@@ -140,6 +164,8 @@ replay_record(void *arg, const struct frame *frame, const struct record *r, stru
     (void)frame;
     if (r->stream_id >= log->next_stream_id)
         log->next_stream_id = r->stream_id + 1;
+    if (r->kind == RECORD_STATE && r->pos >= rp->covers)
+        return replay_state(rp, r, err);
     if (r->kind != RECORD_EVENT || r->pos < rp->covers)
         return 0;
     e.stream = slice_of(r->body, r->name_len);
@@ -330,6 +356,7 @@ logi_recover(struct log *log, struct log_report *report, struct err *err)
     struct replay rp = {log, covers, covers, 0};
     int           rc;
 
+    TRY(logi_marks_load(log, err));
     TRY(clean_read(log, &clean, err));
     if (rp.durable < logi_segs_first(log->segs))
         rp.durable = logi_segs_first(log->segs);

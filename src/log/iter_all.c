@@ -1,0 +1,145 @@
+/* The scan of $all: frame by frame, in both directions, every record verified. */
+#include "log/iter_int.h"
+
+static bool
+frame_wanted(const struct log_iter *it)
+{
+    if ((it->frame.head.flags & FRAME_PAD) != 0)
+        return false;
+    return it->read.filter.quiet || (it->frame.head.flags & FRAME_QUIET) == 0;
+}
+
+/* The record to the caller, where it wants it and may see it: *given. */
+static int
+offer(struct log_iter *it, const struct record *r, struct log_event *out, bool *given,
+      struct err *err)
+{
+    int rc;
+
+    *given = false;
+    if (it->kind == ITER_FIRSTS && r->version != 0)
+        return 0;
+    if (!logi_iter_wanted(it, r))
+        return 0;
+    rc = it->kind == ITER_FIRSTS
+             ? logi_iter_there(it, r->stream_id, slice_of(r->body, r->name_len), given, err)
+             : logi_iter_visible(it, r, given, err);
+    if (rc != 0 || !*given)
+        return rc;
+    return logi_iter_give(it, r, &it->frame, out, err);
+}
+
+int
+logi_all_forward(struct log_iter *it, struct log_event *out, struct err *err)
+{
+    uint64_t      end = atomic_load(&it->log->end);
+    uint32_t      seed = logi_segs_seed(it->log->segs);
+    struct record r;
+    bool          given;
+    int           rc;
+
+    for (;;) {
+        if (!it->in_frame) {
+            if (it->pos >= end)
+                return E_END;
+            if (!logi_scan_frame(it->log->segs, it->pos, end, &it->frame))
+                return logi_iter_damaged(it, it->pos, err);
+            it->in_frame = true;
+            it->off = FRAME_HEADER;
+            it->left = frame_wanted(it) ? it->frame.head.records : 0;
+        }
+        for (; it->left > 0;) {
+            if (!logi_scan_record(&it->frame, seed, it->off, true, &r))
+                return logi_iter_damaged(it, it->frame.head.pos + it->off, err);
+            if (it->read.at.v != 0 && r.pos > it->read.at.v) {
+                it->over = true;
+                return E_END;
+            }
+            it->off += r.length;
+            it->left--;
+            if (r.pos < it->read.from || r.kind != RECORD_EVENT)
+                continue;
+            it->passed = r.pos + 1;
+            rc = offer(it, &r, out, &given, err);
+            if (rc != 0 || given)
+                return rc;
+        }
+        it->pos += it->frame.head.length;
+        if (it->pos > it->passed && it->pos > it->read.from)
+            it->passed = it->pos;
+        it->in_frame = false;
+        if (logi_iter_tired(it, it->frame.head.length))
+            return E_MORE;
+    }
+}
+
+int
+logi_all_backward(struct log_iter *it, struct log_event *out, struct err *err)
+{
+    uint32_t      seed = logi_segs_seed(it->log->segs);
+    struct record r;
+    bool          given;
+    int           rc;
+
+    for (;;) {
+        if (!it->in_frame) {
+            if (it->pos <= it->floor) {
+                it->over = true;
+                it->passed = 0;
+                return E_END;
+            }
+            if (!logi_scan_frame_before(it->log->segs, it->pos, &it->frame))
+                return logi_iter_damaged(it, it->pos, err);
+            it->in_frame = true;
+            it->off = it->frame.head.length - FRAME_TRAILER;
+            it->left = frame_wanted(it) ? it->frame.head.records : 0;
+        }
+        for (; it->left > 0;) {
+            if (!logi_scan_record_before(&it->frame, seed, it->off, true, &r))
+                return logi_iter_damaged(it, it->frame.head.pos + it->off, err);
+            it->off -= r.length;
+            it->left--;
+            if (r.pos > it->read.from || r.pos < it->floor || r.kind != RECORD_EVENT)
+                continue;
+            it->passed = r.pos - 1;
+            rc = offer(it, &r, out, &given, err);
+            if (rc != 0 || given)
+                return rc;
+        }
+        it->pos = it->frame.head.pos;
+        it->in_frame = false;
+        if (logi_iter_tired(it, it->frame.head.length))
+            return E_MORE;
+    }
+}
+
+int
+logi_all_open(struct log_iter *it, struct err *err)
+{
+    uint64_t     end = atomic_load(&it->log->end);
+    struct frame f;
+    int          rc;
+
+    it->floor = logi_segs_first(it->log->segs);
+    if (it->read.backwards) {
+        if (it->read.at.v != 0 && it->read.at.v < it->read.from)
+            it->read.from = it->read.at.v;
+        rc = logi_scan_seek(it->log->segs, it->read.from, end, &it->pos, err);
+        if (rc == E_END) {
+            it->pos = end;
+            return 0;
+        }
+        if (rc == 0 && !logi_scan_frame(it->log->segs, it->pos, end, &f))
+            return logi_iter_damaged(it, it->pos, err);
+        if (rc == 0)
+            it->pos += f.head.length;
+        return rc;
+    }
+    it->passed = it->read.from;
+    rc = logi_scan_seek(it->log->segs, it->read.from, end, &it->pos, err);
+    if (rc == E_END) {
+        it->pos = end;
+        rc = 0;
+    }
+    return rc;
+}

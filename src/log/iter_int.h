@@ -1,0 +1,95 @@
+/*
+ * Between the files of the iterators: iter.c has what all share, iter_all.c
+ * the scan, iter_stream.c one stream by version, iter_list.c the native reads.
+ */
+#ifndef OX_LOG_ITER_INT_H
+#define OX_LOG_ITER_INT_H
+
+#include "log/log_int.h"
+
+#define ITER_BATCH 64u
+#define ITER_VIEWS 64u
+
+enum iter_kind { ITER_ALL, ITER_STREAM, ITER_CATEGORY, ITER_TYPE, ITER_FIRSTS };
+
+/* What was found out about a stream that has a state or a limit. */
+struct seen_view {
+    uint64_t    id, epoch, end; /* epoch 0: none */
+    struct view view;
+};
+
+struct log_iter {
+    uint32_t        magic;
+    enum iter_kind  kind;
+    struct log     *log;
+    struct log_read read;
+    char            name[LOG_NAME_MAX + 1];
+    struct buf      text;    /* copies of the filter's slices */
+    struct buf      payload; /* of a continued record */
+    bool            over;    /* E_END for good */
+    uint64_t        passed;
+    uint64_t        looked; /* bytes, in this call */
+
+    /* what may be seen */
+    struct retention *retention;
+    uint64_t          epoch; /* of `retention`, and of the stream's view */
+    struct seen_view *views; /* ITER_VIEWS; made when needed */
+
+    /* a scan */
+    uint64_t     pos;   /* a frame's start; backwards a frame's end */
+    uint64_t     floor; /* backwards: nothing below it */
+    struct frame frame;
+    bool         in_frame;
+    uint32_t     off, left;
+    uint64_t     known_id; /* filter: the last stream asked about, and the answer */
+    bool         known, known_answer;
+
+    /* a stream, or a list */
+    uint64_t    id, version;
+    struct view view; /* of the stream */
+    uint64_t    view_end;
+    uint64_t    positions[ITER_BATCH], ids[ITER_BATCH];
+    uint32_t    count, next;
+
+    /* a list */
+    struct slice label; /* of `name` */
+    uint64_t     at;    /* the next position wanted */
+    bool         scanning;
+    char         first_text[LOG_NAME_MAX + 8]; /* "0@NAME" */
+};
+
+/* iter.c */
+int  logi_iter_damaged(const struct log_iter *, uint64_t pos, struct err *);
+bool logi_iter_wanted(struct log_iter *, const struct record *);
+/* May readers see it? */
+int logi_iter_visible(struct log_iter *, const struct record *, bool *yes, struct err *);
+/* $streams: is the stream wanted, and there for its readers? */
+int logi_iter_there(struct log_iter *, uint64_t id, struct slice stream, bool *yes, struct err *);
+/* A stream's view as it is now. */
+int
+logi_iter_view(struct log_iter *, uint64_t id, struct slice stream, struct view *, struct err *);
+/* The event as the caller gets it, its link followed where that was asked for. */
+int logi_iter_give(struct log_iter *, const struct record *, const struct frame *,
+                   struct log_event *, struct err *);
+/* Counts what was looked at; true: patience ran out. */
+bool logi_iter_tired(struct log_iter *, uint64_t bytes);
+/* Follows the link in `data` from `out`, which is the link. */
+int logi_iter_resolve(struct log_iter *, struct log_event *out, struct err *);
+
+/* iter_all.c */
+int logi_all_open(struct log_iter *, struct err *);
+int logi_all_forward(struct log_iter *, struct log_event *, struct err *);
+int logi_all_backward(struct log_iter *, struct log_event *, struct err *);
+
+/* iter_stream.c */
+int logi_stream_open(struct log_iter *, struct err *);
+int logi_stream_next(struct log_iter *, struct log_event *, struct err *);
+/* A reader's view of a stream: what is published. E_NOTFOUND, E_GONE. */
+int
+logi_stream_head(struct log *, struct slice name, uint64_t *id, struct index_head *, struct err *);
+
+/* iter_list.c */
+int logi_list_open(struct log_iter *, struct err *);
+int logi_list_next(struct log_iter *, struct log_event *, struct err *);
+
+#endif

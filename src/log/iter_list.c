@@ -1,0 +1,194 @@
+/*
+ * Native reads: the events of a category, of a type, and each stream's version
+ * 0, by position. What the index covers comes from its lists; what is behind
+ * that is scanned, so that there is no gap between old and live here either.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "log/iter_int.h"
+
+/* The next positions of the list, from it->at. */
+static int
+load_list(struct log_iter *it, struct err *err)
+{
+    const struct ox_index_ops *ops = it->log->conf.index;
+    struct ox_index           *ix = it->log->index;
+    bool                       back = it->read.backwards;
+
+    it->next = 0;
+    if (it->kind == ITER_FIRSTS)
+        return ops->firsts(ix, it->at, back, it->positions, it->ids, ITER_BATCH, &it->count, err);
+    if (it->kind == ITER_CATEGORY)
+        return ops->category(ix, it->label, it->at, back, it->positions, ITER_BATCH, &it->count,
+                             err);
+    return ops->type(ix, it->label, it->at, back, it->positions, ITER_BATCH, &it->count, err);
+}
+
+/* Scans from `from` on; backwards from there down to the floor. */
+static int
+begin_scan(struct log_iter *it, uint64_t from, struct err *err)
+{
+    it->read.from = from;
+    it->scanning = true;
+    return logi_all_open(it, err);
+}
+
+/*
+ * $streams: instead of version 0 itself a link to it, which is there even where that is gone.
+ * `out` has what is known of version 0.
+ */
+static int
+link_to_first(struct log_iter *it, struct slice name, struct log_event *out, struct err *err)
+{
+    int n = snprintf(it->first_text, sizeof it->first_text, "0@%.*s", SLICE_FMT(name));
+
+    out->stream = slice_str("$streams");
+    out->version = out->pos.v;
+    out->type = slice_str(LINK_TYPE);
+    out->data = slice_of(it->first_text, (size_t)n);
+    out->meta = slice_of(NULL, 0);
+    out->flags = LOG_LINK;
+    return it->read.resolve ? logi_iter_resolve(it, out, err) : 0;
+}
+
+/* E_MORE: nothing for the caller at this position. */
+static int
+offer_first(struct log_iter *it, uint64_t pos, uint64_t id, struct log_event *out, struct err *err)
+{
+    char          name[LOG_NAME_MAX + 1];
+    size_t        len;
+    struct record r;
+    struct frame  f;
+    bool          yes;
+    int           rc;
+
+    TRY(it->log->conf.index->name_of(it->log->index, id, name, &len, err));
+    TRY(logi_iter_there(it, id, slice_of(name, len), &yes, err));
+    if (!yes)
+        return E_MORE;
+    if (logi_scan_record_at(it->log->segs, pos, atomic_load(&it->log->end), true, &r, &f) &&
+        r.stream_id == id)
+        TRY(logi_iter_give(it, &r, &f, out, err));
+    else
+        *out = (struct log_event){.pos = LOG_POS(pos), .commit = LOG_POS(pos), .stream_id = id};
+    rc = link_to_first(it, slice_of(name, len), out, err);
+out:
+    return rc;
+}
+
+static int
+offer_record(struct log_iter *it, uint64_t pos, struct log_event *out, struct err *err)
+{
+    struct record r;
+    struct frame  f;
+    bool          yes;
+    int           rc;
+
+    if (!logi_scan_record_at(it->log->segs, pos, atomic_load(&it->log->end), true, &r, &f))
+        return logi_iter_damaged(it, pos, err);
+    if (((f.head.flags & FRAME_QUIET) != 0 && !it->read.filter.quiet) || !logi_iter_wanted(it, &r))
+        return E_MORE;
+    rc = logi_iter_visible(it, &r, &yes, err);
+    if (rc != 0 || !yes)
+        return rc != 0 ? rc : E_MORE;
+    return logi_iter_give(it, &r, &f, out, err);
+}
+
+/* One position further in the list. E_END: the list is at its end. */
+static int
+list_step(struct log_iter *it, struct log_event *out, struct err *err)
+{
+    uint64_t pos;
+    int      rc;
+
+    if (it->next == it->count) {
+        rc = load_list(it, err);
+        if (rc != 0)
+            return rc;
+        if (it->count == 0)
+            return E_END;
+    }
+    pos = it->positions[it->next];
+    if (!it->read.backwards && it->read.at.v != 0 && pos > it->read.at.v) {
+        it->over = true;
+        return E_END;
+    }
+    it->at = it->read.backwards ? pos - 1 : pos + 1;
+    it->passed = it->at;
+    it->next++;
+    if (it->kind == ITER_FIRSTS)
+        return offer_first(it, pos, it->ids[it->next - 1], out, err);
+    return offer_record(it, pos, out, err);
+}
+
+static int
+scan_step(struct log_iter *it, struct log_event *out, struct err *err)
+{
+    int rc = it->read.backwards ? logi_all_backward(it, out, err) : logi_all_forward(it, out, err);
+
+    if (rc != 0 || it->kind != ITER_FIRSTS)
+        return rc;
+    return link_to_first(it, out->stream, out, err);
+}
+
+int
+logi_list_next(struct log_iter *it, struct log_event *out, struct err *err)
+{
+    uint64_t covers;
+    int      rc;
+
+    for (;;) {
+        if (it->scanning) {
+            rc = scan_step(it, out, err);
+            if (rc != E_END || !it->read.backwards)
+                return rc;
+            /* Down to what the index covered; the list has the rest. */
+            it->over = it->scanning = false;
+            it->at = it->floor == 0 ? 0 : it->floor - 1;
+            if (it->at > it->read.from)
+                it->at = it->read.from;
+        }
+        covers = atomic_load(&it->log->indexed);
+        rc = list_step(it, out, err);
+        if (rc == E_MORE && !logi_iter_tired(it, RECORD_MIN))
+            continue;
+        if (rc != E_END || it->over)
+            return rc;
+        if (it->read.backwards) {
+            it->over = true;
+            return E_END;
+        }
+        rc = begin_scan(it, it->at > covers ? it->at : covers, err);
+        if (rc != 0)
+            return rc;
+    }
+}
+
+int
+logi_list_open(struct log_iter *it, struct err *err)
+{
+    uint64_t covers = atomic_load(&it->log->indexed);
+    int      rc = 0;
+
+    it->label =
+        it->kind == ITER_FIRSTS ? it->read.stream : slice_of(it->name + 4, it->read.stream.len - 4);
+    /* The scan finds by the filter what the list has by its label. */
+    if (it->kind == ITER_CATEGORY)
+        it->read.filter.category = it->label;
+    else if (it->kind == ITER_TYPE)
+        it->read.filter.type = it->label;
+    if (it->kind != ITER_FIRSTS && it->label.len > 0 && it->name[4] == '$')
+        it->read.filter.system = true;
+    it->at = it->passed = it->read.from;
+    if (it->read.backwards) {
+        if (it->read.at.v != 0 && it->read.at.v < it->read.from)
+            it->read.from = it->at = it->read.at.v;
+        if (it->read.from >= covers) {
+            TRY(begin_scan(it, it->read.from, err));
+            it->floor = covers;
+        }
+    }
+out:
+    return rc;
+}

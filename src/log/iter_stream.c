@@ -1,0 +1,178 @@
+/* One stream by version, in both directions, and its head as readers see it. */
+#include <inttypes.h>
+
+#include "log/iter_int.h"
+
+int
+logi_stream_head(struct log *log, struct slice name, uint64_t *id, struct index_head *head,
+                 struct err *err)
+{
+    int rc = logi_find(log, name, atomic_load(&log->end), id, head, err);
+
+    if (rc == E_NOTFOUND)
+        RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "stream \"%.*s\" is not there", SLICE_FMT(name));
+    return rc;
+}
+
+/* Nothing can be read of a deleted stream, or of one that has no events yet. */
+static int
+refuse_hidden(const struct log_iter *it, const struct view *v, struct err *err)
+{
+    struct slice name = it->read.stream;
+
+    if (it->read.raw)
+        return 0;
+    if ((v->flags & INDEX_TOMBSTONE) != 0)
+        RETURN_ERR(err, E_GONE, ERR_DATA, "stream \"%.*s\" was deleted for good", SLICE_FMT(name));
+    if (v->next == 0 || (v->flags & (INDEX_DELETED | INDEX_STAGED)) != 0)
+        RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "stream \"%.*s\" is not there", SLICE_FMT(name));
+    return 0;
+}
+
+/* Looks again at what may be seen, where that may have changed. */
+static int
+refresh(struct log_iter *it, struct err *err)
+{
+    uint64_t end = atomic_load(&it->log->end);
+    int      rc;
+
+    if (it->view_end != 0 && (it->view.max_count == 0 || it->view_end == end) &&
+        it->views != NULL && it->views[it->id % ITER_VIEWS].epoch == it->epoch)
+        return 0;
+    rc = logi_iter_view(it, it->id, it->read.stream, &it->view, err);
+    if (rc != 0)
+        return rc;
+    it->view_end = end;
+    if (it->read.raw)
+        it->view.low = 0;
+    return refuse_hidden(it, &it->view, err);
+}
+
+static int
+load_positions(struct log_iter *it, struct err *err)
+{
+    struct log *log = it->log;
+    uint64_t    end = atomic_load(&log->end);
+
+    it->next = 0;
+    if (logi_mem_positions(log->mem, it->id, it->version, it->read.backwards, end, it->positions,
+                           ITER_BATCH, &it->count))
+        return 0;
+    return log->conf.index->positions(log->index, it->id, it->version, it->read.backwards,
+                                      it->positions, ITER_BATCH, &it->count, err);
+}
+
+/* Where the next version stands; E_END where there is none that may be seen. */
+static int
+next_position(struct log_iter *it, uint64_t *pos, struct err *err)
+{
+    int rc;
+
+    if (!it->read.backwards && it->version < it->view.low) {
+        it->version = it->view.low;
+        it->count = it->next = 0;
+    }
+    if (it->read.backwards && it->version < it->view.low) {
+        it->over = true;
+        return E_END;
+    }
+    if (it->next == it->count) {
+        rc = load_positions(it, err);
+        if (rc != 0)
+            return rc;
+        if (it->count == 0)
+            return E_END;
+    }
+    *pos = it->positions[it->next];
+    if (*pos >= atomic_load(&it->log->end)) {
+        it->count = it->next; /* not published yet: ask again */
+        return E_END;
+    }
+    if (it->read.at.v != 0 && !it->read.backwards && *pos > it->read.at.v) {
+        it->over = true;
+        return E_END;
+    }
+    return 0;
+}
+
+static void
+step(struct log_iter *it)
+{
+    it->next++;
+    it->passed = it->version;
+    if (!it->read.backwards)
+        it->version++;
+    else if (it->version-- == 0)
+        it->over = true;
+}
+
+int
+logi_stream_next(struct log_iter *it, struct log_event *out, struct err *err)
+{
+    struct record r;
+    struct frame  f;
+    uint64_t      pos;
+    int           rc;
+
+    rc = refresh(it, err);
+    while (rc == 0 && (rc = it->over ? E_END : next_position(it, &pos, err)) == 0) {
+        if (!logi_scan_record_at(it->log->segs, pos, atomic_load(&it->log->end), true, &r, &f) ||
+            r.stream_id != it->id || r.version != it->version)
+            return logi_iter_damaged(it, pos, err);
+        step(it);
+        if (it->read.raw || !logi_too_old(it->log, it->view.max_age_us, r.created_us))
+            return logi_iter_give(it, &r, &f, out, err);
+        if (logi_iter_tired(it, r.length))
+            return E_MORE;
+    }
+    return rc;
+}
+
+/* The number of the stream's versions whose position is <= at, by halving. */
+static int
+versions_at(struct log *log, uint64_t id, uint64_t next, struct log_pos at, uint64_t *out,
+            struct err *err)
+{
+    uint64_t lo = 0, hi = next, pos;
+
+    while (lo < hi) {
+        uint64_t mid = lo + (hi - lo) / 2;
+        int      rc = logi_position(log, id, mid, UINT64_MAX, &pos, err);
+        if (rc != 0)
+            return rc;
+        if (pos <= at.v)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    *out = lo;
+    return 0;
+}
+
+int
+logi_stream_open(struct log_iter *it, struct err *err)
+{
+    struct index_head head;
+    uint64_t          next;
+    int               rc;
+
+    TRY(logi_stream_head(it->log, it->read.stream, &it->id, &head, err));
+    TRY(refresh(it, err));
+    next = head.next;
+    if (it->read.at.v != 0) {
+        TRY(versions_at(it->log, it->id, head.next, it->read.at, &next, err));
+        if (next == 0)
+            FAIL(err, E_NOTFOUND, ERR_DATA,
+                 "stream \"%.*s\" was not there yet at position %" PRIu64,
+                 SLICE_FMT(it->read.stream), it->read.at.v);
+    }
+    it->version = it->read.from;
+    if (it->read.backwards) {
+        if (it->version >= next)
+            it->version = next - 1;
+        it->over = next == 0;
+    }
+    rc = 0;
+out:
+    return rc;
+}
