@@ -24,15 +24,24 @@ static void
 check_expected(struct run *run, const struct rec *rec)
 {
     for (uint32_t i = 0; i < rec->write_count; i++)
-        if (!version_holds(rec->w[i].expected, run->streams[rec->w[i].stream].next))
+        if (!state_holds(&run->streams[rec->w[i].stream], rec->w[i].expected))
             run_fail(run, "rec %" PRIu64 " expected %" PRId64 " of %s, which had %" PRIu64, rec->no,
                      rec->w[i].expected, run->streams[rec->w[i].stream].name,
                      run->streams[rec->w[i].stream].next);
     for (uint32_t i = 0; i < rec->check_count; i++)
-        if (!version_holds(rec->c[i].expected, run->streams[rec->c[i].stream].next))
+        if (!state_holds(&run->streams[rec->c[i].stream], rec->c[i].expected))
             run_fail(run, "rec %" PRIu64 " checked %" PRId64 " of %s, which had %" PRIu64, rec->no,
                      rec->c[i].expected, run->streams[rec->c[i].stream].name,
                      run->streams[rec->c[i].stream].next);
+    for (uint32_t i = 0; i < rec->change_count; i++)
+        if (!state_holds(&run->streams[rec->ch[i].stream], rec->ch[i].expected))
+            run_fail(run, "rec %" PRIu64 " changed %s at %" PRId64 ", which had %" PRIu64, rec->no,
+                     run->streams[rec->ch[i].stream].name, rec->ch[i].expected,
+                     run->streams[rec->ch[i].stream].next);
+    for (uint32_t i = 0; i < rec->write_count; i++)
+        if (run->streams[rec->w[i].stream].tombstone)
+            run_fail(run, "rec %" PRIu64 " wrote to %s, which is gone for good", rec->no,
+                     run->streams[rec->w[i].stream].name);
 }
 
 /* The event follows the one before it, in its commit and in its stream. */
@@ -92,7 +101,7 @@ begin_scan(struct run *run)
 {
     run->seen_count = 0;
     for (uint32_t i = 0; i < run->stream_count; i++)
-        run->streams[i].next = 0;
+        state_reset(&run->streams[i]);
     for (size_t i = 0; i < run->rec_count; i++)
         run->recs[i]->found = false;
 }
@@ -138,9 +147,11 @@ static void
 scan_forwards(struct run *run)
 {
     struct log_read  read = read_all(0, false);
-    struct log_iter *it = open_iter(run, &read);
+    struct log_iter *it;
     struct log_event ev;
 
+    read.raw = true;
+    it = open_iter(run, &read);
     while (next_event(run, it, &ev)) {
         struct seen  s = {.pos = ev.pos.v, .commit = ev.commit.v, .version = ev.version};
         struct seen *before = run->seen_count == 0 ? NULL : &run->seen[run->seen_count - 1];
@@ -156,6 +167,8 @@ scan_forwards(struct run *run)
         place(run, s.rec, &s, last);
         s.rec->found = true;
         run->streams[s.stream].next++;
+        if (last)
+            state_apply(run, s.rec);
         *add_seen(run) = s;
     }
     if (run->seen_count > 0) {
@@ -196,6 +209,7 @@ check_recs(struct run *run, bool decided)
                      "rec %" PRIu64 " was told that %s has version %" PRId64 ", which is not there",
                      c->rec_no, run->streams[c->stream].name, c->actual);
     }
+    state_check_told(run);
     run->claim_count = 0;
     for (uint32_t i = 0; i < run->stream_count; i++)
         run->streams[i].floor = run->streams[i].next;
@@ -233,6 +247,8 @@ want(const struct run *run, const struct log_read *read, const struct seen *s)
     uint64_t where = read->stream.len > 0 ? s->version : s->pos;
 
     if (read->at.v != 0 && s->pos > read->at.v)
+        return false;
+    if (!read->raw && s->version < state_low(&run->streams[s->stream]))
         return false;
     if (read->backwards ? where > read->from : where < read->from)
         return false;
@@ -304,14 +320,14 @@ check_stream(struct run *run, uint32_t n)
     uint64_t          next = run->streams[n].next;
     int               rc = log_stream_info(run->log, read.stream, &info, &err);
 
-    if (next == 0) {
-        if (rc != E_NOTFOUND)
-            run_fail(run, "%s has no event, and there is one: %d", run->streams[n].name, rc);
-        if (log_iter_open(run->log, &read, &it, &err) != E_NOTFOUND)
+    if (state_read_code(&run->streams[n]) != 0) {
+        if (rc != state_read_code(&run->streams[n]))
+            run_fail(run, "%s is not there, and there is one: %d", run->streams[n].name, rc);
+        if (log_iter_open(run->log, &read, &it, &err) != rc)
             run_fail(run, "%s is not there, and can be read", run->streams[n].name);
         return;
     }
-    if (rc != 0 || info.head != next - 1 || info.first != 0)
+    if (rc != 0 || info.head != next - 1 || info.first != state_low(&run->streams[n]))
         run_fail(run, "%s: %d, head %" PRIu64 " of %" PRIu64, run->streams[n].name, rc, info.head,
                  next);
     read.backwards = sim_pick(run->sim, 2) == 0;
@@ -357,6 +373,7 @@ check_all(struct run *run)
         read.filter.system = false;
     if (sim_pick(run->sim, 3) == 0)
         read.filter.quiet = false;
+    read.raw = sim_pick(run->sim, 4) == 0;
     switch (sim_pick(run->sim, 10)) {
     case 0:
         read.filter.prefix = slice_str("cat1");
@@ -442,8 +459,8 @@ check_listing(struct run *run)
     if (sim_pick(run->sim, 2) == 0)
         l.prefix = slice_str("cat1");
     for (uint32_t i = 0; i < run->stream_count; i++)
-        there +=
-            run->streams[i].next > 0 && slice_starts(slice_str(run->streams[i].name), l.prefix);
+        there += state_read_code(&run->streams[i]) == 0 &&
+                 slice_starts(slice_str(run->streams[i].name), l.prefix);
     rc = log_streams(run->log, l.prefix, slice_str(""), listed, &l, &err);
     if (rc != 0)
         run_fail(run, "listing streams: %s", err.text);
@@ -508,7 +525,10 @@ check_some(struct run *run)
     if (sim_pick(run->sim, 2) == 0)
         read.stream = slice_str(run->streams[n].name);
     rc = log_iter_open(run->log, &read, &it, &err);
-    if (rc == E_NOTFOUND && read.stream.len > 0 && run->streams[n].floor == 0)
+    if (rc == E_NOTFOUND && read.stream.len > 0 &&
+        (run->streams[n].floor == 0 || run->streams[n].may_be_deleted))
+        return;
+    if (rc == E_GONE && run->streams[n].may_be_gone)
         return;
     for (uint32_t i = 0; rc == 0 && i < 5; i++) {
         rc = log_iter_next(it, &ev, &err);
@@ -522,6 +542,8 @@ check_some(struct run *run)
             (void)rec_of_event(run, &ev, &w, &e);
         }
     }
+    if ((rc == E_NOTFOUND || rc == E_GONE) && run->streams[n].may_be_deleted)
+        rc = E_END; /* while it was read */
     if (rc != 0 && rc != E_END && !run_excused(run))
         run_fail(run, "reading %s: %s", run->streams[n].name, err.text);
     log_iter_close(it);

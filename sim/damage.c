@@ -126,6 +126,7 @@ read_up_to(struct run *run, const struct wound *w)
     memset(&read, 0, sizeof read);
     read.filter.system = true;
     read.filter.quiet = true;
+    read.raw = true;
     rc = log_iter_open(run->log, &read, &it, &err);
     if (rc != 0) {
         hold_error(run, w, rc, &err, "opening a read");

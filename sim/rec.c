@@ -13,12 +13,13 @@
 #define BIG_MAX (UINT64_C(1400) << 10)
 
 struct attempt {
-    struct log_req   req;
-    struct log_write w[REC_WRITES];
-    struct log_check c[REC_CHECKS];
-    struct run      *run;
-    struct rec      *rec; /* NULL: must be refused */
-    void            *memory;
+    struct log_req    req;
+    struct log_write  w[REC_WRITES];
+    struct log_check  c[REC_CHECKS];
+    struct log_change ch[REC_CHANGES];
+    struct run       *run;
+    struct rec       *rec; /* NULL: must be refused */
+    void             *memory;
 };
 
 /* What an event is made of. */
@@ -126,8 +127,8 @@ version_holds(int64_t expected, uint64_t next)
 }
 
 /* Mostly right, as far as is known. */
-static int64_t
-pick_expected(struct run *run, uint32_t stream)
+int64_t
+rec_pick_expected(struct run *run, uint32_t stream)
 {
     int64_t head = (int64_t)run->streams[stream].floor - 1;
 
@@ -205,14 +206,15 @@ rec_new(struct run *run)
         if (run->streams[s].system)
             rec->flags |= LOG_SYSTEM;
         rec->w[rec->write_count++] = (struct rec_write){
-            .stream = s, .expected = pick_expected(run, s), .count = pick_count(run)};
+            .stream = s, .expected = rec_pick_expected(run, s), .count = pick_count(run)};
     }
     if (sim_pick(run->sim, 6) == 0)
         for (uint32_t n = 1 + (uint32_t)sim_pick(run->sim, REC_CHECKS); n > 0; n--) {
             uint32_t s = (uint32_t)sim_pick(run->sim, run->stream_count);
 
-            rec->c[rec->check_count++] = (struct rec_check){s, pick_expected(run, s)};
+            rec->c[rec->check_count++] = (struct rec_check){s, rec_pick_expected(run, s)};
         }
+    state_pick(run, rec);
     return rec;
 }
 
@@ -280,10 +282,15 @@ answer_wrong_version(struct run *run, struct rec *rec, const struct log_req *req
                  req->wrong_expected, req->wrong_actual);
     if (rec->known && rec->attempts > 1 && rec->check_count == 0)
         run_fail(run, "rec %" PRIu64 " was repeated and refused: %s", rec->no, req->err.text);
-    for (uint32_t i = 0; i < rec->write_count + rec->check_count; i++) {
-        bool     is_write = i < rec->write_count;
-        uint32_t s = is_write ? rec->w[i].stream : rec->c[i - rec->write_count].stream;
-        int64_t  expected = is_write ? rec->w[i].expected : rec->c[i - rec->write_count].expected;
+    for (uint32_t i = 0; i < rec->write_count + rec->check_count + rec->change_count; i++) {
+        uint32_t n = i < rec->write_count ? i : i - rec->write_count;
+        bool     is_change = i >= rec->write_count + rec->check_count;
+        uint32_t s = i < rec->write_count ? rec->w[n].stream
+                     : is_change          ? rec->ch[n - rec->check_count].stream
+                                          : rec->c[n].stream;
+        int64_t  expected = i < rec->write_count ? rec->w[n].expected
+                            : is_change          ? rec->ch[n - rec->check_count].expected
+                                                 : rec->c[n].expected;
 
         if (expected != req->wrong_expected || !slice_is(req->wrong_stream, run->streams[s].name))
             continue;
@@ -341,6 +348,8 @@ answer_no(struct run *run, struct rec *rec, const struct log_req *req)
     }
     if (req->rc == E_WRONG_VERSION)
         answer_wrong_version(run, rec, req);
+    else if (req->rc == E_GONE)
+        state_answer_gone(run, rec, req);
     else if (req->rc == E_LIMIT)
         check_limit(run, rec, req);
     else if (!run_excused(run))
@@ -427,6 +436,14 @@ attempt_new(struct run *run, struct rec *rec)
     a->req.write_count = rec->write_count;
     a->req.checks = a->c;
     a->req.check_count = rec->check_count;
+    for (uint32_t i = 0; i < rec->change_count; i++)
+        a->ch[i] = (struct log_change){.stream = slice_str(run->streams[rec->ch[i].stream].name),
+                                       .expected = rec->ch[i].expected,
+                                       .what = rec->ch[i].what,
+                                       .truncate = rec->ch[i].truncate,
+                                       .max_count = rec->ch[i].max_count};
+    a->req.changes = a->ch;
+    a->req.change_count = rec->change_count;
     a->req.flags = rec->flags;
     a->req.time_us = rec->time_us;
     a->req.done = answered;

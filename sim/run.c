@@ -70,6 +70,7 @@ name_streams(struct run *run)
         struct stream *s = &run->streams[i];
         uint64_t       kind = pick(run, 12);
 
+        s->mortal = pick(run, 4) == 0;
         if (kind == 0) {
             (void)snprintf(s->name, sizeof s->name, "$sys-%u", i);
             s->system = true;
@@ -377,7 +378,7 @@ submit_again(struct run *run)
     back = pick(run, run->rec_count < 200 ? run->rec_count : 200);
     rec = run->recs[run->rec_count - 1 - back];
     /* A refusal may change its mind: only what was written, or may be, has one answer. */
-    if (rec_can_repeat(rec) && rec->check_count == 0)
+    if (rec_can_repeat(rec) && rec->check_count == 0 && state_repeatable(run, rec))
         rec_submit(run, rec);
 }
 
@@ -466,8 +467,10 @@ empty_disk(struct run *run)
         return;
     rec = rec_new(run);
     rec->write_count = 1;
-    rec->check_count = 0;
+    rec->check_count = rec->change_count = 0;
     rec->w[0].expected = LOG_ANY;
+    if (run->streams[rec->w[0].stream].may_be_gone)
+        return;
     rec_submit(run, rec);
     run_settle(run);
     if (!rec->known && rec_fits(run, rec) && !run_excused(run))

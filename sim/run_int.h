@@ -18,6 +18,7 @@
 
 #define REC_WRITES 4
 #define REC_CHECKS 3
+#define REC_CHANGES 2
 #define STREAMS_MAX 40
 #define SUBS_MAX 5
 #define RUN_DIR "/sim/data"
@@ -34,20 +35,27 @@ struct rec_check {
     int64_t  expected;
 };
 
+struct rec_change {
+    uint32_t stream, what;
+    int64_t  expected;
+    uint64_t truncate, max_count;
+};
+
 struct rec {
-    uint64_t         no, seed;
-    uint64_t         life;  /* in which it was written */
-    uint32_t         flags; /* of the request */
-    int64_t          time_us;
-    uint32_t         write_count, check_count;
-    struct rec_write w[REC_WRITES];
-    struct rec_check c[REC_CHECKS];
-    uint32_t         attempts, in_flight, written;
-    bool             known, maybe, told; /* told: `first` is set, too */
-    bool             refused;            /* answered: certainly not written */
-    bool             placed;             /* pos to end are set */
-    bool             found;              /* by the scan that is going on */
-    struct log_pos   pos, last, end;
+    uint64_t          no, seed;
+    uint64_t          life;  /* in which it was written */
+    uint32_t          flags; /* of the request */
+    int64_t           time_us;
+    uint32_t          write_count, check_count, change_count;
+    struct rec_write  w[REC_WRITES];
+    struct rec_check  c[REC_CHECKS];
+    struct rec_change ch[REC_CHANGES];
+    uint32_t          attempts, in_flight, written;
+    bool              known, maybe, told; /* told: `first` is set, too */
+    bool              refused;            /* answered: certainly not written */
+    bool              placed;             /* pos to end are set */
+    bool              found;              /* by the scan that is going on */
+    struct log_pos    pos, last, end;
 };
 
 /* One event of the log as the last scan found it. */
@@ -82,8 +90,12 @@ struct sub {
 struct stream {
     char     name[LOG_NAME_MAX + 1];
     bool     system;
-    uint64_t next;  /* as of the last scan */
-    uint64_t floor; /* versions that are known to exist, as answers told */
+    bool     mortal; /* may be deleted */
+    uint64_t floor;  /* versions that are known to exist, as answers told */
+    bool     may_be_deleted, may_be_gone, told_gone;
+    /* as of the last scan */
+    uint64_t next, low, max_count;
+    bool     stated, deleted, tombstone;
 };
 
 struct run {
@@ -137,6 +149,21 @@ struct rec *rec_of_event(struct run *run, const struct log_event *ev, uint32_t *
 
 struct slice rec_type(const struct rec *rec, uint32_t w, uint32_t e);
 bool         version_holds(int64_t expected, uint64_t next);
+
+int64_t rec_pick_expected(struct run *run, uint32_t stream);
+
+/* states.c: what holds for streams */
+
+void     state_reset(struct stream *s);
+void     state_apply(struct run *run, const struct rec *rec); /* its events are counted already */
+bool     state_there(const struct stream *s);
+bool     state_holds(const struct stream *s, int64_t expected);
+uint64_t state_low(const struct stream *s);       /* the first version that may be seen */
+int      state_read_code(const struct stream *s); /* what opening it answers */
+void     state_pick(struct run *run, struct rec *rec);
+bool     state_repeatable(const struct run *run, const struct rec *rec);
+void     state_answer_gone(struct run *run, struct rec *rec, const struct log_req *req);
+void     state_check_told(struct run *run);
 
 /* subs.c: who reads along */
 

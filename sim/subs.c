@@ -97,6 +97,7 @@ open_iter(struct run *run, struct sub *sub)
     memset(&read, 0, sizeof read);
     read.from = sub->resume;
     read.filter = filter_of(sub);
+    read.raw = true; /* what it got stays what it got */
     if (sub->kind == SUB_STREAM)
         read.stream = slice_str(run->streams[sub->stream].name);
     rc = log_iter_open(run->log, &read, &sub->it, &err);
