@@ -19,6 +19,8 @@ frame_in(const struct seg_view *view, uint32_t seed, uint64_t pos, uint64_t boun
         return false;
     if (out->head.pos != pos || out->head.length > end - pos)
         return false;
+    if ((out->head.flags & FRAME_PAD) != 0 && out->head.records != 0)
+        return false; /* readers pass over padding, so nothing may stand in it */
     return fmt_frame_length_before(out->bytes + out->head.length) == out->head.length;
 }
 
