@@ -22,7 +22,7 @@ struct line {
 };
 
 struct side {
-    struct row         rows[FAKE_KEYS];
+    struct row         rows[FAKE_KEYS + 1]; /* the last one: whatever has a negative key */
     struct line       *lines;
     uint32_t           count, room;
     bool               guarded;
@@ -107,7 +107,7 @@ fake_world_free(void)
     for (int s = 0; s < 2; s++) {
         struct side *side = &world->sides[s];
 
-        for (uint32_t i = 0; i < FAKE_KEYS; i++)
+        for (uint32_t i = 0; i <= FAKE_KEYS; i++)
             free_row(&side->rows[i]);
         for (uint32_t i = 0; i < side->count; i++) {
             free_row(&side->lines[i].before);
@@ -203,6 +203,17 @@ fake_differing(void)
     for (uint32_t i = 0; i < FAKE_KEYS; i++)
         n += !fake_equal(i);
     return n;
+}
+
+bool
+fake_guarded(enum fake_side s)
+{
+    bool is;
+
+    (void)pthread_mutex_lock(&world->lock);
+    is = world->sides[s].guarded;
+    (void)pthread_mutex_unlock(&world->lock);
+    return is;
 }
 
 void
@@ -385,7 +396,12 @@ show(struct fake_store *s, uint32_t key, const struct row *r)
 static uint32_t
 number(struct slice key)
 {
-    return (uint32_t)strtoul(key.len == 0 ? "0" : key.data, NULL, 10);
+    uint32_t n;
+
+    if (slice_starts(key, slice_str("-")))
+        return FAKE_KEYS;
+    n = (uint32_t)strtoul(key.len == 0 ? "0" : key.data, NULL, 10);
+    return n <= FAKE_KEYS ? n : FAKE_KEYS;
 }
 
 static int

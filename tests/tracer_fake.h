@@ -39,6 +39,7 @@ void fake_damage(enum fake_side, uint32_t key, const struct fake_row *);
 bool     fake_read(enum fake_side, uint32_t key, struct fake_row *);
 bool     fake_equal(uint32_t key); /* both sides, in the subset */
 uint32_t fake_differing(void);
+bool     fake_guarded(enum fake_side);
 void     fake_guard(enum fake_side, struct store_guard *);
 uint64_t fake_applied(enum fake_side); /* writes of Oxbow's that changed something */
 

@@ -699,10 +699,253 @@ crashes_in_switches(void **state)
     }
 }
 
+/* the canary */
+
+static bool
+canary_there(void)
+{
+    struct fake_row row;
+
+    return fake_read(FAKE_NEW, FAKE_KEYS, &row) || fake_read(FAKE_OLD, FAKE_KEYS, &row);
+}
+
+static _Atomic uint32_t canary_puts, canary_gets, canary_dels;
+static struct fake_row  canary_damage;
+static const char      *canary_call;
+static enum err_kind    canary_kind;
+static uint32_t         canary_fails;
+
+/* Before the nth call of that name at the new side: writes from then on fail, or the row changes.
+ */
+static void
+meddle(const char *call, enum fake_side side)
+{
+    struct fake_row row;
+    bool            there = side == FAKE_NEW && fake_read(FAKE_NEW, FAKE_KEYS, &row);
+
+    (void)atomic_fetch_add(&canary_puts, side == FAKE_NEW && strcmp(call, "put") == 0);
+    (void)atomic_fetch_add(&canary_gets, there && strcmp(call, "get") == 0);
+    (void)atomic_fetch_add(&canary_dels, there && strcmp(call, "del") == 0);
+    if (canary_call == NULL || strcmp(call, canary_call) != 0 || side != FAKE_NEW)
+        return;
+    if (canary_fails > 0)
+        fake_fail_writes(FAKE_NEW, canary_fails, canary_kind);
+    if (canary_damage.driver != NULL && there)
+        fake_damage(FAKE_NEW, FAKE_KEYS, &canary_damage);
+}
+
+static void
+canary_world(struct fix *f, const char *call, uint32_t fails, enum err_kind kind)
+{
+    atomic_store(&canary_puts, 0);
+    atomic_store(&canary_gets, 0);
+    atomic_store(&canary_dels, 0);
+    canary_damage = (struct fake_row){0};
+    canary_call = call;
+    canary_fails = fails;
+    canary_kind = kind;
+    fake_before_call(meddle);
+    command(f, TRACER_BACKFILL_OFF);
+}
+
+static void
+await_preflight_error(struct fix *f, const char *says)
+{
+    struct tracer_status s;
+
+    for (int i = 0; i < 40000; i++) {
+        tracer_get_status(f->t, &s);
+        if (s.phase == TRACER_DRAFT && s.error[0] != '\0')
+            break;
+        nap();
+    }
+    if (s.phase != TRACER_DRAFT || strstr(s.error, says) == NULL)
+        fail_msg("%s, not \"%s\": %s", tracer_phase_name(s.phase), says, s.error);
+}
+
+/* The new side is as it was: nobody's guard, and no row. */
+static void
+nothing_left(void)
+{
+    uint32_t rows = 0;
+
+    assert_false(fake_guarded(FAKE_NEW));
+    for (uint32_t i = 0; i <= FAKE_KEYS; i++) {
+        struct fake_row row;
+
+        rows += fake_read(FAKE_NEW, i, &row);
+    }
+    assert_int_equal(rows, 0);
+}
+
+static void
+canary(void **state)
+{
+    struct fix *f = *state;
+
+    canary_world(f, NULL, 0, ERR_NONE);
+    command(f, TRACER_START);
+    await(f, TRACER_BACKFILLING);
+    assert_int_equal(canary_gets, 1);
+    assert_int_equal(canary_dels, 1);
+    assert_false(canary_there());
+    command(f, TRACER_BACKFILL_ON);
+    await(f, TRACER_READY);
+    assert_int_equal(fake_differing(), 0);
+}
+
+static void
+canary_off(void **state)
+{
+    struct fix *f = *state;
+
+    tracer_close(f->t);
+    conf_free(f->conf);
+    f->conf = fake_conf("canary: false\n");
+    open_tracer(f);
+    canary_world(f, NULL, 0, ERR_NONE);
+    command(f, TRACER_START);
+    await(f, TRACER_BACKFILLING);
+    assert_int_equal(canary_dels, 0);
+    command(f, TRACER_BACKFILL_ON);
+    await(f, TRACER_READY);
+}
+
+/* A write that is refused, or whose outcome is not known: nothing stays, and the next try passes.
+ */
+static void
+canary_refused(void **state)
+{
+    struct fix *f = *state;
+
+    canary_world(f, "put", 1, ERR_DATA);
+    command(f, TRACER_START);
+    await_preflight_error(f, "preflight, the canary row -");
+    nothing_left();
+    fake_before_call(NULL);
+    canary_world(f, "put", 1, ERR_UNSURE);
+    command(f, TRACER_START);
+    await_preflight_error(f, "planted");
+    assert_int_equal(canary_dels, 1);
+    nothing_left();
+    fake_before_call(NULL);
+    canary_world(f, NULL, 0, ERR_NONE);
+    command(f, TRACER_START);
+    await(f, TRACER_BACKFILLING);
+    assert_false(canary_there());
+}
+
+/* A side that keeps another value than it was given. */
+static void
+canary_altered(void **state)
+{
+    struct fix *f = *state;
+
+    canary_world(f, "get", 0, ERR_NONE);
+    canary_damage = (struct fake_row){"somebody", "", "else"};
+    command(f, TRACER_START);
+    await_preflight_error(f, "it is read back with other values in \"driver\"");
+    nothing_left();
+}
+
+/* Where it cannot be taken away the error says so; the next start does it. */
+static void
+canary_stays(void **state)
+{
+    struct fix *f = *state;
+
+    canary_world(f, "del", 1, ERR_RETRY);
+    command(f, TRACER_START);
+    await_preflight_error(f, "may still be at fresh: the next `start` or `cancel` takes it away");
+    assert_true(canary_there());
+    fake_before_call(NULL);
+    fake_fail_writes(FAKE_NEW, 0, ERR_RETRY);
+    reopen(f);
+    command(f, TRACER_START);
+    await(f, TRACER_BACKFILLING);
+    assert_false(canary_there());
+}
+
+static void
+canary_cancelled(void **state)
+{
+    struct fix *f = *state;
+
+    canary_world(f, "del", 1, ERR_RETRY);
+    command(f, TRACER_START);
+    await_preflight_error(f, "may still be at fresh");
+    assert_true(canary_there());
+    fake_before_call(NULL);
+    fake_fail_writes(FAKE_NEW, 0, ERR_RETRY);
+    command(f, TRACER_CANCEL);
+    for (int i = 0; i < 40000 && canary_there(); i++)
+        nap();
+    nothing_left();
+}
+
+/* A row that is there already is nobody's canary. */
+static void
+canary_taken(void **state)
+{
+    struct fix     *f = *state;
+    struct fake_row row = {"real", NULL, "placed"}, now;
+
+    fake_damage(FAKE_NEW, FAKE_KEYS, &row);
+    canary_world(f, NULL, 0, ERR_NONE);
+    command(f, TRACER_START);
+    await_preflight_error(f, "fresh has a row with this key");
+    assert_int_equal(canary_puts, 0);
+    assert_true(fake_read(FAKE_NEW, FAKE_KEYS, &now));
+    assert_string_equal(now.driver, "real");
+}
+
+/* Killed at every call of preflight: the next one starts with taking away what is left. */
+static void
+canary_crashes(void **state)
+{
+    struct fix *f = *state;
+    bool        left = false;
+
+    for (uint64_t nth = 0; nth < 60; nth++) {
+        uint64_t calls;
+
+        command(f, TRACER_BACKFILL_OFF);
+        fake_crash_at(nth);
+        (void)try_command(f, TRACER_START);
+        for (int i = 0; i < 40000 && !fake_crashed() && phase(f) == TRACER_PREFLIGHT; i++)
+            nap();
+        calls = fake_crashed();
+        fake_crash_at(0);
+        left = left || canary_there();
+        tracer_close(f->t);
+        f->t = NULL;
+        fake_crash_at(UINT64_MAX);
+        open_tracer(f);
+        if (phase(f) == TRACER_DRAFT)
+            command(f, TRACER_START);
+        await(f, TRACER_BACKFILLING);
+        assert_false(canary_there());
+        (void)teardown(state);
+        (void)setup(state);
+        f = *state;
+        if (!calls)
+            break;
+    }
+    assert_true(left); /* or it was never killed in between */
+}
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(canary, setup, teardown),
+        cmocka_unit_test_setup_teardown(canary_off, setup, teardown),
+        cmocka_unit_test_setup_teardown(canary_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(canary_altered, setup, teardown),
+        cmocka_unit_test_setup_teardown(canary_stays, setup, teardown),
+        cmocka_unit_test_setup_teardown(canary_cancelled, setup, teardown),
+        cmocka_unit_test_setup_teardown(canary_taken, setup, teardown),
+        cmocka_unit_test_setup_teardown(canary_crashes, setup, teardown),
         cmocka_unit_test_setup_teardown(happy, setup, teardown),
         cmocka_unit_test_setup_teardown(commands, setup, teardown),
         cmocka_unit_test_setup_teardown(divergences, setup, teardown),

@@ -106,7 +106,8 @@ struct store {
     const struct store_ops *ops;
     struct ox_env          *env;
     const char             *instance;
-    enum store_key_order    key_order; /* the driver sets it in open */
+    enum store_key_order    key_order;     /* the driver sets it in open, and this: */
+    bool                    del_keeps_row; /* del empties the fields; the row and its key stay */
 };
 
 int  store_new(struct ox_env *, const struct store_ops *, const char *instance, const struct conf *,

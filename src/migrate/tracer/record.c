@@ -108,6 +108,8 @@ traceri_record_put(const struct traceri_record *r, struct buf *out)
     json_out_object_end(&o);
     json_out_key(&o, "dismantled");
     json_out_bool(&o, r->dismantled);
+    json_out_key(&o, "canary");
+    json_out_bool(&o, r->canary);
     put_u64(&o, "switches", r->switches);
     json_out_key(&o, "held_us");
     json_out_array(&o);
@@ -216,19 +218,27 @@ enum {
     F_N,
     F_HELD,
     F_ERROR,
-    F_GONE
+    F_GONE,
+    F_CANARY
 };
 
 int
 traceri_record_get(struct slice json, struct traceri_record *r, struct err *err)
 {
     struct json_field f[] = {
-        {.name = "phase", .required = true},    {.name = "from", .required = true},
-        {.name = "epoch", .required = true},    {.name = "authority", .required = true},
-        {.name = "fenced", .required = true},   {.name = "seed", .required = true},
-        {.name = "backfill", .required = true}, {.name = "verify", .required = true},
-        {.name = "switches", .required = true}, {.name = "held_us", .required = true},
-        {.name = "error", .required = true},    {.name = "dismantled", .required = true},
+        {.name = "phase", .required = true},
+        {.name = "from", .required = true},
+        {.name = "epoch", .required = true},
+        {.name = "authority", .required = true},
+        {.name = "fenced", .required = true},
+        {.name = "seed", .required = true},
+        {.name = "backfill", .required = true},
+        {.name = "verify", .required = true},
+        {.name = "switches", .required = true},
+        {.name = "held_us", .required = true},
+        {.name = "error", .required = true},
+        {.name = "dismantled", .required = true},
+        {.name = "canary"}, /* records of before there was one have none */
     };
     unsigned phase = 0, from = 0, authority = 0, fenced = 0;
     int      rc;
@@ -244,7 +254,8 @@ traceri_record_get(struct slice json, struct traceri_record *r, struct err *err)
     r->authority = (enum tracer_side)authority;
     r->fenced = (enum tracer_side)fenced;
     if (!json_uint64(f[F_EPOCH].value, &r->epoch) || !json_uint64(f[F_SEED].value, &r->seed) ||
-        !json_uint64(f[F_N].value, &r->switches) || !json_bool(f[F_GONE].value, &r->dismantled))
+        !json_uint64(f[F_N].value, &r->switches) || !json_bool(f[F_GONE].value, &r->dismantled) ||
+        (f[F_CANARY].value.len > 0 && !json_bool(f[F_CANARY].value, &r->canary)))
         FAIL(err, E_FORMAT, ERR_FATAL, "a number of the record is none");
     TRY(read_backfill(f[F_FILL].value, r, err));
     TRY(read_verify(f[F_VERIFY].value, r, err));

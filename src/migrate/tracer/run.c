@@ -170,6 +170,18 @@ out:
     return rc;
 }
 
+/* The last thing before the feeds start: Oxbow's writes pass the new side's guard and arrive. */
+static int
+sing(struct tracer *t, struct err *err)
+{
+    struct err ignored;
+    int        rc = traceri_canary_run(t, err);
+
+    if (rc != 0) /* nobody waits for a migration: applications may write there as before */
+        (void)t->ends[TRACER_NEW].store->ops->guard_remove(t->ends[TRACER_NEW].store, &ignored);
+    return rc;
+}
+
 /* The newest epoch that either side has seen, of an earlier migration maybe. */
 static int
 newest_epoch(struct tracer *t, uint64_t *out, struct err *err)
@@ -228,6 +240,7 @@ traceri_run_preflight(struct tracer *t, struct err *err)
     next.epoch = epoch + 1;
     TRY(traceri_save(t, &next, err));
     TRY(install_guards(t, err));
+    TRY(sing(t, err));
     next = t->rec;
     next.phase = TRACER_SYNCING;
     next.error[0] = '\0';
@@ -249,6 +262,8 @@ traceri_run_dismantle(struct tracer *t, struct err *err)
         struct source      *source = NULL;
 
         TRY(open_store(t, side, err));
+        if (side == TRACER_NEW)
+            TRY(traceri_canary_clear(t, err));
         TRY(e->store->ops->guard_remove(e->store, err));
         TRY(source_new(t->env, e->source_ops, e->source, e->source_conf, &source, err));
         rc = source->ops->unprepare(source, on_source_finding, &missing, err);

@@ -495,6 +495,8 @@ take_conf(struct tracer *t, const struct conf *conf, struct err *err)
     int                rc;
 
     t->lease_us = conf_duration_us(conf, "lease");
+    t->canary = conf_bool(conf, "canary");
+    t->canary_key = conf_str(conf, "canary_key");
     t->workers = (uint32_t)conf_int(conf, "workers");
     t->retries = (uint32_t)conf_int(conf, "retries");
     t->chunk = (uint32_t)conf_int(v, "chunk");

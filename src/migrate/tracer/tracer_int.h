@@ -30,6 +30,7 @@ struct traceri_record {
     enum tracer_side  authority; /* TRACER_HOLD: fenced … */
     enum tracer_side  fenced;    /* … at this side, and the other one is to have it */
     bool              backfill_on, backfill_done, clean, dismantled;
+    bool              canary; /* its row may be at the new side */
     uint64_t          backfill_rows, verified_rows, repaired;
     uint64_t          upto;     /* every key without an event from this position on is verified */
     int64_t           clean_us; /* when the last clean pass ended */
@@ -140,6 +141,13 @@ int traceri_batch_key(struct tracer *, uint32_t at, struct slice key, struct err
 
 int traceri_backfill_step(struct tracer *, bool *done, struct err *);
 
+/* canary.c */
+
+/* A row written to the new side, read back and taken away; the guards are there already. */
+int traceri_canary_run(struct tracer *, struct err *);
+/* What an earlier run may have left; the new side's store is open. */
+int traceri_canary_clear(struct tracer *, struct err *);
+
 /* cutover.c */
 
 int traceri_cutover(struct tracer *, enum tracer_side to, struct err *);
@@ -188,6 +196,8 @@ struct tracer {
     struct traceri_verify *verify;
     struct traceri_item   *batch;       /* TRACERI_BATCH of them, the controller's */
     uint32_t               batch_count; /* in the lanes, maybe still undone */
+    bool                   canary;
+    const char            *canary_key; /* of the configuration; may be NULL */
     uint64_t               lease_us, stale_after_us;
     uint32_t               workers, retries, chunk, stale_max, attempts;
 

@@ -221,6 +221,7 @@ open_store(struct store *base, const struct conf *conf, struct err *err)
     TRY(check_columns(s, err));
     s->null_columns =
         conf_has(conf, "on_delete") ? conf_enum(conf, "on_delete") == 1 : !moves_all(s);
+    base->del_keeps_row = s->null_columns;
     make_subset(s);
     if (s->subset.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
