@@ -12,11 +12,14 @@
  *   A  never may applications write at both sides, nor at one under two epochs
  *   B  whichever side may be written holds the last acknowledged write
  *   C  the fence is released in the end
+ *   D  one authority in an epoch: at most one side is ever named by the record or open under
+ *      its guard in it, and it stays that one for good
  *
  * BUG=1: the position is taken before the guard is closed.
  * BUG=2: the record is written without waiting for the drain.
  * BUG=3: a restart leaves a switch where it was.
  * BUG=4: the other side opens before the record is written.
+ * BUG=5: a switch goes on in the epoch of before. Only D sees it: WITHOUT_D leaves D out.
  */
 #ifndef BUG
 #define BUG 0
@@ -29,6 +32,8 @@
 #define OLD 0
 #define NEW 1
 #define NOBODY 2
+
+#define EPOCHS 8 /* more than there can be: one a switch, one for its way back */
 
 /* At the sides: durable. */
 byte val[2];
@@ -46,6 +51,19 @@ byte authority = OLD, fenced = OLD, epoch = 1;
 #define LEADER (authority == NOBODY -> fenced : authority)
 
 byte acked, written, switches, crashes, leases;
+
+/* What never was undone: who has held each epoch. */
+byte holder[EPOCHS] = NOBODY;
+
+/* D: side s has the authority in epoch e. */
+inline hold(s, e)
+{
+    assert(e < EPOCHS);
+#ifndef WITHOUT_D
+    assert(holder[e] == NOBODY || holder[e] == s);
+#endif
+    holder[e] = s
+}
 
 inline check()
 {
@@ -122,7 +140,7 @@ inline open_side(s)
 {
     atomic {
         if
-        :: guard[s] <= epoch -> guard[s] = epoch; writable[s] = true
+        :: guard[s] <= epoch -> guard[s] = epoch; writable[s] = true; hold(s, guard[s])
         :: else -> skip
         fi;
         check()
@@ -163,7 +181,14 @@ next:
     fi;
     MAY_DIE;
     from = authority;
-    atomic { fenced = from; authority = NOBODY; epoch++ }; /* 1 */
+    atomic {
+        fenced = from;
+        authority = NOBODY;
+        if
+        :: BUG != 5 -> epoch++
+        :: else -> skip
+        fi
+    }; /* 1 */
     MAY_DIE;
     if
     :: BUG == 1 -> position = seq[from]
@@ -191,7 +216,11 @@ next:
     fi;
     /* 6. The feed of the new authority goes on from where its side is now: what it had before
      * were Oxbow's own writes. */
-    atomic { authority = 1 - from; applied[1 - from] = seq[1 - from] };
+    atomic {
+        authority = 1 - from;
+        hold(authority, epoch);
+        applied[1 - from] = seq[1 - from]
+    };
     MAY_DIE;
     open_side(1 - from); /* 7, 8 */
     MAY_DIE;
@@ -200,7 +229,7 @@ next:
 back:
     MAY_DIE;
     if
-    :: authority == NOBODY -> atomic { authority = fenced; epoch++ }
+    :: authority == NOBODY -> atomic { authority = fenced; epoch++; hold(authority, epoch) }
     :: else -> skip
     fi;
     MAY_DIE;
