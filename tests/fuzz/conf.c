@@ -1,6 +1,7 @@
 /*
- * A configuration that is accepted can be written out as JSON; one that is
- * refused names at least one problem, each on a line of its own in UTF-8.
+ * A configuration that is accepted can be written out as JSON, and every value
+ * in it read and found to be what the schema says; one that is refused names at
+ * least one problem, each on a line of its own in UTF-8.
  */
 #include "base/conf.h"
 
@@ -39,6 +40,8 @@ static const struct conf_field fields[] = {
     {.name = "map", .type = {.kind = CONF_MAP, .of = &table_type, .chars = "a-z", .max = 3}},
     {.name = "list", .type = {.kind = CONF_LIST, .of = &family_type}},
     {.name = "any", .type = {.kind = CONF_ANY}},
+    {.name = "wait", .type = {.kind = CONF_DURATION}},
+    {.name = "word", .type = {.kind = CONF_ENUM, .values = words}},
     {.name = NULL},
 };
 static const struct conf_type root = {.kind = CONF_OBJECT, .fields = fields};
@@ -83,6 +86,58 @@ check_problems(struct slice text)
     must(lines <= CONF_PROBLEMS_MAX + 1);
 }
 
+/* A driver of table[]: what `a` requires is there, its preset too. */
+static void
+check_driver(const struct conf *c)
+{
+    const char *note = conf_str(c, "note");
+
+    must(strcmp(conf_str(c, "type"), "a") == 0);
+    must(conf_str(c, "path")[0] != '\0');
+    must(conf_duration_us(c, "poll") >= 1);
+    must(conf_duration_us(c, "poll") <= 60000000);
+    must(note == NULL || strlen(note) <= 9);
+}
+
+static void
+check_lists(const struct conf *c)
+{
+    const struct conf *words_in = conf_child(c, "words"), *map = conf_child(c, "map");
+    const struct conf *list = conf_child(c, "list");
+    size_t             n = 0;
+
+    for (const struct conf *e = conf_first(words_in); e != NULL; e = conf_next(e), n++) {
+        must(conf_key(e) == NULL);
+        must(strcmp(conf_text(e), words[conf_number(e)]) == 0);
+    }
+    must(n == conf_count(words_in));
+    must(n <= 3);
+    must(conf_count(map) <= 3);
+    for (const struct conf *e = conf_first(map); e != NULL; e = conf_next(e)) {
+        must(conf_key(e) != NULL);
+        check_driver(e);
+    }
+    for (const struct conf *e = conf_first(list); e != NULL; e = conf_next(e))
+        must(strcmp(conf_str(e, "type"), "a") == 0);
+}
+
+static void
+check_values(const struct conf *c)
+{
+    must(conf_has(c, "int")); /* its preset, where the file has none */
+    must(conf_int(c, "int") >= -5);
+    must(conf_int(c, "int") <= 5);
+    must(!conf_has(c, "bool") || conf_bool(c, "bool") || strcmp(conf_str(c, "bool"), "false") == 0);
+    must(!conf_has(c, "size") || conf_size(c, "size") >= 1);
+    must(!conf_has(c, "wait") || conf_duration_us(c, "wait") <= INT64_MAX);
+    must(!conf_has(c, "word") || strcmp(words[conf_enum(c, "word")], conf_str(c, "word")) == 0);
+    must(conf_has(c, "url") == (conf_str(c, "url") != NULL));
+    must(conf_has(c, "broker") == (conf_child(c, "broker") != NULL));
+    must(!conf_has(c, "secret") || conf_text(conf_child(c, "secret")) == conf_str(c, "secret"));
+    must(!conf_has(c, "any") || conf_child(c, "any") != NULL);
+    check_lists(c);
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -97,7 +152,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         json_out_init(&o, &json);
         conf_put_json(c, &o);
         must(json_check(buf_slice(&json), NULL) == 0);
-        must(conf_int(c, "int") >= -5);
+        check_values(c);
         must(conf_fail(c, &err, "x") == E_SCHEMA);
     } else {
         must(err.kind == ERR_FATAL);
