@@ -109,7 +109,7 @@ compare(const void *a, const void *b)
 
 /* The paths of the segments, in order; the caller's to free. */
 static unsigned
-segments_of(struct fix *f, char *out[64])
+segments_of(struct fix *f, char *out[128])
 {
     char           path[600];
     struct dirent *e;
@@ -123,7 +123,7 @@ segments_of(struct fix *f, char *out[64])
         if (strstr(e->d_name, ".seg") == NULL)
             continue;
         (void)snprintf(path, sizeof path, "%s/segments/%s", f->dir, e->d_name);
-        assert_true(n < 64);
+        assert_true(n < 128);
         out[n++] = strdup(path);
     }
     (void)closedir(dir);
@@ -162,7 +162,7 @@ static void
 test_tasks_that_others_wake_are_there_first(void **state)
 {
     struct fix *f = *state;
-    char       *paths[64];
+    char       *paths[128];
     unsigned    n;
 
     open_log(f);
@@ -183,7 +183,7 @@ test_missing_first_segment_is_refused(void **state)
 {
     struct fix *f = *state;
     struct log *log;
-    char       *paths[64];
+    char       *paths[128];
     unsigned    n;
 
     open_log(f);
@@ -201,7 +201,7 @@ test_missing_segments_are_no_new_log(void **state)
 {
     struct fix *f = *state;
     struct log *log;
-    char       *paths[64];
+    char       *paths[128];
     unsigned    n;
 
     open_log(f);
@@ -221,7 +221,7 @@ test_renamed_segment_is_refused(void **state)
 {
     struct fix *f = *state;
     struct log *log;
-    char       *paths[64], other[600];
+    char       *paths[128], other[600];
     unsigned    n;
 
     open_log(f);
@@ -243,7 +243,7 @@ test_header_that_cannot_be_is_refused(void **state)
     struct log     *log;
     struct seg_head head = {0};
     uint8_t         bytes[SEG_HEADER];
-    char           *paths[64];
+    char           *paths[128];
     unsigned        n;
     FILE           *file;
 
@@ -466,6 +466,162 @@ test_largest_commit(void **state)
     free(w);
 }
 
+/* As many bytes as a commit may have, over many small segments. */
+
+#define BIG_EVENTS 33
+#define BIG_BYTES ((size_t)2000000) /* of data: one event never fits into one segment with another */
+
+static _Atomic unsigned syncs_left;
+
+static int
+sync_so_often(struct ox_env *env, struct ox_file *file, struct err *err)
+{
+    unsigned left = atomic_load(&syncs_left);
+
+    while (left > 0 && !atomic_compare_exchange_weak(&syncs_left, &left, left - 1))
+        ;
+    if (left == 0)
+        RETURN_ERR(err, E_IO, ERR_FATAL, "sync: the disk failed");
+    return env_real()->ops->file_sync(env, file, err);
+}
+
+static void
+fill_big(uint8_t *data, unsigned number)
+{
+    for (size_t i = 0; i < BIG_BYTES; i++)
+        data[i] = (uint8_t)(i * 31 + i / 251 + number);
+}
+
+/* 66 MB of data are under 64 MiB, headers included. */
+static int
+append_big(struct fix *f)
+{
+    struct log_new_event *events = calloc(BIG_EVENTS, sizeof *events);
+    struct log_write      w = {
+             .stream = slice_str("big"), .expected = LOG_NO_STREAM, .events = events};
+    struct log_req req = {.writes = &w, .write_count = 1};
+    uint8_t       *data = malloc(BIG_EVENTS * BIG_BYTES);
+    int            rc;
+
+    w.count = BIG_EVENTS;
+    for (unsigned i = 0; i < BIG_EVENTS; i++) {
+        fill_big(data + i * BIG_BYTES, i);
+        events[i] = (struct log_new_event){.type = slice_str("t"),
+                                           .data = slice_of(data + i * BIG_BYTES, BIG_BYTES)};
+        memcpy(events[i].id.b, &i, sizeof i);
+    }
+    rc = log_append(f->log, &req);
+    err_copy(&f->err, &req.err);
+    free(data);
+    free(events);
+    return rc;
+}
+
+/* All of it, in both directions, or nothing. */
+static bool
+big_is_there(struct fix *f)
+{
+    struct log_read  read = {.stream = slice_str("big"), .from = 0};
+    struct log_iter *it;
+    struct log_event e;
+    uint8_t         *want = malloc(BIG_BYTES);
+    int              rc;
+
+    for (int backwards = 0; backwards < 2; backwards++) {
+        read.backwards = backwards;
+        read.from = backwards ? UINT64_MAX : 0;
+        rc = log_iter_open(f->log, &read, &it, &f->err);
+        if (rc == E_NOTFOUND) {
+            assert_int_equal(backwards, 0);
+            free(want);
+            return false;
+        }
+        assert_int_equal(rc, 0);
+        for (unsigned i = 0; i < BIG_EVENTS; i++) {
+            unsigned number = backwards ? BIG_EVENTS - 1 - i : i;
+
+            if (log_iter_next(it, &e, &f->err) != 0)
+                fail_msg("%u: %s", number, f->err.text);
+            assert_int_equal(e.version, number);
+            assert_int_equal(e.data.len, BIG_BYTES);
+            fill_big(want, number);
+            assert_memory_equal(e.data.data, want, BIG_BYTES);
+        }
+        assert_int_equal(log_iter_next(it, &e, &f->err), E_END);
+        log_iter_close(it);
+    }
+    free(want);
+    return true;
+}
+
+static void
+big_setup(struct fix *f)
+{
+    world_ops.file_sync = sync_so_often;
+    atomic_store(&syncs_left, 1000000);
+    open_log(f);
+    append_bytes(f, 1, 100);
+}
+
+static void
+test_big_commit_over_small_segments(void **state)
+{
+    struct fix       *f = *state;
+    struct log_counts counts;
+    char             *paths[128];
+    unsigned          n;
+
+    big_setup(f);
+    if (append_big(f) != 0)
+        fail_msg("%s", f->err.text);
+    n = segments_of(f, paths);
+    free_paths(paths, n);
+    assert_true(n > 30);
+    assert_true(big_is_there(f));
+    for (int i = 0; i < 2; i++) {
+        close_log(f);
+        open_log(f);
+        assert_true(big_is_there(f));
+    }
+    if (log_verify(f->log, NULL, NULL, &counts, &f->err) != 0)
+        fail_msg("%s", f->err.text);
+    assert_int_equal(counts.events, 1 + BIG_EVENTS);
+    assert_int_equal(append(f, "s", 0, slice_str("1"), 7), 0);
+}
+
+/* The disk fails somewhere in it: after a restart it is there as a whole, or not at all. */
+static void
+test_big_commit_is_all_or_nothing(void **state)
+{
+    static const unsigned steps[] = {0, 1, 2, 9, 20, 32};
+    struct fix           *f = *state;
+    struct log_counts     counts;
+    unsigned              failures = 0;
+
+    for (unsigned i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+        bool there;
+
+        big_setup(f);
+        atomic_store(&syncs_left, steps[i]);
+        failures += append_big(f) != 0;
+        close_log(f);
+        atomic_store(&syncs_left, 1000000);
+        open_log(f);
+        there = big_is_there(f);
+        if (log_verify(f->log, NULL, NULL, &counts, &f->err) != 0)
+            fail_msg("%u: %s", steps[i], f->err.text);
+        assert_int_equal(counts.events, there ? 1 + BIG_EVENTS : 1);
+        assert_int_equal(append(f, "s", 0, slice_str("1"), 7), 0);
+        if (!there)
+            assert_int_equal(append_big(f), 0);
+        assert_true(big_is_there(f));
+        close_log(f);
+        tmp_remove(f->dir);
+        tmp_dir(f->dir, sizeof f->dir);
+    }
+    assert_true(failures > 0);
+}
+
 /* many threads */
 
 #define THREADS 16
@@ -627,6 +783,8 @@ main(void)
         cmocka_unit_test_setup_teardown(test_info_says_when_the_last_commit_was, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reads_from_any_position, setup, teardown),
         cmocka_unit_test_setup_teardown(test_largest_commit, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_big_commit_over_small_segments, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_big_commit_is_all_or_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_threads, setup, teardown),
         cmocka_unit_test_setup_teardown(test_close_answers_all, setup, teardown),
     };
