@@ -469,7 +469,8 @@ test_largest_commit(void **state)
 /* As many bytes as a commit may have, over many small segments. */
 
 #define BIG_EVENTS 33
-#define BIG_BYTES ((size_t)2000000) /* of data: one event never fits into one segment with another */
+#define BIG_BYTES                                                                                  \
+    ((size_t)2000000) /* of data: one event never fits into one segment with another */
 
 static _Atomic unsigned syncs_left;
 
@@ -497,11 +498,10 @@ static int
 append_big(struct fix *f)
 {
     struct log_new_event *events = calloc(BIG_EVENTS, sizeof *events);
-    struct log_write      w = {
-             .stream = slice_str("big"), .expected = LOG_NO_STREAM, .events = events};
-    struct log_req req = {.writes = &w, .write_count = 1};
-    uint8_t       *data = malloc(BIG_EVENTS * BIG_BYTES);
-    int            rc;
+    struct log_write w = {.stream = slice_str("big"), .expected = LOG_NO_STREAM, .events = events};
+    struct log_req   req = {.writes = &w, .write_count = 1};
+    uint8_t         *data = malloc(BIG_EVENTS * BIG_BYTES);
+    int              rc;
 
     w.count = BIG_EVENTS;
     for (unsigned i = 0; i < BIG_EVENTS; i++) {

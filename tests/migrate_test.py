@@ -37,6 +37,8 @@ class Case(unittest.TestCase):
     def path(self, name):
         return os.path.join(self.folder, name)
 
+    new = 'new.db'
+
     # the two sides
 
     def connect(self, name):
@@ -46,21 +48,21 @@ class Case(unittest.TestCase):
         with contextlib.closing(self.connect(name)) as db:
             return [row for statement in statements for row in db.execute(statement)]
 
-    def make(self, journal='wal', more=''):
-        self.database('old.db', f'pragma journal_mode={journal}',
+    def make(self):
+        self.database('old.db', 'pragma journal_mode=wal',
                       'create table orders (id integer primary key, item text not null default '
                       "'x', state text, note text)",
                       f'with recursive n(i) as (select 1 union all select i + 1 from n where i < '
                       f"{ROWS}) insert into orders (id, state, note) select i, 'placed' || i, "
                       "case i % 3 when 0 then null when 1 then '' else 'ring' end from n")
-        self.database('new.db', 'pragma journal_mode=wal',
+        self.database(self.new, 'pragma journal_mode=wal',
                       'create table parts (id integer primary key, status text, memo text)')
         with open(self.path('c.yaml'), 'w', encoding='utf-8') as f:
             f.write(f'data: {self.path("data")}\nlog: {{segment_bytes: 2MiB}}\n'
                     'migrations:\n  orders:\n'
                     '    old:\n' + self.side('old.db', 'orders', 'state, note') +
-                    '    new:\n' + self.side('new.db', 'parts', 'status, memo') +
-                    '    columns: {state: status, note: memo}\n' + more)
+                    '    new:\n' + self.side(self.new, 'parts', 'status, memo') +
+                    '    columns: {state: status, note: memo}\n')
 
     def side(self, name, table, columns):
         where = 'where: state is not null, ' if table == 'orders' else ''
@@ -73,7 +75,7 @@ class Case(unittest.TestCase):
         """What each side holds of the subset, read without Oxbow."""
         return (self.database('old.db', 'select id, state, note from orders where state is not '
                               'null order by id'),
-                self.database('new.db', 'select id, status, memo from parts order by id'))
+                self.database(self.new, 'select id, status, memo from parts order by id'))
 
     # the server
 
@@ -198,8 +200,251 @@ class World(Case):
         self.same()
         self.stop(process)
 
+    @contextlib.contextmanager
+    def locked(self):
+        """Somebody has the whole database for himself, and no reader gets in either."""
+        with contextlib.closing(self.connect('old.db')) as db:
+            db.execute('begin exclusive')
+            yield
+            db.execute('rollback')
+
+    def test_long_locks(self):
+        """Tried again for as long as it takes, said in the status, and gone on with by itself."""
+        self.database('old.db', 'pragma journal_mode=delete')
+        process = self.start()
+        self.command('start')
+        self.reach('READY')
+        for phase in ('READY', 'NEW_SOAK'):
+            # The old side's feed at first; then the writes to it, which wait in their lanes.
+            with self.locked():
+                if phase == 'NEW_SOAK':
+                    self.database(self.new, "update parts set status = 'waits' where id = 5")
+                said = self.until(lambda: self.status()['error'], 'the lock in the status')
+                self.assertIn('locked', said)
+                self.assertNotIn('\n', said)
+                time.sleep(6)  # how long the lock is held: beyond every wait of one try
+                self.assertEqual(self.status()['phase'], phase)
+            self.until(lambda: not self.status()['error'], 'no error any more')
+            if phase == 'READY':
+                self.database('old.db', "update orders set state = 'after' where id = 3")
+            self.same()
+            if phase == 'READY':
+                self.reach('READY')
+                self.locked_switch()
+        self.command('reverse')
+        self.reach('READY')
+        self.same()
+        self.stop(process)
+
+    def locked_switch(self):
+        """A switch that meets the lock holds no writes back, and goes on when it is gone."""
+        answers = []
+        with self.locked():
+            asked = threading.Thread(target=lambda: answers.append(self.ask('/switch', 'POST')))
+            asked.start()
+            self.until(lambda: 'locked' in self.status()['error'], 'the lock in the status')
+            time.sleep(4)  # beyond the lease
+            self.assertEqual(self.status()['phase'], 'READY')
+        asked.join(PATIENCE)
+        self.assertEqual(answers, [(200, {'command': 'switch', 'done': True})])
+        self.reach('NEW_SOAK')
+
+    @contextlib.contextmanager
+    def mounted(self, options):
+        """A file system of its own, with the new side and the data folder on it."""
+        if os.geteuid() != 0:
+            self.skipTest('only root can mount a tmpfs')
+        target = self.path('mount')
+        os.makedirs(target)
+        done = subprocess.run(['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', target],
+                              capture_output=True, check=False)
+        if done.returncode != 0:
+            self.skipTest('no tmpfs can be mounted here: ' + done.stderr.decode().strip())
+        self.new = 'mount/new.db'
+        try:
+            os.remove(self.path('old.db'))
+            self.make()
+            yield target
+        finally:
+            subprocess.run(['umount', '-l', target], check=True)
+
+    def test_read_only_mount(self):
+        """Halted with the reason while the new side's file system takes no writes."""
+        with self.mounted('size=16m') as target:
+            process = self.start()
+            self.command('start')
+            self.reach('READY')
+            self.stop(process)
+            subprocess.run(['mount', '-o', 'remount,ro', target], check=True)
+            self.database('old.db', "update orders set state = 'later' where id = 7")
+            process = self.start()
+            halted = self.reach('HALTED')
+            self.assertRegex(halted['error'], 'new.db: cannot be written: Read-only file system')
+            self.assertEqual(halted['authority'], 'old')
+            self.stop(process)
+            subprocess.run(['mount', '-o', 'remount,rw', target], check=True)
+            process = self.start()
+            self.assertEqual(self.status()['phase'], 'HALTED')
+            self.command('resume')
+            self.reach('READY')
+            self.same()
+            self.stop(process)
+
+    def test_full_disk(self):
+        """Tried again and said so while the new side's disk is full; then it goes on by itself."""
+        with self.mounted('size=4m') as target:
+            process = self.start()
+            self.command('start')
+            self.reach('READY')
+            filler = os.path.join(target, 'filler')
+            with contextlib.suppress(OSError), open(filler, 'wb', buffering=0) as f:
+                while f.write(b'x' * 4096) > 0:
+                    pass
+            self.database('old.db', "update orders set state = 'later'")
+            self.assertIn('full', self.until(lambda: self.status()['error'], 'a full disk'))
+            self.assertEqual(self.status()['phase'], 'READY')
+            os.remove(filler)
+            self.same()
+            self.until(lambda: not self.status()['error'], 'no error any more')
+            self.reach('READY')
+            self.stop(process)
+
     def rows_new(self):
-        return self.database('new.db', 'select id from parts')
+        return self.database(self.new, 'select id from parts')
+
+
+def why_no_strace():
+    if shutil.which('strace') is None:
+        return 'strace is not installed'
+    done = subprocess.run(['strace', '-qq', '-o', '/dev/null', '-e', 'trace=fdatasync', 'true'],
+                          capture_output=True, check=False)
+    return None if done.returncode == 0 else 'strace may not trace here'
+
+
+class Application(threading.Thread):
+    """Writes one row after another where it is let, and knows what was acknowledged."""
+
+    def __init__(self, case, seed):
+        super().__init__()
+        self.case, self.random, self.stopping, self.failure = case, random.Random(seed), False, None
+        self.last = {}
+
+    def run(self):
+        try:
+            n = 0
+            while not self.stopping:
+                n += 1
+                self.write(self.random.randrange(1, ROWS), f'w{n}')
+                time.sleep(0.005)
+        except sqlite3.Error as failure:
+            self.failure = failure
+
+    def write(self, key, value):
+        """At the old side at first; where the guard refuses, at the other one."""
+        sides = (('old.db', 'update orders set state = ? where id = ?'),
+                 ('new.db', 'update parts set status = ? where id = ?'))
+        for i in range(100000):
+            name, statement = sides[i % 2]
+            try:
+                with contextlib.closing(self.case.connect(name)) as db:
+                    # A row that is not there yet is no acknowledgement.
+                    if db.execute(statement, (value, key)).rowcount == 1:
+                        self.last[key] = value
+                        return
+            except sqlite3.IntegrityError as refused:
+                if 'oxbow: ' not in str(refused):
+                    raise
+            if self.stopping:
+                return
+            time.sleep(0.005)
+
+
+class Kills(Case):
+    """SIGKILL at a durable write, a restart, and on to the end: nothing lost, both sides equal."""
+
+    def setUp(self):
+        why = why_no_strace()
+        if why:
+            self.skipTest(why)
+        super().setUp()
+
+    PATH = ('start', 'READY', 'switch', 'NEW_SOAK', 'reverse', 'READY', 'switch', 'NEW_SOAK',
+            'complete?with=fallback', 'FALLBACK_KEPT')
+
+    def drive(self, process):
+        """The whole way, or until the server dies: whatever fails then is no failure."""
+        for word in self.PATH:
+            while process.poll() is None:
+                try:
+                    if word.isupper():
+                        if self.status()['phase'] == word:
+                            break
+                        time.sleep(0.01)
+                    elif self.ask('/' + word, 'POST')[0] < 300:
+                        break
+                except (OSError, ValueError):  # the connection went, or half an answer came
+                    pass
+            if process.poll() is not None:
+                return
+
+    def go_on(self):
+        """From wherever the record stands."""
+        words = {'DRAFT': 'start', 'READY': 'switch', 'NEW_SOAK': 'complete?with=fallback'}
+        while (phase := self.reach(*words, 'FALLBACK_KEPT')['phase']) != 'FALLBACK_KEPT':
+            code, body = self.ask('/' + words[phase], 'POST')
+            if code >= 300 and self.status()['phase'] == phase and code < 500:
+                self.assertIn(code, (409, 503), body)
+
+    def records(self):
+        """The phases and epochs that the log has of the migration, in order."""
+        done = subprocess.run([OXBOW, 'read', '$migration-orders', '--json', '--data',
+                               self.path('data')], capture_output=True, check=False, env=self.env,
+                              timeout=PATIENCE)
+        return [(e['data']['phase'], e['data']['epoch'])
+                for e in map(json.loads, done.stdout.decode().splitlines())]
+
+    def check(self, app):
+        app.stopping = True
+        app.join(PATIENCE)
+        self.assertIsNone(app.failure)
+        self.same()
+        old, new = self.rows()
+        self.assertEqual(len(old), ROWS)
+        have = {key: state for key, state, _ in new}
+        self.assertEqual({key: have[key] for key in app.last}, app.last)
+
+    def one(self, number):
+        """Killed at every thread's `number`-th fdatasync, whichever comes first."""
+        process = self.start('strace', '-f', '-qq', '-D', '-o', '/dev/null', '-e',
+                             'trace=fdatasync', '-e', f'inject=fdatasync:signal=KILL:when={number}')
+        app = Application(self, number)
+        app.start()
+        self.addCleanup(setattr, app, 'stopping', True)
+        if process.poll() is None:
+            self.drive(process)
+        killed = process.poll() is not None
+        if not killed:
+            self.stop(process)
+        before = self.records()
+        process = self.start()
+        self.go_on()
+        self.check(app)
+        self.stop(process)
+        return killed, before
+
+    def test_at_every_durable_write(self):
+        number, reached, kills, step = 1, set(), 0, 1
+        until = time.monotonic() + BUDGET
+        while True:
+            self.setUpFolder()
+            with self.subTest(number):
+                killed, before = self.one(number)
+            if not killed:
+                break
+            kills += 1
+            reached.add(before[-1] if before else None)
+            number += step
+        print(f'{kills} kills at {sorted(map(str, reached))}')
 
 
 if __name__ == '__main__':

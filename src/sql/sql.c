@@ -1,8 +1,10 @@
 /* Connections, statements and errors. */
 #include "sql/sql.h"
 
+#include <errno.h>
 #include <sqlite3.h>
 #include <stdarg.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/must.h"
@@ -54,6 +56,9 @@ probe(struct sqlite3 *db, const char *path, enum sql_mode mode, struct err *err)
     int     rc;
 
     rc = sql_number(db, 0, &version, err, "PRAGMA schema_version");
+    /* A database in WAL mode cannot even be read where its folder takes no writes. */
+    if (rc != 0 && mode != SQL_READ && access(path, W_OK) != 0)
+        RETURN_ERR(err, E_RDONLY, ERR_FATAL, "%s: cannot be written: %s", path, strerror(errno));
     if (rc != 0) {
         err_prefix(err, "%s", path);
         return rc;

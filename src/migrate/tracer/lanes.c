@@ -169,6 +169,7 @@ failed(struct lane *l, struct traceri_item *it, struct err *err)
         l->backoff_us = BACKOFF_MAX_US;
     if (l->backoff_us < (uint64_t)err->retry_ms * 1000)
         l->backoff_us = (uint64_t)err->retry_ms * 1000;
+    traceri_waits(l->t, err);
     if (!passes && ++it->tries > l->t->retries)
         traceri_stuck(l->t, err);
     return l->backoff_us;
@@ -194,6 +195,8 @@ step(void *arg)
                                : check(l, it, &err);
     if (rc != 0)
         return failed(l, it, &err);
+    if (l->backoff_us > 0)
+        traceri_waits(l->t, NULL);
     l->backoff_us = 0;
     lock_take(&l->lock);
     l->first = it->next;

@@ -57,6 +57,9 @@ traceri_run_stop(struct tracer *t)
     t->lanes = NULL;
     t->batch_count = 0; /* no lane has them any more */
     t->running = false;
+    lock_take(&t->lock); /* and nothing waits */
+    t->feed_error[0] = t->lane_error[0] = '\0';
+    lock_give(&t->lock);
 }
 
 bool

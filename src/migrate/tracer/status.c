@@ -97,7 +97,10 @@ tracer_get_status(struct tracer *t, struct tracer_status *out)
     out->applied = t->seen_applied;
     out->echoes = t->seen_echoes;
     (void)snprintf(out->error, sizeof out->error, "%s",
-                   r.error[0] != '\0' ? r.error : t->last_error);
+                   r.error[0] != '\0'         ? r.error
+                   : t->last_error[0] != '\0' ? t->last_error
+                   : t->feed_error[0] != '\0' ? t->feed_error
+                                              : t->lane_error);
     lock_give(&t->lock);
     out->phase = r.phase;
     out->from = r.from;

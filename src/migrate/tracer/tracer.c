@@ -134,6 +134,14 @@ traceri_stuck(struct tracer *t, const struct err *err)
     t->env->ops->task_wake(t->env, t->task);
 }
 
+void
+traceri_waits(struct tracer *t, const struct err *err)
+{
+    lock_take(&t->lock);
+    (void)snprintf(t->lane_error, sizeof t->lane_error, "%s", err == NULL ? "" : err->text);
+    lock_give(&t->lock);
+}
+
 int
 traceri_wait_captured(struct tracer *t, enum tracer_side side, struct slice position,
                       uint64_t deadline_us, struct log_pos *upto, struct err *err)
@@ -406,9 +414,13 @@ see_feeds(struct tracer *t)
 {
     uint64_t              applied = 0, echoes = 0, a, e, lag = 0;
     struct capture_status s;
+    char                  waits[ERR_TEXT_MAX] = "";
 
     for (enum tracer_side side = TRACER_OLD; t->running && side <= TRACER_NEW; side++) {
         traceri_feed_status(t->ends[side].feed, &s, &a, &e);
+        if (s.state == CAPTURE_RETRYING && waits[0] == '\0')
+            (void)snprintf(waits, sizeof waits, "the feed of %s is tried again: %.400s",
+                           t->ends[side].label, s.error);
         applied += a;
         echoes += e;
         if (side == traceri_leader(t))
@@ -420,6 +432,8 @@ see_feeds(struct tracer *t)
     t->seen_applied = applied;
     t->seen_echoes = echoes;
     t->seen_lag = lag;
+    (void)snprintf(t->feed_error, sizeof t->feed_error, "%s", waits);
+    t->last_error[0] = '\0'; /* this step went well */
     lock_give(&t->lock);
 }
 

@@ -153,7 +153,7 @@ struct tracer_status {
     bool              verified; /* a clean pass that has not decayed */
     uint64_t          switches;
     uint64_t          held_us_last, held_us_p50, held_us_max;
-    char              error[ERR_TEXT_MAX]; /* HALTED: why; else the last failure, or empty */
+    char error[ERR_TEXT_MAX]; /* HALTED: why; else what is tried again just now, or empty */
 };
 
 void tracer_get_status(struct tracer *, struct tracer_status *);

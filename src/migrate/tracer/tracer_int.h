@@ -217,7 +217,9 @@ struct tracer {
     struct tracer_listener *listeners;
     struct traceri_record   seen;
     uint64_t                seen_applied, seen_echoes, seen_lag;
-    char                    last_error[ERR_TEXT_MAX];
+    char                    last_error[ERR_TEXT_MAX]; /* of the controller's last step */
+    char                    feed_error[ERR_TEXT_MAX]; /* what a feed waits for */
+    char                    lane_error[ERR_TEXT_MAX]; /* what a write waits for */
     char stuck[ERR_TEXT_MAX]; /* a lane or a feed that cannot go on; empty: none */
 };
 
@@ -226,6 +228,8 @@ int  traceri_save(struct tracer *, const struct traceri_record *, struct err *);
 void traceri_publish(struct tracer *, enum tracer_side, uint64_t epoch);
 /* A lane or feed cannot go on: the controller halts the migration. */
 void traceri_stuck(struct tracer *, const struct err *);
+/* A lane tries again because of this; NULL: it goes on. */
+void traceri_waits(struct tracer *, const struct err *);
 /* Waits a little; true when the controller has to stop. */
 bool traceri_nap(struct tracer *, uint64_t us);
 /* The same, and true also when a lane or a feed is stuck. */
