@@ -64,6 +64,24 @@ fmt_seg_get(const uint8_t *p, struct seg_head *h)
     return true;
 }
 
+/* Of a whole header: 0 for a plain one. */
+static inline uint32_t
+fmt_seg_generation(const uint8_t *p)
+{
+    return get_u32(p + 68);
+}
+
+/* Of a scavenged one: where its frames end and the table of `count` entries begins. */
+static inline uint64_t
+fmt_seg_table(const uint8_t *p, uint64_t *count)
+{
+    *count = get_u64(p + 80);
+    return get_u64(p + 72);
+}
+
+#define SEG_TABLE_ENTRY 16u
+#define SEG_TABLE_END 8u
+
 /* frames */
 
 #define FRAME_HEADER 64u

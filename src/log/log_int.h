@@ -217,6 +217,10 @@ int logi_recover(struct log *, struct log_report *, struct err *);
 /* Was a log closed here? True also where it cannot be known. */
 bool logi_clean_is_there(struct log *);
 int  logi_clean_write(struct log *, struct err *);
-int  logi_clean_remove(struct log *, struct err *);
+int  logi_clean_put(struct ox_env *, const char *dir, const struct ox_id *log_id, uint64_t end,
+                    int64_t last_time_us, struct err *);
+/* Makes the folder's own name durable. */
+int logi_parent_sync(struct ox_env *, const char *dir, struct err *);
+int logi_clean_remove(struct log *, struct err *);
 
 #endif

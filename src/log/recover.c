@@ -21,27 +21,34 @@ clean_path(const struct log *log, char out[PATH_BYTES])
 }
 
 int
-logi_clean_write(struct log *log, struct err *err)
+logi_clean_put(struct ox_env *env, const char *dir, const struct ox_id *log_id, uint64_t end,
+               int64_t last_time_us, struct err *err)
 {
-    const struct ox_env_ops *ops = log->env->ops;
-    uint8_t                  bytes[CLEAN_BYTES] = {0};
-    char                     path[PATH_BYTES];
-    struct ox_file          *file = NULL;
-    int                      rc;
+    uint8_t         bytes[CLEAN_BYTES] = {0};
+    char            path[PATH_BYTES];
+    struct ox_file *file = NULL;
+    int             rc;
 
     memcpy(bytes, CLEAN_MAGIC, 8);
-    memcpy(bytes + 16, logi_segs_log_id(log->segs)->b, 16);
-    put_u64(bytes + 32, atomic_load(&log->end));
-    put_u64(bytes + 40, (uint64_t)log->last_time_us);
+    memcpy(bytes + 16, log_id->b, 16);
+    put_u64(bytes + 32, end);
+    put_u64(bytes + 40, (uint64_t)last_time_us);
     put_u32(bytes + 8, crc32c(0, bytes + 16, CLEAN_BYTES - 16));
-    clean_path(log, path);
-    TRY(ops->file_open(log->env, path, ENV_WRITE | ENV_CREATE, &file, err));
-    TRY(ops->file_write(log->env, file, bytes, sizeof bytes, 0, err));
-    TRY(ops->file_sync(log->env, file, err));
-    TRY(ops->dir_sync(log->env, log->dir, err));
+    (void)snprintf(path, sizeof path, "%s/CLEAN", dir);
+    TRY(env->ops->file_open(env, path, ENV_WRITE | ENV_CREATE, &file, err));
+    TRY(env->ops->file_write(env, file, bytes, sizeof bytes, 0, err));
+    TRY(env->ops->file_sync(env, file, err));
+    TRY(env->ops->dir_sync(env, dir, err));
 out:
-    ops->file_close(log->env, file);
+    env->ops->file_close(env, file);
     return rc;
+}
+
+int
+logi_clean_write(struct log *log, struct err *err)
+{
+    return logi_clean_put(log->env, log->dir, logi_segs_log_id(log->segs), atomic_load(&log->end),
+                          log->last_time_us, err);
 }
 
 int
@@ -267,28 +274,34 @@ out:
     return rc;
 }
 
+int
+logi_parent_sync(struct ox_env *env, const char *dir, struct err *err)
+{
+    char   parent[PATH_BYTES] = ".";
+    size_t len = strlen(dir);
+    int    rc;
+
+    while (len > 1 && dir[len - 1] == '/')
+        len--;
+    while (len > 0 && dir[len - 1] != '/')
+        len--;
+    while (len > 1 && dir[len - 1] == '/')
+        len--;
+    if (len > 0)
+        (void)snprintf(parent, sizeof parent, "%.*s", (int)len, dir);
+    rc = env->ops->dir_sync(env, parent, err);
+    return rc == E_AUTH ? 0 : rc; /* somebody else's folder: it is theirs to make ours durable */
+}
+
 /* The folder's own name and those in it. */
 static int
 sync_names(struct log *log, struct err *err)
 {
-    const struct ox_env_ops *ops = log->env->ops;
-    char                     parent[PATH_BYTES] = ".";
-    size_t                   len = strlen(log->dir);
-    int                      rc;
+    int rc;
 
-    while (len > 1 && log->dir[len - 1] == '/')
-        len--;
-    while (len > 0 && log->dir[len - 1] != '/')
-        len--;
-    while (len > 1 && log->dir[len - 1] == '/')
-        len--;
-    if (len > 0)
-        (void)snprintf(parent, sizeof parent, "%.*s", (int)len, log->dir);
-    rc = ops->dir_sync(log->env, parent, err);
-    if (rc == E_AUTH)
-        rc = 0; /* somebody else's folder: it is theirs to make ours durable */
-    if (rc == 0)
-        rc = ops->dir_sync(log->env, log->dir, err);
+    TRY(logi_parent_sync(log->env, log->dir, err));
+    TRY(log->env->ops->dir_sync(log->env, log->dir, err));
+out:
     return rc;
 }
 
