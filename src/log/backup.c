@@ -114,11 +114,11 @@ read_copy(struct backup *b, const char *path, const struct manifest_seg *s, bool
     int             rc;
 
     *good = false;
-    rc = logi_seg_file_open(b->env, path, &b->old.log_id, &copy, NULL);
+    rc = logi_seg_file_open(b->env, path, &b->old.log_id, &copy, err);
     if (rc == E_NOTFOUND || rc == E_DAMAGED || rc == E_FORMAT)
         return 0;
-    if (rc != 0) /* again, for the words */
-        return logi_seg_file_open(b->env, path, &b->old.log_id, &copy, err);
+    if (rc != 0)
+        return rc;
     if (copy.size >= s->bytes) {
         (void)XXH3_128bits_update(b->sum, copy.map, (size_t)s->bytes);
         take_sum(b->sum, sum);
@@ -263,13 +263,16 @@ static int
 copy_all(struct backup *b, struct err *err)
 {
     struct seg_view view;
+    uint64_t        pos = logi_segs_first(b->log->segs);
     char            path[LOGI_BACKUP_PATH];
     int             rc = 0;
 
-    for (uint64_t pos = logi_segs_first(b->log->segs); pos < b->end; pos = view.end) {
+    /* The first one also where nothing is in it yet: it has the log's id. */
+    do {
         must(logi_segs_at(b->log->segs, pos, &view));
         TRY(backup_segment(b, view.first, err));
-    }
+        pos = view.end;
+    } while (pos < b->end);
     (void)snprintf(path, sizeof path, "%s/files", b->conf->dir);
     TRY(b->env->ops->dir_sync(b->env, path, err));
 out:

@@ -200,6 +200,8 @@ logi_pace(struct pace *p, uint64_t len, uint64_t read)
 {
     p->done += len;
     p->paid += read;
+    if (p->all < p->done) /* it was a guess */
+        p->all = p->done;
     for (;;) {
         uint64_t due, now = p->env->ops->mono_us(p->env) - p->began_us;
         int      rc = p->fn == NULL ? 0 : p->fn(p->arg, p->done, p->all);

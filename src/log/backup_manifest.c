@@ -229,8 +229,9 @@ get_seg(struct slice line, struct manifest *m, uint64_t *next, struct err *err)
         !u32_of(f[2].value, &s.kind) || !u32_of(f[3].value, &s.generation) ||
         !json_uint64(f[4].value, &s.bytes) || !json_uint64(f[5].value, &s.mark) ||
         !get_sum(f[6].value, s.sum) || s.first != *next || s.span == 0 ||
-        s.span > UINT64_MAX / 2 - s.first || s.bytes <= SEG_HEADER || s.bytes % 8 != 0 ||
-        s.first >= m->end || (s.kind == SEG_PLAIN && s.bytes > SEG_HEADER + s.span))
+        s.span > UINT64_MAX / 2 - s.first || s.bytes < SEG_HEADER || s.bytes % 8 != 0 ||
+        (s.first >= m->end && s.first != FMT_FIRST_POS) ||
+        (s.kind == SEG_PLAIN && s.bytes > SEG_HEADER + s.span))
         FAIL(err, E_DAMAGED, ERR_FATAL, "the manifest's line %u says what cannot be", m->count + 2);
     *next = s.first + s.span;
     TRY(logi_manifest_add(m, &s, err));
@@ -263,7 +264,7 @@ get_all(struct slice text, struct manifest *m, struct err *err)
     TRY(json_pick(line, &f, 1, JSON_PICK_ONLY, err));
     if (!get_sum(f.value, sum) || memcmp(sum, want, sizeof sum) != 0)
         FAIL(err, E_DAMAGED, ERR_FATAL, "the manifest's checksum does not hold");
-    if (next < m->end || m->end < FMT_FIRST_POS)
+    if (next < m->end || m->end < FMT_FIRST_POS || m->count == 0)
         FAIL(err, E_DAMAGED, ERR_FATAL, "the manifest's copies do not reach its end");
 out:
     return rc;

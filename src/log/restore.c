@@ -191,22 +191,30 @@ out:
     return rc;
 }
 
-/* What was copied before it failed is not left in the way of the next try. */
+/*
+ * What was copied before it failed is not left in the way of the next try. CLEAN goes last, as it
+ * is what keeps the rest from being taken for a log, and only where the rest is gone for good.
+ */
 static void
 give_up(struct restore *r)
 {
-    char path[LOGI_BACKUP_PATH];
+    const struct ox_env_ops *ops = r->env->ops;
+    char                     path[LOGI_BACKUP_PATH];
+    bool                     gone = true;
+    int                      rc;
 
     for (uint32_t i = 0; i < r->m.count; i++) {
         (void)snprintf(path, sizeof path, "%s/segments/%016" PRIx64 ".seg", r->conf->to,
                        r->m.segs[i].first);
-        (void)r->env->ops->path_remove(r->env, path, NULL);
+        rc = ops->path_remove(r->env, path, NULL);
+        gone = gone && (rc == 0 || rc == E_NOTFOUND);
     }
     (void)snprintf(path, sizeof path, "%s/segments", r->conf->to);
-    (void)r->env->ops->dir_sync(r->env, path, NULL);
-    /* Last, as it is what keeps the rest from being taken for a log. */
+    rc = ops->dir_sync(r->env, path, NULL);
+    gone = gone && (rc == 0 || rc == E_NOTFOUND);
     (void)snprintf(path, sizeof path, "%s/CLEAN", r->conf->to);
-    (void)r->env->ops->path_remove(r->env, path, NULL);
+    if (gone)
+        (void)ops->path_remove(r->env, path, NULL);
 }
 
 static int
