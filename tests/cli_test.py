@@ -154,7 +154,7 @@ class Words(Case):
                            (('serve', '--listen', 'here'), 'HOST:PORT'),
                            (('serve', '--listen', 'here:99999'), 'HOST:PORT'),
                            (('log', 'info', '--server', 'ftp://x'), '--server'),
-                           (('log', 'verify', '--server', 'http://x'), 'works on a data folder')]:
+                           (('log', 'reindex', '--server', 'http://x'), 'works on a data folder')]:
             self.refused(*args, says=says, status=USAGE)
 
     def test_completion(self):

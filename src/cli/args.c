@@ -29,6 +29,8 @@ const struct cli_option clii_options[OPT_COUNT] = {
     [OPT_LISTEN] = {"listen", 0, "HOST:PORT", "instead of the configuration's"},
     [OPT_DRY_RUN] = {"dry-run", 0, NULL, "only say what would be done"},
     [OPT_WATCH] = {"watch", 0, NULL, "show progress until it is decided"},
+    [OPT_RATE] = {"rate", 0, "N", "at most N MiB in a second"},
+    [OPT_VERIFY_ONLY] = {"verify-only", 0, NULL, "read and verify all of it, restore nothing"},
 };
 
 /* How many letters to change, add, remove or swap; more than `most` is most + 1. */

@@ -42,6 +42,8 @@ enum cli_opt {
     OPT_LISTEN,
     OPT_DRY_RUN,
     OPT_WATCH,
+    OPT_RATE,
+    OPT_VERIFY_ONLY,
     OPT_COUNT
 };
 
@@ -117,6 +119,21 @@ void clii_put_table(struct cli *c, struct slice object);
 /* A line on stderr that the next one overwrites; only on a terminal. */
 void clii_progress(struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void clii_progress_end(struct cli *c);
+
+/*
+ * Long work over bytes: on a terminal a bar with the rate and the time that is left; with --json
+ * a line {"progress":…,"done":…,"all":…,"per_second":…,"left_s":…} each second.
+ */
+struct cli_bar {
+    struct cli *cli;
+    const char *what;
+    uint64_t    began_us, drawn_us, said_us;
+};
+
+void clii_bar_init(struct cli_bar *bar, struct cli *c, const char *what);
+void clii_bar(struct cli_bar *bar, uint64_t done, uint64_t all);
+/* For log_progress_fn, with the bar as `arg`: E_INTERRUPTED where a signal came. */
+int clii_bar_step(void *bar, uint64_t done, uint64_t all);
 
 /* signals */
 
@@ -214,6 +231,21 @@ int clii_log_open(struct cli *c, bool write, struct log **out, struct err *err);
 int clii_request(struct cli *c, const char *method, const char *path, struct slice body,
                  struct buf *out, struct err *err);
 
+/*
+ * Long work at the server: POST /v1/NAME with the body, then its progress until it has ended.
+ * `out` has the object of its result.
+ */
+int clii_job(struct cli *c, const char *name, struct slice body, struct cli_bar *bar,
+             struct buf *out, struct err *err);
+
+/* One object of results: as JSON, or on a terminal as a table. Takes the buffer's bytes. */
+void clii_put_result(struct cli *c, struct buf *object);
+
+struct log_backup_report;
+struct log_counts;
+void clii_backup_json(struct buf *out, const struct log_backup_report *report);
+void clii_counts_json(struct buf *out, const struct log_counts *counts);
+
 /* the commands */
 
 int clii_append(struct cli *c, struct err *err);
@@ -223,6 +255,8 @@ int clii_stream_info(struct cli *c, struct err *err);
 int clii_log_info(struct cli *c, struct err *err);
 int clii_log_verify(struct cli *c, struct err *err);
 int clii_log_reindex(struct cli *c, struct err *err);
+int clii_log_backup(struct cli *c, struct err *err);
+int clii_log_restore(struct cli *c, struct err *err);
 int clii_log_export(struct cli *c, struct err *err);
 int clii_log_import(struct cli *c, struct err *err);
 int clii_serve(struct cli *c, struct err *err);

@@ -24,6 +24,15 @@ const struct cli_command clii_commands[] = {
     {"log info", "", "Show what the log has", NULL, 0, 0, 0, clii_log_info},
     {"log verify", "", "Read all of the log and hold its index against it", NULL, 0, 0, 0,
      clii_log_verify},
+    {"log backup", "DIR", "Copy what is new in the log into a backup folder",
+     "Works on a data folder, and with --server in a running one: then DIR is on the server's\n"
+     "machine. What was copied before is not copied again; every checksum is verified. The keys "
+     "of\n"
+     "subjects are not part of it.",
+     1, 1, CLI_HAS(OPT_RATE), clii_log_backup},
+    {"log restore", "DIR", "Make a data folder out of a backup",
+     "The folder of --data must be empty or not be there. Every checksum is verified.", 1, 1,
+     CLI_HAS(OPT_RATE) | CLI_HAS(OPT_VERIFY_ONLY), clii_log_restore},
     {"log reindex", "", "Make the index again from the log", NULL, 0, 0, 0, clii_log_reindex},
     {"log export", "", "Write the whole log as lines of JSON",
      "All streams, with the commits that the events are of; oxbow log import takes it.", 0, 0, 0,

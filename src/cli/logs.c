@@ -1,4 +1,4 @@
-/* log verify|reindex|export|import: all of a folder's log. */
+/* log verify|reindex|export|import: all of a log. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,64 +20,73 @@
 
 /* verify, reindex */
 
-static int
-on_progress(void *arg, uint64_t done, uint64_t all)
+void
+clii_put_result(struct cli *c, struct buf *object)
 {
-    struct cli *c = arg;
-
-    clii_progress(c, "verified %llu of %llu MiB", (unsigned long long)(done >> 20),
-                  (unsigned long long)(all >> 20));
-    return clii_caught() != 0 ? E_INTERRUPTED : 0;
+    clii_progress_end(c);
+    if (clii_json(c) || !c->out_tty) {
+        buf_add_byte(object, '\n');
+        clii_put_buf(c, object);
+    } else {
+        clii_put_table(c, buf_slice(object));
+    }
 }
 
 static void
-put_numbers(struct cli *c, const char *const *names, const uint64_t *values, size_t count)
+numbers_json(struct buf *object, const char *const *names, const uint64_t *values, size_t count)
 {
     struct json_out o;
-    struct buf      object = {0};
 
-    json_out_init(&o, &object);
+    json_out_init(&o, object);
     json_out_object(&o);
     for (size_t i = 0; i < count; i++) {
         json_out_key(&o, names[i]);
         json_out_u64(&o, values[i]);
     }
     json_out_object_end(&o);
-    if (clii_json(c) || !c->out_tty) {
-        buf_add_byte(&object, '\n');
-        clii_put_buf(c, &object);
-    } else {
-        clii_put_table(c, buf_slice(&object));
-    }
+}
+
+static void
+put_numbers(struct cli *c, const char *const *names, const uint64_t *values, size_t count)
+{
+    struct buf object = {0};
+
+    numbers_json(&object, names, values, count);
+    clii_put_result(c, &object);
     buf_fini(&object);
 }
 
-int
-clii_log_verify(struct cli *c, struct err *err)
+void
+clii_counts_json(struct buf *out, const struct log_counts *n)
 {
     static const char *const names[] = {"segments", "commits", "frames",          "records",
                                         "events",   "bytes",   "index_mismatches"};
-    struct log_counts        n = {0};
-    struct log              *log = NULL;
-    int                      rc = 0;
 
-    TRY(clii_need_folder(c, err));
+    numbers_json(out, names,
+                 (const uint64_t[]){n->segments, n->commits, n->frames, n->records, n->events,
+                                    n->bytes, n->index_mismatches},
+                 7);
+}
+
+static int
+verify_folder(struct cli *c, struct cli_bar *bar, struct buf *result, struct err *err)
+{
+    struct log_counts n = {0};
+    struct log       *log = NULL;
+    int               rc = 0;
+
     c->opening = true;
     rc = clii_log_open(c, false, &log, err);
     /* Damage is what this command is there to find: it is an answer. */
     c->opening = rc != 0 && rc != E_DAMAGED;
     if (rc != 0)
         goto out;
-    rc = log_verify(log, on_progress, c, &n, err);
+    rc = log_verify(log, clii_bar_step, bar, &n, err);
     if (clii_caught() != 0)
         rc = clii_go_on(err);
     if (rc != 0)
         goto out;
-    clii_progress_end(c);
-    put_numbers(c, names,
-                (const uint64_t[]){n.segments, n.commits, n.frames, n.records, n.events, n.bytes,
-                                   n.index_mismatches},
-                7);
+    clii_counts_json(result, &n);
     if (n.index_mismatches > 0)
         FAIL(err, E_DAMAGED, ERR_FATAL,
              "%llu entries of the index are not as the log has them; oxbow log reindex makes it "
@@ -85,6 +94,25 @@ clii_log_verify(struct cli *c, struct err *err)
              (unsigned long long)n.index_mismatches);
 out:
     log_close(log);
+    return rc;
+}
+
+int
+clii_log_verify(struct cli *c, struct err *err)
+{
+    struct buf     result = {0};
+    struct cli_bar bar;
+    int            rc;
+
+    clii_bar_init(&bar, c, "verify");
+    if (clii_server(c) != NULL)
+        rc = clii_job(c, "verify", slice_str("{}"), &bar, &result, err);
+    else
+        rc = verify_folder(c, &bar, &result, err);
+    if (result.len > 0)
+        clii_put_result(c, &result);
+    clii_progress_end(c);
+    buf_fini(&result);
     return rc;
 }
 

@@ -8,6 +8,7 @@
 #include "base/say.h"
 #include "cli/cli_int.h"
 #include "cli/engine_int.h"
+#include "cli/jobs_int.h"
 #include "env/env_real.h"
 #include "log/index.h"
 #include "log/log.h"
@@ -82,6 +83,7 @@ clii_serve(struct cli *c, struct err *err)
     struct server_conf conf = {.signals = true, .reload = on_reload, .reload_arg = &engine};
     struct conf       *root = NULL;
     struct server     *server = NULL;
+    struct jobs       *jobs = NULL;
     struct log        *log = NULL;
     struct log_report  report;
     char               host[HOST_BYTES] = "", data[DATA_BYTES];
@@ -108,10 +110,13 @@ clii_serve(struct cli *c, struct err *err)
     say_report(c, &report);
     TRY(enginei_new(c, log, &root, &engine, err));
     TRY(enginei_routes(engine, server, err));
+    TRY(jobsi_new(env_real(), log, &jobs, err));
+    TRY(jobsi_routes(jobs, server, err));
     rc = server_run(server, err);
     clii_catch(); /* the loop gave the signals back */
 out:
     enginei_free(engine);
+    jobsi_free(jobs);
     server_free(server);
     log_close(log);
     conf_free(root);

@@ -41,6 +41,25 @@ call_body(const struct call *call)
     return slice_of(call->conn->in + call->conn->body_at, call->conn->body_len);
 }
 
+bool
+call_is_local(const struct call *call)
+{
+    static const uint8_t    mapped[13] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127};
+    struct sockaddr_storage peer;
+    int                     len = sizeof peer;
+
+    if (uv_tcp_getpeername(&call->conn->tcp, (struct sockaddr *)&peer, &len) != 0)
+        return false;
+    if (peer.ss_family == AF_INET)
+        return ntohl(((const struct sockaddr_in *)&peer)->sin_addr.s_addr) >> 24 == 127;
+    if (peer.ss_family == AF_INET6) {
+        const uint8_t *a = ((const struct sockaddr_in6 *)&peer)->sin6_addr.s6_addr;
+
+        return memcmp(a, &in6addr_loopback, 16) == 0 || memcmp(a, mapped, sizeof mapped) == 0;
+    }
+    return false;
+}
+
 /* Answers. */
 
 static const char *

@@ -31,6 +31,9 @@ bool call_header(const struct call *call, const char *name, struct slice *value)
 
 struct slice call_body(const struct call *call);
 
+/* Did it come from this machine? */
+bool call_is_local(const struct call *call);
+
 /* The whole answer; `type` is its Content-Type. */
 void call_answer(struct call *call, int status, const char *type, struct slice body);
 

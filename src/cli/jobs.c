@@ -1,0 +1,356 @@
+#include "cli/jobs_int.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/json.h"
+#include "base/must.h"
+#include "base/say.h"
+#include "cli/cli_int.h"
+#include "log/backup.h"
+#include "log/log.h"
+#include "server/call.h"
+#include "server/server.h"
+
+#define DIR_BYTES 4096
+#define BODY_MAX (16U << 10)
+#define RATE_MAX 1000000
+
+enum job_state {
+    JOB_IDLE,
+    JOB_RUNNING,
+    JOB_DONE,
+    JOB_FAILED,
+};
+
+struct job {
+    const char *name;
+    int (*run)(struct job *, struct buf *result, struct err *);
+    struct jobs    *jobs;
+    struct ox_task *task; /* of the last time; the loop's */
+    atomic_bool     begun, stop;
+
+    /* What it was asked for. */
+    char     dir[DIR_BYTES];
+    uint64_t rate_mib;
+
+    /* Under the lock. */
+    enum job_state state;
+    uint64_t       done, all;
+    struct buf     result;
+    struct err     err;
+};
+
+enum { KINDS = 2 };
+
+struct jobs {
+    struct ox_env  *env;
+    struct log     *log;
+    pthread_mutex_t lock;
+    struct job      job[KINDS];
+};
+
+/* running */
+
+static int
+on_progress(void *arg, uint64_t done, uint64_t all)
+{
+    struct job *job = arg;
+
+    (void)pthread_mutex_lock(&job->jobs->lock);
+    job->done = done;
+    job->all = all;
+    (void)pthread_mutex_unlock(&job->jobs->lock);
+    return atomic_load(&job->stop) ? E_INTERRUPTED : 0;
+}
+
+static int
+run_backup(struct job *job, struct buf *result, struct err *err)
+{
+    struct log_backup_conf conf = {
+        .dir = job->dir, .rate = job->rate_mib << 20, .fn = on_progress, .arg = job};
+    struct log_backup_report report;
+    int                      rc = log_backup(job->jobs->log, &conf, &report, err);
+
+    if (rc == 0)
+        clii_backup_json(result, &report);
+    return rc;
+}
+
+static int
+run_verify(struct job *job, struct buf *result, struct err *err)
+{
+    struct log_counts counts;
+    int               rc = log_verify(job->jobs->log, on_progress, job, &counts, err);
+
+    if (rc == 0 || rc == E_DIVERGED)
+        clii_counts_json(result, &counts);
+    return rc;
+}
+
+static uint64_t
+step(void *arg)
+{
+    struct job *job = arg;
+    struct buf  result = {0};
+    struct err  err = {0};
+    int         rc;
+
+    if (atomic_exchange(&job->begun, true))
+        return ENV_STEP_WAIT;
+    rc = job->run(job, &result, &err);
+    if (rc == E_INTERRUPTED)
+        (void)err_set(&err, __FILE__, __LINE__, rc, ERR_DATA, "it was stopped");
+    if (rc != 0)
+        say(SAY_WARN, "did not succeed", "job", job->name, "why", err.text, NULL);
+    else
+        say(SAY_INFO, "done", "job", job->name, NULL);
+    (void)pthread_mutex_lock(&job->jobs->lock);
+    buf_fini(&job->result);
+    job->result = result;
+    err_copy(&job->err, &err);
+    job->state = rc == 0 ? JOB_DONE : JOB_FAILED;
+    (void)pthread_mutex_unlock(&job->jobs->lock);
+    return ENV_STEP_WAIT;
+}
+
+/* routes */
+
+static struct job *
+job_of(struct call *call, struct jobs *jobs, int kind)
+{
+    if (call_is_local(call))
+        return &jobs->job[kind];
+    call_refuse(call, 403, err_name(E_AUTH), "only for clients on the server's own machine");
+    return NULL;
+}
+
+static void
+answer_job(struct call *call, int status, struct job *job)
+{
+    static const char *const states[] = {"idle", "running", "done", "failed"};
+    struct buf               body = {0};
+    struct json_out          o;
+
+    json_out_init(&o, &body);
+    json_out_object(&o);
+    json_out_key(&o, "job");
+    json_out_str(&o, job->name);
+    (void)pthread_mutex_lock(&job->jobs->lock);
+    json_out_key(&o, "state");
+    json_out_str(&o, states[job->state]);
+    json_out_key(&o, "done");
+    json_out_u64(&o, job->done);
+    json_out_key(&o, "all");
+    json_out_u64(&o, job->all);
+    if (job->result.len > 0) {
+        json_out_key(&o, "result");
+        json_out_raw(&o, buf_slice(&job->result));
+    }
+    if (job->state == JOB_FAILED) {
+        json_out_key(&o, "error");
+        json_out_str(&o, err_name(job->err.code));
+        json_out_key(&o, "message");
+        json_out_str(&o, job->err.text);
+    }
+    (void)pthread_mutex_unlock(&job->jobs->lock);
+    json_out_object_end(&o);
+    buf_add_byte(&body, '\n');
+    if (body.failed)
+        call_refuse(call, 503, err_name(E_NOMEM), "no memory for the answer");
+    else
+        call_answer(call, status, CALL_JSON, buf_slice(&body));
+    buf_fini(&body);
+}
+
+/* On the loop, which is the only one that begins anything. */
+static void
+begin(struct call *call, struct job *job)
+{
+    struct ox_task_def def = {"ox-job", step, job};
+    struct ox_env     *env = job->jobs->env;
+    struct err         err;
+
+    env->ops->task_stop(env, job->task); /* it has ended */
+    job->task = NULL;
+    atomic_store(&job->begun, false);
+    atomic_store(&job->stop, false);
+    (void)pthread_mutex_lock(&job->jobs->lock);
+    job->state = JOB_RUNNING;
+    job->done = job->all = 0;
+    buf_clear(&job->result);
+    (void)pthread_mutex_unlock(&job->jobs->lock);
+    if (env->ops->task_start(env, &def, &job->task, &err) != 0) {
+        (void)pthread_mutex_lock(&job->jobs->lock);
+        job->state = JOB_IDLE;
+        (void)pthread_mutex_unlock(&job->jobs->lock);
+        call_fail(call, &err);
+        return;
+    }
+    answer_job(call, 202, job);
+}
+
+static bool
+is_running(struct job *job)
+{
+    bool running;
+
+    (void)pthread_mutex_lock(&job->jobs->lock);
+    running = job->state == JOB_RUNNING;
+    (void)pthread_mutex_unlock(&job->jobs->lock);
+    return running;
+}
+
+/* A page in somebody's browser cannot send this type without being asked first. */
+static bool
+may_begin(struct call *call, struct job *job)
+{
+    struct slice type;
+
+    if (!call_header(call, "content-type", &type) ||
+        !slice_starts(type, slice_str("application/json")))
+        call_refuse(call, 415, "unsupported-media-type", "Content-Type must be application/json");
+    else if (is_running(job))
+        call_refuse(call, 409, err_name(E_BUSY), "one is running: GET says how far it is");
+    else
+        return true;
+    return false;
+}
+
+static int
+read_backup(struct call *call, struct job *job, struct err *err)
+{
+    struct json_field f[] = {{.name = "dir", .required = true}, {.name = "rate_mib"}};
+    struct buf        dir = {0};
+    int               rc;
+
+    job->rate_mib = 0;
+    TRY(json_pick(call_body(call), f, 2, JSON_PICK_ONLY, err));
+    if (json_type(f[0].value) != JSON_STRING)
+        FAIL(err, E_SCHEMA, ERR_DATA, "\"dir\": must be a string");
+    TRY(json_string_decode(f[0].value, &dir, err));
+    if (dir.len == 0 || *dir.data != '/' || dir.len >= sizeof job->dir ||
+        memchr(dir.data, '\0', dir.len) != NULL)
+        FAIL(err, E_INVALID, ERR_DATA, "\"dir\": must be a path from the root, as in /var/backup");
+    if (f[1].value.data != NULL &&
+        (!json_uint64(f[1].value, &job->rate_mib) || job->rate_mib > RATE_MAX))
+        FAIL(err, E_INVALID, ERR_DATA, "\"rate_mib\": must be a number from 0 to %d", RATE_MAX);
+    memcpy(job->dir, dir.data, dir.len);
+    job->dir[dir.len] = '\0';
+out:
+    buf_fini(&dir);
+    return rc;
+}
+
+static void
+post_backup(struct call *call, void *arg)
+{
+    struct job *job = job_of(call, arg, 0);
+    struct err  err;
+
+    if (job == NULL || !may_begin(call, job))
+        return;
+    if (read_backup(call, job, &err) != 0)
+        call_fail(call, &err);
+    else
+        begin(call, job);
+}
+
+static void
+post_verify(struct call *call, void *arg)
+{
+    struct job *job = job_of(call, arg, 1);
+
+    if (job != NULL && may_begin(call, job))
+        begin(call, job);
+}
+
+static void
+get_backup(struct call *call, void *arg)
+{
+    struct job *job = job_of(call, arg, 0);
+
+    if (job != NULL)
+        answer_job(call, 200, job);
+}
+
+static void
+get_verify(struct call *call, void *arg)
+{
+    struct job *job = job_of(call, arg, 1);
+
+    if (job != NULL)
+        answer_job(call, 200, job);
+}
+
+static void
+stop(struct call *call, struct job *job)
+{
+    if (job == NULL)
+        return;
+    atomic_store(&job->stop, true);
+    answer_job(call, 202, job);
+}
+
+static void
+delete_backup(struct call *call, void *arg)
+{
+    stop(call, job_of(call, arg, 0));
+}
+
+static void
+delete_verify(struct call *call, void *arg)
+{
+    stop(call, job_of(call, arg, 1));
+}
+
+int
+jobsi_routes(struct jobs *jobs, struct server *server, struct err *err)
+{
+    static const struct server_route routes[] = {
+        {"POST", "/v1/backup", post_backup, BODY_MAX},
+        {"GET", "/v1/backup", get_backup, 0},
+        {"DELETE", "/v1/backup", delete_backup, 0},
+        {"POST", "/v1/verify", post_verify, BODY_MAX},
+        {"GET", "/v1/verify", get_verify, 0},
+        {"DELETE", "/v1/verify", delete_verify, 0},
+    };
+
+    return server_add_routes(server, routes, sizeof routes / sizeof routes[0], jobs, err);
+}
+
+int
+jobsi_new(struct ox_env *env, struct log *log, struct jobs **out, struct err *err)
+{
+    struct jobs *jobs = calloc(1, sizeof *jobs);
+
+    *out = jobs;
+    if (jobs == NULL)
+        RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
+    jobs->env = env;
+    jobs->log = log;
+    (void)pthread_mutex_init(&jobs->lock, NULL);
+    jobs->job[0].name = "backup";
+    jobs->job[0].run = run_backup;
+    jobs->job[1].name = "verify";
+    jobs->job[1].run = run_verify;
+    for (int i = 0; i < KINDS; i++)
+        jobs->job[i].jobs = jobs;
+    return 0;
+}
+
+void
+jobsi_free(struct jobs *jobs)
+{
+    if (jobs == NULL)
+        return;
+    for (int i = 0; i < KINDS; i++) {
+        atomic_store(&jobs->job[i].stop, true);
+        jobs->env->ops->task_stop(jobs->env, jobs->job[i].task);
+        buf_fini(&jobs->job[i].result);
+    }
+    (void)pthread_mutex_destroy(&jobs->lock);
+    free(jobs);
+}
