@@ -18,6 +18,7 @@ enum lock_rank {
     LOCK_LOG_FILL = 45, /* log: zeros into the next segment */
     LOCK_LOG_SEGS = 50, /* log: table of segments */
     LOCK_INDEX = 60,
+    LOCK_SUBJECTS = 65, /* keys of subjects */
     LOCK_ENV = 70,
     LOCK_TEXT = 80, /* the log of lines on stderr */
 };

@@ -30,6 +30,9 @@ const struct cli_option clii_options[OPT_COUNT] = {
     [OPT_DRY_RUN] = {"dry-run", 0, NULL, "only say what would be done"},
     [OPT_WATCH] = {"watch", 0, NULL, "show progress until it is decided"},
     [OPT_RATE] = {"rate", 0, "N", "at most N MiB in a second"},
+    [OPT_KEYS] = {"keys", 0, "DIR",
+                  "the keystore of subjects ($OXBOW_KEYS, or keys in the folder)"},
+    [OPT_STREAMS] = {"streams", 0, "NAME,PREFIX*,…", "delete these streams too"},
     [OPT_VERIFY_ONLY] = {"verify-only", 0, NULL, "read and verify all of it, restore nothing"},
 };
 

@@ -168,6 +168,7 @@ backup_folder(struct cli *c, uint64_t rate_mib, struct cli_bar *bar, struct buf 
     int         rc;
 
     c->opening = true;
+    c->without_keys = true;
     TRY(clii_log_open(c, false, &log, err));
     c->opening = false;
     rc = log_backup(log, &conf, &report, err);
@@ -176,7 +177,7 @@ backup_folder(struct cli *c, uint64_t rate_mib, struct cli_bar *bar, struct buf 
     if (rc == 0)
         clii_backup_json(result, &report);
 out:
-    log_close(log);
+    clii_log_close(c, log);
     return rc;
 }
 

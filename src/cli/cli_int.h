@@ -44,6 +44,8 @@ enum cli_opt {
     OPT_WATCH,
     OPT_RATE,
     OPT_VERIFY_ONLY,
+    OPT_KEYS,
+    OPT_STREAMS,
     OPT_COUNT
 };
 
@@ -78,7 +80,9 @@ struct cli {
     const char *const        *args;
     unsigned                  arg_count;
     bool                      out_tty, err_tty;
-    bool                      opening; /* a failure now is CLI_UNREACHABLE */
+    bool                      opening;      /* a failure now is CLI_UNREACHABLE */
+    bool                      without_keys; /* clii_log_open: no keystore is needed */
+    struct ox_subjects       *subjects;     /* of the log that is open */
     struct buf                out;
     bool                      out_closed; /* nobody reads stdout any more */
 };
@@ -225,7 +229,16 @@ bool clii_has_log(const struct cli *c);
 
 /* The log of the folder, for commands that need all of it. */
 struct log;
-int clii_log_open(struct cli *c, bool write, struct log **out, struct err *err);
+int  clii_log_open(struct cli *c, bool write, struct log **out, struct err *err);
+void clii_log_close(struct cli *c, struct log *log); /* and the keystore; NULL is fine */
+
+/*
+ * The keystore of --keys, $OXBOW_KEYS, or what the configuration says (either may be NULL), or
+ * FOLDER/keys. The caller closes it, after the log.
+ */
+struct ox_subjects;
+int clii_keys_open(const struct cli *c, bool write, const char *dir, const char *master,
+                   struct ox_subjects **out, struct err *err);
 
 /* A request to the server of --server; `out` has the answer's body, which may be an error's. */
 int clii_request(struct cli *c, const char *method, const char *path, struct slice body,
@@ -241,8 +254,11 @@ int clii_job(struct cli *c, const char *name, struct slice body, struct cli_bar 
 /* One object of results: as JSON, or on a terminal as a table. Takes the buffer's bytes. */
 void clii_put_result(struct cli *c, struct buf *object);
 
+struct json_out;
 struct log_backup_report;
 struct log_counts;
+struct subject_key;
+void clii_subject_json(struct json_out *o, const struct subject_key *key);
 void clii_backup_json(struct buf *out, const struct log_backup_report *report);
 void clii_counts_json(struct buf *out, const struct log_counts *counts);
 
@@ -259,6 +275,9 @@ int clii_log_backup(struct cli *c, struct err *err);
 int clii_log_restore(struct cli *c, struct err *err);
 int clii_log_export(struct cli *c, struct err *err);
 int clii_log_import(struct cli *c, struct err *err);
+int clii_subject_list(struct cli *c, struct err *err);
+int clii_subject_show(struct cli *c, struct err *err);
+int clii_subject_erase(struct cli *c, struct err *err);
 int clii_serve(struct cli *c, struct err *err);
 int clii_check(struct cli *c, struct err *err);
 int clii_source_list(struct cli *c, struct err *err);

@@ -3,7 +3,8 @@
 
 #define READ_OPTS                                                                                  \
     (CLI_HAS(OPT_FROM) | CLI_HAS(OPT_BACKWARDS) | CLI_HAS(OPT_LIMIT) | CLI_HAS(OPT_FOLLOW) |       \
-     CLI_HAS(OPT_TYPE) | CLI_HAS(OPT_PREFIX) | CLI_HAS(OPT_CATEGORY) | CLI_HAS(OPT_AT))
+     CLI_HAS(OPT_TYPE) | CLI_HAS(OPT_PREFIX) | CLI_HAS(OPT_CATEGORY) | CLI_HAS(OPT_AT) |           \
+     CLI_HAS(OPT_KEYS))
 
 #define SOURCE_NAMES                                                                               \
     "NAME is a source of the configuration (-c FILE), or MIGRATION.old or MIGRATION.new."
@@ -13,9 +14,10 @@ const struct cli_command clii_commands[] = {
      "Reads events from stdin, a line of JSON each:\n"
      "  {\"type\":\"Deposited\",\"data\":{\"amount\":100},\"metadata\":{…},\"id\":\"UUID\"}\n"
      "metadata and id may be left out; data_base64 and metadata_base64 take other bytes.\n"
+     "\"subject\":\"NAME\" keeps the data under that subject's key (oxbow subject erase).\n"
      "Up to --batch events (and 8 MiB) become one commit, all or nothing. What was\n"
      "committed before a bad line stays; the error says how far that is.",
-     1, 1, CLI_HAS(OPT_EXPECT) | CLI_HAS(OPT_BATCH), clii_append},
+     1, 1, CLI_HAS(OPT_EXPECT) | CLI_HAS(OPT_BATCH) | CLI_HAS(OPT_KEYS), clii_append},
     {"read", "STREAM|'$all'", "Read events",
      "On a terminal a table, otherwise or with --json a line of JSON for each event.", 1, 1,
      READ_OPTS, clii_read},
@@ -35,16 +37,25 @@ const struct cli_command clii_commands[] = {
      CLI_HAS(OPT_RATE) | CLI_HAS(OPT_VERIFY_ONLY), clii_log_restore},
     {"log reindex", "", "Make the index again from the log", NULL, 0, 0, 0, clii_log_reindex},
     {"log export", "", "Write the whole log as lines of JSON",
-     "All streams, with the commits that the events are of; oxbow log import takes it.", 0, 0, 0,
-     clii_log_export},
+     "All streams, with the commits that the events are of; oxbow log import takes it.", 0, 0,
+     CLI_HAS(OPT_KEYS), clii_log_export},
     {"log import", "", "Put an exported log into this one",
      "Reads stdin. Each commit is taken over whole, where every stream is just before it.\n"
      "Positions are new; streams, versions, ids, times and bytes stay.",
-     0, 0, 0, clii_log_import},
+     0, 0, CLI_HAS(OPT_KEYS), clii_log_import},
+    {"subject list", "", "List the subjects whose data is under keys", NULL, 0, 0,
+     CLI_HAS(OPT_KEYS), clii_subject_list},
+    {"subject show", "NAME", "Show a subject's keys and what is under them", "Reads the whole log.",
+     1, 1, CLI_HAS(OPT_KEYS), clii_subject_show},
+    {"subject erase", "NAME", "Shred a subject's key: its data is unreadable from then on",
+     "Everywhere, in copies and backups too: only the keystore can read it, and the keystore has\n"
+     "no copy of the key. Says what is touched, and writes an event to $subjects. --streams\n"
+     "deletes streams as well, for what was never under a key.",
+     1, 1, CLI_HAS(OPT_KEYS) | CLI_HAS(OPT_STREAMS), clii_subject_erase},
     {"serve", "", "Serve the log over HTTP",
      "Listens on 127.0.0.1:2113 unless told otherwise. SIGTERM stops it when what is in\n"
      "flight is done; SIGHUP reads the configuration again.",
-     0, 0, CLI_HAS(OPT_LISTEN), clii_serve},
+     0, 0, CLI_HAS(OPT_LISTEN) | CLI_HAS(OPT_KEYS), clii_serve},
     {"check", "", "Check a configuration and probe every system it names", NULL, 0, 0, 0,
      clii_check},
     {"source list", "", "List a server's sources", NULL, 0, 0, 0, clii_source_list},

@@ -12,6 +12,7 @@ enum field {
     FIELD_META,
     FIELD_META64,
     FIELD_ID,
+    FIELD_SUBJECT,
     FIELD_COUNT
 };
 
@@ -61,7 +62,14 @@ clii_event_line(struct buf *out, const struct log_event *e)
     buf_add_str(out, ",\"type\":");
     json_put_string(out, e->type);
     buf_printf(out, ",\"id\":\"%s\",\"created\":\"%s\"", id, created);
-    add_bytes(out, "data", e->data, (e->flags & LOG_JSON) != 0 && e->data.len != 0);
+    if (e->subject.len > 0) {
+        buf_add_str(out, ",\"subject\":");
+        json_put_string(out, e->subject);
+    }
+    if ((e->flags & LOG_ERASED) != 0)
+        buf_add_str(out, ",\"erased\":true,\"data\":null");
+    else
+        add_bytes(out, "data", e->data, (e->flags & LOG_JSON) != 0 && e->data.len != 0);
     if (e->meta.len != 0) {
         bool json = json_value(e->meta, &raw, NULL) == 0;
 
@@ -129,9 +137,13 @@ int
 clii_event_read(struct slice raw, struct log_new_event *event, struct err *err)
 {
     struct json_field f[FIELD_COUNT] = {
-        [FIELD_TYPE] = {.name = "type", .required = true}, [FIELD_DATA] = {.name = "data"},
-        [FIELD_DATA64] = {.name = "data_base64"},          [FIELD_META] = {.name = "metadata"},
-        [FIELD_META64] = {.name = "metadata_base64"},      [FIELD_ID] = {.name = "id"},
+        [FIELD_TYPE] = {.name = "type", .required = true},
+        [FIELD_DATA] = {.name = "data"},
+        [FIELD_DATA64] = {.name = "data_base64"},
+        [FIELD_META] = {.name = "metadata"},
+        [FIELD_META64] = {.name = "metadata_base64"},
+        [FIELD_ID] = {.name = "id"},
+        [FIELD_SUBJECT] = {.name = "subject"},
     };
     struct slice id;
     int          rc = 0;
@@ -141,6 +153,11 @@ clii_event_read(struct slice raw, struct log_new_event *event, struct err *err)
     TRY(read_string(f[FIELD_TYPE].value, "\"type\"", &event->type, err));
     if (event->type.len == 0 || event->type.len > LOG_TYPE_MAX)
         FAIL(err, E_INVALID, ERR_DATA, "\"type\": must be 1 to %d bytes", LOG_TYPE_MAX);
+    if (f[FIELD_SUBJECT].value.data != NULL) {
+        TRY(read_string(f[FIELD_SUBJECT].value, "\"subject\"", &event->subject, err));
+        if (event->subject.len == 0)
+            FAIL(err, E_INVALID, ERR_DATA, "\"subject\": must be 1 to %d bytes", SUBJECTS_NAME_MAX);
+    }
     if (f[FIELD_ID].value.data != NULL) {
         TRY(read_string(f[FIELD_ID].value, "\"id\"", &id, err));
         if (!id_parse(id, &event->id) || id_is_zero(&event->id))

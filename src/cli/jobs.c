@@ -9,6 +9,7 @@
 #include "base/must.h"
 #include "base/say.h"
 #include "cli/cli_int.h"
+#include "core/erase.h"
 #include "log/backup.h"
 #include "log/log.h"
 #include "server/call.h"
@@ -33,8 +34,9 @@ struct job {
     atomic_bool     begun, stop;
 
     /* What it was asked for. */
-    char     dir[DIR_BYTES];
-    uint64_t rate_mib;
+    char       dir[DIR_BYTES];
+    uint64_t   rate_mib;
+    struct buf subject, streams;
 
     /* Under the lock. */
     enum job_state state;
@@ -43,13 +45,20 @@ struct job {
     struct err     err;
 };
 
-enum { KINDS = 2 };
+enum job_kind {
+    JOB_BACKUP,
+    JOB_VERIFY,
+    JOB_ERASE,
+    JOB_LOOK,
+    JOB_KINDS,
+};
 
 struct jobs {
-    struct ox_env  *env;
-    struct log     *log;
-    pthread_mutex_t lock;
-    struct job      job[KINDS];
+    struct ox_env      *env;
+    struct log         *log;
+    struct ox_subjects *subjects;
+    pthread_mutex_t     lock;
+    struct job          job[JOB_KINDS];
 };
 
 /* running */
@@ -90,6 +99,34 @@ run_verify(struct job *job, struct buf *result, struct err *err)
     return rc;
 }
 
+static int
+run_erase(struct job *job, struct buf *result, struct err *err)
+{
+    struct erase_report report;
+    struct slice        subject = buf_slice(&job->subject);
+    int rc = erase_subject(job->jobs->log, job->jobs->subjects, subject, buf_slice(&job->streams),
+                           on_progress, job, &report, err);
+
+    if (rc == 0)
+        erase_report_json(&report, subject, result);
+    erase_report_fini(&report);
+    return rc;
+}
+
+static int
+run_look(struct job *job, struct buf *result, struct err *err)
+{
+    struct erase_report report;
+    struct slice        subject = buf_slice(&job->subject);
+    int                 rc =
+        erase_look(job->jobs->log, job->jobs->subjects, subject, on_progress, job, &report, err);
+
+    if (rc == 0)
+        erase_report_json(&report, subject, result);
+    erase_report_fini(&report);
+    return rc;
+}
+
 static uint64_t
 step(void *arg)
 {
@@ -119,7 +156,7 @@ step(void *arg)
 /* routes */
 
 static struct job *
-job_of(struct call *call, struct jobs *jobs, int kind)
+job_of(struct call *call, struct jobs *jobs, enum job_kind kind)
 {
     if (call_is_local(call))
         return &jobs->job[kind];
@@ -244,66 +281,117 @@ out:
     return rc;
 }
 
-static void
-post_backup(struct call *call, void *arg)
+/* {"subject":NAME}, and to erase {"streams":LIST} where that is given. */
+static int
+read_subject(struct call *call, struct job *job, bool streams, struct err *err)
 {
-    struct job *job = job_of(call, arg, 0);
+    struct json_field f[] = {{.name = "subject", .required = true}, {.name = "streams"}};
+    int               rc;
+
+    buf_clear(&job->subject);
+    buf_clear(&job->streams);
+    TRY(json_pick(call_body(call), f, streams ? 2 : 1, JSON_PICK_ONLY, err));
+    if (json_type(f[0].value) != JSON_STRING ||
+        (f[1].value.data != NULL && json_type(f[1].value) != JSON_STRING))
+        FAIL(err, E_SCHEMA, ERR_DATA, "\"subject\" and \"streams\": must be strings");
+    TRY(json_string_decode(f[0].value, &job->subject, err));
+    if (f[1].value.data != NULL)
+        TRY(json_string_decode(f[1].value, &job->streams, err));
+    TRY(subject_name_check(buf_slice(&job->subject), err));
+out:
+    return rc;
+}
+
+static void
+post(struct call *call, struct jobs *jobs, enum job_kind kind)
+{
+    struct job *job = job_of(call, jobs, kind);
     struct err  err;
+    int         rc = 0;
 
     if (job == NULL || !may_begin(call, job))
         return;
-    if (read_backup(call, job, &err) != 0)
+    if (kind == JOB_BACKUP)
+        rc = read_backup(call, job, &err);
+    else if (kind != JOB_VERIFY)
+        rc = read_subject(call, job, kind == JOB_ERASE, &err);
+    if (rc != 0)
         call_fail(call, &err);
     else
         begin(call, job);
 }
 
 static void
-post_verify(struct call *call, void *arg)
+get(struct call *call, struct jobs *jobs, enum job_kind kind)
 {
-    struct job *job = job_of(call, arg, 1);
-
-    if (job != NULL && may_begin(call, job))
-        begin(call, job);
-}
-
-static void
-get_backup(struct call *call, void *arg)
-{
-    struct job *job = job_of(call, arg, 0);
+    struct job *job = job_of(call, jobs, kind);
 
     if (job != NULL)
         answer_job(call, 200, job);
 }
 
 static void
-get_verify(struct call *call, void *arg)
+stop(struct call *call, struct jobs *jobs, enum job_kind kind)
 {
-    struct job *job = job_of(call, arg, 1);
+    struct job *job = job_of(call, jobs, kind);
 
-    if (job != NULL)
-        answer_job(call, 200, job);
-}
-
-static void
-stop(struct call *call, struct job *job)
-{
     if (job == NULL)
         return;
     atomic_store(&job->stop, true);
     answer_job(call, 202, job);
 }
 
-static void
-delete_backup(struct call *call, void *arg)
+#define JOB_ROUTES(word, kind)                                                                     \
+    static void post_##word(struct call *call, void *arg)                                          \
+    {                                                                                              \
+        post(call, arg, kind);                                                                     \
+    }                                                                                              \
+    static void get_##word(struct call *call, void *arg)                                           \
+    {                                                                                              \
+        get(call, arg, kind);                                                                      \
+    }                                                                                              \
+    static void stop_##word(struct call *call, void *arg)                                          \
+    {                                                                                              \
+        stop(call, arg, kind);                                                                     \
+    }
+
+JOB_ROUTES(backup, JOB_BACKUP)
+JOB_ROUTES(verify, JOB_VERIFY)
+JOB_ROUTES(erase, JOB_ERASE)
+JOB_ROUTES(look, JOB_LOOK)
+
+static int
+put_key(void *arg, const struct subject_key *key, struct err *err)
 {
-    stop(call, job_of(call, arg, 0));
+    struct json_out *o = arg;
+
+    clii_subject_json(o, key);
+    return 0;
 }
 
+/* GET /v1/subjects */
 static void
-delete_verify(struct call *call, void *arg)
+get_subjects(struct call *call, void *arg)
 {
-    stop(call, job_of(call, arg, 1));
+    struct jobs    *jobs = arg;
+    struct buf      body = {0};
+    struct json_out o;
+
+    if (job_of(call, jobs, JOB_LOOK) == NULL)
+        return;
+    json_out_init(&o, &body);
+    json_out_object(&o);
+    json_out_key(&o, "subjects");
+    json_out_array(&o);
+    (void)subject_each(jobs->subjects, slice_of(NULL, 0), put_key, &o, NULL);
+    json_out_array_end(&o);
+    json_out_object_end(&o);
+    buf_add_byte(&body, '\n');
+    if (body.failed)
+        call_refuse(call, 503, err_name(E_NOMEM), "no memory for the answer");
+    else
+        call_answer(call, 200, CALL_JSON, buf_slice(&body));
+    buf_fini(&body);
 }
 
 int
@@ -312,18 +400,33 @@ jobsi_routes(struct jobs *jobs, struct server *server, struct err *err)
     static const struct server_route routes[] = {
         {"POST", "/v1/backup", post_backup, BODY_MAX},
         {"GET", "/v1/backup", get_backup, 0},
-        {"DELETE", "/v1/backup", delete_backup, 0},
+        {"DELETE", "/v1/backup", stop_backup, 0},
         {"POST", "/v1/verify", post_verify, BODY_MAX},
         {"GET", "/v1/verify", get_verify, 0},
-        {"DELETE", "/v1/verify", delete_verify, 0},
+        {"DELETE", "/v1/verify", stop_verify, 0},
+        {"GET", "/v1/subjects", get_subjects, 0},
+        {"POST", "/v1/subjects/erase", post_erase, BODY_MAX},
+        {"GET", "/v1/subjects/erase", get_erase, 0},
+        {"DELETE", "/v1/subjects/erase", stop_erase, 0},
+        {"POST", "/v1/subjects/show", post_look, BODY_MAX},
+        {"GET", "/v1/subjects/show", get_look, 0},
+        {"DELETE", "/v1/subjects/show", stop_look, 0},
     };
 
     return server_add_routes(server, routes, sizeof routes / sizeof routes[0], jobs, err);
 }
 
 int
-jobsi_new(struct ox_env *env, struct log *log, struct jobs **out, struct err *err)
+jobsi_new(struct ox_env *env, struct log *log, struct ox_subjects *subjects, struct jobs **out,
+          struct err *err)
 {
+    static const struct {
+        const char *name;
+        int (*run)(struct job *, struct buf *, struct err *);
+    } kinds[JOB_KINDS] = {[JOB_BACKUP] = {"backup", run_backup},
+                          [JOB_VERIFY] = {"verify", run_verify},
+                          [JOB_ERASE] = {"erase", run_erase},
+                          [JOB_LOOK] = {"show", run_look}};
     struct jobs *jobs = calloc(1, sizeof *jobs);
 
     *out = jobs;
@@ -331,13 +434,13 @@ jobsi_new(struct ox_env *env, struct log *log, struct jobs **out, struct err *er
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
     jobs->env = env;
     jobs->log = log;
+    jobs->subjects = subjects;
     (void)pthread_mutex_init(&jobs->lock, NULL);
-    jobs->job[0].name = "backup";
-    jobs->job[0].run = run_backup;
-    jobs->job[1].name = "verify";
-    jobs->job[1].run = run_verify;
-    for (int i = 0; i < KINDS; i++)
+    for (int i = 0; i < JOB_KINDS; i++) {
+        jobs->job[i].name = kinds[i].name;
+        jobs->job[i].run = kinds[i].run;
         jobs->job[i].jobs = jobs;
+    }
     return 0;
 }
 
@@ -346,10 +449,14 @@ jobsi_free(struct jobs *jobs)
 {
     if (jobs == NULL)
         return;
-    for (int i = 0; i < KINDS; i++) {
-        atomic_store(&jobs->job[i].stop, true);
-        jobs->env->ops->task_stop(jobs->env, jobs->job[i].task);
-        buf_fini(&jobs->job[i].result);
+    for (int i = 0; i < JOB_KINDS; i++) {
+        struct job *job = &jobs->job[i];
+
+        atomic_store(&job->stop, true);
+        jobs->env->ops->task_stop(jobs->env, job->task);
+        buf_fini(&job->result);
+        buf_fini(&job->subject);
+        buf_fini(&job->streams);
     }
     (void)pthread_mutex_destroy(&jobs->lock);
     free(jobs);

@@ -11,9 +11,11 @@
 
 struct jobs;
 struct log;
+struct ox_subjects;
 struct server;
 
-int  jobsi_new(struct ox_env *env, struct log *log, struct jobs **out, struct err *err);
+int  jobsi_new(struct ox_env *env, struct log *log, struct ox_subjects *subjects, struct jobs **out,
+               struct err *err);
 int  jobsi_routes(struct jobs *jobs, struct server *server, struct err *err);
 void jobsi_free(struct jobs *jobs); /* stops what runs, after the server; NULL is fine */
 

@@ -14,6 +14,7 @@
 #include "env/env_real.h"
 #include "log/index.h"
 #include "log/log.h"
+#include "subject/subject.h"
 
 #define FOLLOW_MS 200
 #define BUSY_MS 600
@@ -44,6 +45,63 @@ clii_has_log(const struct cli *c)
 }
 
 int
+clii_keys_open(const struct cli *c, bool write, const char *dir, const char *master,
+               struct ox_subjects **out, struct err *err)
+{
+    uint8_t             key[SUBJECT_KEY_BYTES];
+    struct subject_conf conf = {.read_only = !write};
+    struct buf          path = {0};
+    int                 rc = 0;
+
+    *out = NULL;
+    if (c->opt[OPT_KEYS] != NULL)
+        dir = c->opt[OPT_KEYS];
+    else if (dir == NULL)
+        dir = getenv("OXBOW_KEYS");
+    if (master == NULL)
+        master = getenv("OXBOW_KEYS_MASTER");
+    if (master != NULL && !subject_master_parse(slice_str(master), key))
+        FAIL(err, E_INVALID, ERR_DATA, "the keystore's master key: must be 64 hexadecimal digits");
+    if (dir == NULL || dir[0] == '\0')
+        buf_printf(&path, "%s/keys", clii_data(c));
+    else
+        buf_add_str(&path, dir);
+    buf_add_byte(&path, '\0');
+    if (path.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    conf.dir = (const char *)path.data;
+    conf.master = master == NULL ? NULL : key;
+    rc = subject_open(env_real(), &conf, out, err);
+out:
+    memset(key, 0, sizeof key);
+    buf_fini(&path);
+    return rc;
+}
+
+static int
+open_both(struct cli *c, struct log_conf *conf, struct log **out, struct err *err)
+{
+    int rc = 0;
+
+    if (!c->without_keys)
+        TRY(clii_keys_open(c, !conf->read_only, NULL, NULL, &c->subjects, err));
+    conf->subjects = c->subjects;
+    TRY(log_open(env_real(), clii_data(c), conf, NULL, out, err));
+out:
+    if (rc != 0)
+        clii_log_close(c, NULL);
+    return rc;
+}
+
+void
+clii_log_close(struct cli *c, struct log *log)
+{
+    log_close(log);
+    subject_close(c->subjects);
+    c->subjects = NULL;
+}
+
+int
 clii_log_open(struct cli *c, bool write, struct log **out, struct err *err)
 {
     struct log_conf conf = {.index = &log_index_lmdb, .read_only = !write};
@@ -53,7 +111,7 @@ clii_log_open(struct cli *c, bool write, struct log **out, struct err *err)
     for (unsigned i = 0; rc == E_BUSY && i <= BUSY_MS / BUSY_STEP_MS; i++) {
         if (i > 0)
             pause_ms(BUSY_STEP_MS);
-        rc = log_open(env_real(), clii_data(c), &conf, NULL, out, err);
+        rc = open_both(c, &conf, out, err);
     }
     if (rc == E_NOTFOUND && !clii_has_log(c))
         RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "%s: no data folder is there; --data names another",
@@ -72,7 +130,7 @@ local_open(struct cli_place *place, bool write, struct err *err)
 static void
 local_close(struct cli_place *place)
 {
-    log_close(((struct local *)place)->log);
+    clii_log_close(place->cli, ((struct local *)place)->log);
 }
 
 static int
@@ -179,7 +237,7 @@ follow(struct local *l, struct log_read *query, cli_line_fn *fn, void *arg, stru
 
     for (;;) {
         TRY(fn(arg, (struct slice){0}, err)); /* what there is, now */
-        log_close(l->log);                    /* for others to write */
+        clii_log_close(l->place.cli, l->log); /* for others to write */
         l->log = NULL;
         pause_ms(FOLLOW_MS);
         TRY(clii_go_on(err));

@@ -76,6 +76,7 @@ verify_folder(struct cli *c, struct cli_bar *bar, struct buf *result, struct err
     int               rc = 0;
 
     c->opening = true;
+    c->without_keys = true;
     rc = clii_log_open(c, false, &log, err);
     /* Damage is what this command is there to find: it is an answer. */
     c->opening = rc != 0 && rc != E_DAMAGED;
@@ -93,7 +94,7 @@ verify_folder(struct cli *c, struct cli_bar *bar, struct buf *result, struct err
              "again",
              (unsigned long long)n.index_mismatches);
 out:
-    log_close(log);
+    clii_log_close(c, log);
     return rc;
 }
 
@@ -192,7 +193,7 @@ clii_log_export(struct cli *c, struct err *err)
         rc = 0;
 out:
     log_iter_close(it);
-    log_close(log);
+    clii_log_close(c, log);
     buf_fini(&line);
     return rc;
 }
@@ -247,11 +248,11 @@ read_time(struct slice raw, const char *what, int64_t *us, struct err *err)
 static int
 keep_members(struct slice raw, struct buf *out, struct err *err)
 {
-    static const char *const kept[] = {"type", "data", "data_base64", "metadata", "metadata_base64",
-                                       "id"};
-    struct json_iter         it;
-    struct slice             key, value;
-    int                      rc = 0;
+    static const char *const kept[] = {
+        "type", "data", "data_base64", "metadata", "metadata_base64", "id", "subject"};
+    struct json_iter it;
+    struct slice     key, value;
+    int              rc = 0;
 
     TRY(json_object_iter(&it, raw, err));
     buf_add_byte(out, '{');
@@ -505,7 +506,7 @@ clii_log_import(struct cli *c, struct err *err)
     clii_progress_end(c);
     put_numbers(c, names, (const uint64_t[]){im.total, im.commits, log_end(im.log).v}, 3);
 out:
-    log_close(im.log);
+    clii_log_close(c, im.log);
     free(im.events);
     free(im.marks);
     buf_fini(&im.text);

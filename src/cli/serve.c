@@ -44,6 +44,7 @@ static int
 open_log(struct cli *c, const struct conf *root, struct log_report *report, struct log **out,
          struct err *err)
 {
+    int                rc;
     const struct conf *log = conf_child(root, "log");
     struct log_conf    conf = {.index = &log_index_lmdb,
                                .segment_bytes = conf_size(log, "segment_bytes"),
@@ -51,7 +52,12 @@ open_log(struct cli *c, const struct conf *root, struct log_report *report, stru
                                .free_bytes_min = conf_size(log, "free_bytes_min"),
                                .sync_delay_us = conf_duration_us(log, "sync_delay")};
 
-    return log_open(env_real(), clii_data(c), &conf, report, out, err);
+    TRY(clii_keys_open(c, true, conf_str(root, "keys"), conf_str(root, "keys_master"), &c->subjects,
+                       err));
+    conf.subjects = c->subjects;
+    TRY(log_open(env_real(), clii_data(c), &conf, report, out, err));
+out:
+    return rc;
 }
 
 static void
@@ -110,7 +116,7 @@ clii_serve(struct cli *c, struct err *err)
     say_report(c, &report);
     TRY(enginei_new(c, log, &root, &engine, err));
     TRY(enginei_routes(engine, server, err));
-    TRY(jobsi_new(env_real(), log, &jobs, err));
+    TRY(jobsi_new(env_real(), log, c->subjects, &jobs, err));
     TRY(jobsi_routes(jobs, server, err));
     rc = server_run(server, err);
     clii_catch(); /* the loop gave the signals back */
@@ -118,7 +124,7 @@ out:
     enginei_free(engine);
     jobsi_free(jobs);
     server_free(server);
-    log_close(log);
+    clii_log_close(c, log);
     conf_free(root);
     return rc;
 }

@@ -19,10 +19,13 @@ logi_answer(struct log *log, struct log_req *req, int rc, const struct err *err)
     req->bytes = 0;
     free(req->own);
     req->own = NULL;
-    if (req->gate != NULL)
+    if (req->gate != NULL) {
         log->env->ops->gate_open(log->env, req->gate);
-    else
-        req->done(req);
+        return;
+    }
+    if (req->sealed != NULL)
+        logi_unseal(req);
+    req->done(req);
 }
 
 int
@@ -68,6 +71,27 @@ check_event(const struct log_new_event *e, struct err *err)
         RETURN_ERR(err, E_LIMIT, ERR_DATA,
                    "an event has %zu bytes of data and metadata, at most %" PRIu64 " are allowed",
                    e->data.len + e->meta.len, LOG_EVENT_MAX);
+    if ((e->flags & LOG_SEALED) != 0 && (e->data.len < SUBJECTS_OVERHEAD || id_is_zero(&e->id)))
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "an event's data is not as sealed under a key");
+    return 0;
+}
+
+static int
+check_subject(const struct log *log, const struct log_write *w, const struct log_new_event *e,
+              struct err *err)
+{
+    if (log->conf.subjects == NULL)
+        RETURN_ERR(err, E_STATE, ERR_DATA, "there is no keystore open for the keys of subjects");
+    if ((e->flags & (LOG_SEALED | LOG_LINK)) != 0 || slice_is(e->type, LINK_TYPE) ||
+        *(const char *)w->stream.data == '$')
+        RETURN_ERR(err, E_INVALID, ERR_DATA,
+                   "\"%.*s\": links and events of system streams are not under a subject's key",
+                   SLICE_FMT(w->stream));
+    if (e->data.len + SUBJECTS_OVERHEAD + e->meta.len > LOG_EVENT_MAX)
+        RETURN_ERR(err, E_LIMIT, ERR_DATA,
+                   "an event has %zu bytes of data and metadata, under a subject's key at most "
+                   "%" PRIu64 " are allowed",
+                   e->data.len + e->meta.len, LOG_EVENT_MAX - SUBJECTS_OVERHEAD);
     return 0;
 }
 
@@ -210,9 +234,11 @@ out:
 }
 
 static int
-check_write(const struct log_write *w, bool system, uint64_t *bytes, struct err *err)
+check_write(const struct log *log, struct log_req *req, const struct log_write *w, uint64_t *bytes,
+            struct err *err)
 {
-    int rc;
+    bool system = (req->flags & LOG_SYSTEM) != 0;
+    int  rc;
 
     /* Anybody may write the metadata of what is not the system's. */
     if (logi_is_metastream(w->stream) && ((const char *)w->stream.data)[2] != '$')
@@ -225,6 +251,11 @@ check_write(const struct log_write *w, bool system, uint64_t *bytes, struct err 
         const struct log_new_event *e = &w->events[i];
         TRY(check_event(e, err));
         *bytes += RECORD_MIN + 8 + w->stream.len + e->type.len + e->data.len + e->meta.len;
+        if (e->subject.len > 0) {
+            TRY(check_subject(log, w, e, err));
+            *bytes += SUBJECTS_OVERHEAD;
+            req->subjects++;
+        }
     }
 out:
     return rc;
@@ -258,14 +289,13 @@ out:
 static int
 validate(struct log *log, struct log_req *req, uint64_t *bytes, struct err *err)
 {
-    bool system = (req->flags & LOG_SYSTEM) != 0;
-    int  rc = 0;
+    int rc = 0;
 
     *bytes = 0;
     if (req->write_count + req->change_count == 0)
         FAIL(err, E_INVALID, ERR_DATA, "a commit without an append or a change");
     for (uint32_t i = 0; i < req->write_count; i++)
-        TRY(check_write(&req->writes[i], system, bytes, err));
+        TRY(check_write(log, req, &req->writes[i], bytes, err));
     TRY(gather_changes(req, bytes, err));
     for (uint32_t i = 0; i < req->check_count; i++) {
         TRY(log_name_check(req->checks[i].stream, true, err));
@@ -299,6 +329,8 @@ reset(struct log_req *req)
     req->next = NULL;
     req->bytes = 0;
     req->wake[0] = req->wake[1] = NULL;
+    req->subjects = 0;
+    req->sealed = NULL;
 }
 
 void
@@ -316,6 +348,8 @@ log_submit(struct log *log, struct log_req *req)
         atomic_load(&log->queue_bytes) > 0)
         rc = err_set(&err, __FILE__, __LINE__, E_LIMIT, ERR_RETRY,
                      "too much is waiting to be appended: try again later");
+    if (rc == 0 && req->subjects > 0)
+        rc = logi_seal(log, req, &err);
     if (rc != 0) {
         logi_answer(log, req, rc, &err);
         return;
@@ -349,5 +383,7 @@ log_append(struct log *log, struct log_req *req)
     if (b != NULL)
         env->ops->gate_open(env, b->gate);
     req->gate = NULL;
+    if (req->sealed != NULL)
+        logi_unseal(req);
     return req->rc;
 }

@@ -253,6 +253,7 @@ put_event(struct enc *e, const struct log_write *w, const struct target *t, uint
                           (uint8_t)(((ev->flags & LOG_JSON) != 0 ? RECORD_JSON : 0) |
                       ((ev->flags & LOG_LINK) != 0 || slice_is(ev->type, LINK_TYPE) ? RECORD_LINK
                                                                                                   : 0) |
+                      ((ev->flags & LOG_SEALED) != 0 ? RECORD_ENCRYPTED : 0) |
                       (t->is_new && i == 0 ? RECORD_NEW_STREAM : 0)),
                       .name_len = (uint16_t)w->stream.len,
                       .type_len = (uint16_t)ev->type.len,

@@ -183,7 +183,9 @@ commit_group(struct log *log, struct group *g)
         publish(log, g, LOG_POS(g->end));
         answer_group(log, g, 0, NULL);
 #endif
-        verdict = log->conf.journal->commit(log->journal, &jg, &err);
+        verdict = JOURNAL_REFUSED;
+        if (log->conf.subjects == NULL || logi_seal_sync(log, &err) == 0)
+            verdict = log->conf.journal->commit(log->journal, &jg, &err);
         if (verdict == JOURNAL_DURABLE) {
 #ifndef OX_BUG_EARLY_ACK
             publish(log, g, LOG_POS(g->end));

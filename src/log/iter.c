@@ -182,7 +182,11 @@ fill(struct log_iter *it, const struct record *r, const struct frame *f, struct 
     out->flags = ((r->flags & RECORD_JSON) != 0 ? LOG_JSON : 0u) |
                  ((r->flags & RECORD_LINK) != 0 ? LOG_LINK : 0u);
     out->quiet = (f->head.flags & FRAME_QUIET) != 0;
-    return 0;
+    out->subject = slice_of(NULL, 0);
+    if ((r->flags & RECORD_ENCRYPTED) == 0)
+        return 0;
+    out->flags |= LOG_SEALED;
+    return it->read.sealed ? 0 : logi_seal_open(it->log, out, &it->plain, it->subject, err);
 }
 
 int
@@ -383,6 +387,9 @@ log_iter_close(struct log_iter *it)
     buf_fini(&it->payload);
     logi_retention_put(it->retention);
     free(it->views);
+    if (it->plain.data != NULL)
+        memset(it->plain.data, 0, it->plain.cap);
+    buf_fini(&it->plain);
     it->magic = 0;
     free(it);
 }

@@ -26,6 +26,8 @@ struct log_iter {
     char            name[LOG_NAME_MAX + 1];
     struct buf      text;    /* copies of the filter's slices */
     struct buf      payload; /* of a continued record */
+    struct buf      plain;   /* what was sealed */
+    char            subject[SUBJECTS_NAME_MAX];
     bool            over;    /* E_END for good */
     uint64_t        passed;
     uint64_t        looked; /* bytes, in this call */

@@ -20,6 +20,7 @@
 #include "base/id.h"
 #include "base/pos.h"
 #include "base/slice.h"
+#include "base/subjects.h"
 
 struct log;
 struct ox_index_ops;
@@ -57,8 +58,9 @@ struct log_conf {
     bool     read_only; /* no writes, no recovery that cuts; E_BUSY while somebody has it open */
     const struct log_retention  *retention; /* copied */
     uint32_t                     retention_count;
-    const struct ox_index_ops   *index;   /* required */
-    const struct ox_journal_ops *journal; /* NULL: local */
+    struct ox_subjects          *subjects; /* keys; the caller's, longer than the log. NULL: none */
+    const struct ox_index_ops   *index;    /* required */
+    const struct ox_journal_ops *journal;  /* NULL: local */
 };
 
 /* What opening found and did. */
@@ -89,6 +91,10 @@ void log_close(struct log *log);
 enum log_event_flags {
     LOG_JSON = 1, /* data is JSON (validated by whoever took it in) */
     LOG_LINK = 2, /* data is "version@stream", type "$>" */
+    /* Data is as sealed under a subject's key: only read so with log_read.sealed, and appended so
+     * by whoever copies an event under its id. */
+    LOG_SEALED = 4,
+    LOG_ERASED = 8, /* reading: was under a subject's key, which was shredded; data is empty */
 };
 
 struct log_new_event {
@@ -96,6 +102,8 @@ struct log_new_event {
     struct slice type, data, meta;
     int64_t      created_us; /* 0: the commit's time */
     uint32_t     flags;      /* enum log_event_flags */
+    /* Whose data it is: then it is stored under the subject's key. Empty: nobody's. */
+    struct slice subject;
 };
 
 struct log_write {
@@ -176,6 +184,8 @@ struct log_req {
     /* the log's own */
     struct log_own *own; /* the changes, with those that metadata makes */
     uint32_t        own_count;
+    uint32_t subjects; /* events with one */
+    struct log_sealed *sealed;
     struct log_req *next;
     uint64_t        bytes;
     struct ox_gate *gate;
@@ -215,6 +225,7 @@ struct log_event {
     struct log_pos  pos, commit;
     uint64_t        stream_id, version;
     struct slice    stream, type, data, meta;
+    struct slice    subject; /* where the data was under a key; empty: it was not */
     struct ox_id    id;
     int64_t         created_us; /* the event's own */
     int64_t         time_us;    /* the commit's */
@@ -247,6 +258,7 @@ struct log_read {
     struct log_pos    at;      /* time travel: nothing after this position; 0: no bound */
     struct log_filter filter;  /* by position only */
     bool              resolve; /* follow links, one step; one that leads nowhere is given itself */
+    bool              sealed;  /* what is under a subject's key is given as it is stored */
     bool              raw; /* also what is hidden (truncated, deleted, too old) and on the disk */
     uint64_t patience; /* bytes to look through in one call before E_MORE; 0: as many as it takes */
 };

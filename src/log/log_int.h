@@ -146,6 +146,17 @@ struct log {
     _Atomic int64_t  durable_time_us;
 };
 
+/* seal.c: data under a subject's key */
+
+/* The events of the request that name a subject, sealed, in the place of the caller's. */
+int logi_seal(struct log *, struct log_req *, struct err *);
+/* Puts the caller's events back. */
+void logi_unseal(struct log_req *);
+/* Makes the keys durable that what is submitted needs. */
+int logi_seal_sync(struct log *, struct err *);
+/* Opens a sealed event's data into `plain`; name has room for SUBJECTS_NAME_MAX bytes. */
+int logi_seal_open(struct log *, struct log_event *, struct buf *plain, char *name, struct err *);
+
 /* append.c: before the log task */
 void logi_answer(struct log *, struct log_req *, int rc, const struct err *);
 

@@ -16,6 +16,7 @@ enum field {
     FIELD_META,
     FIELD_META64,
     FIELD_ID,
+    FIELD_SUBJECT,
     FIELD_COUNT
 };
 
@@ -103,9 +104,13 @@ int
 serveri_event_read(struct append *a, struct slice raw, struct err *err)
 {
     struct json_field f[FIELD_COUNT] = {
-        [FIELD_TYPE] = {.name = "type", .required = true}, [FIELD_DATA] = {.name = "data"},
-        [FIELD_DATA64] = {.name = "data_base64"},          [FIELD_META] = {.name = "metadata"},
-        [FIELD_META64] = {.name = "metadata_base64"},      [FIELD_ID] = {.name = "id"},
+        [FIELD_TYPE] = {.name = "type", .required = true},
+        [FIELD_DATA] = {.name = "data"},
+        [FIELD_DATA64] = {.name = "data_base64"},
+        [FIELD_META] = {.name = "metadata"},
+        [FIELD_META64] = {.name = "metadata_base64"},
+        [FIELD_ID] = {.name = "id"},
+        [FIELD_SUBJECT] = {.name = "subject"},
     };
     struct log_new_event *event;
     struct slice          id;
@@ -123,6 +128,11 @@ serveri_event_read(struct append *a, struct slice raw, struct err *err)
         TRY(serveri_string_read(a, f[FIELD_ID].value, "\"id\"", &id, err));
         if (!id_parse(id, &event->id) || id_is_zero(&event->id))
             FAIL(err, E_INVALID, ERR_DATA, "\"id\": must be a UUID that is not all zeros");
+    }
+    if (f[FIELD_SUBJECT].value.data != NULL) {
+        TRY(serveri_string_read(a, f[FIELD_SUBJECT].value, "\"subject\"", &event->subject, err));
+        if (event->subject.len == 0)
+            FAIL(err, E_INVALID, ERR_DATA, "\"subject\": must be 1 to %d bytes", SUBJECTS_NAME_MAX);
     }
     TRY(read_data(a, f, event, err));
     a->count++;
@@ -160,9 +170,10 @@ static void
 rebase(struct append *a, const uint8_t *base)
 {
     for (uint32_t i = 0; a->base != base && i < a->count; i++) {
-        struct slice *slices[3] = {&a->events[i].type, &a->events[i].data, &a->events[i].meta};
+        struct log_new_event *e = &a->events[i];
+        struct slice         *slices[4] = {&e->type, &e->data, &e->meta, &e->subject};
 
-        for (int k = 0; k < 3; k++)
+        for (int k = 0; k < 4; k++)
             if (slices[k]->data != NULL)
                 slices[k]->data = base + ((uintptr_t)slices[k]->data - (uintptr_t)a->base);
     }

@@ -27,6 +27,10 @@ serveri_event_begin(struct event_out *o, const struct log_event *event)
     o->part = PART_HEAD;
     o->at = 0;
     o->data_json = (event->flags & LOG_JSON) != 0 && event->data.len != 0;
+    if ((event->flags & LOG_ERASED) != 0) {
+        o->event.data = slice_str("null");
+        o->data_json = true;
+    }
     /* Nothing says what metadata is: JSON where it reads as such. */
     o->meta_json = event->meta.len != 0 && json_value(event->meta, &raw, NULL) == 0;
     if (o->meta_json)
@@ -53,6 +57,13 @@ write_head(const struct event_out *o, struct buf *out)
     buf_add(out, id, ID_TEXT_LEN);
     buf_add_str(out, "\",\"created\":\"");
     buf_add_str(out, created);
+    if (e->subject.len > 0) {
+        buf_add_str(out, "\",\"subject\":");
+        json_put_string(out, e->subject);
+        buf_add_str(out, (e->flags & LOG_ERASED) != 0 ? ",\"erased\":true" : "");
+        buf_add_str(out, o->data_json ? ",\"data\":" : ",\"data_base64\":\"");
+        return;
+    }
     buf_add_str(out, o->data_json ? "\",\"data\":" : "\",\"data_base64\":\"");
 }
 
