@@ -249,7 +249,7 @@ is_parked(void *arg)
     const struct wish *w = arg;
     struct fake_info   info = fake_info(w->gs, w->source, w->name);
 
-    return info.parked == w->n && info.state != GROUP_LOADING;
+    return info.parked == w->n && !info.replaying && info.state != GROUP_LOADING;
 }
 
 void

@@ -30,11 +30,11 @@ struct fake_member {
     int                  ended;                 /* the code it was ended with */
 };
 
-struct fake_member *fake_join(struct groups *gs, const char *source, const char *name,
-                              uint32_t buffer, bool pull);
-void                fake_leave(struct fake_member *m); /* and frees it */
-uint32_t            fake_got(struct fake_member *m);
-int                 fake_ended(struct fake_member *m);
+struct fake_member      *
+fake_join(struct groups *gs, const char *source, const char *name, uint32_t buffer, bool pull);
+void fake_leave(struct fake_member *m); /* and frees it */
+uint32_t fake_got(struct fake_member *m);
+int      fake_ended(struct fake_member *m);
 
 /* Waits until it has at least so many; then the test's own view of the nth. */
 void            fake_wait(struct fake_member *m, uint32_t count);
@@ -45,8 +45,8 @@ struct fake_got fake_take(struct fake_member *m);
 
 /* By position; the call's answer. */
 int fake_ack(struct fake_member *m, struct log_pos pos);
-int fake_nack(struct fake_member *m, struct log_pos pos, enum group_action action,
-              const char *reason);
+int
+fake_nack(struct fake_member *m, struct log_pos pos, enum group_action action, const char *reason);
 
 /* Commands that must succeed; settings as JSON over what is preset. */
 void fake_create(struct groups *gs, const char *source, const char *name, const char *settings);

@@ -162,7 +162,7 @@ struct group_member_conf {
     bool         pull;   /* gets as many as group_want said, not as many as fit */
     void        *arg;
     void (*deliver)(void *arg, const struct group_event *);
-    void (*flush)(void *arg);                          /* that is all for now */
+    void (*flush)(void *arg);                        /* that is all for now */
     void (*ended)(void *arg, const struct err *why); /* the member got its last event */
 };
 
@@ -230,7 +230,7 @@ struct group_info {
     uint32_t                        retrying;  /* of those ready, that were out before */
     uint64_t                        delivered, acked, retries, timeouts, skipped;
     uint64_t                        settled_per_s;
-    uint64_t                        parked;    /* now */
+    uint64_t                        parked; /* now */
     bool                            replaying;
     struct log_pos                  done;       /* everything wanted up to here is settled */
     struct log_pos                  checkpoint; /* the same, durably */

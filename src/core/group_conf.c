@@ -196,8 +196,7 @@ group_settings_read(struct slice json, struct group_settings *s, struct buf *tex
     TRY(json_pick(json, f, NUMBERS + 6, JSON_PICK_ONLY, err));
     TRY(read_numbers(f, numbers, err));
     for (int i = 0; i < 3; i++)
-        if (f[NUMBERS + i].value.data != NULL &&
-            !json_bool(f[NUMBERS + i].value, flags[i].value))
+        if (f[NUMBERS + i].value.data != NULL && !json_bool(f[NUMBERS + i].value, flags[i].value))
             FAIL(err, E_SCHEMA, ERR_DATA, "%s: must be true or false", flags[i].name);
     if (f[NUMBERS + 3].value.data != NULL)
         TRY(read_strategy(f[NUMBERS + 3].value, s, err));
@@ -224,7 +223,7 @@ group_settings_check(const struct group_settings *s, struct slice source, struct
 {
     struct group_settings copy = *s;
     struct number         numbers[NUMBERS];
-    bool pinned = s->strategy == GROUP_PINNED || s->strategy == GROUP_CORRELATION;
+    bool                  pinned = s->strategy == GROUP_PINNED || s->strategy == GROUP_CORRELATION;
 
     numbers_of(&copy, numbers);
     for (int i = 0; i < NUMBERS; i++)

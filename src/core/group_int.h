@@ -76,7 +76,6 @@ struct lane {
 /* Where events wait for a member: one for all, or those that are pinned to one member together. */
 struct bucket {
     struct item_list ready;
-    uint32_t         out; /* with members */
     struct member   *owner;
     struct bucket   *prev, *next; /* of the owner's that have something ready */
     bool             listed;
@@ -119,9 +118,9 @@ struct group {
     enum group_state state;
     char             error[ERR_TEXT_MAX];
     bool             loaded;
-    bool             closing; /* no commit is begun any more, and nobody joins */
-    bool             paused;  /* nothing is handed out, and nobody joins */
-    uint64_t         resume_us;       /* after a failure */
+    bool             closing;   /* no commit is begun any more, and nobody joins */
+    bool             paused;    /* nothing is handed out, and nobody joins */
+    uint64_t         resume_us; /* after a failure */
     uint32_t         failures;
 
     /* What is in memory. */
@@ -142,13 +141,14 @@ struct group {
     struct buf       scratch;
 
     uint64_t  next_number; /* what the reader gives next is not below it */
+    uint64_t  touched;     /* the highest number of an event that was handed out or settled */
     uint64_t  read_from, read_events;
     uint64_t *pending; /* from the last life: to be read before the reader goes on */
     uint64_t *parked_pending;
     uint32_t  pending_count, pending_at, parked_pending_count, parked_pending_at;
 
     /* What is parked. */
-    int64_t  parked_version;          /* of the last event in the stream */
+    int64_t  parked_version;           /* of the last event in the stream */
     uint64_t parked_from, parked_upto; /* to be replayed: from … below upto */
     uint64_t pass;
     bool     pass_failed, pass_all;
@@ -231,9 +231,12 @@ void groupi_ready(struct group *g, struct item *it, bool front);
 void groupi_unready(struct group *g, struct item *it);
 /* Out of its lanes; those behind it may go. */
 void groupi_leave_lanes(struct group *g, struct item *it);
-void groupi_settle(struct group *g, struct item *it);
-void groupi_park(struct group *g, struct item *it, const char *reason, size_t len);
-void groupi_drop(struct group *g, struct item *it);
+/* A checkpoint has to name it, or what comes after it. */
+void     groupi_touch(struct group *g, struct item *it);
+uint64_t groupi_number(const struct group *g, const struct item *it);
+void     groupi_settle(struct group *g, struct item *it);
+void     groupi_park(struct group *g, struct item *it, const char *reason, size_t len);
+void     groupi_drop(struct group *g, struct item *it);
 /* All that is in memory, and the lanes. */
 void groupi_clear(struct group *g);
 
@@ -246,7 +249,6 @@ int  groupi_hand_out(struct group *g, uint32_t budget, bool *more, struct err *e
 void groupi_end_members(struct group *g, const struct err *why);
 void groupi_bucket_list(struct group *g, struct bucket *b);
 void groupi_bucket_unlist(struct bucket *b);
-void groupi_bucket_idle(struct group *g, struct bucket *b);
 
 /* group_read.c: without the lock, but for what they admit */
 
@@ -257,15 +259,15 @@ void groupi_read_close(struct group *g);
 int  groupi_read(struct group *g, bool *progress, struct err *err);
 int  groupi_replay_read(struct group *g, bool *progress, struct err *err);
 /* The record as it is now; E_NOTFOUND: it is gone. */
-int  groupi_find(struct group *g, const struct item *it, struct log_iter **iter,
-                 struct log_event *out, struct err *err);
+int groupi_find(struct group *g, const struct item *it, struct log_iter **iter,
+                struct log_event *out, struct err *err);
 /* What a link points to; E_NOTFOUND: nothing that is there. */
 int  groupi_resolve(struct group *g, const struct log_event *link, struct log_iter **iter,
                     struct log_event *out, struct err *err);
 bool groupi_link_parse(struct slice data, struct slice *stream, uint64_t *version);
 /* Versions of the parked stream that are to be skipped: of which streams they are. */
-int groupi_parked_streams(struct group *g, uint64_t from, uint64_t upto, bool open,
-                          struct err *err);
+int
+groupi_parked_streams(struct group *g, uint64_t from, uint64_t upto, bool open, struct err *err);
 
 /* group_mark.c: what is in the log of a group */
 

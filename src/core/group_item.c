@@ -329,8 +329,8 @@ groupi_admit(struct group *g, const struct arrival *a, struct err *err)
         if (a->correlation.len > 0)
             lanes[1] = groupi_lane(g, 1, a->correlation, true);
     }
-    if (it == NULL || (g->pinned && (lanes[0] == NULL ||
-                                     (a->correlation.len > 0 && lanes[1] == NULL)))) {
+    if (it == NULL ||
+        (g->pinned && (lanes[0] == NULL || (a->correlation.len > 0 && lanes[1] == NULL)))) {
         for (int i = 0; i < 2; i++)
             if (lanes[i] != NULL)
                 groupi_lane_settle(g, lanes[i]);
@@ -374,6 +374,20 @@ groupi_drop(struct group *g, struct item *it)
     free(it);
 }
 
+uint64_t
+groupi_number(const struct group *g, const struct item *it)
+{
+    return g->by_version ? it->version : it->pos.v;
+}
+
+void
+groupi_touch(struct group *g, struct item *it)
+{
+    it->touched = true;
+    if (!it->replay && groupi_number(g, it) > g->touched)
+        g->touched = groupi_number(g, it);
+}
+
 /* It is with nobody and in no bucket. */
 void
 groupi_settle(struct group *g, struct item *it)
@@ -381,6 +395,7 @@ groupi_settle(struct group *g, struct item *it)
     struct lane *lane = it->seats[0].lane;
 
     must(it->state == ITEM_BLOCKED);
+    groupi_touch(g, it);
     if (it->replay && g->settings.park_behind && lane->open > 0)
         g->open_lanes -= --lane->open == 0; /* the lane goes when the item has left it */
     groupi_leave_lanes(g, it);
@@ -398,6 +413,7 @@ park_one(struct group *g, struct item *it, const char *reason, size_t len)
     else if (g->settings.park_behind)
         groupi_lane_open(g, lane, true);
     g->pass_failed = g->pass_failed || it->replay;
+    groupi_touch(g, it);
     forget_kept(g, it);
     it->reason = strndup(reason, len < GROUP_REASON_MAX ? len : GROUP_REASON_MAX);
     it->state = ITEM_PARKING;
@@ -433,7 +449,6 @@ groupi_clear(struct group *g)
     for (uint32_t i = 0; g->buckets != NULL && i < (g->pinned ? GROUPI_BUCKETS : 1); i++) {
         groupi_bucket_unlist(&g->buckets[i]);
         g->buckets[i].ready = (struct item_list){0};
-        g->buckets[i].out = 0;
     }
     for (struct member *m = g->members; m != NULL; m = m->next)
         m->out = (struct item_list){0};

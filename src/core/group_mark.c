@@ -19,23 +19,15 @@
 
 /* writing */
 
-static uint64_t
-number_of(const struct group *g, const struct item *it)
-{
-    return g->by_version ? it->version : it->pos.v;
-}
-
-/* The first of those at the end that nobody has ever had. */
+/* The first of those at the end that nobody has ever had, nor anything after them. */
 static const struct item *
 untouched(const struct group *g)
 {
     const struct item *first = NULL;
 
-    for (const struct item *it = g->live.tail; it != NULL && !it->touched; it = it->prev) {
-        if (it->state == ITEM_PARKING)
-            break; /* behind a parked one; it is settled out of its turn */
+    for (const struct item *it = g->live.tail;
+         it != NULL && !it->touched && groupi_number(g, it) > g->touched; it = it->prev)
         first = it;
-    }
     return first;
 }
 
@@ -47,7 +39,7 @@ current(const struct group *g)
 
     while (oldest != NULL && oldest->recording)
         oldest = oldest->next;
-    m.next = tail != NULL ? number_of(g, tail) : g->next_number;
+    m.next = tail != NULL ? groupi_number(g, tail) : g->next_number;
     m.done = g->mark.done;
     if (g->pending_at < g->pending_count)
         return m; /* those that are left are below all that is in memory */
@@ -88,7 +80,7 @@ put_pending(struct buf *out, const struct group *g)
 
     for (const struct item *it = g->live.head; it != end; it = it->next)
         if (!it->recording)
-            put_delta(&d, number_of(g, it));
+            put_delta(&d, groupi_number(g, it));
     for (uint32_t i = g->pending_at; i < g->pending_count; i++)
         put_delta(&d, g->pending[i]);
 }
@@ -109,9 +101,9 @@ put_parked_pending(struct buf *out, const struct group *g)
 void
 groupi_mark_write(struct buf *out, const struct group *g, const struct mark *m)
 {
-    buf_printf(out, "{\"created\":%" PRIu64 ",\"position\":%" PRIu64 ",\"next\":%" PRIu64
-                    ",\"pending\":[",
-               m->created, m->done.v, m->next);
+    buf_printf(
+        out, "{\"created\":%" PRIu64 ",\"position\":%" PRIu64 ",\"next\":%" PRIu64 ",\"pending\":[",
+        m->created, m->done.v, m->next);
     if (g != NULL)
         put_pending(out, g);
     buf_printf(out, "],\"parked_from\":%" PRIu64 ",\"parked_pending\":[", m->parked_from);
@@ -161,14 +153,12 @@ read_deltas(const struct group *g, struct slice list, uint64_t **out, uint32_t *
 static int
 parse(struct group *g, struct slice text, struct err *err)
 {
-    struct json_field f[] = {{.name = "created", .required = true},
-                             {.name = "position", .required = true},
-                             {.name = "next", .required = true},
-                             {.name = "pending", .required = true},
-                             {.name = "parked_from", .required = true},
-                             {.name = "parked_pending", .required = true}};
-    struct mark      *m = &g->mark;
-    int               rc;
+    struct json_field f[] = {
+        {.name = "created", .required = true},     {.name = "position", .required = true},
+        {.name = "next", .required = true},        {.name = "pending", .required = true},
+        {.name = "parked_from", .required = true}, {.name = "parked_pending", .required = true}};
+    struct mark *m = &g->mark;
+    int          rc;
 
     if (json_pick(text, f, 6, JSON_PICK_ANY, NULL) != 0 || !json_uint64(f[0].value, &m->created) ||
         !json_uint64(f[1].value, &m->done.v) || !json_uint64(f[2].value, &m->next) ||
@@ -223,6 +213,7 @@ groupi_load(struct group *g, struct err *err)
              g->mark.done.v, log_end(g->groups->log).v);
     lock_take(&g->groups->lock);
     g->next_number = g->read_from = g->mark.next;
+    g->touched = 0;
     g->parked_from = g->parked_upto = g->mark.parked_from;
     g->pass = 1;
     g->pass_all = g->pass_failed = false;
@@ -247,7 +238,8 @@ bool
 groupi_mark_due(const struct group *g)
 {
     uint64_t news = g->settled - g->mark_settled, most = g->settings.max_checkpoint_count;
-    uint64_t listed = g->live.count + g->again.count - g->ready; /* a long list is not written often */
+    uint64_t listed =
+        g->live.count + g->again.count - g->ready; /* a long list is not written often */
 
     if (!g->loaded || g->committing || g->closing)
         return false;

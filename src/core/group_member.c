@@ -1,8 +1,9 @@
 /*
  * Members: who has which event, whose turn it is, and what comes of what was
  * handed out. With pinned groups each of 1,024 buckets of streams belongs to
- * one member; a member that joins takes its share over, each bucket when
- * nothing of it is out, and one that leaves gives all of its to the others.
+ * one member; a member that joins takes its share over, and one that leaves
+ * gives all of its to the others. The order of a stream does not hang on that:
+ * what goes out is the first of its stream, whoever gets it.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include "core/group_int.h"
 
 #define BUFFER_PRESET 10u
+#define STRIDE 389u /* odd: goes through all buckets, and not one beside the other */
 
 /* buckets */
 
@@ -78,33 +80,19 @@ poorest(struct group *g)
     return least;
 }
 
-/* Nothing of it is out: it may go to whoever has less than a share. */
-void
-groupi_bucket_idle(struct group *g, struct bucket *b)
-{
-    uint32_t share;
-
-    if (!g->pinned || g->members == NULL || b->owner == NULL)
-        return;
-    share = GROUPI_BUCKETS / g->member_count;
-    if (b->owner->buckets > share) {
-        struct member *to = poorest(g);
-
-        if (to->buckets < share)
-            give_bucket(g, b, to);
-    }
-}
-
+/* Those that are nobody's, and for `to` its share of what others have, from all over. */
 static void
-share_out(struct group *g)
+share_out(struct group *g, struct member *to)
 {
+    uint32_t share = g->member_count == 0 ? 0 : GROUPI_BUCKETS / g->member_count;
+
     for (uint32_t i = 0; g->pinned && g->members != NULL && i < GROUPI_BUCKETS; i++) {
-        struct bucket *b = &g->buckets[i];
+        struct bucket *b = &g->buckets[i * STRIDE % GROUPI_BUCKETS];
 
         if (b->owner == NULL)
             give_bucket(g, b, poorest(g));
-        else if (b->out == 0)
-            groupi_bucket_idle(g, b);
+        else if (to != NULL && to->buckets < share && b->owner->buckets > share)
+            give_bucket(g, b, to);
     }
 }
 
@@ -113,17 +101,12 @@ share_out(struct group *g)
 static void
 off_member(struct group *g, struct item *it)
 {
-    struct bucket *b = &g->buckets[it->bucket];
-
     must(it->state == ITEM_OUT);
     groupi_take(&it->member->out, it);
     it->member = NULL;
     it->state = ITEM_BLOCKED;
     must(g->out > 0);
     g->out--;
-    must(b->out > 0);
-    if (--b->out == 0)
-        groupi_bucket_idle(g, b);
 }
 
 /* It goes again, the first of its bucket, or is parked where it failed too often. */
@@ -204,11 +187,10 @@ deliver(struct group *g, struct item *it, struct member *m, const struct group_e
     must(m->out.count < m->conf.buffer);
     groupi_unready(g, it);
     it->state = ITEM_OUT;
-    it->touched = true;
+    groupi_touch(g, it);
     it->member = m;
     it->out_us = g->groups->now_us;
     groupi_push(&m->out, it, false);
-    g->buckets[it->bucket].out++;
     g->out++;
     g->delivered++;
     m->delivered++;
@@ -324,8 +306,7 @@ hand_out_pinned(struct group *g, uint32_t budget, bool *more, struct err *err)
 int
 groupi_hand_out(struct group *g, uint32_t budget, bool *more, struct err *err)
 {
-    int rc = g->pinned ? hand_out_pinned(g, budget, more, err)
-                       : hand_out_any(g, budget, more, err);
+    int rc = g->pinned ? hand_out_pinned(g, budget, more, err) : hand_out_any(g, budget, more, err);
 
     flush(g);
     return rc;
@@ -366,7 +347,7 @@ link_member(struct group *g, struct member *m)
         g->member_last->next = m;
     g->member_last = m;
     g->member_count++;
-    share_out(g);
+    share_out(g, m);
 }
 
 static void
@@ -402,7 +383,7 @@ leave(struct member *m, bool failed)
     must(m->buckets == 0);
     must(m->ready_head == NULL);
     m->group = NULL;
-    share_out(g);
+    share_out(g, NULL);
 }
 
 static void

@@ -12,9 +12,9 @@
 #include "core/group_int.h"
 
 #define PIECE_BYTES (UINT64_C(4) << 20)
-#define READ_MAX 256u      /* events in one step */
-#define PIECES_MAX 4u      /* in one step */
-#define STRIDE_MAX 65536u  /* positions: nearer than that it is read through, not looked up */
+#define READ_MAX 256u     /* events in one step */
+#define PIECES_MAX 4u     /* in one step */
+#define STRIDE_MAX 65536u /* positions: nearer than that it is read through, not looked up */
 #define CORRELATION_MAX 1000u
 
 static bool
@@ -51,9 +51,9 @@ groupi_read_init(struct group *g, struct err *err)
 {
     int rc = 0;
 
-    g->by_version = strcmp(g->source, "$all") != 0 && !is_source(g, "$ce-") && !is_source(g, "$et-");
-    g->pinned =
-        g->settings.strategy == GROUP_PINNED || g->settings.strategy == GROUP_CORRELATION;
+    g->by_version =
+        strcmp(g->source, "$all") != 0 && !is_source(g, "$ce-") && !is_source(g, "$et-");
+    g->pinned = g->settings.strategy == GROUP_PINNED || g->settings.strategy == GROUP_CORRELATION;
     TRY(compile(g, 0, g->settings.stream_regex, err));
     TRY(compile(g, 1, g->settings.type_regex, err));
 out:
@@ -86,8 +86,8 @@ groupi_link_parse(struct slice data, struct slice *stream, uint64_t *version)
 {
     const char *at = data.len == 0 ? NULL : memchr(data.data, '@', data.len);
 
-    if (at == NULL || !json_uint64(slice_of(data.data, (size_t)(at - (const char *)data.data)),
-                                   version))
+    if (at == NULL ||
+        !json_uint64(slice_of(data.data, (size_t)(at - (const char *)data.data)), version))
         return false;
     *stream = slice_of(at + 1, data.len - (size_t)(at + 1 - (const char *)data.data));
     return stream->len > 0 && stream->len <= LOG_NAME_MAX;
@@ -224,8 +224,8 @@ read_at(struct group *g, uint64_t pos, struct log_event *ev, struct err *err)
 {
     int rc = 0;
 
-    if (g->reader != NULL && (log_iter_pos(g->reader).v > pos ||
-                              pos - log_iter_pos(g->reader).v > STRIDE_MAX))
+    if (g->reader != NULL &&
+        (log_iter_pos(g->reader).v > pos || pos - log_iter_pos(g->reader).v > STRIDE_MAX))
         groupi_read_close(g);
     if (g->reader == NULL)
         TRY(open_all(g, pos, 0, true, err));
@@ -380,7 +380,7 @@ read_record(struct group *g, uint64_t record, struct log_iter **iter, struct sli
             uint64_t *version, struct err *err)
 {
     struct log_event link;
-    int rc = read_one(g, slice_str(g->parked_stream), record, iter, &link, err);
+    int              rc = read_one(g, slice_str(g->parked_stream), record, iter, &link, err);
 
     if (rc == 0 && !groupi_link_parse(link.data, stream, version))
         rc = E_NOTFOUND;

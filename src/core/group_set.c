@@ -74,8 +74,7 @@ groupi_new(struct groups *gs, struct slice source, struct slice name,
                    "$persistentsubscription-%.*s::%.*s-checkpoint", SLICE_FMT(source),
                    SLICE_FMT(name));
     (void)snprintf(g->parked_stream, sizeof g->parked_stream,
-                   "$persistentsubscription-%.*s::%.*s-parked", SLICE_FMT(source),
-                   SLICE_FMT(name));
+                   "$persistentsubscription-%.*s::%.*s-parked", SLICE_FMT(source), SLICE_FMT(name));
     TRY(copy_settings(&g->settings, &g->texts, settings, err));
     TRY(groupi_read_init(g, err));
     TRY(make_buckets(g, err));
@@ -272,9 +271,8 @@ commit(struct groups *gs, const struct group_settings *settings, bool first, str
         groupi_mark_write(&gs->text_2, NULL, &gs->first);
     if (gs->text.failed || gs->text_2.failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
-    gs->events[0] = (struct log_new_event){.type = slice_str(changes[c->verb]),
-                                           .data = buf_slice(&gs->text),
-                                           .flags = LOG_JSON};
+    gs->events[0] = (struct log_new_event){
+        .type = slice_str(changes[c->verb]), .data = buf_slice(&gs->text), .flags = LOG_JSON};
     gs->events[1] = (struct log_new_event){.type = slice_str("$SubscriptionCheckpoint"),
                                            .data = buf_slice(&gs->text_2),
                                            .flags = LOG_JSON};
@@ -338,8 +336,8 @@ begin_create(struct groups *gs, struct group_command *c, struct err *err)
              SLICE_FMT(c->source));
     if (gs->count >= GROUPS_MAX)
         FAIL(err, E_LIMIT, ERR_DATA, "there are %d groups, all that a log takes", GROUPS_MAX);
-    gs->subject = groupi_new(gs, c->source, c->name, c->settings,
-                             (uint64_t)(gs->config_version + 1), err);
+    gs->subject =
+        groupi_new(gs, c->source, c->name, c->settings, (uint64_t)(gs->config_version + 1), err);
     if (gs->subject == NULL) {
         rc = err->code;
         goto out;
@@ -540,7 +538,8 @@ proceed(struct groups *gs, struct err *err)
     if (gs->running->verb == GROUP_SKIP) {
         if (g->state == GROUP_FAILED)
             RETURN_ERR(err, E_STATE, ERR_RETRY, "%s", g->error);
-        return !g->committing && !g->mark_wanted && g->mark.parked_from >= gs->skip_upto ? E_END : 0;
+        return !g->committing && !g->mark_wanted && g->mark.parked_from >= gs->skip_upto ? E_END
+                                                                                         : 0;
     }
     if (g->committing || (g->mark_wanted && g->state != GROUP_FAILED && !g->closing))
         return 0;
