@@ -773,6 +773,27 @@ test_pull(void **state)
     fake_leave(m);
 }
 
+/* Who takes no more gets no more, though there is room. */
+static void
+test_stall(void **state)
+{
+    struct home        *h = *state;
+    struct fake_member *m, *other;
+
+    fake_create(h->gs, "s-0", "g", "{\"strategy\":\"single\"," BEGIN "}");
+    m = fake_join(h->gs, "s-0", "g", 10, false);
+    m->stall_at = 3;
+    other = fake_join(h->gs, "s-0", "g", 10, false);
+    fill(h, "s", 1, 5);
+    fake_wait(other, 2);
+    assert_int_equal(fake_got(m), 3);
+    group_want(m->member, 0);
+    fill(h, "s", 1, 9); /* the other one is full after eight */
+    fake_wait(m, 4);
+    fake_leave(m);
+    fake_leave(other);
+}
+
 /* A stream that is held up may have many behind it: they take no place of others. */
 static void
 test_many_behind_one(void **state)
@@ -831,6 +852,7 @@ main(void)
         TEST(test_sources),
         TEST(test_links),
         TEST(test_pull),
+        TEST(test_stall),
         TEST(test_many_behind_one),
     };
 

@@ -11,7 +11,7 @@
 
 #include "base/must.h"
 
-static void
+static bool
 on_deliver(void *arg, const struct group_event *ge)
 {
     struct fake_member *m = arg;
@@ -28,6 +28,7 @@ on_deliver(void *arg, const struct group_event *ge)
     (void)snprintf(got->stream, sizeof got->stream, "%.*s", SLICE_FMT(ge->event->stream));
     (void)snprintf(got->data, sizeof got->data, "%.*s", SLICE_FMT(ge->event->data));
     must(pthread_mutex_unlock(&m->lock) == 0);
+    return m->count != m->stall_at;
 }
 
 static void

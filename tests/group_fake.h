@@ -28,6 +28,7 @@ struct fake_member {
     struct fake_got     *got;
     uint32_t             count, flushes, taken; /* taken: given out by fake_take */
     int                  ended;                 /* the code it was ended with */
+    uint32_t             stall_at;              /* takes no more after so many, until group_want */
 };
 
 struct fake_member      *

@@ -9,9 +9,11 @@
 #include "cli/cli_int.h"
 #include "cli/engine_int.h"
 #include "cli/jobs_int.h"
+#include "core/group.h"
 #include "env/env_real.h"
 #include "log/index.h"
 #include "log/log.h"
+#include "server/group_front.h"
 #include "server/server.h"
 
 #define HOST_BYTES 256
@@ -91,6 +93,7 @@ clii_serve(struct cli *c, struct err *err)
     struct server     *server = NULL;
     struct jobs       *jobs = NULL;
     struct log        *log = NULL;
+    struct groups     *groups = NULL;
     struct log_report  report;
     char               host[HOST_BYTES] = "", data[DATA_BYTES];
     int                rc = 0;
@@ -114,6 +117,8 @@ clii_serve(struct cli *c, struct err *err)
     TRY(server_new(env_real(), log, &conf, &server, err));
     c->opening = false;
     say_report(c, &report);
+    TRY(groups_open(env_real(), log, &groups, err));
+    TRY(server_add_groups(server, groups, err));
     TRY(enginei_new(c, log, &root, &engine, err));
     TRY(enginei_routes(engine, server, err));
     TRY(jobsi_new(env_real(), log, c->subjects, &jobs, err));
@@ -124,6 +129,7 @@ out:
     enginei_free(engine);
     jobsi_free(jobs);
     server_free(server);
+    groups_close(groups);
     clii_log_close(c, log);
     conf_free(root);
     return rc;

@@ -161,7 +161,8 @@ struct group_member_conf {
     uint32_t     buffer; /* at most so many events with it; 0: 10 */
     bool         pull;   /* gets as many as group_want said, not as many as fit */
     void        *arg;
-    void (*deliver)(void *arg, const struct group_event *);
+    /* False: no more until group_want is called, whatever would fit. */
+    bool (*deliver)(void *arg, const struct group_event *);
     void (*flush)(void *arg);                        /* that is all for now */
     void (*ended)(void *arg, const struct err *why); /* the member got its last event */
 };
@@ -174,7 +175,7 @@ int group_join(struct groups *, struct slice source, struct slice name,
  */
 void group_leave(struct group_member *);
 
-/* pull: so many may come from now on, whatever was wanted before. */
+/* The member takes events again; pull: so many from now on, whatever was wanted before. */
 void group_want(struct group_member *, uint32_t count);
 
 /* Which event: by the position that it (or its link) has, or where that is 0 by its id. */

@@ -93,6 +93,7 @@ struct member {
     struct bucket           *ready_head, *ready_tail;
     uint32_t                 buckets;
     bool                     unflushed;
+    bool                     stalled; /* until group_want */
     uint64_t                 delivered, acked, joined_us;
 };
 

@@ -153,7 +153,7 @@ groupi_timeouts(struct group *g, uint64_t *next_us)
 static bool
 has_room(const struct member *m)
 {
-    return m->out.count < m->conf.buffer && (!m->conf.pull || m->want > 0);
+    return !m->stalled && m->out.count < m->conf.buffer && (!m->conf.pull || m->want > 0);
 }
 
 static void
@@ -197,7 +197,7 @@ deliver(struct group *g, struct item *it, struct member *m, const struct group_e
     m->unflushed = true;
     if (m->conf.pull)
         m->want--;
-    m->conf.deliver(m->conf.arg, ge);
+    m->stalled = !m->conf.deliver(m->conf.arg, ge);
 }
 
 static void
@@ -462,8 +462,8 @@ group_want(struct group_member *member, uint32_t count)
     struct member *m = (struct member *)member;
 
     lock_take(&m->groups->lock);
-    must(m->conf.pull);
     m->want = count;
+    m->stalled = false;
     lock_give(&m->groups->lock);
     if (count > 0)
         groupi_wake(m->groups);

@@ -150,6 +150,8 @@ on_progress(struct conn *c)
         return;
     if (c->feed != NULL)
         serveri_feed_wake(c->feed);
+    else if (c->call.later != NULL)
+        serveri_later_drained(c->call.later);
     else if (c->state == CONN_HEAD && c->in_len != 0)
         serveri_conn_process(c);
 }

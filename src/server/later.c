@@ -18,6 +18,10 @@ struct later {
     uint64_t       late_ms, said_ms;
     atomic_size_t  queued; /* bytes posted and not yet in the output */
     atomic_bool    closed;
+    /* For who runs on the loop itself. */
+    void (*gone)(void *arg);
+    void (*drained)(void *arg);
+    void          *hook_arg;
     struct message last; /* the answer, or the end */
     bool           drop;
     int            status;
@@ -52,9 +56,30 @@ serveri_later_is_stream(const struct later *later)
 void
 serveri_later_detach(struct later *later)
 {
+    void (*gone)(void *) = later->gone;
+
     atomic_store(&later->closed, true);
     later->conn = NULL;
+    later->gone = later->drained = NULL;
+    if (gone != NULL)
+        gone(later->hook_arg);
     release(later);
+}
+
+void
+serveri_later_hook(struct later *later, void (*gone)(void *arg), void (*drained)(void *arg),
+                   void         *arg)
+{
+    later->gone = gone;
+    later->drained = drained;
+    later->hook_arg = arg;
+}
+
+void
+serveri_later_drained(struct later *later)
+{
+    if (later->drained != NULL)
+        later->drained(later->hook_arg);
 }
 
 static struct later *
@@ -184,6 +209,15 @@ put(struct later *later, const char *text, size_t len)
     serveri_chunk_end(call, mark);
     serveri_conn_dirty(later->conn);
     later->said_ms = serveri_now_ms(later->server);
+}
+
+size_t
+serveri_later_put(struct later *later, struct slice text)
+{
+    if (later->conn == NULL)
+        return 0;
+    put(later, text.data, text.len);
+    return serveri_conn_pending(later->conn);
 }
 
 static void

@@ -101,5 +101,7 @@ serveri_get_metrics(struct call *call, void *arg)
     buf_clear(&s->scratch);
     put_server(&s->scratch, s);
     put_log(&s->scratch, &info);
+    if (s->extra != NULL)
+        s->extra->metrics(s->extra, &s->scratch);
     call_answer(call, 200, "text/plain; version=0.0.4", buf_slice(&s->scratch));
 }

@@ -395,11 +395,15 @@ server_free(struct server *s)
         return;
     if (s->loop_ready) {
         must(s->conns == NULL);
+        if (s->extra != NULL)
+            s->extra->stop(s->extra);
         take_messages(s);
         uv_walk(&s->loop, close_walked, NULL);
         (void)uv_run(&s->loop, UV_RUN_DEFAULT);
         must(uv_loop_close(&s->loop) == 0);
     }
+    if (s->extra != NULL)
+        s->extra->free(s->extra);
     buf_fini(&s->scratch);
     free(s);
 }

@@ -193,6 +193,22 @@ bool serveri_later_is_stream(const struct later *later);
 void serveri_later_detach(struct later *later); /* its connection goes away */
 void serveri_later_drain(struct later *later);  /* the server stops: streams end */
 void serveri_later_tick(struct later *later, uint64_t now_ms);
+/*
+ * On the loop: told when the connection goes before the answer came (the later
+ * is still the holder's to drop), and when its output has room again. NULL: not.
+ */
+void serveri_later_hook(struct later *later, void (*gone)(void *arg), void (*drained)(void *arg),
+                        void         *arg);
+void serveri_later_drained(struct later *later);
+/* On the loop, a stream: text that is framed already; how much the client has not taken. */
+size_t serveri_later_put(struct later *later, struct slice text);
+
+/* What hangs on the server and is not in every program (group_front.c). */
+struct server_extra {
+    void (*stop)(struct server_extra *); /* no more messages come afterwards */
+    void (*free)(struct server_extra *); /* after the last message was taken */
+    void (*metrics)(struct server_extra *, struct buf *out);
+};
 
 /* The server. */
 
@@ -229,6 +245,8 @@ struct server {
 
     struct feed *feeds, *runnable, *runnable_last;
     unsigned     feed_count;
+
+    struct server_extra *extra; /* NULL: none */
 
     struct buf   scratch;   /* for whoever runs on the loop, until it returns */
     char         date[128]; /* "Date: …\r\n" */
