@@ -293,6 +293,18 @@ int clii_migrate_list(struct cli *c, struct err *err);
 int clii_migrate_show(struct cli *c, struct err *err);
 int clii_migrate_report(struct cli *c, struct err *err);
 int clii_migrate_command(struct cli *c, struct err *err);
+int clii_group_list(struct cli *c, struct err *err);
+int clii_group_show(struct cli *c, struct err *err);
+int clii_group_create(struct cli *c, struct err *err);
+int clii_group_update(struct cli *c, struct err *err);
+int clii_group_delete(struct cli *c, struct err *err);
+int clii_group_consume(struct cli *c, struct err *err);
+int clii_group_pull(struct cli *c, struct err *err);
+int clii_group_ack(struct cli *c, struct err *err);
+int clii_group_nack(struct cli *c, struct err *err);
+int clii_group_parked(struct cli *c, struct err *err);
+int clii_group_replay(struct cli *c, struct err *err);
+int clii_group_skip(struct cli *c, struct err *err);
 int clii_completion(struct cli *c, struct err *err);
 
 #endif

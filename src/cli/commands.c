@@ -9,6 +9,19 @@
 #define SOURCE_NAMES                                                                               \
     "NAME is a source of the configuration (-c FILE), or MIGRATION.old or MIGRATION.new."
 
+#define SETTINGS                                                                                   \
+    "STREAM is a stream, $all, $ce-CATEGORY or $et-TYPE. Settings, and what they are if not "      \
+    "given:\n"                                                                                     \
+    "  strategy=round-robin|single|pinned|pinned-by-correlation\n"                                 \
+    "  from=end|beginning|N  message_timeout_ms=30000  max_retry_count=10  park_behind=false\n"    \
+    "  resolve_links=false  max_subscriber_count=0  checkpoint_after_ms=2000\n"                    \
+    "  min_checkpoint_count=10  max_checkpoint_count=1000  live_buffer_size=500\n"                 \
+    "  history_buffer_size=500  read_batch_size=20  extra_statistics=false\n"                      \
+    "and for $all filter.prefix, .category, .type, .type_prefix, .stream_regex, .type_regex,\n"    \
+    ".system."
+
+#define WORDS_MAX 1000
+
 const struct cli_command clii_commands[] = {
     {"append", "STREAM", "Append events to a stream",
      "Reads events from stdin, a line of JSON each:\n"
@@ -71,6 +84,32 @@ const struct cli_command clii_commands[] = {
      clii_sink_replay},
     {"sink skip", "NAME [STREAM]", "Give a stream's oldest parked event up", NULL, 1, 2, 0,
      clii_sink_skip},
+    {"group list", "[STREAM]", "List consumer groups", NULL, 0, 1, 0, clii_group_list},
+    {"group show", "STREAM GROUP", "Show a group's state, members and settings", NULL, 2, 2, 0,
+     clii_group_show},
+    {"group create", "STREAM GROUP [SETTING=VALUE …]", "Make a consumer group", SETTINGS, 2, 40, 0,
+     clii_group_create},
+    {"group update", "STREAM GROUP SETTING=VALUE …", "Change a group's settings", SETTINGS, 3, 40,
+     0, clii_group_update},
+    {"group delete", "STREAM GROUP", "Delete a group; its members are ended", NULL, 2, 2, 0,
+     clii_group_delete},
+    {"group consume", "STREAM GROUP", "Write a group's events and acknowledge what was written",
+     "A line of JSON for each event, until interrupted or --limit is reached.", 2, 2,
+     CLI_HAS(OPT_LIMIT), clii_group_consume},
+    {"group pull", "STREAM GROUP [MEMBER]", "Take events as a member, for scripts",
+     "Answers with the member's name: for the next pull, for ack and for nack. A member that\n"
+     "says nothing for a minute is gone, and its events go to others.",
+     2, 3, CLI_HAS(OPT_LIMIT), clii_group_pull},
+    {"group ack", "STREAM GROUP MEMBER POSITION …", "Acknowledge events of a pull", NULL, 4,
+     WORDS_MAX, 0, clii_group_ack},
+    {"group nack", "STREAM GROUP MEMBER park|retry|skip|stop POSITION …",
+     "Say that events of a pull were not done", NULL, 5, WORDS_MAX, 0, clii_group_nack},
+    {"group parked", "STREAM GROUP", "List parked events, a line of JSON each", NULL, 2, 2, 0,
+     clii_group_parked},
+    {"group replay", "STREAM GROUP", "Hand parked events out again", NULL, 2, 2, CLI_HAS(OPT_LIMIT),
+     clii_group_replay},
+    {"group skip", "STREAM GROUP", "Give parked events up, the oldest first", NULL, 2, 2,
+     CLI_HAS(OPT_LIMIT), clii_group_skip},
     {"migrate list", "", "List a server's migrations", NULL, 0, 0, 0, clii_migrate_list},
     {"migrate show", "NAME", "Show a migration's state", NULL, 1, 1, CLI_HAS(OPT_WATCH),
      clii_migrate_show},

@@ -245,6 +245,9 @@ struct group_info {
 
 typedef void group_info_fn(void *arg, const struct group_info *);
 
+/* As a JSON object; `whole` with its members and settings. */
+void group_info_write(const struct group_info *, bool whole, struct json_out *o);
+
 /* Each group, or each of the source where it is not empty. */
 void groups_each(struct groups *, struct slice source, group_info_fn *, void *arg);
 
@@ -254,6 +257,9 @@ int groups_get(struct groups *, struct slice source, struct slice name, group_in
 
 /* One parked event: the link as it is in the parked stream, whose version is its number. */
 typedef int group_parked_fn(void *arg, const struct log_event *link, struct err *err);
+
+/* As a JSON object: number, and what the link's metadata says. */
+void group_parked_write(const struct log_event *link, struct json_out *o);
 
 /* Those with a number from `from` on, at most `limit`; `next`: where to go on, 0: that was all. */
 int groups_parked(struct groups *, struct slice source, struct slice name, uint64_t from,
