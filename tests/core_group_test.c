@@ -790,6 +790,11 @@ test_stall(void **state)
     group_want(m->member, 0);
     fill(h, "s", 1, 9); /* the other one is full after eight */
     fake_wait(m, 4);
+    m->stall_at = fake_got(m) + 1;
+    fill(h, "s", 1, 2);
+    fake_wait(m, m->stall_at);
+    group_want(m->member, 0); /* nothing else happens meanwhile */
+    fake_wait(m, m->stall_at + 1);
     fake_leave(m);
     fake_leave(other);
 }

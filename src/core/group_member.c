@@ -460,12 +460,14 @@ void
 group_want(struct group_member *member, uint32_t count)
 {
     struct member *m = (struct member *)member;
+    bool           more;
 
     lock_take(&m->groups->lock);
+    more = m->stalled || count > 0;
     m->want = count;
     m->stalled = false;
     lock_give(&m->groups->lock);
-    if (count > 0)
+    if (more)
         groupi_wake(m->groups);
 }
 

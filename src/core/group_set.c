@@ -107,13 +107,15 @@ groupi_free(struct group *g)
     free(g);
 }
 
+/* In the order in which they were made. */
 static void
 link_group(struct groups *gs, struct group *g)
 {
     struct group **at = &gs->list;
 
-    while (*at != NULL)
+    while (*at != NULL && (*at)->created < g->created)
         at = &(*at)->next;
+    g->next = *at;
     *at = g;
     gs->count++;
 }
