@@ -137,7 +137,6 @@ struct group {
 
     /* The task's own: the readers. */
     struct log_iter *reader;
-    uint64_t         scan_end; /* positions: where the reader stops for now */
     bool             at_end;
     struct buf       scratch;
 
@@ -172,7 +171,9 @@ struct group {
     uint64_t              next_mark_settled;
     struct log_req        req;
     struct log_write      writes[2];
-    struct log_new_event *events; /* GROUPI_RECORDS_MAX + 1 */
+    struct log_change     change;     /* what of the parked stream is not needed any more */
+    uint64_t              parked_cut; /* the records below that are hidden */
+    struct log_new_event *events;     /* GROUPI_RECORDS_MAX + 1 */
     struct buf            text;
     uint32_t              commit_count; /* of `parking`, from its head */
 };
@@ -206,6 +207,7 @@ struct groups {
     uint64_t              skip_upto;
     struct log_req        req;
     struct log_write      writes[2];
+    struct log_change     changes[2];
     struct log_new_event  events[2];
     struct buf            text, text_2;
 };

@@ -214,6 +214,7 @@ groupi_load(struct group *g, struct err *err)
     lock_take(&g->groups->lock);
     g->next_number = g->read_from = g->mark.next;
     g->touched = 0;
+    g->parked_cut = g->mark.parked_from; /* at most; what is replayed keeps more */
     g->parked_from = g->parked_upto = g->mark.parked_from;
     g->pass = 1;
     g->pass_all = g->pass_failed = false;
@@ -282,6 +283,33 @@ done(struct log_req *req)
     groupi_wake(g->groups);
 }
 
+/* The first record that is still parked. */
+static uint64_t
+first_parked(const struct group *g)
+{
+    for (const struct item *it = g->again.head; it != NULL; it = it->next)
+        if (!it->recording)
+            return it->parked_version;
+    return g->parked_pending_at < g->parked_pending_count ? g->parked_pending[g->parked_pending_at]
+                                                          : g->parked_from;
+}
+
+static void
+cut_parked(struct group *g)
+{
+    uint64_t first = first_parked(g);
+
+    if (first <= g->parked_cut)
+        return;
+    g->parked_cut = first;
+    g->change = (struct log_change){.stream = slice_str(g->parked_stream),
+                                    .expected = LOG_ANY,
+                                    .what = LOG_SET_TRUNCATE,
+                                    .truncate = first};
+    g->req.changes = &g->change;
+    g->req.change_count = 1;
+}
+
 static void
 submit(struct group *g, uint32_t records)
 {
@@ -296,6 +324,7 @@ submit(struct group *g, uint32_t records)
     memset(&g->req, 0, sizeof g->req);
     g->req.writes = g->writes;
     g->req.write_count = records > 0 ? 2 : 1;
+    cut_parked(g);
     g->req.flags = LOG_SYSTEM | (records > 0 ? 0u : LOG_QUIET);
     g->req.done = done;
     g->req.arg = g;
@@ -353,6 +382,7 @@ groupi_committed(struct group *g, struct err *err)
     must(g->committing);
     g->committing = false;
     if (g->req.rc != 0) {
+        g->parked_cut = 0;
         for (struct item *it = g->parking.head; it != NULL; it = it->q_next)
             it->recording = false;
         err_copy(err, &g->req.err);
@@ -363,8 +393,9 @@ groupi_committed(struct group *g, struct err *err)
     }
     g->mark = g->next_mark;
     g->mark_settled = g->next_mark_settled;
-    g->mark_version++;
-    g->parked_version += g->commit_count;
+    g->mark_version = (int64_t)g->writes[0].last_version;
+    if (g->commit_count > 0)
+        g->parked_version = (int64_t)g->writes[1].last_version;
     for (uint32_t i = 0; i < g->commit_count; i++) {
         struct item *it = g->parking.head;
 

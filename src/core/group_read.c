@@ -196,16 +196,15 @@ has_room_locked(struct group *g)
 /* what the last life left */
 
 static int
-open_all(struct group *g, uint64_t from, uint64_t upto, bool everything, struct err *err)
+open_all(struct group *g, uint64_t from, bool everything, struct err *err)
 {
-    struct log_read read = {.from = from, .at = LOG_POS(upto)};
+    struct log_read read = {.from = from};
 
     must(g->reader == NULL);
     read.filter.system = read.filter.quiet = everything;
-    if (!everything && is_source(g, "$ce-")) {
-        read.filter.category = slice_str(g->source + 4);
-    } else if (!everything && is_source(g, "$et-")) {
-        read.filter.type = slice_str(g->source + 4);
+    read.patience = PIECE_BYTES;
+    if (!everything && strcmp(g->source, "$all") != 0) {
+        read.stream = slice_str(g->source); /* $ce-NAME, $et-TYPE */
     } else if (!everything) {
         read.filter.prefix = g->settings.prefix;
         read.filter.category = g->settings.category;
@@ -228,10 +227,10 @@ read_at(struct group *g, uint64_t pos, struct log_event *ev, struct err *err)
         (log_iter_pos(g->reader).v > pos || pos - log_iter_pos(g->reader).v > STRIDE_MAX))
         groupi_read_close(g);
     if (g->reader == NULL)
-        TRY(open_all(g, pos, 0, true, err));
+        TRY(open_all(g, pos, true, err));
     do {
         rc = log_iter_next(g->reader, ev, err);
-    } while (rc == 0 && ev->pos.v < pos);
+    } while (rc == E_MORE || (rc == 0 && ev->pos.v < pos));
     if (rc == E_END || (rc == 0 && ev->pos.v != pos))
         rc = E_NOTFOUND;
 out:
@@ -280,8 +279,7 @@ open_reader(struct group *g, struct err *err)
 
     if (g->by_version)
         return log_iter_open(g->groups->log, &read, &g->reader, err);
-    g->scan_end = g->next_number + PIECE_BYTES;
-    return open_all(g, g->next_number, g->scan_end, false, err);
+    return open_all(g, g->next_number, false, err);
 }
 
 /* Those that groups write themselves: they would feed on one another. */
@@ -304,28 +302,22 @@ set_next(struct group *g, uint64_t number)
 static int
 read_next(struct group *g, struct log_event *ev, bool *got, struct err *err)
 {
-    uint64_t end = log_end(g->groups->log).v;
-    int      rc = 0;
+    int rc = 0;
 
     *got = false;
-    if (g->reader == NULL) {
+    if (g->reader == NULL)
         rc = open_reader(g, err);
-        if (rc == E_NOTFOUND || rc == E_GONE)
-            return E_END;
-        if (rc != 0)
-            return rc;
-    }
-    rc = log_iter_next(g->reader, ev, err);
+    if (rc == 0)
+        rc = log_iter_next(g->reader, ev, err);
     *got = rc == 0;
-    if (rc == E_END && !g->by_version) {
+    if ((rc == E_END || rc == E_MORE) && !g->by_version &&
+        log_iter_pos(g->reader).v > g->next_number)
         set_next(g, log_iter_pos(g->reader).v);
-        if (end > g->scan_end) { /* all of the piece was there when it was asked for */
-            set_next(g, g->scan_end + 1);
-            groupi_read_close(g);
-            rc = 0;
-        }
+    if (rc == E_NOTFOUND || rc == E_GONE) { /* not there yet, or deleted: it may come */
+        groupi_read_close(g);
+        rc = E_END;
     }
-    return rc;
+    return rc == E_MORE ? 0 : rc;
 }
 
 static int

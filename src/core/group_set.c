@@ -11,6 +11,7 @@
 #include "base/must.h"
 #include "core/group_int.h"
 
+#define MARKS_KEPT 2 /* checkpoints that stay readable */
 #define STREAM_BYTES (sizeof "$persistentsubscription-::-checkpoint" - 1)
 
 static const char *const changes[] = {[GROUP_CREATE] = "$group-created",
@@ -221,10 +222,11 @@ check_names(struct slice source, struct slice name, struct err *err)
     TRY(log_name_check(name, true, err));
     if (memmem(name.data, name.len, "::", 2) != NULL)
         FAIL(err, E_INVALID, ERR_DATA, "a group's name has no \"::\" in it");
-    if (!all)
-        TRY(log_name_check(source, true, err));
     if (slice_is(source, "$ce-") || slice_is(source, "$et-"))
         FAIL(err, E_INVALID, ERR_DATA, "the source names no category or type");
+    if (!all && !slice_starts(source, slice_str("$ce-")) &&
+        !slice_starts(source, slice_str("$et-")))
+        TRY(log_name_check(source, true, err));
     if (slice_starts(source, slice_str("$persistentsubscription-")) ||
         slice_is(source, GROUP_CONFIG_STREAM))
         FAIL(err, E_INVALID, ERR_DATA, "a group cannot read what groups write");
@@ -245,6 +247,15 @@ done(struct log_req *req)
 
     atomic_store(&gs->commit_done, true);
     groupi_wake(gs);
+}
+
+static struct log_change
+cut_off(const char *stream)
+{
+    return (struct log_change){.stream = slice_str(stream),
+                               .expected = LOG_ANY,
+                               .what = LOG_SET_TRUNCATE,
+                               .truncate = UINT64_MAX};
 }
 
 /* A change of the configuration; with `first` a group's first checkpoint too. */
@@ -290,6 +301,17 @@ commit(struct groups *gs, const struct group_settings *settings, bool first, str
     memset(&gs->req, 0, sizeof gs->req);
     gs->req.writes = gs->writes;
     gs->req.write_count = first ? 2 : 1;
+    gs->req.changes = gs->changes;
+    if (first)
+        gs->changes[gs->req.change_count++] =
+            (struct log_change){.stream = slice_str(gs->subject->mark_stream),
+                                .expected = LOG_ANY,
+                                .what = LOG_SET_LIMITS,
+                                .max_count = MARKS_KEPT};
+    if (c->verb == GROUP_DELETE) { /* nothing of it is readable; the numbers go on */
+        gs->changes[gs->req.change_count++] = cut_off(gs->subject->mark_stream);
+        gs->changes[gs->req.change_count++] = cut_off(gs->subject->parked_stream);
+    }
     gs->req.flags = LOG_SYSTEM | LOG_QUIET;
     gs->req.done = done;
     gs->req.arg = gs;
@@ -563,7 +585,7 @@ committed(struct groups *gs, struct err *err)
         rc = gs->req.rc;
         goto out;
     }
-    gs->config_version++;
+    gs->config_version = (int64_t)gs->writes[0].last_version;
     lock_take(&gs->lock);
     if (gs->running->verb == GROUP_CREATE) {
         link_group(gs, g);
