@@ -2,10 +2,13 @@
  * Durable appends over many streams, in process. One mode a run:
  *
  *   append limit DIR SECONDS BYTES           groups of 32 by pwrite + fdatasync, nothing else
- *   append blocking DIR SECONDS BYTES N      N threads, one outstanding append each
+ *   append writers DIR SECONDS BYTES N       N writers, one outstanding append each; a writer is
+ *                                            called when its append is durable, and appends again
+ *   append blocking DIR SECONDS BYTES N      the same with a thread for each writer
  *   append async DIR SECONDS BYTES N         N outstanding, one thread that submits
- *   append fill DIR EVENTS BYTES N STREAMS   the same until so many are there, index and all
+ *   append fill DIR EVENTS BYTES N           the same until so many are there, index and all
  *
+ * Over 1,000,000 streams where no other number follows.
  * Prints one line: appends per second, then p50, p99 and the largest in µs,
  * then how many were appended, events per group, MiB of memory without mapped
  * files, and how many seconds of appends the index is behind at the end; fill prints the
@@ -168,7 +171,7 @@ put_name(char *to, uint64_t number)
 }
 
 static void
-fill(struct slot *s)
+fill(struct slot *s, uint64_t now)
 {
     size_t n = put_name(s->name, next_random(&s->random) % streams);
 
@@ -178,7 +181,7 @@ fill(struct slot *s)
         .stream = slice_of(s->name, n), .expected = LOG_ANY, .events = &s->event, .count = 1};
     s->req.writes = &s->write;
     s->req.write_count = 1;
-    s->began = now_us();
+    s->began = now;
 }
 
 static _Atomic uint64_t appended;
@@ -189,12 +192,51 @@ writer(void *arg)
     struct slot *s = arg;
 
     while (!atomic_load(&stop)) {
-        fill(s);
+        fill(s, now_us());
         must(log_append(the_log, &s->req) == 0);
         sample(now_us() - s->began);
         atomic_fetch_add(&appended, 1);
     }
     return NULL;
+}
+
+/* writers that are called */
+
+static uint64_t         writers_until;
+static _Atomic uint32_t writers_left;
+static struct ox_gate   writers_gate;
+
+/* Called by the log. All that a writer keeps is its own slot. */
+static void
+appended_one(struct log_req *req)
+{
+    struct slot *s = req->arg;
+    uint64_t     now = now_us();
+
+    must(req->rc == 0);
+    sample(now - s->began);
+    atomic_fetch_add_explicit(&appended, 1, memory_order_relaxed);
+    if (now < writers_until) {
+        fill(s, now);
+        log_submit(the_log, &s->req);
+    } else if (atomic_fetch_sub(&writers_left, 1) == 1) {
+        env_real()->ops->gate_open(env_real(), &writers_gate);
+    }
+}
+
+static void
+writers(struct slot *slots, uint32_t n, uint64_t seconds)
+{
+    gate_init(&writers_gate);
+    writers_until = now_us() + seconds * 1000000;
+    atomic_store(&writers_left, n);
+    for (uint32_t i = 0; i < n; i++) {
+        slots[i].req.done = appended_one;
+        slots[i].req.arg = &slots[i];
+        fill(&slots[i], now_us());
+        log_submit(the_log, &slots[i].req);
+    }
+    (void)env_real()->ops->gate_wait(env_real(), &writers_gate, UINT64_MAX);
 }
 
 static void
@@ -250,7 +292,7 @@ async(struct slot *slots, uint32_t n, uint64_t seconds)
     for (uint32_t i = 0; i < n; i++) {
         slots[i].req.done = done;
         slots[i].req.arg = &slots[i];
-        fill(&slots[i]);
+        fill(&slots[i], now_us());
         log_submit(the_log, &slots[i].req);
     }
     while (outstanding > 0) {
@@ -268,7 +310,7 @@ async(struct slot *slots, uint32_t n, uint64_t seconds)
 
             sample(now - s->began);
             if (go_on(now, until, outstanding)) {
-                fill(s);
+                fill(s, now);
                 log_submit(the_log, &s->req);
             } else {
                 outstanding--;
@@ -307,6 +349,8 @@ over_log(const char *mode, const char *dir, uint64_t seconds, uint32_t n)
     began = now_us();
     if (strcmp(mode, "blocking") == 0)
         blocking(slots, n, seconds);
+    else if (strcmp(mode, "writers") == 0)
+        writers(slots, n, seconds);
     else
         async(slots, n, seconds);
     us = now_us() - began;
@@ -329,8 +373,9 @@ main(int argc, char **argv)
 
     (void)mallopt(M_MMAP_THRESHOLD, 1 << 20); /* as `oxbow serve` does */
     if (argc < 5 || n == 0 || n > WRITERS_MAX) {
-        (void)fprintf(stderr, "usage: append limit|blocking|async DIR SECONDS BYTES [N]\n"
-                              "       append fill DIR EVENTS BYTES N STREAMS\n");
+        (void)fprintf(stderr,
+                      "usage: append limit|writers|blocking|async DIR SECONDS BYTES [N [STREAMS]]\n"
+                      "       append fill DIR EVENTS BYTES N [STREAMS]\n");
         return 2;
     }
     samples = malloc(SAMPLES * sizeof *samples);
@@ -342,11 +387,13 @@ main(int argc, char **argv)
     seconds = strtoull(argv[3], NULL, 10);
     event_bytes = strtoul(argv[4], NULL, 10);
     must(event_bytes > 0 && event_bytes <= 16384);
-    if (strcmp(argv[1], "fill") == 0 && argc == 7) {
-        wanted = seconds;
-        seconds = UINT32_MAX;
+    if (argc == 7) {
         streams = (uint32_t)strtoul(argv[6], NULL, 10);
         must(streams > 0);
+    }
+    if (strcmp(argv[1], "fill") == 0) {
+        wanted = seconds;
+        seconds = UINT32_MAX;
     }
     if (strcmp(argv[1], "limit") == 0)
         limit(argv[2], seconds, event_bytes);

@@ -1,5 +1,7 @@
 #include "log/mem.h"
 
+#include <assert.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -11,6 +13,7 @@
 #define CHUNK_BITS 14u
 #define CHUNK (1u << CHUNK_BITS)
 #define CHUNKS_MAX 4096u
+#define KEEP_ENTRIES 400000u /* the memory of a larger generation is given back */
 
 struct entry {
     uint64_t version, pos;
@@ -26,12 +29,13 @@ struct state {
 
 /* Per stream. */
 struct slot {
-    uint64_t id;          /* UINT64_MAX: free */
+    uint64_t id;
     uint32_t last, state; /* its newest entry and state; NONE */
 };
 
+/* Of a stream that began in this generation. */
 struct name {
-    uint64_t hash, id, pos;
+    uint32_t hash, slot; /* a part of the hash; which slot is the stream's */
     uint32_t off, len;
 };
 
@@ -40,6 +44,11 @@ struct kind {
     uint32_t off, category_len, type_len;
 };
 
+/*
+ * Slots and names stand one after the other, with a table of hash to index + 1
+ * beside each: a generation can be emptied and used again without a touch of what it does not
+ * need, and pages that are there already cost nothing.
+ */
 struct gen {
     struct entry *chunks[CHUNKS_MAX];
     uint32_t      count;
@@ -47,24 +56,46 @@ struct gen {
     uint32_t      state_count, state_room;
     uint64_t      last_pos; /* of the last entry or state */
     struct slot  *slots;
+    uint32_t     *slot_table;
     uint32_t      slot_room, slot_count;
-    struct name  *names; /* open addressing; len 0: free */
+    struct name  *names;
+    uint32_t     *name_table;
     uint32_t      name_room, name_count;
     struct kind  *kinds;
     uint32_t      kind_room, kind_count;
     uint32_t     *kind_table; /* index + 1 */
+    uint32_t      kind_last;  /* the last event's */
     struct buf    text;
-    uint64_t      bytes;
-    /* of mem_batch */
+};
+
+/* What is sorted: an id, and where in its array it stands. */
+struct key {
+    uint64_t id;
+    uint32_t at;
+};
+
+/* Memory of a transaction, kept for the next one. */
+struct scratch {
     struct index_update *updates;
     struct index_event  *events;
     uint64_t            *positions;
+    struct key          *keys;             /* only before the events: the same memory */
+    uint32_t             streams, entries; /* room for so many */
 };
 
 struct mem {
-    struct ox_lock lock;
-    struct gen    *active, *frozen;
+    struct ox_lock   lock;
+    struct gen      *active, *frozen, *spare;
+    struct scratch   scratch; /* the indexer's */
+    _Atomic uint64_t bytes;   /* of active and frozen */
 };
+
+/* Of the table beside `room` elements, a power of 2: at most half full. */
+static size_t
+table_room(uint32_t room)
+{
+    return (size_t)room * 2;
+}
 
 static struct entry *
 entry_at(const struct gen *g, uint32_t i)
@@ -81,14 +112,48 @@ gen_free(struct gen *g)
         free(g->chunks[i]);
     free(g->states);
     free(g->slots);
+    free(g->slot_table);
     free(g->names);
+    free(g->name_table);
     free(g->kinds);
     free(g->kind_table);
-    free(g->updates);
-    free(g->events);
-    free(g->positions);
     buf_fini(&g->text);
     free(g);
+}
+
+/* Of what is in use: what is only kept for later is no reason to write the index. */
+static uint64_t
+gen_bytes(const struct gen *g)
+{
+    if (g == NULL)
+        return 0;
+    return sizeof *g + ((g->count >> CHUNK_BITS) + UINT64_C(1)) * CHUNK * sizeof(struct entry) +
+           g->state_room * sizeof *g->states +
+           g->slot_count * (sizeof *g->slots + 2 * sizeof *g->slot_table) +
+           g->name_count * (sizeof *g->names + 2 * sizeof *g->name_table) +
+           g->kind_room * (sizeof *g->kinds + 2 * sizeof *g->kind_table) + g->text.len;
+}
+
+/* Empty, as a new one. */
+static void
+gen_clear(struct gen *g)
+{
+    if (g->slot_count > 0)
+        memset(g->slot_table, 0, table_room(g->slot_room) * sizeof *g->slot_table);
+    if (g->name_count < g->name_room / 4) {
+        /* Where streams are many but few are new, the names of the beginning are dead weight. */
+        free(g->names);
+        free(g->name_table);
+        g->names = NULL;
+        g->name_table = NULL;
+        g->name_room = 0;
+    } else if (g->name_count > 0) {
+        memset(g->name_table, 0, table_room(g->name_room) * sizeof *g->name_table);
+    }
+    if (g->kind_count > 0)
+        memset(g->kind_table, 0, table_room(g->kind_room) * sizeof *g->kind_table);
+    g->count = g->state_count = g->slot_count = g->name_count = g->kind_count = 0;
+    buf_clear(&g->text);
 }
 
 static uint64_t
@@ -98,100 +163,128 @@ mix(uint64_t v)
     return v ^ (v >> 29);
 }
 
+/* Where the id stands in the table, or the free place for it. */
+static uint32_t
+slot_place(const struct gen *g, uint64_t id)
+{
+    uint32_t mask = (uint32_t)table_room(g->slot_room) - 1, i = (uint32_t)mix(id) & mask;
+
+    while (g->slot_table[i] != 0 && g->slots[g->slot_table[i] - 1].id != id)
+        i = (i + 1) & mask;
+    return i;
+}
+
+/* NULL: nothing of the stream is in here. */
 static struct slot *
 slot_find(const struct gen *g, uint64_t id)
 {
-    if (g->slot_room == 0)
-        return NULL;
-    for (uint32_t i = (uint32_t)mix(id) & (g->slot_room - 1);; i = (i + 1) & (g->slot_room - 1)) {
-        struct slot *s = &g->slots[i];
-        if (s->id == UINT64_MAX || s->id == id)
-            return s;
-    }
+    uint32_t n = g->slot_room == 0 ? 0 : g->slot_table[slot_place(g, id)];
+
+    return n == 0 ? NULL : &g->slots[n - 1];
 }
 
 static int
 slots_grow(struct gen *g, struct err *err)
 {
-    struct slot *old = g->slots;
-    uint32_t     old_room = g->slot_room, room = old_room == 0 ? 1024 : old_room * 2;
+    uint32_t     room = g->slot_room == 0 ? 1024 : g->slot_room * 2;
+    struct slot *slots = realloc(g->slots, room * sizeof *slots);
+    uint32_t    *table = calloc(table_room(room), sizeof *table);
 
-    g->slots = malloc(room * sizeof *g->slots);
-    if (g->slots == NULL) {
-        g->slots = old;
+    if (slots != NULL)
+        g->slots = slots;
+    if (slots == NULL || table == NULL) {
+        free(table);
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
     }
-    for (uint32_t i = 0; i < room; i++)
-        g->slots[i].id = UINT64_MAX;
+    free(g->slot_table);
+    g->slot_table = table;
     g->slot_room = room;
-    for (uint32_t i = 0; i < old_room; i++)
-        if (old[i].id != UINT64_MAX)
-            *slot_find(g, old[i].id) = old[i];
-    free(old);
-    g->bytes += (uint64_t)(room - old_room) * sizeof *g->slots;
+    for (uint32_t i = 0; i < g->slot_count; i++)
+        table[slot_place(g, slots[i].id)] = i + 1;
     return 0;
 }
 
-static struct name *
-name_find(const struct gen *g, struct slice name, uint64_t hash)
+/* The stream's slot; a new one has no entry and no state. */
+static int
+slot_get(struct gen *g, uint64_t id, struct slot **out, struct err *err)
 {
-    if (g->name_room == 0)
-        return NULL;
-    for (uint32_t i = (uint32_t)hash & (g->name_room - 1);; i = (i + 1) & (g->name_room - 1)) {
-        struct name *n = &g->names[i];
-        if (n->len == 0)
-            return n;
-        if (n->hash == hash && n->len == name.len &&
-            memcmp(g->text.data + n->off, name.data, name.len) == 0)
-            return n;
+    uint32_t i;
+    int      rc = 0;
+
+    if (g->slot_count == g->slot_room)
+        TRY(slots_grow(g, err));
+    i = slot_place(g, id);
+    if (g->slot_table[i] == 0) {
+        g->slots[g->slot_count] = (struct slot){id, NONE, NONE};
+        g->slot_table[i] = ++g->slot_count;
     }
+    *out = &g->slots[g->slot_table[i] - 1];
+out:
+    return rc;
+}
+
+static uint32_t
+name_place(const struct gen *g, struct slice name, uint32_t hash)
+{
+    uint32_t mask = (uint32_t)table_room(g->name_room) - 1, i;
+
+    for (i = hash & mask; g->name_table[i] != 0; i = (i + 1) & mask) {
+        const struct name *n = &g->names[g->name_table[i] - 1];
+        if (n->hash == hash && slice_eq(slice_of(g->text.data + n->off, n->len), name))
+            break;
+    }
+    return i;
 }
 
 static int
 names_grow(struct gen *g, struct err *err)
 {
-    struct name *old = g->names;
-    uint32_t     old_room = g->name_room, room = old_room == 0 ? 256 : old_room * 2;
+    uint32_t     room = g->name_room == 0 ? 256 : g->name_room * 2;
+    struct name *names = realloc(g->names, room * sizeof *names);
+    uint32_t    *table = calloc(table_room(room), sizeof *table);
+    uint32_t     mask = (uint32_t)table_room(room) - 1;
 
-    g->names = calloc(room, sizeof *g->names);
-    if (g->names == NULL) {
-        g->names = old;
+    if (names != NULL)
+        g->names = names;
+    if (names == NULL || table == NULL) {
+        free(table);
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
     }
-    g->name_room = room;
-    for (uint32_t i = 0; i < old_room; i++) {
-        if (old[i].len == 0)
-            continue;
-        for (uint32_t k = (uint32_t)old[i].hash & (room - 1);; k = (k + 1) & (room - 1)) {
-            if (g->names[k].len == 0) {
-                g->names[k] = old[i];
-                break;
-            }
-        }
+    for (uint32_t i = 0; i < g->name_count; i++) {
+        uint32_t k = names[i].hash & mask;
+        while (table[k] != 0)
+            k = (k + 1) & mask;
+        table[k] = i + 1;
     }
-    free(old);
-    g->bytes += (uint64_t)(room - old_room) * sizeof *g->names;
+    free(g->name_table);
+    g->name_table = table;
+    g->name_room = room;
     return 0;
 }
 
-static int
-name_add(struct gen *g, struct slice name, uint64_t id, uint64_t pos, struct err *err)
+static uint32_t
+hash_of(struct slice name)
 {
-    uint64_t     hash = XXH3_64bits(name.data, name.len);
-    struct name *n;
-    int          rc;
+    return (uint32_t)XXH3_64bits(name.data, name.len);
+}
 
-    if (g->name_count * 4 >= g->name_room * 3)
+static int
+name_add(struct gen *g, struct slice name, const struct slot *slot, struct err *err)
+{
+    uint32_t hash = hash_of(name);
+    uint32_t i;
+    int      rc = 0;
+
+    if (g->name_count == g->name_room)
         TRY(names_grow(g, err));
-    n = name_find(g, name, hash);
-    must(n->len == 0);
+    i = name_place(g, name, hash);
+    must(g->name_table[i] == 0);
     if (!buf_reserve(&g->text, name.len))
         FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
-    *n = (struct name){hash, id, pos, (uint32_t)g->text.len, (uint32_t)name.len};
+    g->names[g->name_count] = (struct name){hash, (uint32_t)(slot - g->slots),
+                                            (uint32_t)g->text.len, (uint32_t)name.len};
     buf_add_slice(&g->text, name);
-    g->name_count++;
-    g->bytes += name.len;
-    rc = 0;
+    g->name_table[i] = ++g->name_count;
 out:
     return rc;
 }
@@ -211,7 +304,7 @@ kinds_grow(struct gen *g, struct err *err)
 {
     uint32_t     room = g->kind_room == 0 ? 64 : g->kind_room * 2;
     struct kind *kinds = realloc(g->kinds, room * sizeof *kinds);
-    uint32_t    *table = calloc((size_t)room * 2, sizeof *table);
+    uint32_t    *table = calloc(table_room(room), sizeof *table);
 
     if (kinds != NULL)
         g->kinds = kinds;
@@ -227,29 +320,41 @@ kinds_grow(struct gen *g, struct err *err)
     }
     free(g->kind_table);
     g->kind_table = table;
-    g->bytes += (uint64_t)(room - g->kind_room) * (sizeof *kinds + 2 * sizeof *table);
     g->kind_room = room;
     return 0;
+}
+
+static bool
+kind_is(const struct gen *g, uint32_t number, struct slice category, struct slice type)
+{
+    const struct kind *k = &g->kinds[number];
+    const uint8_t     *text = g->text.data + k->off;
+
+    return slice_eq(slice_of(text, k->category_len), category) &&
+           slice_eq(slice_of(text + k->category_len, k->type_len), type);
 }
 
 /* The number of this pair of category and type in the generation. */
 static int
 kind_of(struct gen *g, struct slice category, struct slice type, uint32_t *out, struct err *err)
 {
-    uint64_t hash = XXH3_64bits(type.data, type.len) ^
-                    mix(category.len == 0 ? 0 : XXH3_64bits(category.data, category.len));
+    uint64_t hash;
     uint32_t mask, i;
     int      rc = 0;
 
+    /* Neighbouring events are mostly of one kind. */
+    *out = g->kind_last;
+    if (g->kind_last < g->kind_count && kind_is(g, g->kind_last, category, type))
+        return 0;
+    hash = XXH3_64bits(type.data, type.len) ^
+           mix(category.len == 0 ? 0 : XXH3_64bits(category.data, category.len));
     if (g->kind_count >= g->kind_room)
         TRY(kinds_grow(g, err));
     mask = g->kind_room * 2 - 1;
     for (i = (uint32_t)hash & mask; g->kind_table[i] != 0; i = (i + 1) & mask) {
-        const struct kind *k = &g->kinds[g->kind_table[i] - 1];
-        const uint8_t     *text = g->text.data + k->off;
-        if (k->hash == hash && slice_eq(slice_of(text, k->category_len), category) &&
-            slice_eq(slice_of(text + k->category_len, k->type_len), type)) {
-            *out = g->kind_table[i] - 1;
+        uint32_t n = g->kind_table[i] - 1;
+        if (g->kinds[n].hash == hash && kind_is(g, n, category, type)) {
+            *out = g->kind_last = n;
             return 0;
         }
     }
@@ -259,11 +364,19 @@ kind_of(struct gen *g, struct slice category, struct slice type, uint32_t *out, 
         (struct kind){hash, (uint32_t)g->text.len, (uint32_t)category.len, (uint32_t)type.len};
     buf_add_slice(&g->text, category);
     buf_add_slice(&g->text, type);
-    *out = g->kind_count;
+    *out = g->kind_last = g->kind_count;
     g->kind_table[i] = ++g->kind_count;
-    g->bytes += category.len + type.len;
 out:
     return rc;
+}
+
+static void
+scratch_fini(struct scratch *s)
+{
+    free(s->updates);
+    free(s->events);
+    free(s->positions);
+    *s = (struct scratch){.streams = 0};
 }
 
 int
@@ -285,6 +398,8 @@ logi_mem_free(struct mem *m)
         return;
     gen_free(m->active);
     gen_free(m->frozen);
+    gen_free(m->spare);
+    scratch_fini(&m->scratch);
     lock_fini(&m->lock);
     free(m);
 }
@@ -295,10 +410,11 @@ active_ready(struct mem *m, struct err *err)
     struct gen *g = m->active;
 
     if (g == NULL) {
-        g = m->active = calloc(1, sizeof *g);
+        g = m->spare != NULL ? m->spare : calloc(1, sizeof *g);
+        m->spare = NULL;
+        m->active = g;
         if (g == NULL)
             RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
-        g->bytes = sizeof *g;
     }
     if (g->count >> CHUNK_BITS >= CHUNKS_MAX)
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "too much is not indexed");
@@ -306,49 +422,33 @@ active_ready(struct mem *m, struct err *err)
         g->chunks[g->count >> CHUNK_BITS] = malloc(CHUNK * sizeof(struct entry));
         if (g->chunks[g->count >> CHUNK_BITS] == NULL)
             RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
-        g->bytes += CHUNK * sizeof(struct entry);
     }
-    if (g->slot_count * 4 >= g->slot_room * 3)
-        return slots_grow(g, err);
     return 0;
-}
-
-/* The stream's slot, made where there is none yet. */
-static struct slot *
-slot_of(struct gen *g, uint64_t id)
-{
-    struct slot *slot = slot_find(g, id);
-
-    must(id != UINT64_MAX);
-    if (slot->id == UINT64_MAX) {
-        *slot = (struct slot){id, NONE, NONE};
-        g->slot_count++;
-    }
-    return slot;
 }
 
 int
 logi_mem_add(struct mem *m, const struct mem_event *e, struct err *err)
 {
-    struct gen   *g;
-    struct slot  *slot;
-    struct entry *entry;
-    uint32_t      kind;
-    int           rc;
+    struct gen  *g;
+    struct slot *slot;
+    uint64_t     before;
+    uint32_t     kind;
+    int          rc;
 
     lock_take(&m->lock);
+    before = gen_bytes(m->active);
     TRY(active_ready(m, err));
     g = m->active;
     TRY(kind_of(g, category_of(e->stream), e->type, &kind, err));
+    TRY(slot_get(g, e->id, &slot, err));
     if (e->is_new)
-        TRY(name_add(g, e->stream, e->id, e->pos, err));
-    slot = slot_of(g, e->id);
-    entry = entry_at(g, g->count);
-    *entry = (struct entry){e->version, e->pos, slot->last, kind};
+        TRY(name_add(g, e->stream, slot, err));
     must(slot->last == NONE || entry_at(g, slot->last)->version + 1 == e->version);
+    *entry_at(g, g->count) = (struct entry){e->version, e->pos, slot->last, kind};
     slot->last = g->count++;
     g->last_pos = e->pos;
 out:
+    atomic_fetch_add_explicit(&m->bytes, gen_bytes(m->active) - before, memory_order_relaxed);
     lock_give(&m->lock);
     return rc;
 }
@@ -362,7 +462,6 @@ states_grow(struct gen *g, struct err *err)
     if (states == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
     g->states = states;
-    g->bytes += (uint64_t)(room - g->state_room) * sizeof *states;
     g->state_room = room;
     return 0;
 }
@@ -372,49 +471,25 @@ logi_mem_add_state(struct mem *m, const struct mem_state *st, struct err *err)
 {
     struct gen  *g;
     struct slot *slot;
+    uint64_t     before;
     int          rc;
 
     lock_take(&m->lock);
+    before = gen_bytes(m->active);
     TRY(active_ready(m, err));
     g = m->active;
     if (g->state_count == g->state_room)
         TRY(states_grow(g, err));
+    TRY(slot_get(g, st->id, &slot, err));
     if (st->is_new)
-        TRY(name_add(g, st->stream, st->id, st->pos, err));
-    slot = slot_of(g, st->id);
+        TRY(name_add(g, st->stream, slot, err));
     g->states[g->state_count] = (struct state){st->pos, st->head, slot->state};
     slot->state = g->state_count++;
     g->last_pos = st->pos;
 out:
+    atomic_fetch_add_explicit(&m->bytes, gen_bytes(m->active) - before, memory_order_relaxed);
     lock_give(&m->lock);
     return rc;
-}
-
-static bool
-gen_find(const struct gen *g, struct slice name, uint64_t hash, uint64_t bound, uint64_t *id)
-{
-    const struct name *n;
-
-    if (g == NULL)
-        return false;
-    n = name_find(g, name, hash);
-    if (n == NULL || n->len == 0 || n->pos >= bound)
-        return false;
-    *id = n->id;
-    return true;
-}
-
-bool
-logi_mem_find(struct mem *m, struct slice name, uint64_t bound, uint64_t *id)
-{
-    uint64_t hash = XXH3_64bits(name.data, name.len);
-    bool     found;
-
-    lock_take(&m->lock);
-    found =
-        gen_find(m->active, name, hash, bound, id) || gen_find(m->frozen, name, hash, bound, id);
-    lock_give(&m->lock);
-    return found;
 }
 
 /* The newest entry below bound; NONE. */
@@ -427,7 +502,7 @@ newest(const struct gen *g, uint64_t id, uint64_t bound)
     if (g == NULL)
         return NONE;
     slot = slot_find(g, id);
-    if (slot == NULL || slot->id == UINT64_MAX)
+    if (slot == NULL)
         return NONE;
     for (i = slot->last; i != NONE && entry_at(g, i)->pos >= bound; i = entry_at(g, i)->prev)
         ;
@@ -444,6 +519,36 @@ newest_state(const struct gen *g, const struct slot *slot, uint64_t bound)
     return NULL;
 }
 
+/* Its first record is the stream's first: all of it is in here. */
+static bool
+gen_find(const struct gen *g, struct slice name, uint32_t hash, uint64_t bound, uint64_t *id)
+{
+    const struct slot *slot;
+    uint32_t           n;
+
+    if (g == NULL || g->name_count == 0)
+        return false;
+    n = g->name_table[name_place(g, name, hash)];
+    if (n == 0)
+        return false;
+    slot = &g->slots[g->names[n - 1].slot];
+    *id = slot->id;
+    return newest(g, slot->id, bound) != NONE || newest_state(g, slot, bound) != NULL;
+}
+
+bool
+logi_mem_find(struct mem *m, struct slice name, uint64_t bound, uint64_t *id)
+{
+    uint32_t hash = hash_of(name);
+    bool     found;
+
+    lock_take(&m->lock);
+    found =
+        gen_find(m->active, name, hash, bound, id) || gen_find(m->frozen, name, hash, bound, id);
+    lock_give(&m->lock);
+    return found;
+}
+
 /* What this generation adds to what is `known` from a newer one. */
 static unsigned
 gen_head(const struct gen *g, uint64_t id, uint64_t bound, unsigned known, struct index_head *head)
@@ -452,7 +557,7 @@ gen_head(const struct gen *g, uint64_t id, uint64_t bound, unsigned known, struc
     const struct state *st;
     uint32_t            i;
 
-    if (slot == NULL || slot->id == UINT64_MAX)
+    if (slot == NULL)
         return known;
     i = newest(g, id, bound);
     if (i != NONE && ((known & MEM_NEXT) == 0 || (known & MEM_EMPTY) != 0)) {
@@ -532,12 +637,7 @@ logi_mem_positions(struct mem *m, uint64_t id, uint64_t from, bool backwards, ui
 uint64_t
 logi_mem_bytes(struct mem *m)
 {
-    uint64_t n;
-
-    lock_take(&m->lock);
-    n = (m->active == NULL ? 0 : m->active->bytes) + (m->frozen == NULL ? 0 : m->frozen->bytes);
-    lock_give(&m->lock);
-    return n;
+    return atomic_load_explicit(&m->bytes, memory_order_relaxed);
 }
 
 uint32_t
@@ -581,12 +681,6 @@ logi_mem_freeze(struct mem *m, uint64_t *last_pos)
 
 /* the frozen generation as a transaction: it does not change any more */
 
-/* What is sorted: an id, and where in its table it stands. */
-struct key {
-    uint64_t id;
-    uint32_t at;
-};
-
 #define DIGIT_BITS 11u
 #define DIGITS (1u << DIGIT_BITS)
 
@@ -620,6 +714,8 @@ sort_keys(struct key *room, uint32_t n, uint64_t most)
     return from;
 }
 
+static_assert(2 * sizeof(struct key) <= sizeof(struct index_event), "keys share the events' room");
+
 static struct slice
 text_at(const struct gen *g, uint32_t off, uint32_t len)
 {
@@ -628,7 +724,7 @@ text_at(const struct gen *g, uint32_t off, uint32_t len)
 
 /* False: nothing of the stream is below the bound. */
 static bool
-fill_update(struct gen *g, const struct slot *s, uint64_t bound, uint64_t *positions,
+fill_update(const struct gen *g, const struct slot *s, uint64_t bound, uint64_t *positions,
             struct index_update *u)
 {
     const struct state *st = newest_state(g, s, bound);
@@ -653,58 +749,54 @@ fill_update(struct gen *g, const struct slot *s, uint64_t bound, uint64_t *posit
 
 /* To the updates of new streams their names: both by id. */
 static void
-give_names(struct gen *g, struct index_batch *out, struct key *room)
+give_names(const struct gen *g, struct index_batch *out, struct scratch *s)
 {
     struct key *sorted;
     uint64_t    most = 0;
     uint32_t    n = 0, u = 0;
 
-    for (uint32_t i = 0; i < g->name_room; i++) {
-        if (g->names[i].len == 0)
-            continue;
-        room[n++] = (struct key){g->names[i].id, i};
-        if (g->names[i].id > most)
-            most = g->names[i].id;
+    for (; n < g->name_count; n++) {
+        uint64_t id = g->slots[g->names[n].slot].id;
+        s->keys[n] = (struct key){id, n};
+        if (id > most)
+            most = id;
     }
-    sorted = sort_keys(room, n, most);
+    sorted = sort_keys(s->keys, n, most);
     for (uint32_t i = 0; i < n; i++) {
         const struct name *name = &g->names[sorted[i].at];
-        while (u < out->update_count && out->updates[u].id < name->id)
+        while (u < out->update_count && out->updates[u].id < sorted[i].id)
             u++;
-        if (u < out->update_count && out->updates[u].id == name->id)
-            g->updates[u].name = text_at(g, name->off, name->len);
+        if (u < out->update_count && out->updates[u].id == sorted[i].id)
+            s->updates[u].name = text_at(g, name->off, name->len);
     }
 }
 
 /* The streams of the generation, each with its positions below the bound. */
 static void
-fill_updates(struct gen *g, uint64_t bound, struct index_batch *out, struct key *room)
+fill_updates(const struct gen *g, uint64_t bound, struct index_batch *out, struct scratch *s)
 {
     struct key *sorted;
     uint64_t    most = 0;
     uint32_t    n = 0, updates = 0, used = 0;
 
-    for (uint32_t i = 0; i < g->slot_room; i++) {
-        if (g->slots[i].id == UINT64_MAX)
-            continue;
-        room[n++] = (struct key){g->slots[i].id, i};
-        if (g->slots[i].id > most)
-            most = g->slots[i].id;
+    for (; n < g->slot_count; n++) {
+        s->keys[n] = (struct key){g->slots[n].id, n};
+        if (g->slots[n].id > most)
+            most = g->slots[n].id;
     }
-    must(n == g->slot_count);
-    sorted = sort_keys(room, n, most);
+    sorted = sort_keys(s->keys, n, most);
     for (uint32_t i = 0; i < n; i++) {
-        if (!fill_update(g, &g->slots[sorted[i].at], bound, g->positions + used,
-                         &g->updates[updates]))
+        if (!fill_update(g, &g->slots[sorted[i].at], bound, s->positions + used,
+                         &s->updates[updates]))
             continue;
-        used += g->updates[updates++].count;
+        used += s->updates[updates++].count;
     }
-    out->updates = g->updates;
+    out->updates = s->updates;
     out->update_count = updates;
 }
 
 static void
-fill_events(struct gen *g, uint64_t bound, struct index_batch *out)
+fill_events(const struct gen *g, uint64_t bound, struct index_batch *out, struct scratch *s)
 {
     uint32_t n = 0;
 
@@ -714,41 +806,51 @@ fill_events(struct gen *g, uint64_t bound, struct index_batch *out)
 
         if (e->pos >= bound)
             break;
-        g->events[n].pos = e->pos;
-        g->events[n].category = text_at(g, k->off, k->category_len);
-        g->events[n].type = text_at(g, k->off + k->category_len, k->type_len);
+        s->events[n].pos = e->pos;
+        s->events[n].category = text_at(g, k->off, k->category_len);
+        s->events[n].type = text_at(g, k->off + k->category_len, k->type_len);
         n++;
     }
-    out->events = g->events;
+    out->events = s->events;
     out->event_count = n;
+}
+
+/* Room for a transaction of so many; what was in it is gone. */
+static int
+scratch_room(struct scratch *s, uint32_t streams, uint32_t entries, struct err *err)
+{
+    if (streams <= s->streams && entries <= s->entries)
+        return 0;
+    scratch_fini(s);
+    s->updates = malloc(streams * sizeof *s->updates);
+    s->events = malloc(entries * sizeof *s->events);
+    s->positions = malloc(entries * sizeof *s->positions);
+    if (s->updates == NULL || s->events == NULL || s->positions == NULL) {
+        scratch_fini(s);
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for the index's transaction");
+    }
+    s->keys = (struct key *)(void *)s->events;
+    s->streams = streams;
+    s->entries = entries;
+    return 0;
 }
 
 int
 logi_mem_batch(struct mem *m, uint64_t bound, struct index_batch *out, struct err *err)
 {
-    struct gen *g;
-    struct key *room = NULL;
-    int         rc = 0;
+    const struct gen *g;
+    int               rc;
 
     lock_take(&m->lock);
     g = m->frozen;
     lock_give(&m->lock);
-    must(g != NULL);
-    must(g->name_count <= g->slot_count);
-    free(g->updates);
-    free(g->events);
-    free(g->positions);
-    g->updates = calloc(g->slot_count + 1, sizeof *g->updates);
-    g->events = malloc((g->count + 1) * sizeof *g->events);
-    g->positions = malloc((g->count + 1) * sizeof *g->positions);
-    room = malloc((g->slot_count + 1) * 2 * sizeof *room);
-    if (g->updates == NULL || g->events == NULL || g->positions == NULL || room == NULL)
-        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for the index's transaction");
-    fill_updates(g, bound, out, room);
-    give_names(g, out, room);
-    fill_events(g, bound, out);
+    must(g != NULL && g->name_count <= g->slot_count);
+    must(g->slot_count <= g->count + g->state_count);
+    TRY(scratch_room(&m->scratch, g->slot_count, g->count + g->state_count, err));
+    fill_updates(g, bound, out, &m->scratch);
+    give_names(g, out, &m->scratch);
+    fill_events(g, bound, out, &m->scratch);
 out:
-    free(room);
     return rc;
 }
 
@@ -761,5 +863,19 @@ logi_mem_drop(struct mem *m)
     g = m->frozen;
     m->frozen = NULL;
     lock_give(&m->lock);
+    if (g == NULL)
+        return;
+    atomic_fetch_sub_explicit(&m->bytes, gen_bytes(g), memory_order_relaxed);
+    if (m->scratch.entries > KEEP_ENTRIES)
+        scratch_fini(&m->scratch);
+    if (g->count + g->state_count <= KEEP_ENTRIES) {
+        gen_clear(g);
+        lock_take(&m->lock);
+        if (m->spare == NULL) {
+            m->spare = g;
+            g = NULL;
+        }
+        lock_give(&m->lock);
+    }
     gen_free(g);
 }
