@@ -328,6 +328,7 @@ reset(struct log_req *req)
     req->own_count = 0;
     req->next = NULL;
     req->bytes = 0;
+    req->fp[0] = req->fp[1] = 0;
     req->wake[0] = req->wake[1] = NULL;
     req->subjects = 0;
     req->sealed = NULL;
@@ -355,6 +356,8 @@ log_submit(struct log *log, struct log_req *req)
         return;
     }
     req->bytes = bytes;
+    if (req->write_count > 0)
+        logi_heads_fp(log->heads, req->writes[0].stream, req->fp);
     atomic_fetch_add(&log->queue_bytes, bytes);
     top = atomic_load_explicit(&log->incoming, memory_order_relaxed);
     do

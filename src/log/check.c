@@ -6,30 +6,46 @@
 
 #include "log/log_int.h"
 
-int
-logi_resolve(struct log *log, struct slice name, struct target *t, struct err *err)
+/* With t->fp set already. */
+static int
+resolve(struct log *log, struct slice name, struct target *t, struct err *err)
 {
-    struct head      *h = logi_heads_get(log->heads, name);
+    struct head      *h = logi_heads_get(log->heads, t->fp);
     struct index_head head;
     uint64_t          id;
     int               rc;
 
+    if (h == NULL && logi_heads_know(log->heads, t->fp)) {
+        *t = (struct target){.fp = {t->fp[0], t->fp[1]}, .is_new = true};
+        return 0;
+    }
     if (h == NULL) {
         rc = logi_find(log, name, UINT64_MAX, &id, &head, err);
         if (rc == E_NOTFOUND) {
-            *t = (struct target){.is_new = true};
+            *t = (struct target){.fp = {t->fp[0], t->fp[1]}, .is_new = true};
             return 0;
         }
         if (rc != 0)
             return rc;
-        h = logi_heads_put(log->heads, name);
+        h = logi_heads_put(log->heads, t->fp);
         h->id = id;
         h->next = head.next;
         h->truncate = head.truncate;
         h->flags = head.flags;
     }
-    *t = (struct target){.id = h->id, .next = h->next, .truncate = h->truncate, .flags = h->flags};
+    *t = (struct target){.fp = {h->fp[0], h->fp[1]},
+                         .id = h->id,
+                         .next = h->next,
+                         .truncate = h->truncate,
+                         .flags = h->flags};
     return 0;
+}
+
+int
+logi_resolve(struct log *log, struct slice name, struct target *t, struct err *err)
+{
+    logi_heads_fp(log->heads, name, t->fp);
+    return resolve(log, name, t, err);
 }
 
 int
@@ -276,7 +292,11 @@ check_write(struct log *log, struct log_req *req, uint32_t i)
     enum same         same = SAME_NONE;
     bool              ok;
 
-    req->rc = logi_resolve(log, w->stream, t, &req->err);
+    if (i == 0)
+        memcpy(t->fp, req->fp, sizeof t->fp);
+    else
+        logi_heads_fp(log->heads, w->stream, t->fp);
+    req->rc = resolve(log, w->stream, t, &req->err);
     if (req->rc != 0)
         return CHECK_ANSWER;
     ok = holds(w->expected, t);

@@ -327,12 +327,12 @@ out:
 }
 
 static void
-note_head(struct log *log, struct slice stream, const struct target *t)
+note_head(struct log *log, const struct target *t)
 {
-    struct head *h = logi_heads_get(log->heads, stream);
+    struct head *h = logi_heads_get(log->heads, t->fp);
 
     if (h == NULL)
-        h = logi_heads_put(log->heads, stream);
+        h = logi_heads_put(log->heads, t->fp);
     h->id = t->id;
     h->next = t->next + t->done;
     h->truncate = t->truncate;
@@ -393,7 +393,7 @@ encode_ends(struct enc *e, struct log_req *req, struct err *err)
         must(t->done == w->count);
         if (t->state)
             TRY(put_state(e, req, w->stream, t, err));
-        note_head(e->log, w->stream, t);
+        note_head(e->log, t);
         w->first_version = t->next;
         w->last_version = t->next + w->count - 1;
     }
@@ -402,7 +402,7 @@ encode_ends(struct enc *e, struct log_req *req, struct err *err)
             continue;
         must(t->state);
         TRY(put_state(e, req, req->own[i].change.stream, t, err));
-        note_head(e->log, req->own[i].change.stream, t);
+        note_head(e->log, t);
     }
 out:
     return rc;

@@ -37,12 +37,14 @@ take_incoming(struct log *log)
 
     while (req != NULL) {
         struct log_req *next = req->next;
+        logi_heads_prefetch_set(log->heads, req->fp);
         req->next = fifo;
         fifo = req;
         req = next;
     }
     while (fifo != NULL) {
         struct log_req *next = fifo->next;
+        logi_heads_prefetch(log->heads, fifo->fp);
         list_add((fifo->flags & LOG_BULK) != 0 ? &log->bulk : &log->fifo, fifo);
         fifo = next;
     }

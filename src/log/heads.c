@@ -9,9 +9,13 @@
 
 #define WAYS 8u
 
+/* `tags` has a bit pattern of each slot, 0 where it is free: most looks end there. */
 struct heads {
     struct head *slots;
+    uint16_t    *tags;
+    uint8_t     *lost; /* per set: a head that could be in it went */
     uint64_t     sets;
+    bool         began; /* with a log that had no stream */
     uint8_t      secret[XXH3_SECRET_SIZE_MIN];
 };
 
@@ -29,8 +33,10 @@ logi_heads_new(struct ox_env *env, uint64_t bytes, struct heads **out, struct er
     if (h->sets > UINT32_MAX)
         h->sets = UINT32_MAX;
     h->slots = calloc(h->sets * WAYS, sizeof *h->slots);
-    if (h->slots == NULL) {
-        free(h);
+    h->tags = calloc(h->sets * WAYS, sizeof *h->tags);
+    h->lost = calloc(h->sets, sizeof *h->lost);
+    if (h->slots == NULL || h->tags == NULL || h->lost == NULL) {
+        logi_heads_free(h);
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory for the cache of heads");
     }
     env->ops->random(env, h->secret, sizeof h->secret);
@@ -44,68 +50,182 @@ logi_heads_free(struct heads *h)
     if (h == NULL)
         return;
     free(h->slots);
+    free(h->tags);
+    free(h->lost);
     free(h);
 }
 
-static struct head *
-set_of(struct heads *h, struct slice name, uint64_t fp[2])
+void
+logi_heads_fp(const struct heads *h, struct slice name, uint64_t fp[2])
 {
     XXH128_hash_t hash = XXH3_128bits_withSecret(name.data, name.len, h->secret, sizeof h->secret);
 
     fp[0] = hash.low64;
     fp[1] = hash.high64;
-    return &h->slots[((fp[0] >> 32) * h->sets >> 32) * WAYS];
+}
+
+/* The sets that may hold the name; they may be one and the same. */
+static uint64_t
+set_of(const struct heads *h, const uint64_t fp[2], unsigned which)
+{
+    return (fp[which] >> 32) * h->sets >> 32;
+}
+
+static uint16_t
+tag_of(const uint64_t fp[2])
+{
+    return (uint16_t)(fp[0] | 1);
 }
 
 static struct head *
-find(struct heads *h, struct slice name, uint64_t fp[2], struct head **set)
+find_in(const struct heads *h, uint64_t set, const uint64_t fp[2])
 {
-    *set = set_of(h, name, fp);
+    const uint16_t *tags = &h->tags[set * WAYS];
+    uint16_t        tag = tag_of(fp);
+
     for (uint32_t i = 0; i < WAYS; i++) {
-        struct head *s = &(*set)[i];
-        if (s->live != 0 && s->fp[0] == fp[0] && s->fp[1] == fp[1])
+        struct head *s = &h->slots[set * WAYS + i];
+        if (tags[i] == tag && s->fp[0] == fp[0] && s->fp[1] == fp[1])
             return s;
     }
     return NULL;
 }
 
-struct head *
-logi_heads_get(struct heads *h, struct slice name)
+static struct head *
+find(const struct heads *h, const uint64_t fp[2])
 {
-    uint64_t     fp[2];
-    struct head *set, *s = find(h, name, fp, &set);
+    struct head *s = find_in(h, set_of(h, fp, 0), fp);
+
+    return s != NULL ? s : find_in(h, set_of(h, fp, 1), fp);
+}
+
+void
+logi_heads_prefetch_set(const struct heads *h, const uint64_t fp[2])
+{
+    __builtin_prefetch(&h->tags[set_of(h, fp, 0) * WAYS]);
+    __builtin_prefetch(&h->tags[set_of(h, fp, 1) * WAYS]);
+}
+
+void
+logi_heads_prefetch(const struct heads *h, const uint64_t fp[2])
+{
+    uint16_t tag = tag_of(fp);
+
+    for (unsigned which = 0; which < 2; which++) {
+        uint64_t at = set_of(h, fp, which) * WAYS;
+        for (uint32_t i = 0; i < WAYS; i++) {
+            const char *s = (const char *)&h->slots[at + i];
+            if (h->tags[at + i] != tag)
+                continue;
+            __builtin_prefetch(s, 1);
+            __builtin_prefetch(s + sizeof(struct head) - 1, 1);
+        }
+    }
+}
+
+struct head *
+logi_heads_get(struct heads *h, const uint64_t fp[2])
+{
+    struct head *s = find(h, fp);
 
     if (s != NULL && s->used < UINT16_MAX)
         s->used++;
     return s;
 }
 
-struct head *
-logi_heads_put(struct heads *h, struct slice name)
+/* How many of the set's slots are taken, and one that is free. */
+static uint32_t
+taken(const struct heads *h, uint64_t set, uint64_t *slot)
 {
-    uint64_t     fp[2];
-    struct head *set, *s = find(h, name, fp, &set);
+    uint32_t n = 0;
 
-    if (s == NULL) {
-        s = set;
-        for (uint32_t i = 0; i < WAYS; i++) {
-            if (set[i].live == 0) {
-                s = &set[i];
-                break;
-            }
-            if (set[i].used < s->used)
-                s = &set[i];
-        }
-        /* Age the others, so that what was busy long ago goes too. */
-        for (uint32_t i = 0; i < WAYS; i++)
-            set[i].used /= 2;
+    for (uint32_t i = 0; i < WAYS; i++) {
+        if (h->tags[set * WAYS + i] != 0)
+            n++;
+        else
+            *slot = set * WAYS + i;
     }
+    return n;
+}
+
+/* Moves one of the set's heads to the other set that may hold it; false: all of those are full. */
+static bool
+make_way(struct heads *h, uint64_t set, uint64_t *slot)
+{
+    for (uint64_t from = set * WAYS; from < (set + 1) * WAYS; from++) {
+        const uint64_t *fp = h->slots[from].fp;
+        uint64_t        other = set_of(h, fp, set_of(h, fp, 0) == set ? 1 : 0), to = 0;
+
+        if (other == set || taken(h, other, &to) == WAYS)
+            continue;
+        h->slots[to] = h->slots[from];
+        h->tags[to] = h->tags[from];
+        *slot = from;
+        return true;
+    }
+    return false;
+}
+
+/* The slot of the least used head of two sets, which goes. */
+static uint64_t
+push_out(struct heads *h, const uint64_t sets[2])
+{
+    uint64_t least = sets[0] * WAYS;
+
+    for (unsigned which = 0; which < 2; which++)
+        for (uint64_t i = sets[which] * WAYS; i < (sets[which] + 1) * WAYS; i++)
+            if (h->slots[i].used < h->slots[least].used)
+                least = i;
+    /* Age the others, so that what was busy long ago goes too. */
+    for (unsigned which = 0; which < 2; which++)
+        for (uint64_t i = sets[which] * WAYS; i < (sets[which] + 1) * WAYS; i++)
+            h->slots[i].used /= 2;
+    for (unsigned which = 0; which < 2; which++)
+        h->lost[set_of(h, h->slots[least].fp, which)] = 1;
+    return least;
+}
+
+static uint64_t
+new_slot(struct heads *h, const uint64_t fp[2])
+{
+    uint64_t sets[2] = {set_of(h, fp, 0), set_of(h, fp, 1)}, slots[2];
+    uint32_t n[2];
+
+    for (unsigned which = 0; which < 2; which++)
+        n[which] = taken(h, sets[which], &slots[which]);
+    if (n[0] < WAYS || n[1] < WAYS)
+        return n[1] < n[0] ? slots[1] : slots[0];
+    if (make_way(h, sets[0], &slots[0]) || make_way(h, sets[1], &slots[0]))
+        return slots[0];
+    return push_out(h, sets);
+}
+
+struct head *
+logi_heads_put(struct heads *h, const uint64_t fp[2])
+{
+    struct head *s = find(h, fp);
+    uint64_t     slot = s != NULL ? (uint64_t)(s - h->slots) : new_slot(h, fp);
+
+    s = &h->slots[slot];
     memset(s, 0, sizeof *s);
     s->fp[0] = fp[0];
     s->fp[1] = fp[1];
     s->live = 1;
     s->used = 1;
+    h->tags[slot] = tag_of(fp);
     return s;
+}
+
+void
+logi_heads_begin(struct heads *h)
+{
+    h->began = true;
+}
+
+bool
+logi_heads_know(const struct heads *h, const uint64_t fp[2])
+{
+    return h->began && (h->lost[set_of(h, fp, 0)] == 0 || h->lost[set_of(h, fp, 1)] == 0);
 }
 
 /* recent */

@@ -4,7 +4,8 @@
  * heads: stream name → id and next version, as prepared (maybe not durable
  * yet). A name is known by 128 bits of XXH3 with a random secret of this
  * process, so nobody can make two names meet. Bounded: the least used go, and
- * are found again in memory (mem.h) or the index.
+ * are found again in memory (mem.h) or the index. Two sets of eight may hold a
+ * name, so that the cache is nearly full before any has to go.
  *
  * recent: fingerprints of (stream id, event id) of the log's last events, for
  * idempotent appends that expect `any`. A hit is a hint: it is checked in the
@@ -35,10 +36,22 @@ struct head {
 int  logi_heads_new(struct ox_env *, uint64_t bytes, struct heads **, struct err *);
 void logi_heads_free(struct heads *);
 
+/* What a name is known by. Any thread. */
+void logi_heads_fp(const struct heads *, struct slice name, uint64_t fp[2]);
+
+/* Hints that this head is wanted soon: first where it may be, some work later the head itself. */
+void logi_heads_prefetch_set(const struct heads *, const uint64_t fp[2]);
+void logi_heads_prefetch(const struct heads *, const uint64_t fp[2]);
+
 /* The stream's head, or NULL. Valid until the next heads_put. */
-struct head *logi_heads_get(struct heads *, struct slice name);
+struct head *logi_heads_get(struct heads *, const uint64_t fp[2]);
 /* Makes room for the name and returns its head, all zero but fp and live. */
-struct head *logi_heads_put(struct heads *, struct slice name);
+struct head *logi_heads_put(struct heads *, const uint64_t fp[2]);
+
+/* From now on every stream that there is is put in: there is none yet. */
+void logi_heads_begin(struct heads *);
+/* Is a stream without a head known not to be? */
+bool logi_heads_know(const struct heads *, const uint64_t fp[2]);
 
 struct recent;
 

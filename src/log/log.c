@@ -18,7 +18,7 @@ defaults(struct log_conf *c)
     if (c->commit_bytes_max == 0)
         c->commit_bytes_max = 64 * MIB;
     if (c->memory_bytes_max == 0)
-        c->memory_bytes_max = 64 * MIB;
+        c->memory_bytes_max = 32 * MIB;
     if (c->heads_bytes == 0)
         c->heads_bytes = 56 * MIB;
     if (c->queue_bytes_max == 0)
@@ -205,6 +205,8 @@ log_open(struct ox_env *env, const char *dir, const struct log_conf *conf,
     TRY(open_index(log, err));
     TRY(log->conf.journal->open(log->segs, &log->journal, err));
     TRY(logi_recover(log, &own, err));
+    if (own.created)
+        logi_heads_begin(log->heads);
     if (!log->conf.read_only) {
         TRY(logi_clean_remove(log, err));
         TRY(start_tasks(log, err));

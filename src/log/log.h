@@ -49,7 +49,7 @@ struct log_retention {
 struct log_conf {
     uint64_t segment_bytes;    /* 256 MiB; a multiple of 4096; fixed when the folder is made */
     uint64_t commit_bytes_max; /* 64 MiB */
-    uint64_t memory_bytes_max; /* 64 MiB: what is not indexed yet; beyond it appends wait */
+    uint64_t memory_bytes_max; /* 32 MiB: what is not indexed yet; beyond it appends wait */
     uint64_t heads_bytes;      /* 56 MiB: cache of streams' heads */
     uint64_t queue_bytes_max; /* 64 MiB: appends waiting for their group; beyond it E_LIMIT/RETRY */
     uint64_t free_bytes_min;  /* 64 MiB: free disk below which appends are refused */
@@ -188,6 +188,7 @@ struct log_req {
     struct log_sealed *sealed;
     struct log_req *next;
     uint64_t        bytes;
+    uint64_t        fp[2]; /* of the first write's stream */
     struct ox_gate *gate;
     struct log_req *wake[2];
 };

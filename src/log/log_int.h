@@ -55,6 +55,7 @@ struct req_list {
 
 /* What a commit does to one stream, after the checks. */
 struct target {
+    uint64_t fp[2]; /* of the stream's name (heads.h) */
     uint64_t id, next, truncate;
     uint32_t flags;
     bool     is_new;   /* nothing of it is in the log: the commit gives it its id */
