@@ -1,7 +1,5 @@
 #include "base/rfc3339.h"
 
-#include <stdio.h>
-
 #define DAY_US INT64_C(86400000000)
 
 /* Days since 1970-01-01 of a proleptic Gregorian date. */
@@ -33,6 +31,16 @@ date_of(int64_t days, int64_t *y, int64_t *m, int64_t *d)
     *y = yoe + era * 400 + (*m <= 2);
 }
 
+/* Zeros in front, and `end` behind. */
+static char *
+put_digits(char *out, int n, int64_t v, char end)
+{
+    for (int i = n; i-- > 0; v /= 10)
+        out[i] = (char)('0' + v % 10);
+    out[n] = end;
+    return out + n + 1;
+}
+
 void
 time_format(int64_t us, char out[TIME_TEXT_MAX])
 {
@@ -50,9 +58,15 @@ time_format(int64_t us, char out[TIME_TEXT_MAX])
         days--;
     }
     date_of(days, &y, &m, &d);
-    (void)snprintf(out, TIME_TEXT_MAX, "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ", (int)y, (int)m,
-                   (int)d, (int)(rest / INT64_C(3600000000)), (int)(rest / 60000000 % 60),
-                   (int)(rest / 1000000 % 60), (int)(rest % 1000000));
+    /* By hand: it is written for each event that is read. */
+    out = put_digits(out, 4, y, '-');
+    out = put_digits(out, 2, m, '-');
+    out = put_digits(out, 2, d, 'T');
+    out = put_digits(out, 2, rest / INT64_C(3600000000), ':');
+    out = put_digits(out, 2, rest / 60000000 % 60, ':');
+    out = put_digits(out, 2, rest / 1000000 % 60, '.');
+    out = put_digits(out, 6, rest % 1000000, 'Z');
+    *out = '\0';
 }
 
 struct scan {

@@ -4,9 +4,6 @@
 #include "log/log.h"
 #include "server/server_int.h"
 
-#define STREAMS_PAGE 1000
-#define STREAMS_MAX 10000
-
 static void
 answer_text(struct call *call, int status, const char *text)
 {
@@ -43,111 +40,6 @@ get_ready(struct call *call, void *arg)
         call_refuse(call, 503, "stopping", "the server is stopping");
     else
         answer_text(call, 200, "{\"status\":\"ready\"}\n");
-}
-
-/* GET /v1/streams */
-
-struct list {
-    struct json_out out;
-    uint64_t        limit, count;
-    struct buf      last; /* the name of the last one, for the next page */
-    bool            more;
-};
-
-static void
-put_stream(struct json_out *o, const struct log_stream *stream)
-{
-    json_out_object(o);
-    json_out_key(o, "stream");
-    json_out_string(o, stream->name);
-    json_out_key(o, "first");
-    json_out_u64(o, stream->first);
-    json_out_key(o, "head");
-    json_out_u64(o, stream->head);
-    json_out_key(o, "last_position");
-    json_out_u64(o, stream->last_pos.v);
-    json_out_object_end(o);
-}
-
-static int
-list_one(void *arg, const struct log_stream *stream, struct err *err)
-{
-    struct list *list = arg;
-
-    if (list->count == list->limit) {
-        list->more = true;
-        return E_END;
-    }
-    list->count++;
-    buf_clear(&list->last);
-    buf_add_slice(&list->last, stream->name);
-    put_stream(&list->out, stream);
-    return 0;
-}
-
-static int
-list_streams(struct call *call, struct list *list, struct err *err)
-{
-    struct slice prefix = {0}, after = {0}, text;
-    int          rc = 0;
-
-    (void)call_query(call, "prefix", &prefix);
-    (void)call_query(call, "after", &after);
-    list->limit = STREAMS_PAGE;
-    if (call_query(call, "limit", &text) &&
-        (!json_uint64(text, &list->limit) || list->limit == 0 || list->limit > STREAMS_MAX))
-        FAIL(err, E_INVALID, ERR_DATA, "limit: must be a number from 1 to %d", STREAMS_MAX);
-    json_out_object(&list->out);
-    json_out_key(&list->out, "streams");
-    json_out_array(&list->out);
-    rc = log_streams(call->conn->server->log, prefix, after, list_one, list, err);
-    if (rc != 0 && rc != E_END)
-        goto out;
-    rc = 0;
-    json_out_array_end(&list->out);
-    json_out_key(&list->out, "next");
-    if (list->more)
-        json_out_string(&list->out, buf_slice(&list->last));
-    else
-        json_out_null(&list->out);
-    json_out_object_end(&list->out);
-out:
-    return rc;
-}
-
-static void
-get_streams(struct call *call, void *arg)
-{
-    struct buf *body = &call->conn->server->scratch;
-    struct list list = {0};
-    struct err  err;
-
-    buf_clear(body);
-    json_out_init(&list.out, body);
-    if (list_streams(call, &list, &err) != 0)
-        call_fail(call, &err);
-    else
-        call_answer(call, 200, CALL_JSON, buf_slice(body));
-    buf_fini(&list.last);
-}
-
-static void
-get_stream_info(struct call *call, void *arg)
-{
-    struct server    *s = call->conn->server;
-    struct log_stream stream;
-    struct json_out   o;
-    struct err        err;
-
-    if (log_stream_info(s->log, call_param(call, "stream"), &stream, &err) != 0) {
-        call_fail(call, &err);
-        return;
-    }
-    buf_clear(&s->scratch);
-    json_out_init(&o, &s->scratch);
-    stream.name = call_param(call, "stream");
-    put_stream(&o, &stream);
-    call_answer(call, 200, CALL_JSON, buf_slice(&s->scratch));
 }
 
 /* GET /v1/stats */
@@ -217,8 +109,6 @@ static const struct server_route routes[] = {
     {"GET", "/", get_root, 0},
     {"GET", "/health/live", get_live, 0},
     {"GET", "/health/ready", get_ready, 0},
-    {"GET", "/v1/streams", get_streams, 0},
-    {"GET", "/v1/streams/{stream}/info", get_stream_info, 0},
     {"GET", "/v1/stats", get_stats, 0},
     {"GET", "/metrics", serveri_get_metrics, 0},
 };

@@ -32,6 +32,8 @@ serveri_append_free(struct append *a)
         free(a->events);
     free(a->writes);
     free(a->checks);
+    free(a->changes);
+    buf_fini(&a->names);
     buf_fini(&a->scratch);
     free(a);
 }
@@ -47,9 +49,14 @@ reset(struct append *a)
     }
     free(a->writes);
     free(a->checks);
+    free(a->changes);
     a->writes = NULL;
     a->checks = NULL;
-    a->count = a->write_count = a->check_count = 0;
+    a->changes = NULL;
+    a->answer = NULL;
+    a->count = a->write_count = a->check_count = a->change_count = a->append_count = a->flags = 0;
+    a->target = (struct slice){0};
+    buf_fini(&a->names);
     a->base = NULL;
     a->scanned = 0;
     a->lines = 0;
@@ -60,7 +67,8 @@ reset(struct append *a)
 void
 serveri_append_trim(struct append *a)
 {
-    if (a != NULL && (a->cap > EVENTS_KEEP || a->scratch.cap > SCRATCH_KEEP || a->writes != NULL))
+    if (a != NULL && (a->cap > EVENTS_KEEP || a->scratch.cap > SCRATCH_KEEP || a->writes != NULL ||
+                      a->names.cap != 0))
         reset(a);
 }
 
@@ -79,9 +87,8 @@ is_ndjson(const struct call *call)
     return false;
 }
 
-/* The connection's append, made ready at the request's first sight. NULL: it was answered. */
-static struct append *
-begin(struct call *call)
+struct append *
+serveri_append_begin(struct call *call)
 {
     struct conn *c = call->conn;
 
@@ -168,7 +175,7 @@ answer_done(struct call *call, struct append *a)
         put_versions(body, &a->one);
     } else {
         buf_add_str(body, "\"appends\":[");
-        for (uint32_t i = 0; i < a->write_count; i++) {
+        for (uint32_t i = 0; i < a->append_count; i++) {
             buf_add_str(body, i == 0 ? "{\"stream\":" : ",{\"stream\":");
             json_put_string(body, a->writes[i].stream);
             buf_add_byte(body, ',');
@@ -181,6 +188,41 @@ answer_done(struct call *call, struct append *a)
     call_answer(call, 201, CALL_JSON, buf_slice(body));
 }
 
+/* A stream that takes no more events but can be read is not gone. */
+static bool
+is_closed(const struct log_req *req)
+{
+    return req->rc == E_GONE && (req->gone_flags & LOG_STREAM_CLOSED) != 0 &&
+           (req->gone_flags & (LOG_STREAM_TOMBSTONE | LOG_STREAM_MOVED)) == 0;
+}
+
+static void
+answer(struct call *call, struct append *a)
+{
+    if (a->req.rc == 0 && a->answer != NULL)
+        a->answer(call, a);
+    else if (a->req.rc == 0)
+        answer_done(call, a);
+    else if (a->req.rc == E_WRONG_VERSION && a->unnamed_version && a->req.wrong_actual < 0)
+        call_refuse(call, 404, "stream-not-found", a->req.err.text);
+    else if (a->req.rc == E_WRONG_VERSION)
+        answer_wrong_version(call, a);
+    else if (is_closed(&a->req))
+        call_refuse(call, 409, "stream-closed", a->req.err.text);
+    else
+        serveri_stream_fail(call, &a->req.err);
+}
+
+/* Whoever subscribes to what was deleted is told now. */
+static void
+note_changes(struct server *s, const struct append *a)
+{
+    for (uint32_t i = 0; i < a->req.change_count; i++)
+        if (a->req.changes[i].what & (LOG_SET_DELETED | LOG_SET_TOMBSTONE))
+            serveri_live_check_stream(s, a->req.changes[i].stream);
+    serveri_feeds_wake(s);
+}
+
 static void
 on_answer(struct message *m)
 {
@@ -189,14 +231,10 @@ on_answer(struct message *m)
 
     c->server->in_flight--;
     count(c->server, a);
-    if (c->state != CONN_CLOSED) {
-        if (a->req.rc == 0)
-            answer_done(&c->call, a);
-        else if (a->req.rc == E_WRONG_VERSION)
-            answer_wrong_version(&c->call, a);
-        else
-            call_fail(&c->call, &a->req.err);
-    }
+    if (a->req.rc == 0 && a->req.change_count != 0)
+        note_changes(c->server, a);
+    if (c->state != CONN_CLOSED)
+        answer(&c->call, a);
     serveri_conn_release(c);
 }
 
@@ -231,8 +269,8 @@ make_ids(struct call *call, struct append *a, struct err *err)
     return 0;
 }
 
-static void
-submit(struct call *call, struct append *a)
+void
+serveri_append_send(struct call *call, struct append *a)
 {
     struct conn   *c = call->conn;
     struct server *s = c->server;
@@ -240,7 +278,11 @@ submit(struct call *call, struct append *a)
     memset(&a->req, 0, offsetof(struct log_req, err));
     a->req.idempotent = false;
     a->req.writes = a->writes == NULL ? &a->one : a->writes;
-    a->req.write_count = a->writes == NULL ? 1 : a->write_count;
+    a->req.write_count = a->writes != NULL ? a->write_count : a->count != 0;
+    a->req.changes = a->changes == NULL ? &a->change : a->changes;
+    a->req.change_count = a->change_count;
+    a->req.gone_flags = 0;
+    a->req.flags = a->flags;
     a->req.checks = a->checks;
     a->req.check_count = a->check_count;
     a->req.done = on_done;
@@ -275,12 +317,12 @@ serveri_append_submit(struct server *s)
     }
 }
 
-static int
-read_expected(const struct call *call, int64_t *expected, struct err *err)
+int
+serveri_append_expected(const struct call *call, int64_t preset, int64_t *expected, struct err *err)
 {
     struct slice text;
 
-    *expected = LOG_ANY;
+    *expected = preset;
     if (!call_header(call, "expected-version", &text) || serveri_expected_read(text, expected))
         return 0;
     RETURN_ERR(err, E_INVALID, ERR_DATA,
@@ -290,7 +332,7 @@ read_expected(const struct call *call, int64_t *expected, struct err *err)
 static bool
 stream_part(struct call *call)
 {
-    struct append *a = begin(call);
+    struct append *a = serveri_append_begin(call);
     struct conn   *c = call->conn;
     struct err     err;
 
@@ -309,7 +351,7 @@ read_stream(struct call *call, struct append *a, struct err *err)
     struct slice raw;
     int          rc = 0;
 
-    TRY(read_expected(call, &a->one.expected, err));
+    TRY(serveri_append_expected(call, LOG_ANY, &a->one.expected, err));
     if (a->ndjson) {
         TRY(serveri_lines_read(a, c->in + c->body_at, c->body_len, true, err));
     } else {
@@ -322,6 +364,7 @@ read_stream(struct call *call, struct append *a, struct err *err)
     a->one.stream = call_param(call, "stream");
     a->one.events = a->events;
     a->one.count = a->count;
+    a->unnamed_version = false;
 out:
     return rc;
 }
@@ -329,7 +372,7 @@ out:
 static void
 post_stream(struct call *call, void *arg)
 {
-    struct append *a = begin(call);
+    struct append *a = serveri_append_begin(call);
     struct err     err;
 
     if (a == NULL)
@@ -337,7 +380,7 @@ post_stream(struct call *call, void *arg)
     if (read_stream(call, a, &err) != 0)
         call_fail(call, &err);
     else
-        submit(call, a);
+        serveri_append_send(call, a);
 }
 
 /* POST /v1/commits */
@@ -364,10 +407,9 @@ out:
     return rc;
 }
 
-/* "stream", and "expected" as a string or a number. */
-static int
-read_target(struct append *a, const struct json_field *f, struct slice *stream, int64_t *expected,
-            struct err *err)
+int
+serveri_target_read(struct append *a, const struct json_field *f, struct slice *stream,
+                    int64_t *expected, struct err *err)
 {
     struct slice text = f[1].value;
     int          rc = 0;
@@ -396,7 +438,7 @@ read_write(struct append *a, struct slice raw, struct err *err)
     int               rc = 0;
 
     TRY(json_pick(raw, f, 3, JSON_PICK_ONLY, err));
-    TRY(read_target(a, f, &write->stream, &write->expected, err));
+    TRY(serveri_target_read(a, f, &write->stream, &write->expected, err));
     if (json_type(f[2].value) != JSON_ARRAY)
         FAIL(err, E_SCHEMA, ERR_DATA, "\"events\": must be an array");
     TRY(serveri_events_read(a, f[2].value, err));
@@ -417,7 +459,7 @@ read_check(struct append *a, struct slice raw, struct err *err)
     int               rc = 0;
 
     TRY(json_pick(raw, f, 2, JSON_PICK_ONLY, err));
-    TRY(read_target(a, f, &check->stream, &check->expected, err));
+    TRY(serveri_target_read(a, f, &check->stream, &check->expected, err));
     a->check_count++;
 out:
     return rc;
@@ -447,27 +489,58 @@ out:
     return rc;
 }
 
+/* What a commit writes besides user's streams allows it more: so their names are checked here. */
+static int
+check_names(const struct append *a, struct err *err)
+{
+    int rc = 0;
+
+    for (uint32_t i = 0; i < a->append_count && (a->flags & LOG_SYSTEM) != 0; i++)
+        TRY(log_name_check(a->writes[i].stream, false, err));
+out:
+    return rc;
+}
+
+static int
+make_tables(struct append *a, const struct json_field *f, struct err *err)
+{
+    uint32_t writes, checks, changes;
+    int      rc = 0;
+
+    TRY(count_items(f[0].value, "\"appends\"", &writes, err));
+    TRY(count_items(f[1].value, "\"checks\"", &checks, err));
+    TRY(count_items(f[2].value, "\"changes\"", &changes, err));
+    if (writes + changes == 0)
+        FAIL(err, E_INVALID, ERR_DATA, "\"appends\": is empty, and there are no \"changes\"");
+    a->writes = calloc(writes + changes, sizeof *a->writes);
+    a->checks = calloc(checks + 1, sizeof *a->checks);
+    a->changes = calloc(changes + 1, sizeof *a->changes);
+    if (a->writes == NULL || a->checks == NULL || a->changes == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "no memory for the commit");
+    if (changes != 0)
+        TRY(serveri_names_reserve(a, (size_t)changes * (LOG_NAME_MAX + 2), err));
+out:
+    return rc;
+}
+
 static int
 read_commit(struct call *call, struct append *a, struct err *err)
 {
-    struct json_field f[2] = {{.name = "appends", .required = true}, {.name = "checks"}};
+    struct json_field f[3] = {{.name = "appends"}, {.name = "checks"}, {.name = "changes"}};
     struct slice      raw;
-    uint32_t          writes, checks, at = 0;
+    uint32_t          at = 0;
     int               rc = 0;
 
     TRY(json_value(call_body(call), &raw, err));
-    TRY(json_pick(raw, f, 2, JSON_PICK_ONLY, err));
-    TRY(count_items(f[0].value, "\"appends\"", &writes, err));
-    TRY(count_items(f[1].value, "\"checks\"", &checks, err));
-    if (writes == 0)
-        FAIL(err, E_INVALID, ERR_DATA, "\"appends\": is empty");
-    a->writes = calloc(writes, sizeof *a->writes);
-    a->checks = calloc(checks + 1, sizeof *a->checks);
-    if (a->writes == NULL || a->checks == NULL)
-        FAIL(err, E_NOMEM, ERR_RETRY, "no memory for the commit");
+    TRY(json_pick(raw, f, 3, JSON_PICK_ONLY, err));
+    TRY(make_tables(a, f, err));
     TRY(read_items(a, f[0].value, "append", read_write, err));
+    a->append_count = a->write_count;
+    a->unnamed_version = false;
     TRY(read_items(a, f[1].value, "check", read_check, err));
+    TRY(read_items(a, f[2].value, "change", serveri_change_read, err));
     TRY(make_ids(call, a, err));
+    TRY(check_names(a, err));
     for (uint32_t i = 0; i < a->write_count; i++) {
         a->writes[i].events = a->events + at; /* only now does the table stay where it is */
         at += a->writes[i].count;
@@ -479,7 +552,7 @@ out:
 static void
 post_commit(struct call *call, void *arg)
 {
-    struct append *a = begin(call);
+    struct append *a = serveri_append_begin(call);
     struct err     err;
 
     if (a == NULL)
@@ -487,7 +560,7 @@ post_commit(struct call *call, void *arg)
     if (read_commit(call, a, &err) != 0)
         call_fail(call, &err);
     else
-        submit(call, a);
+        serveri_append_send(call, a);
 }
 
 int

@@ -105,6 +105,15 @@ trim(struct buf *b)
         buf_fini(b);
 }
 
+void
+serveri_conn_slim(struct conn *c)
+{
+    if (c->out.len == 0)
+        buf_fini(&c->out);
+    if (!c->writing)
+        buf_fini(&c->flight);
+}
+
 static void
 on_shutdown(uv_shutdown_t *request, int status)
 {

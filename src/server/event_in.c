@@ -75,6 +75,43 @@ grow(struct append *a, struct err *err)
     return 0;
 }
 
+int
+serveri_event_new(struct append *a, struct log_new_event **out, struct err *err)
+{
+    int rc = 0;
+
+    if (a->count == a->cap)
+        TRY(grow(a, err));
+    *out = &a->events[a->count];
+    memset(*out, 0, sizeof **out);
+out:
+    return rc;
+}
+
+/* A link's data is text, whichever way it came. */
+static int
+read_link(struct append *a, struct log_new_event *event, struct err *err)
+{
+    const char *at;
+    uint64_t    version;
+    int         rc = 0;
+
+    if (event->flags & LOG_JSON)
+        TRY(serveri_string_read(a, event->data, "\"data\" of a link", &event->data, err));
+    at = memchr(event->data.data, '@', event->data.len);
+    if (at == NULL ||
+        !json_uint64(slice_of(event->data.data, (size_t)(at - (const char *)event->data.data)),
+                     &version) ||
+        version > INT64_MAX)
+        FAIL(err, E_INVALID, ERR_DATA, "a link: \"data\" must be \"VERSION@STREAM\"");
+    at++;
+    TRY(log_name_check(
+        slice_of(at, event->data.len - (size_t)(at - (const char *)event->data.data)), true, err));
+    event->flags = LOG_LINK;
+out:
+    return rc;
+}
+
 static int
 read_data(struct append *a, const struct json_field *f, struct log_new_event *event,
           struct err *err)
@@ -116,10 +153,7 @@ serveri_event_read(struct append *a, struct slice raw, struct err *err)
     struct slice          id;
     int                   rc = 0;
 
-    if (a->count == a->cap)
-        TRY(grow(a, err));
-    event = &a->events[a->count];
-    memset(event, 0, sizeof *event);
+    TRY(serveri_event_new(a, &event, err));
     TRY(json_pick(raw, f, FIELD_COUNT, JSON_PICK_ONLY, err));
     TRY(serveri_string_read(a, f[FIELD_TYPE].value, "\"type\"", &event->type, err));
     if (event->type.len == 0 || event->type.len > LOG_TYPE_MAX)
@@ -135,6 +169,8 @@ serveri_event_read(struct append *a, struct slice raw, struct err *err)
             FAIL(err, E_INVALID, ERR_DATA, "\"subject\": must be 1 to %d bytes", SUBJECTS_NAME_MAX);
     }
     TRY(read_data(a, f, event, err));
+    if (slice_is(event->type, SERVERI_LINK_TYPE))
+        TRY(read_link(a, event, err));
     a->count++;
 out:
     return rc;

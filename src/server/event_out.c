@@ -7,6 +7,8 @@
 #include "base/rfc3339.h"
 #include "server/feed_int.h"
 
+#define LINK_MAX 300          /* bytes of a link's data: a number, an @, a name */
+#define HEAD_ROOM 320         /* bytes that the members before the data mostly take */
 #define PIECE_MAX (48U << 10) /* a multiple of 3, for base64 */
 
 enum part {
@@ -37,6 +39,13 @@ serveri_event_begin(struct event_out *o, const struct log_event *event)
         o->event.meta = raw;
 }
 
+/* A link's data is text: "version@stream". */
+static bool
+is_link(const struct event_out *o)
+{
+    return (o->event.flags & LOG_LINK) != 0 && o->event.data.len <= LINK_MAX;
+}
+
 static void
 write_head(const struct event_out *o, struct buf *out)
 {
@@ -45,6 +54,8 @@ write_head(const struct event_out *o, struct buf *out)
 
     id_format(&e->id, id);
     time_format(e->created_us, created);
+    /* The names below have at most 255 bytes each, which rarely grow. */
+    (void)buf_reserve(out, HEAD_ROOM);
     buf_add_str(out, "{\"position\":");
     buf_add_u64(out, e->pos.v);
     buf_add_str(out, ",\"stream\":");
@@ -57,20 +68,21 @@ write_head(const struct event_out *o, struct buf *out)
     buf_add(out, id, ID_TEXT_LEN);
     buf_add_str(out, "\",\"created\":\"");
     buf_add_str(out, created);
+    buf_add_byte(out, '"');
     if (e->subject.len > 0) {
-        buf_add_str(out, "\",\"subject\":");
+        buf_add_str(out, ",\"subject\":");
         json_put_string(out, e->subject);
         buf_add_str(out, (e->flags & LOG_ERASED) != 0 ? ",\"erased\":true" : "");
-        buf_add_str(out, o->data_json ? ",\"data\":" : ",\"data_base64\":\"");
-        return;
     }
-    buf_add_str(out, o->data_json ? "\",\"data\":" : "\",\"data_base64\":\"");
+    buf_add_str(out, o->data_json || is_link(o) ? ",\"data\":" : ",\"data_base64\":\"");
+    if (is_link(o))
+        json_put_string(out, e->data);
 }
 
 static void
 write_middle(const struct event_out *o, struct buf *out)
 {
-    if (!o->data_json)
+    if (!o->data_json && !is_link(o))
         buf_add_byte(out, '"');
     if (o->event.meta.len != 0)
         buf_add_str(out, o->meta_json ? ",\"metadata\":" : ",\"metadata_base64\":\"");
@@ -79,8 +91,25 @@ write_middle(const struct event_out *o, struct buf *out)
 static void
 write_tail(const struct event_out *o, struct buf *out)
 {
+    const struct log_link *link = &o->event.link;
+    char                   id[ID_TEXT_LEN + 1];
+
     if (o->event.meta.len != 0 && !o->meta_json)
         buf_add_byte(out, '"');
+    if (o->event.dangling)
+        buf_add_str(out, ",\"dangling\":true");
+    if (link->stream.len != 0) {
+        id_format(&link->id, id);
+        buf_add_str(out, ",\"link\":{\"stream\":");
+        json_put_string(out, link->stream);
+        buf_add_str(out, ",\"version\":");
+        buf_add_u64(out, link->version);
+        buf_add_str(out, ",\"position\":");
+        buf_add_u64(out, link->pos.v);
+        buf_add_str(out, ",\"id\":\"");
+        buf_add(out, id, ID_TEXT_LEN);
+        buf_add_str(out, "\"}");
+    }
     buf_add_byte(out, '}');
 }
 
@@ -132,7 +161,7 @@ serveri_event_write(struct event_out *o, struct buf *out, size_t room)
             write_head(o, out);
             break;
         case PART_DATA:
-            whole = write_piece(o, out, o->event.data, o->data_json);
+            whole = is_link(o) || write_piece(o, out, o->event.data, o->data_json);
             break;
         case PART_MIDDLE:
             write_middle(o, out);

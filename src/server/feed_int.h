@@ -16,10 +16,12 @@ struct feed_query {
     enum feed_format format;
     struct log_read  read;
     uint64_t         limit;   /* 0: none */
-    uint64_t         after;   /* $all: events up to this position are passed over; 0: none */
-    bool             all;     /* $all, not one stream */
+    uint64_t         after;   /* a stream: events up to this position are known; 0: none */
+    bool             all;     /* by position: $all and the native reads; else one stream */
     bool             nothing; /* time travel to before the first commit */
     bool             from_end;
+    bool             alone;          /* keeps an iterator of its own, also when live */
+    struct slice     category, type; /* of a native read */
     struct buf       texts;
 };
 
@@ -39,5 +41,59 @@ void serveri_event_begin(struct event_out *o, const struct log_event *event);
 
 /* Adds at most about `room` bytes of the event's JSON object; true when it is whole. */
 bool serveri_event_write(struct event_out *o, struct buf *out, size_t room);
+
+/* One reader of the log. */
+struct feed {
+    struct conn      *conn;
+    struct feed      *prev, *next; /* of those that wait for the log */
+    struct feed      *run_next;
+    struct feed_query query;
+    struct log_iter  *it;
+    struct event_out  out;
+    bool              queued;    /* has a turn coming */
+    bool              waiting;   /* at the end of the log, with an iterator of its own */
+    bool              linked;    /* among those that wait */
+    bool              there;     /* its stream was there */
+    bool              writing;   /* in the middle of an event */
+    bool              begun;     /* the answer's head is out */
+    bool              caught_up; /* and the client was told so */
+    bool              stalled;   /* its client took too little meanwhile */
+    bool              ended;     /* nothing more will come */
+    bool              at_end;    /* because the log has no more */
+    uint64_t          given;
+    uint64_t          next_from; /* a version or a position */
+    uint64_t          bound;     /* everything before this position was given or passed over */
+    uint64_t          said_ms, checked_ms;
+
+    /* live.c */
+    struct live_group *group;
+    struct feed       *live_prev, *live_next;
+    struct feed       *touched_next;
+    size_t             mark; /* of the chunk that this turn's events go into */
+    bool               touched;
+};
+
+/* feed_read.c: reads and writes until something is used up. */
+int  serveri_feed_fill(struct feed *f, struct buf *out, struct err *err);
+bool serveri_feed_wants(const struct feed_query *q, const struct log_event *e);
+void serveri_feed_say(const struct feed *f, const char *event, struct buf *out);
+/* Tells a subscriber that its stream is not there any more, and ends it. */
+void serveri_feed_deleted(struct feed *f, bool gone, struct buf *out);
+
+/* feed.c */
+void serveri_feed_enqueue(struct feed *f);
+void serveri_feed_finish(struct feed *f); /* ends the answer; the feed is gone afterwards */
+
+/* Output beyond which a reader pauses. */
+size_t serveri_feed_pause_mark(const struct server *s);
+
+/*
+ * live.c: subscribers that have caught up. One iterator reads the log for all of them; an event is
+ * written once and copied to each that wants it.
+ */
+
+/* A subscriber whose iterator came to the end; false: it goes on by itself. */
+bool serveri_live_join(struct feed *f);
+void serveri_live_leave(struct feed *f);
 
 #endif

@@ -3,7 +3,8 @@
 #include "base/rfc3339.h"
 #include "server/feed_int.h"
 
-#define PAGE 1000 /* events of a JSON document where no limit is given */
+#define PATIENCE (1U << 20) /* bytes of the log that one call may look through */
+#define PAGE 1000           /* events of a JSON document where no limit is given */
 
 void
 serveri_query_fini(struct feed_query *q)
@@ -23,9 +24,9 @@ accepts(const struct call *call, const char *type)
 static int
 check_names(const struct call *call, bool all, struct err *err)
 {
-    static const char *const names[] = {"from",   "limit",    "direction", "at",
-                                        "prefix", "category", "type"};
-    size_t                   count = all ? 7 : 4;
+    static const char *const names[] = {"from",    "limit",  "direction", "at",
+                                        "resolve", "prefix", "category",  "type"};
+    size_t                   count = all ? 8 : 5;
 
     for (unsigned i = 0; i < call->uri.param_count; i++) {
         size_t k = 0;
@@ -34,7 +35,7 @@ check_names(const struct call *call, bool all, struct err *err)
             k++;
         if (k == count)
             RETURN_ERR(err, E_INVALID, ERR_DATA,
-                       "an unknown parameter; known are from, limit, direction, at%s",
+                       "an unknown parameter; known are from, limit, direction, at, resolve%s",
                        all ? ", prefix, category, type" : "");
     }
     return 0;
@@ -50,21 +51,56 @@ keep(struct feed_query *q, struct slice text)
     return slice_of(to, text.len);
 }
 
+static struct slice
+after_prefix(struct slice name, const char *prefix)
+{
+    size_t len = strlen(prefix);
+
+    if (!slice_starts(name, slice_str(prefix)))
+        return (struct slice){0};
+    return slice_of((const char *)name.data + len, name.len - len);
+}
+
+/* The names of reads that the log serves by position. */
+static bool
+is_native(struct slice name)
+{
+    return slice_is(name, "$streams") || slice_starts(name, slice_str("$ce-")) ||
+           slice_starts(name, slice_str("$et-"));
+}
+
+static bool
+is_system(struct slice name)
+{
+    return name.len != 0 && *(const char *)name.data == '$';
+}
+
 static int
 read_texts(const struct call *call, bool all, struct feed_query *q, struct err *err)
 {
     static const char *const names[] = {"prefix", "category", "type"};
     struct slice *const      slots[] = {&q->read.filter.prefix, &q->read.filter.category,
                                         &q->read.filter.type};
-    struct slice             text;
+    struct slice             text, stream = {0};
+    size_t                   room = 1;
 
-    if (!buf_reserve(&q->texts, HTTP1_TARGET_MAX))
-        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "no memory for the query");
     if (!all)
-        q->read.stream = keep(q, call_param(call, "stream"));
-    for (int i = 0; all && i < 3; i++)
+        stream = call_param(call, "stream");
+    room += stream.len;
+    for (int i = 0; i < 3; i++)
+        if (call_query(call, names[i], &text))
+            room += text.len;
+    if (!buf_reserve(&q->texts, room))
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "no memory for the query");
+    q->read.stream = keep(q, stream);
+    for (int i = 0; q->all && i < 3; i++)
         if (call_query(call, names[i], &text))
             *slots[i] = keep(q, text);
+    q->category = after_prefix(q->read.stream, "$ce-");
+    q->type = after_prefix(q->read.stream, "$et-");
+    q->read.filter.system =
+        is_system(q->read.filter.prefix) || is_system(q->category) || is_system(q->type);
+    q->alone = q->read.resolve || q->limit != 0 || slice_is(q->read.stream, "$streams");
     return 0;
 }
 
@@ -105,6 +141,19 @@ read_limit(const struct call *call, struct feed_query *q, struct err *err)
         FAIL(err, E_INVALID, ERR_DATA, "limit: must be at least 1");
 out:
     return rc;
+}
+
+static int
+read_resolve(const struct call *call, struct feed_query *q, struct err *err)
+{
+    struct slice text;
+
+    if (!call_query(call, "resolve", &text) || slice_is(text, "false"))
+        return 0;
+    if (!slice_is(text, "true"))
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "resolve: must be true or false");
+    q->read.resolve = true;
+    return 0;
 }
 
 static int
@@ -152,7 +201,7 @@ read_last_id(const struct call *call, struct feed_query *q, struct err *err)
     if (!json_uint64(text, &q->after))
         RETURN_ERR(err, E_INVALID, ERR_DATA, "Last-Event-ID: must be a position");
     q->from_end = false;
-    q->read.from = q->all ? q->after : 0;
+    q->read.from = q->all ? q->after + 1 : 0;
     return 0;
 }
 
@@ -162,12 +211,14 @@ serveri_query_read(struct call *call, bool all, struct feed_query *q, struct err
     int rc = 0;
 
     memset(q, 0, sizeof *q);
-    q->all = all;
+    q->all = all || is_native(call_param(call, "stream"));
+    q->read.patience = PATIENCE;
     if (accepts(call, "text/event-stream"))
         q->format = FEED_SSE;
     else if (accepts(call, "application/x-ndjson"))
         q->format = FEED_NDJSON;
-    TRY(check_names(call, all, err));
+    TRY(check_names(call, q->all, err));
+    TRY(read_resolve(call, q, err));
     TRY(read_direction(call, q, err));
     TRY(read_from(call, q, err));
     TRY(read_limit(call, q, err));

@@ -154,8 +154,10 @@ on_idle(uv_idle_t *handle)
 {
     struct server *s = handle->data;
 
+    if (serveri_live_is_due(s))
+        serveri_live_run(s);
     serveri_feeds_run(s);
-    if (s->runnable == NULL)
+    if (s->runnable == NULL && !serveri_live_is_due(s))
         (void)uv_idle_stop(&s->idle);
 }
 
@@ -373,6 +375,7 @@ server_new(struct ox_env *env, struct log *log, const struct server_conf *conf, 
     TRY(serveri_append_routes(s, err));
     TRY(serveri_feed_routes(s, err));
     TRY(serveri_api_routes(s, err));
+    TRY(serveri_stream_routes(s, err));
     TRY(start_listening(s, err));
     *out = s;
     s = NULL;
@@ -404,6 +407,7 @@ server_free(struct server *s)
     }
     if (s->extra != NULL)
         s->extra->free(s->extra);
+    serveri_live_free(s);
     buf_fini(&s->scratch);
     free(s);
 }

@@ -15,6 +15,7 @@
 struct append;
 struct conn;
 struct feed;
+struct live;
 
 #define SERVERI_ROUTES_MAX 256
 #define SERVERI_IN_MIN 4096          /* bytes of a new connection's input buffer */
@@ -153,6 +154,9 @@ size_t serveri_conn_pending(const struct conn *c);
 /* Looks at what has arrived; goes as far as it can. */
 void serveri_conn_process(struct conn *c);
 
+/* Gives back what an idle connection needs not. */
+void serveri_conn_slim(struct conn *c);
+
 /* Closes at once, whatever is unsent. */
 void serveri_conn_abort(struct conn *c);
 
@@ -185,6 +189,19 @@ void serveri_feed_tick(struct feed *f, uint64_t now_ms); /* keep-alive comments 
 void serveri_feeds_run(struct server *s);                /* a slice of each that can go on */
 void serveri_feeds_wake(struct server *s);               /* the log has grown */
 int  serveri_feed_routes(struct server *s, struct err *err);
+
+bool serveri_live_is_due(const struct server *s);
+void serveri_live_run(struct server *s);
+void serveri_live_wake(struct server *s); /* the log has grown */
+void serveri_live_free(struct server *s);
+/* Ends the subscriber of a stream that is deleted: false. */
+bool serveri_live_check(struct feed *f, uint64_t now_ms);
+/* The stream was deleted here. */
+void serveri_live_check_stream(struct server *s, struct slice stream);
+
+int serveri_stream_routes(struct server *s, struct err *err);
+/* As call_fail, for what concerns a stream: 404 is stream-not-found. */
+void serveri_stream_fail(struct call *call, const struct err *err);
 
 int  serveri_api_routes(struct server *s, struct err *err);
 void serveri_get_metrics(struct call *call, void *arg);
@@ -243,8 +260,9 @@ struct server {
 
     struct append *submit, *submit_last; /* what goes to the log at the end of this turn */
 
-    struct feed *feeds, *runnable, *runnable_last;
+    struct feed *feeds, *runnable, *runnable_last; /* feeds: those that wait for the log */
     unsigned     feed_count;
+    struct live *live;
 
     struct server_extra *extra; /* NULL: none */
 
