@@ -146,7 +146,7 @@ test_head_and_options(void **state)
     answer_fini(&a);
     client_send(&c, "OPTIONS /v1/streams/a HTTP/1.1\r\n" HOST "\r\n");
     client_answer(&c, &a, true);
-    assert_true(a.status == 204 && answer_has(&a, "Allow: GET, HEAD, POST\r\n"));
+    assert_true(a.status == 204 && answer_has(&a, "Allow: GET, HEAD, POST, DELETE\r\n"));
     answer_fini(&a);
     client_send(&c, "OPTIONS * HTTP/1.1\r\n" HOST "\r\n");
     client_answer(&c, &a, true);

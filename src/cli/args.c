@@ -23,8 +23,8 @@ const struct cli_option clii_options[OPT_COUNT] = {
     [OPT_LIMIT] = {"limit", 'n', "N", "stop after N"},
     [OPT_FOLLOW] = {"follow", 'f', NULL, "wait for more, until interrupted"},
     [OPT_TYPE] = {"type", 0, "TYPE", "only events of this type"},
-    [OPT_PREFIX] = {"prefix", 0, "TEXT", "only streams whose names begin so ($all)"},
-    [OPT_CATEGORY] = {"category", 0, "NAME", "only streams NAME-… ($all)"},
+    [OPT_PREFIX] = {"prefix", 0, "TEXT", "only streams whose names begin so (reads by position)"},
+    [OPT_CATEGORY] = {"category", 0, "NAME", "only streams NAME-… (reads by position)"},
     [OPT_AT] = {"at", 0, "POSITION|TIME", "as it was then; a time as in 2026-11-22T08:30:00Z"},
     [OPT_LISTEN] = {"listen", 0, "HOST:PORT", "instead of the configuration's"},
     [OPT_DRY_RUN] = {"dry-run", 0, NULL, "only say what would be done"},
@@ -34,6 +34,7 @@ const struct cli_option clii_options[OPT_COUNT] = {
                   "the keystore of subjects ($OXBOW_KEYS, or keys in the folder)"},
     [OPT_STREAMS] = {"streams", 0, "NAME,PREFIX*,…", "delete these streams too"},
     [OPT_VERIFY_ONLY] = {"verify-only", 0, NULL, "read and verify all of it, restore nothing"},
+    [OPT_RESOLVE] = {"resolve", 0, NULL, "follow links to the events that they lead to"},
 };
 
 /* How many letters to change, add, remove or swap; more than `most` is most + 1. */

@@ -46,6 +46,7 @@ enum cli_opt {
     OPT_VERIFY_ONLY,
     OPT_KEYS,
     OPT_STREAMS,
+    OPT_RESOLVE,
     OPT_COUNT
 };
 
@@ -176,7 +177,7 @@ struct cli_read {
     const char *from;   /* NULL: the start, or backwards the end */
     const char *at;     /* a position or a time; NULL: now */
     const char *prefix, *category, *type;
-    bool        backwards, follow;
+    bool        backwards, follow, resolve;
     uint64_t    limit; /* 0: none; a hint: more may come */
 };
 
@@ -190,6 +191,15 @@ struct cli_batch {
     const struct log_new_event *events;
     uint32_t                    count;
     struct slice                lines; /* NDJSON */
+};
+
+/* As struct log_change, of one stream. */
+struct cli_change {
+    const char *stream;
+    int64_t     expected;
+    uint32_t    what;
+    uint64_t    truncate;
+    bool        unnamed_version; /* none was given: it has to be there */
 };
 
 /* One line of JSON; non-zero stops and is returned. */
@@ -208,6 +218,11 @@ struct cli_place_ops {
     int (*streams)(struct cli_place *, const char *prefix, cli_line_fn *, void *arg, struct err *);
     int (*stream)(struct cli_place *, const char *stream, struct buf *out, struct err *);
     int (*info)(struct cli_place *, struct buf *out, struct err *);
+    int (*change)(struct cli_place *, const struct cli_change *, uint64_t *position, struct err *);
+    /* {"stream":…,"version":…,"metadata":{…}} */
+    int (*metadata)(struct cli_place *, const char *stream, struct buf *out, struct err *);
+    int (*set_metadata)(struct cli_place *, const char *stream, int64_t expected, struct slice json,
+                        struct cli_appended *, struct err *);
 };
 
 struct cli_place {
@@ -216,6 +231,9 @@ struct cli_place {
 };
 
 extern const struct cli_place_ops clii_local_ops, clii_remote_ops;
+
+/* The names of reads that the log serves by position: $ce-…, $et-…, $streams. */
+bool clii_is_native(const char *stream);
 
 /* A folder, or with --server a server. */
 int  clii_place_open(struct cli *c, bool write, struct cli_place **out, struct err *err);
@@ -268,6 +286,13 @@ int clii_append(struct cli *c, struct err *err);
 int clii_read(struct cli *c, struct err *err);
 int clii_stream_list(struct cli *c, struct err *err);
 int clii_stream_info(struct cli *c, struct err *err);
+int clii_stream_delete(struct cli *c, struct err *err);
+int clii_stream_tombstone(struct cli *c, struct err *err);
+int clii_stream_truncate(struct cli *c, struct err *err);
+int clii_stream_close(struct cli *c, struct err *err);
+int clii_stream_open(struct cli *c, struct err *err);
+int clii_stream_metadata(struct cli *c, struct err *err);
+int clii_stream_link(struct cli *c, struct err *err);
 int clii_log_info(struct cli *c, struct err *err);
 int clii_log_verify(struct cli *c, struct err *err);
 int clii_log_reindex(struct cli *c, struct err *err);

@@ -4,7 +4,7 @@
 #define READ_OPTS                                                                                  \
     (CLI_HAS(OPT_FROM) | CLI_HAS(OPT_BACKWARDS) | CLI_HAS(OPT_LIMIT) | CLI_HAS(OPT_FOLLOW) |       \
      CLI_HAS(OPT_TYPE) | CLI_HAS(OPT_PREFIX) | CLI_HAS(OPT_CATEGORY) | CLI_HAS(OPT_AT) |           \
-     CLI_HAS(OPT_KEYS))
+     CLI_HAS(OPT_KEYS) | CLI_HAS(OPT_RESOLVE))
 
 #define SOURCE_NAMES                                                                               \
     "NAME is a source of the configuration (-c FILE), or MIGRATION.old or MIGRATION.new."
@@ -32,10 +32,32 @@ const struct cli_command clii_commands[] = {
      "committed before a bad line stays; the error says how far that is.",
      1, 1, CLI_HAS(OPT_EXPECT) | CLI_HAS(OPT_BATCH) | CLI_HAS(OPT_KEYS), clii_append},
     {"read", "STREAM|'$all'", "Read events",
-     "On a terminal a table, otherwise or with --json a line of JSON for each event.", 1, 1,
-     READ_OPTS, clii_read},
+     "On a terminal a table, otherwise or with --json a line of JSON for each event.\n"
+     "'$ce-NAME' has the events of a category, '$et-TYPE' those of a type, '$streams' a\n"
+     "link to the first event of each stream; --from counts positions there, as for '$all'.",
+     1, 1, READ_OPTS, clii_read},
     {"stream list", "[PREFIX]", "List streams", NULL, 0, 1, CLI_HAS(OPT_LIMIT), clii_stream_list},
     {"stream info", "STREAM", "Show what a stream has", NULL, 1, 1, 0, clii_stream_info},
+    {"stream delete", "STREAM", "Delete a stream; the next append brings it back",
+     "Its events are hidden at once. A stream that comes back goes on with its numbers.", 1, 1,
+     CLI_HAS(OPT_EXPECT), clii_stream_delete},
+    {"stream tombstone", "STREAM", "Delete a stream for good",
+     "Nothing can be appended to it ever again.", 1, 1, CLI_HAS(OPT_EXPECT), clii_stream_tombstone},
+    {"stream truncate", "STREAM BEFORE", "Hide the events below a version",
+     "Beyond the stream's end BEFORE means its end. What is hidden does not come back.", 2, 2,
+     CLI_HAS(OPT_EXPECT), clii_stream_truncate},
+    {"stream close", "STREAM", "Let a stream be read only", NULL, 1, 1, CLI_HAS(OPT_EXPECT),
+     clii_stream_close},
+    {"stream open", "STREAM", "Let a closed stream be written again", NULL, 1, 1,
+     CLI_HAS(OPT_EXPECT), clii_stream_open},
+    {"stream metadata", "STREAM [JSON]", "Show a stream's metadata, or replace it",
+     "  oxbow stream metadata account-7 '{\"$maxCount\":100,\"owner\":\"billing\"}'\n"
+     "$maxCount and $maxAge (seconds) limit what can be read, $tb hides the versions below\n"
+     "it; other members are kept. --expect is the version of the metadata.",
+     1, 2, CLI_HAS(OPT_EXPECT), clii_stream_metadata},
+    {"stream link", "STREAM VERSION@STREAM…", "Append links to other streams' events",
+     "oxbow read --resolve shows the events that they lead to.", 2, 1000, CLI_HAS(OPT_EXPECT),
+     clii_stream_link},
     {"log info", "", "Show what the log has", NULL, 0, 0, 0, clii_log_info},
     {"log verify", "", "Read all of the log and hold its index against it", NULL, 0, 0, 0,
      clii_log_verify},

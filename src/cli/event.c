@@ -5,6 +5,8 @@
 #include "cli/cli_int.h"
 #include "log/log.h"
 
+#define LINK_MAX 300 /* bytes of a link's data: a number, an @, a name */
+
 enum field {
     FIELD_TYPE,
     FIELD_DATA,
@@ -45,6 +47,18 @@ add_bytes(struct buf *out, const char *name, struct slice bytes, bool json)
     }
 }
 
+static void
+add_link(struct buf *out, const struct log_link *link)
+{
+    char id[ID_TEXT_LEN + 1];
+
+    id_format(&link->id, id);
+    buf_add_str(out, ",\"link\":{\"stream\":");
+    json_put_string(out, link->stream);
+    buf_printf(out, ",\"version\":%llu,\"position\":%llu,\"id\":\"%s\"}",
+               (unsigned long long)link->version, (unsigned long long)link->pos.v, id);
+}
+
 void
 clii_event_line(struct buf *out, const struct log_event *e)
 {
@@ -66,15 +80,23 @@ clii_event_line(struct buf *out, const struct log_event *e)
         buf_add_str(out, ",\"subject\":");
         json_put_string(out, e->subject);
     }
-    if ((e->flags & LOG_ERASED) != 0)
+    if ((e->flags & LOG_ERASED) != 0) {
         buf_add_str(out, ",\"erased\":true,\"data\":null");
-    else
+    } else if ((e->flags & LOG_LINK) != 0 && e->data.len <= LINK_MAX) {
+        buf_add_str(out, ",\"data\":");
+        json_put_string(out, e->data);
+    } else {
         add_bytes(out, "data", e->data, (e->flags & LOG_JSON) != 0 && e->data.len != 0);
+    }
     if (e->meta.len != 0) {
         bool json = json_value(e->meta, &raw, NULL) == 0;
 
         add_bytes(out, "metadata", json ? raw : e->meta, json);
     }
+    if (e->dangling)
+        buf_add_str(out, ",\"dangling\":true");
+    if (e->link.stream.len != 0)
+        add_link(out, &e->link);
     buf_add_byte(out, '}');
 }
 
@@ -133,6 +155,26 @@ out:
     return rc;
 }
 
+/* A link's data is text, whichever way it came. */
+static int
+read_link(struct log_new_event *event, struct err *err)
+{
+    const char *at;
+    uint64_t    version;
+    int         rc = 0;
+
+    if (event->flags & LOG_JSON)
+        TRY(read_string(event->data, "\"data\" of a link", &event->data, err));
+    at = memchr(event->data.data, '@', event->data.len);
+    if (at == NULL ||
+        !json_uint64(slice_of(event->data.data, (size_t)(at - (const char *)event->data.data)),
+                     &version))
+        FAIL(err, E_INVALID, ERR_DATA, "a link: \"data\" must be \"VERSION@STREAM\"");
+    event->flags = LOG_LINK;
+out:
+    return rc;
+}
+
 int
 clii_event_read(struct slice raw, struct log_new_event *event, struct err *err)
 {
@@ -164,6 +206,8 @@ clii_event_read(struct slice raw, struct log_new_event *event, struct err *err)
             FAIL(err, E_INVALID, ERR_DATA, "\"id\": must be a UUID that is not all zeros");
     }
     TRY(read_data(f, event, err));
+    if (slice_is(event->type, "$>"))
+        TRY(read_link(event, err));
 out:
     return rc;
 }

@@ -2,6 +2,7 @@
  * Commands on a data folder, which belongs to one process at a time. To follow
  * it is to look into it now and then, and to leave it to others in between.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -179,7 +180,8 @@ out:
 }
 
 static int
-read_from(struct log *log, const struct cli_read *r, uint64_t *from, struct err *err)
+read_from(struct log *log, const struct cli_read *r, bool by_position, uint64_t *from,
+          struct err *err)
 {
     struct log_stream info;
     int               rc = 0;
@@ -190,7 +192,7 @@ read_from(struct log *log, const struct cli_read *r, uint64_t *from, struct err 
     if (strcmp(r->from, "end") != 0) {
         if (!json_uint64(slice_str(r->from), from))
             FAIL(err, E_USAGE, ERR_DATA, "--from %s: must be a number or \"end\"", r->from);
-    } else if (!r->backwards && r->stream == NULL) {
+    } else if (!r->backwards && by_position) {
         *from = log_end(log).v;
     } else if (!r->backwards) {
         TRY(log_stream_info(log, slice_str(r->stream), &info, err));
@@ -202,10 +204,11 @@ out:
 
 /* Until the log has no more; `query->from` goes along. */
 static int
-read_some(struct log *log, struct log_read *query, cli_line_fn *fn, void *arg, struct err *err)
+read_some(struct log *log, struct log_read *query, bool by_position, cli_line_fn *fn, void *arg,
+          struct err *err)
 {
     struct log_iter *it = NULL;
-    struct log_event event;
+    struct log_event event = {0};
     struct buf       line = {0};
     int              rc = 0;
 
@@ -216,11 +219,12 @@ read_some(struct log *log, struct log_read *query, cli_line_fn *fn, void *arg, s
         if (line.failed)
             FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for an event");
         TRY(fn(arg, buf_slice(&line), err));
-        if (query->stream.len != 0)
-            query->from = event.version + 1;
+        if (!by_position)
+            query->from = (event.link.stream.len != 0 ? event.link.version : event.version) + 1;
         TRY(clii_go_on(err));
+        event.link.stream.len = 0;
     }
-    if (rc == E_END && query->stream.len == 0 && !query->backwards)
+    if (rc == E_END && by_position && !query->backwards)
         query->from = log_iter_pos(it).v;
     if (rc == E_END)
         rc = 0;
@@ -231,7 +235,8 @@ out:
 }
 
 static int
-follow(struct local *l, struct log_read *query, cli_line_fn *fn, void *arg, struct err *err)
+follow(struct local *l, struct log_read *query, bool by_position, cli_line_fn *fn, void *arg,
+       struct err *err)
 {
     int rc = 0;
 
@@ -243,7 +248,7 @@ follow(struct local *l, struct log_read *query, cli_line_fn *fn, void *arg, stru
         TRY(clii_go_on(err));
         rc = clii_log_open(l->place.cli, false, &l->log, err);
         if (rc == 0)
-            TRY(read_some(l->log, query, fn, arg, err));
+            TRY(read_some(l->log, query, by_position, fn, arg, err));
         else if (rc != E_BUSY)
             goto out;
     }
@@ -256,25 +261,29 @@ local_read(struct cli_place *place, const struct cli_read *r, cli_line_fn *fn, v
            struct err *err)
 {
     struct local   *l = (struct local *)place;
-    struct log_read query = {.stream = slice_str(r->stream), .backwards = r->backwards};
-    bool            nothing;
-    int             rc = 0;
+    struct log_read query = {
+        .stream = slice_str(r->stream), .backwards = r->backwards, .resolve = r->resolve};
+    bool by_position = r->stream == NULL || clii_is_native(r->stream), nothing;
+    int  rc = 0;
 
     TRY(read_at(l->log, r->at, &query.at, &nothing, err));
-    if (nothing && r->stream != NULL)
+    if (nothing && !by_position)
         FAIL(err, E_NOTFOUND, ERR_DATA, "the stream was not there yet");
     if (nothing)
         goto out;
     if (r->stream != NULL && r->stream[0] == '\0')
         FAIL(err, E_INVALID, ERR_DATA, "the stream's name is empty");
-    TRY(read_from(l->log, r, &query.from, err));
+    TRY(read_from(l->log, r, by_position, &query.from, err));
     query.filter.prefix = slice_str(r->prefix);
     query.filter.category = slice_str(r->category);
-    query.filter.type = slice_str(r->stream == NULL ? r->type : NULL);
-    query.filter.system = r->prefix != NULL && r->prefix[0] == '$';
-    TRY(read_some(l->log, &query, fn, arg, err));
+    query.filter.type = slice_str(by_position ? r->type : NULL);
+    /* What the system has is seen where its names are asked for. */
+    query.filter.system = (r->prefix != NULL && r->prefix[0] == '$') ||
+                          (by_position && r->stream != NULL && strlen(r->stream) > 4 &&
+                           r->stream[3] == '-' && r->stream[4] == '$');
+    TRY(read_some(l->log, &query, by_position, fn, arg, err));
     if (r->follow)
-        rc = follow(l, &query, fn, arg, err);
+        rc = follow(l, &query, by_position, fn, arg, err);
 out:
     return rc;
 }
@@ -288,6 +297,13 @@ struct list {
 };
 
 static void
+put_number(struct json_out *o, const char *key, uint64_t v)
+{
+    json_out_key(o, key);
+    json_out_u64(o, v);
+}
+
+static void
 put_stream(struct buf *out, const struct log_stream *s)
 {
     struct json_out o;
@@ -296,12 +312,18 @@ put_stream(struct buf *out, const struct log_stream *s)
     json_out_object(&o);
     json_out_key(&o, "stream");
     json_out_string(&o, s->name);
-    json_out_key(&o, "first");
-    json_out_u64(&o, s->first);
-    json_out_key(&o, "head");
-    json_out_u64(&o, s->head);
-    json_out_key(&o, "last_position");
-    json_out_u64(&o, s->last_pos.v);
+    put_number(&o, "first", s->first);
+    put_number(&o, "head", s->head);
+    put_number(&o, "count", s->first > s->head ? 0 : s->head - s->first + 1);
+    put_number(&o, "last_position", s->last_pos.v);
+    if (s->max_count != 0)
+        put_number(&o, "max_count", s->max_count);
+    if (s->max_age_us != 0)
+        put_number(&o, "max_age_s", (uint64_t)s->max_age_us / 1000000);
+    if (s->flags & LOG_STREAM_CLOSED) {
+        json_out_key(&o, "closed");
+        json_out_bool(&o, true);
+    }
     json_out_object_end(&o);
 }
 
@@ -378,6 +400,92 @@ local_info(struct cli_place *place, struct buf *out, struct err *err)
     return 0;
 }
 
+/* changing a stream */
+
+static int
+local_change(struct cli_place *place, const struct cli_change *change, uint64_t *position,
+             struct err *err)
+{
+    struct log_change c = {.stream = slice_str(change->stream),
+                           .expected = change->expected,
+                           .what = change->what,
+                           .truncate = change->truncate};
+    struct log_req    req = {.changes = &c, .change_count = 1};
+    int               rc = log_append(((struct local *)place)->log, &req);
+
+    *position = req.last.v;
+    if (rc == E_WRONG_VERSION && change->unnamed_version)
+        RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "%s", req.err.text);
+    if (rc != 0)
+        *err = req.err;
+    return rc;
+}
+
+static int
+metadata_name(const char *stream, char name[LOG_NAME_MAX + 1], struct err *err)
+{
+    if (strlen(stream) + 2 > LOG_NAME_MAX)
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "the name is too long for a stream with metadata");
+    (void)snprintf(name, LOG_NAME_MAX + 1, "$$%s", stream);
+    return 0;
+}
+
+static int
+local_metadata(struct cli_place *place, const char *stream, struct buf *out, struct err *err)
+{
+    struct log_read  read = {.from = UINT64_MAX, .backwards = true};
+    struct log_iter *it = NULL;
+    struct log_event event;
+    char             name[LOG_NAME_MAX + 1];
+    int              rc = 0;
+
+    TRY(log_name_check(slice_str(stream), true, err));
+    TRY(metadata_name(stream, name, err));
+    read.stream = slice_str(name);
+    rc = log_iter_open(((struct local *)place)->log, &read, &it, err);
+    if (rc == 0)
+        rc = log_iter_next(it, &event, err);
+    if (rc != 0 && rc != E_NOTFOUND && rc != E_END)
+        goto out;
+    buf_add_str(out, "{\"stream\":");
+    json_put_str(out, stream);
+    if (rc == 0) {
+        buf_printf(out, ",\"version\":%llu,\"metadata\":", (unsigned long long)event.version);
+        buf_add_slice(out, event.data);
+        buf_add_byte(out, '}');
+    } else {
+        buf_add_str(out, ",\"version\":null,\"metadata\":{}}");
+    }
+    rc = 0;
+out:
+    log_iter_close(it);
+    return rc;
+}
+
+static int
+local_set_metadata(struct cli_place *place, const char *stream, int64_t expected, struct slice json,
+                   struct cli_appended *out, struct err *err)
+{
+    struct log_new_event event = {
+        .type = slice_str(LOG_META_TYPE), .data = json, .flags = LOG_JSON};
+    struct log_write write = {.expected = expected, .events = &event, .count = 1};
+    struct log_req   req = {.writes = &write, .write_count = 1, .flags = LOG_SYSTEM};
+    char             name[LOG_NAME_MAX + 1];
+    int              rc = 0;
+
+    TRY(metadata_name(stream, name, err));
+    write.stream = slice_str(name);
+    rc = log_append(((struct local *)place)->log, &req);
+    if (rc != 0)
+        *err = req.err;
+    *out = (struct cli_appended){.position = req.last.v,
+                                 .first_version = write.first_version,
+                                 .last_version = write.last_version,
+                                 .idempotent = req.idempotent};
+out:
+    return rc;
+}
+
 const struct cli_place_ops clii_local_ops = {
     .size = sizeof(struct local),
     .open = local_open,
@@ -387,6 +495,9 @@ const struct cli_place_ops clii_local_ops = {
     .streams = local_streams,
     .stream = local_stream,
     .info = local_info,
+    .change = local_change,
+    .metadata = local_metadata,
+    .set_metadata = local_set_metadata,
 };
 
 int

@@ -306,7 +306,9 @@ stream_url(struct remote *r, const struct cli_read *q, struct err *err)
     add_query(r, "at", q->at);
     if (q->backwards)
         add_query(r, "direction", "backwards");
-    if (q->stream == NULL) {
+    if (q->resolve)
+        add_query(r, "resolve", "true");
+    if (q->stream == NULL || clii_is_native(q->stream)) {
         add_query(r, "prefix", q->prefix);
         add_query(r, "category", q->category);
         add_query(r, "type", q->type);
@@ -449,6 +451,103 @@ out:
     return rc;
 }
 
+static int
+stream_path(struct remote *r, const char *stream, const char *rest, struct err *err)
+{
+    if (stream[0] == '\0')
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "the stream's name is empty");
+    begin_url(r, "/v1/streams/");
+    url_encode(&r->url, slice_str(stream));
+    buf_add_str(&r->url, rest);
+    return 0;
+}
+
+/* r->url with a JSON body, or none, and an expected version. */
+static int
+send_expected(struct remote *r, const char *method, int64_t expected, bool with_expected,
+              struct slice body, struct err *err)
+{
+    struct exchange    x = {.remote = r};
+    struct curl_slist *headers = NULL;
+    struct buf         line = {0};
+    int                rc = 0;
+
+    headers = curl_slist_append(headers, "Content-Type: application/json");
+    headers = curl_slist_append(headers, "Expect:");
+    if (with_expected) {
+        buf_add_str(&line, "Expected-Version: ");
+        clii_expected_write(&line, expected);
+        buf_add_byte(&line, '\0');
+        headers = curl_slist_append(headers, (const char *)line.data);
+    }
+    TRY(perform(&x, method, body, headers, err));
+out:
+    curl_slist_free_all(headers);
+    buf_fini(&line);
+    return rc;
+}
+
+static int
+remote_change(struct cli_place *place, const struct cli_change *change, uint64_t *position,
+              struct err *err)
+{
+    static const struct {
+        uint32_t    what;
+        const char *method, *rest;
+    } requests[] = {
+        {LOG_SET_DELETED, "DELETE", ""},         {LOG_SET_TOMBSTONE, "DELETE", "?tombstone=true"},
+        {LOG_SET_TRUNCATE, "POST", "/truncate"}, {LOG_SET_CLOSED, "POST", "/close"},
+        {LOG_SET_OPEN, "POST", "/open"},
+    };
+    struct remote *r = (struct remote *)place;
+    struct buf     body = {0};
+    size_t         i = 0;
+    int            rc = 0;
+
+    while (requests[i].what != change->what)
+        i++;
+    if (change->what == LOG_SET_TRUNCATE)
+        buf_printf(&body, "{\"before\":%llu}", (unsigned long long)change->truncate);
+    TRY(stream_path(r, change->stream, requests[i].rest, err));
+    TRY(send_expected(r, requests[i].method, change->expected, !change->unnamed_version,
+                      buf_slice(&body), err));
+    if (!number_of(buf_slice(&r->answer), "position", position))
+        FAIL(err, E_REMOTE, ERR_UNSURE, "the server's answer is not one of Oxbow's");
+out:
+    buf_fini(&body);
+    return rc;
+}
+
+static int
+remote_metadata(struct cli_place *place, const char *stream, struct buf *out, struct err *err)
+{
+    struct remote *r = (struct remote *)place;
+    int            rc = 0;
+
+    TRY(stream_path(r, stream, "/metadata", err));
+    TRY(get(r, err));
+    buf_add_slice(out, buf_slice(&r->answer));
+out:
+    return rc;
+}
+
+static int
+remote_set_metadata(struct cli_place *place, const char *stream, int64_t expected,
+                    struct slice json, struct cli_appended *out, struct err *err)
+{
+    struct remote *r = (struct remote *)place;
+    int            rc = 0;
+
+    memset(out, 0, sizeof *out);
+    TRY(stream_path(r, stream, "/metadata", err));
+    TRY(send_expected(r, "PUT", expected, true, json, err));
+    if (!number_of(buf_slice(&r->answer), "position", &out->position) ||
+        !number_of(buf_slice(&r->answer), "version", &out->last_version))
+        FAIL(err, E_REMOTE, ERR_UNSURE, "the server's answer is not one of Oxbow's");
+out:
+    return rc;
+}
+
 const struct cli_place_ops clii_remote_ops = {
     .size = sizeof(struct remote),
     .open = remote_open,
@@ -458,6 +557,9 @@ const struct cli_place_ops clii_remote_ops = {
     .streams = remote_streams,
     .stream = remote_stream,
     .info = remote_info,
+    .change = remote_change,
+    .metadata = remote_metadata,
+    .set_metadata = remote_set_metadata,
 };
 
 int

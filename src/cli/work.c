@@ -319,22 +319,23 @@ read_options(struct reading *r, struct cli_read *q, struct err *err)
     struct winsize    size;
     int               rc = 0;
 
-    r->all = strcmp(c->args[0], "$all") == 0;
-    *q = (struct cli_read){.stream = r->all ? NULL : c->args[0],
+    r->all = strcmp(c->args[0], "$all") == 0 || clii_is_native(c->args[0]);
+    *q = (struct cli_read){.stream = strcmp(c->args[0], "$all") == 0 ? NULL : c->args[0],
                            .from = c->opt[OPT_FROM],
                            .at = c->opt[OPT_AT],
                            .prefix = c->opt[OPT_PREFIX],
                            .category = c->opt[OPT_CATEGORY],
                            .type = c->opt[OPT_TYPE],
                            .backwards = c->opt[OPT_BACKWARDS] != NULL,
-                           .follow = c->opt[OPT_FOLLOW] != NULL};
+                           .follow = c->opt[OPT_FOLLOW] != NULL,
+                           .resolve = c->opt[OPT_RESOLVE] != NULL};
     r->type = r->all ? NULL : q->type;
     TRY(clii_number(c, OPT_LIMIT, 0, &r->limit, err));
     if (c->opt[OPT_LIMIT] != NULL && r->limit == 0)
         FAIL(err, E_USAGE, ERR_DATA, "--limit 0: must be at least 1");
     q->limit = r->type == NULL ? r->limit : 0;
     if (!r->all && (q->prefix != NULL || q->category != NULL))
-        FAIL(err, E_USAGE, ERR_DATA, "--%s: is for $all only",
+        FAIL(err, E_USAGE, ERR_DATA, "--%s: is for $all, $ce-… and $et-… only",
              q->prefix != NULL ? "prefix" : "category");
     if (q->follow && (q->backwards || q->at != NULL))
         FAIL(err, E_USAGE, ERR_DATA, "--follow: goes forwards only, and not with --at");
@@ -378,8 +379,9 @@ static int
 take_stream(void *arg, struct slice object, struct err *err)
 {
     struct listing   *l = arg;
-    struct json_field f[] = {{.name = "stream"}, {.name = "first"}, {.name = "head"}};
-    struct slice      name;
+    struct json_field f[] = {
+        {.name = "stream"}, {.name = "count"}, {.name = "first"}, {.name = "head"}};
+    struct slice name;
 
     if (l->cli->out_closed)
         return clii_flush(l->cli, err);
@@ -387,12 +389,13 @@ take_stream(void *arg, struct slice object, struct err *err)
         buf_add_slice(&l->line, object);
     } else {
         if (l->given == 0)
-            clii_printf(l->cli, "%-40s  %8s  %8s\n", "stream", "first", "head");
-        if (json_pick(object, f, 3, JSON_PICK_ANY, err) != 0 ||
+            clii_printf(l->cli, "%-40s  %8s  %8s  %8s\n", "stream", "count", "first", "head");
+        if (json_pick(object, f, 4, JSON_PICK_ANY, err) != 0 ||
             json_string_view(f[0].value, &l->scratch, &name, err) != 0)
             return err->code;
         add_cell(&l->line, name, 40);
-        buf_printf(&l->line, "%8.*s  %8.*s", SLICE_FMT(f[1].value), SLICE_FMT(f[2].value));
+        for (int i = 1; i < 4; i++)
+            buf_printf(&l->line, i == 1 ? "%8.*s" : "  %8.*s", SLICE_FMT(f[i].value));
     }
     buf_add_byte(&l->line, '\n');
     clii_put_buf(l->cli, &l->line);
