@@ -41,7 +41,8 @@ enum ox_status {
     OX_TIMEOUT = 9,
     OX_CLOSED = 10,
     OX_UNSURE = 11, /* the outcome is unknown: read before you write again */
-    OX_ERROR = 12   /* anything else: see the text */
+    OX_ERROR = 12,  /* anything else: see the text */
+    OX_GONE = 13    /* the stream was deleted for good, or is closed */
 };
 
 struct ox_error {
@@ -123,20 +124,32 @@ struct ox_event {
     int64_t     created_us; /* µs since 1970-01-01 UTC */
 };
 
+/* The link through which a resolved event was read. */
+struct ox_link {
+    uint64_t    position, version;
+    const char *stream; /* valid until the reader's next call */
+    char        id[37];
+};
+
 #define OX_FORWARDS 0
 #define OX_BACKWARDS 1
 /* As `from` backwards: the end. */
 #define OX_FROM_END UINT64_MAX
 
+/*
+ * `stream` may also be "$ce-NAME" (the events of a category), "$et-TYPE" (those of a type) or
+ * "$streams" (for each stream a link to its first event), which are read by position as $all is.
+ */
 struct ox_read {
     size_t      size;      /* sizeof(struct ox_read) */
     const char *stream;    /* NULL: $all */
-    uint64_t    from;      /* a version, or for $all a position; included */
+    uint64_t    from;      /* a version; a position for what is read so; included */
     int         direction; /* OX_FORWARDS, OX_BACKWARDS */
     uint64_t    at;        /* time travel: nothing after this position; 0: no bound */
     int64_t     at_us;     /* time travel: as of this time; 0: no bound */
-    const char *prefix;    /* $all: streams whose names begin so; NULL: all */
-    const char *type;      /* $all: events of this type; NULL: all */
+    const char *prefix;    /* by position: streams whose names begin so; NULL: all */
+    const char *type;      /* by position: events of this type; NULL: all */
+    int resolve; /* 1: follow links (ox_read_link); one that leads nowhere is given itself */
 };
 
 OX_API int ox_read_open(struct ox *db, const struct ox_read *read, struct ox_reader **out,
@@ -148,6 +161,12 @@ OX_API int ox_read_open(struct ox *db, const struct ox_read *read, struct ox_rea
  * no gap and no double.
  */
 OX_API int ox_read_next(struct ox_reader *reader, struct ox_event *event, struct ox_error *error);
+
+/*
+ * Of the event that was read last, with `resolve`: 1 where it was read through a link, which is put
+ * into `link`; -1 where it is a link that leads nowhere; else 0. `link` may be NULL.
+ */
+OX_API int ox_read_link(struct ox_reader *reader, struct ox_link *link);
 
 /*
  * As ox_read_next, but waits for an event at most timeout_ms (-1: for ever):
@@ -166,6 +185,65 @@ OX_API uint64_t ox_end(struct ox *db);
 
 /* The version of the stream's last event; OX_NOT_FOUND. */
 OX_API int ox_head(struct ox *db, const char *stream, uint64_t *version, struct ox_error *error);
+
+/* changing a stream */
+
+/* How; NULL is as zeroed, but for `expected`, which is then OX_EXISTS. */
+struct ox_change {
+    size_t  size; /* sizeof(struct ox_change) */
+    int64_t expected;
+};
+
+/*
+ * Hides all events of the stream at once, from every reader. The next append brings the stream back
+ * and goes on with its numbers. OX_NOT_FOUND, OX_WRONG_VERSION, OX_GONE. `position` (of the change)
+ * may be NULL, as in the functions below.
+ */
+OX_API int ox_delete(struct ox *db, const char *stream, const struct ox_change *change,
+                     uint64_t *position, struct ox_error *error);
+
+/* The same for good: from then on the stream takes no event, and reading it is OX_GONE. */
+OX_API int ox_tombstone(struct ox *db, const char *stream, const struct ox_change *change,
+                        uint64_t *position, struct ox_error *error);
+
+/* Hides the events below version `before`; beyond the stream's end it means the end. */
+OX_API int ox_truncate(struct ox *db, const char *stream, uint64_t before,
+                       const struct ox_change *change, uint64_t *position, struct ox_error *error);
+
+/* 1: the stream can be read only, appends are OX_GONE. 0: it takes events again. */
+OX_API int
+ox_set_closed(struct ox *db, const char *stream, int closed, const struct ox_change *change,
+              uint64_t *position, struct ox_error *error);
+
+/*
+ * Replaces the stream's metadata: a JSON object of at most 64 KiB. $maxCount, $maxAge (seconds) and
+ * $tb act at once; other members are kept. `expected` is the version of the metadata.
+ */
+OX_API int ox_set_metadata(struct ox *db, const char *stream, int64_t expected, const void *json,
+                           size_t json_len, uint64_t *version, struct ox_error *error);
+
+/*
+ * The JSON of the metadata, NUL at its end, into the caller's `json` of `json_size` bytes;
+ * *json_len is its length, also where there was no room (OX_INVALID). OX_NOT_FOUND where there is
+ * none.
+ */
+OX_API int ox_get_metadata(struct ox *db, const char *stream, char *json, size_t json_size,
+                           size_t *json_len, uint64_t *version, struct ox_error *error);
+
+/* What a stream has. */
+struct ox_stream {
+    size_t   size;      /* sizeof(struct ox_stream), set by the caller */
+    uint64_t head;      /* version of its last event */
+    uint64_t first;     /* first readable version; head + 1: none is */
+    uint64_t count;     /* readable events, from `first` to `head` */
+    uint64_t max_count; /* limits that hold; 0: none */
+    int64_t  max_age_us;
+    int      closed;
+};
+
+/* OX_NOT_FOUND where there is none or it is deleted, OX_GONE where for good. */
+OX_API int
+ox_stream_info(struct ox *db, const char *stream, struct ox_stream *out, struct ox_error *error);
 
 /* "0.1.0" */
 OX_API const char *ox_version(void);

@@ -16,10 +16,11 @@
 #include "base/must.h"
 #include "core/deliver_int.h"
 
-#define READ_MAX 1000u         /* events in one step */
-#define POLL_WAIT_MS 10u       /* new events wait so long while others are on their way */
-#define POLL_WAIT_FULL_MS 100u /* there is no room for new ones */
-#define SPIN_US UINT64_C(1000) /* a driver that came back at once with nothing */
+#define READ_MAX 1000u           /* events in one step */
+#define READ_PATIENCE (4u << 20) /* bytes of the log looked through for one event */
+#define POLL_WAIT_MS 10u         /* new events wait so long while others are on their way */
+#define POLL_WAIT_FULL_MS 100u   /* there is no room for new ones */
+#define SPIN_US UINT64_C(1000)   /* a driver that came back at once with nothing */
 #define STOP_WAIT_US UINT64_C(20000000)
 #define SHIFT_MAX 20u
 
@@ -110,7 +111,8 @@ open_reader(struct deliver *d, struct err *err)
                             .filter = {.prefix = slice_str(d->prefix),
                                        .category = slice_str(d->category),
                                        .type = slice_str(d->type),
-                                       .system = d->conf.system}};
+                                       .system = d->conf.system},
+                            .patience = READ_PATIENCE};
 
     must(d->reader == NULL);
     d->read_from = read.from;
@@ -199,6 +201,10 @@ read_live(struct deliver *d, bool *progress, struct err *err)
             rc = log_iter_next(d->reader, &d->held, err);
             if (rc == E_END) {
                 d->at_end = true;
+                return 0;
+            }
+            if (rc == E_MORE) { /* nothing for this sink in a while: look after the rest first */
+                *progress = true;
                 return 0;
             }
             TRY(rc);

@@ -31,6 +31,9 @@ struct ox_reader {
     _Atomic(struct ox_gate *) gate; /* of the thread that waits */
     atomic_bool               stopped;
     struct buf                names; /* the event's stream and type, each with a NUL */
+    struct log_link           link;  /* of the event; its stream is in `names` */
+    size_t                    link_at;
+    bool                      dangling;
 };
 
 static int
@@ -46,8 +49,9 @@ status_of(int rc, enum err_kind kind)
     case E_WRONG_VERSION:
         return OX_WRONG_VERSION;
     case E_NOTFOUND:
-    case E_GONE:
         return OX_NOT_FOUND;
+    case E_GONE:
+        return OX_GONE;
     case E_LIMIT:
         /* Over a limit for good, or too much is waiting just now. */
         return kind == ERR_RETRY ? OX_BUSY : OX_INVALID;
@@ -161,6 +165,8 @@ take_events(const struct ox_new_event *from, size_t count, struct log_new_event 
                                        .data = slice_of(from[i].data, from[i].data_len),
                                        .meta = slice_of(from[i].metadata, from[i].metadata_len),
                                        .flags = flags_of(&from[i])};
+        if (slice_is(to[i].type, "$>"))
+            to[i].flags = LOG_LINK;
         if (from[i].id != NULL && !id_parse(slice_str(from[i].id), &to[i].id))
             return false;
     }
@@ -293,6 +299,19 @@ bound_of(struct ox *db, const struct ox_read *read, struct log_pos *at, struct e
     return rc;
 }
 
+/* Before `resolve` was there. */
+#define READ_SIZE_1 offsetof(struct ox_read, resolve)
+
+/* What the system has is seen where its names are asked for. */
+static bool
+is_system_read(const struct ox_read *read)
+{
+    const char *s = read->stream;
+
+    return (read->prefix != NULL && read->prefix[0] == '$') ||
+           (s != NULL && (strncmp(s, "$ce-$", 5) == 0 || strncmp(s, "$et-$", 5) == 0));
+}
+
 int
 ox_read_open(struct ox *db, const struct ox_read *read, struct ox_reader **out,
              struct ox_error *error)
@@ -304,13 +323,13 @@ ox_read_open(struct ox *db, const struct ox_read *read, struct ox_reader **out,
 
     *out = NULL;
     must(db->magic == OX_MAGIC);
-    if (read->size != sizeof *read)
+    if (read->size != sizeof *read && read->size != READ_SIZE_1)
         return invalid(error, "ox_read.size is not sizeof(struct ox_read)");
     if (read->stream != NULL && read->stream[0] == '\0')
         return invalid(error, "a stream's name may not be empty; NULL reads all streams");
     r = calloc(1, sizeof *r);
     /* Room for the longest name and type, so that no event fails for it. */
-    if (r == NULL || !buf_reserve(&r->names, LOG_NAME_MAX + LOG_TYPE_MAX + 2)) {
+    if (r == NULL || !buf_reserve(&r->names, 2 * LOG_NAME_MAX + LOG_TYPE_MAX + 3)) {
         free(r);
         return out_of_memory(error);
     }
@@ -320,6 +339,8 @@ ox_read_open(struct ox *db, const struct ox_read *read, struct ox_reader **out,
     lr.backwards = read->direction == OX_BACKWARDS;
     lr.filter.prefix = slice_str(read->prefix);
     lr.filter.type = slice_str(read->type);
+    lr.filter.system = is_system_read(read);
+    lr.resolve = read->size != READ_SIZE_1 && read->resolve != 0;
     rc = bound_of(db, read, &lr.at, &err);
     if (rc == 0)
         rc = log_iter_open(db->log, &lr, &r->it, &err);
@@ -348,7 +369,12 @@ show(struct ox_reader *r, const struct log_event *from, struct ox_event *to)
     type_at = r->names.len;
     buf_add_slice(&r->names, from->type);
     buf_add_byte(&r->names, 0);
+    r->link_at = r->names.len;
+    buf_add_slice(&r->names, from->link.stream);
+    buf_add_byte(&r->names, 0);
     must(!r->names.failed);
+    r->link = from->link;
+    r->dangling = from->dangling;
     to->position = from->pos.v;
     to->version = from->version;
     to->stream = (const char *)r->names.data;
@@ -364,16 +390,35 @@ show(struct ox_reader *r, const struct log_event *from, struct ox_event *to)
 int
 ox_read_next(struct ox_reader *r, struct ox_event *event, struct ox_error *error)
 {
-    struct log_event ev;
+    struct log_event ev = {0};
     struct err       err;
     int              rc;
 
     must(r->magic == READER_MAGIC);
     err_clear(&err);
-    rc = log_iter_next(r->it, &ev, &err);
+    do
+        rc = log_iter_next(r->it, &ev, &err);
+    while (rc == E_MORE);
     if (rc == 0)
         show(r, &ev, event);
     return answer(error, rc, &err);
+}
+
+int
+ox_read_link(struct ox_reader *r, struct ox_link *link)
+{
+    must(r->magic == READER_MAGIC);
+    if (r->dangling)
+        return -1;
+    if (r->link.stream.len == 0)
+        return 0;
+    if (link != NULL) {
+        link->position = r->link.pos.v;
+        link->version = r->link.version;
+        link->stream = (const char *)r->names.data + r->link_at;
+        id_format(&r->link.id, link->id);
+    }
+    return 1;
 }
 
 int
@@ -457,6 +502,176 @@ ox_head(struct ox *db, const char *stream, uint64_t *version, struct ox_error *e
     rc = log_stream_info(db->log, slice_str(stream), &s, &err);
     if (rc == 0)
         *version = s.head;
+    return answer(error, rc, &err);
+}
+
+/* changing a stream */
+
+/* A change without an expected version asks for a stream that is there. */
+static int
+change_stream(struct ox *db, struct log_change c, const char *stream,
+              const struct ox_change *change, uint64_t *position, struct ox_error *error)
+{
+    struct log_req req = {.changes = &c, .change_count = 1};
+    struct err     err;
+    int            rc;
+
+    must(db->magic == OX_MAGIC);
+    if (change != NULL && change->size != sizeof *change)
+        return invalid(error, "ox_change.size is not sizeof(struct ox_change)");
+    c.stream = slice_str(stream);
+    c.expected = change == NULL ? LOG_EXISTS : change->expected;
+    err_clear(&err);
+    rc = log_name_check(c.stream, false, &err);
+    if (rc == 0) {
+        rc = log_append(db->log, &req);
+        err = req.err;
+    }
+    if (rc == E_WRONG_VERSION && change == NULL)
+        rc = E_NOTFOUND;
+    if (rc == 0 && position != NULL)
+        *position = req.last.v;
+    return answer(error, rc, &err);
+}
+
+int
+ox_delete(struct ox *db, const char *stream, const struct ox_change *change, uint64_t *position,
+          struct ox_error *error)
+{
+    return change_stream(db, (struct log_change){.what = LOG_SET_DELETED}, stream, change, position,
+                         error);
+}
+
+int
+ox_tombstone(struct ox *db, const char *stream, const struct ox_change *change, uint64_t *position,
+             struct ox_error *error)
+{
+    return change_stream(db, (struct log_change){.what = LOG_SET_TOMBSTONE}, stream, change,
+                         position, error);
+}
+
+int
+ox_truncate(struct ox *db, const char *stream, uint64_t before, const struct ox_change *change,
+            uint64_t *position, struct ox_error *error)
+{
+    return change_stream(db, (struct log_change){.what = LOG_SET_TRUNCATE, .truncate = before},
+                         stream, change, position, error);
+}
+
+int
+ox_set_closed(struct ox *db, const char *stream, int closed, const struct ox_change *change,
+              uint64_t *position, struct ox_error *error)
+{
+    return change_stream(db,
+                         (struct log_change){.what = closed != 0 ? LOG_SET_CLOSED : LOG_SET_OPEN},
+                         stream, change, position, error);
+}
+
+/* The name of the stream that holds a stream's metadata. */
+static int
+metadata_name(const char *stream, struct buf *name, struct err *err)
+{
+    int rc = log_name_check(slice_str(stream), false, err);
+
+    if (rc != 0)
+        return rc;
+    buf_add_str(name, "$$");
+    buf_add_str(name, stream);
+    if (name->failed)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
+    return log_name_check(buf_slice(name), true, err);
+}
+
+int
+ox_set_metadata(struct ox *db, const char *stream, int64_t expected, const void *json,
+                size_t json_len, uint64_t *version, struct ox_error *error)
+{
+    struct log_new_event event = {
+        .type = slice_str(LOG_META_TYPE), .data = slice_of(json, json_len), .flags = LOG_JSON};
+    struct log_write write = {.expected = expected, .events = &event, .count = 1};
+    struct log_req   req = {.writes = &write, .write_count = 1, .flags = LOG_SYSTEM};
+    struct log_meta  meta;
+    struct buf       name = {0};
+    struct err       err;
+    int              rc = 0;
+
+    must(db->magic == OX_MAGIC);
+    err_clear(&err);
+    TRY(metadata_name(stream, &name, &err));
+    TRY(log_meta_parse(event.data, &meta, &err));
+    write.stream = buf_slice(&name);
+    rc = log_append(db->log, &req);
+    err = req.err;
+    if (rc == 0 && version != NULL)
+        *version = write.last_version;
+out:
+    buf_fini(&name);
+    return answer(error, rc, &err);
+}
+
+static int
+read_metadata(struct ox *db, const char *stream, struct log_iter **it, struct log_event *event,
+              struct err *err)
+{
+    struct log_read read = {.from = UINT64_MAX, .backwards = true};
+    struct buf      name = {0};
+    int             rc = 0;
+
+    TRY(metadata_name(stream, &name, err));
+    read.stream = buf_slice(&name);
+    TRY(log_iter_open(db->log, &read, it, err));
+    rc = log_iter_next(*it, event, err);
+    if (rc == E_END)
+        FAIL(err, E_NOTFOUND, ERR_DATA, "stream \"%s\" has no metadata", stream);
+out:
+    buf_fini(&name);
+    return rc;
+}
+
+int
+ox_get_metadata(struct ox *db, const char *stream, char *json, size_t json_size, size_t *json_len,
+                uint64_t *version, struct ox_error *error)
+{
+    struct log_iter *it = NULL;
+    struct log_event event;
+    struct err       err;
+    int              rc = 0;
+
+    must(db->magic == OX_MAGIC);
+    err_clear(&err);
+    TRY(read_metadata(db, stream, &it, &event, &err));
+    *json_len = event.data.len;
+    if (event.data.len >= json_size)
+        FAIL(&err, E_INVALID, ERR_DATA, "the metadata needs %zu bytes", event.data.len + 1);
+    memcpy(json, event.data.data, event.data.len);
+    json[event.data.len] = '\0';
+    if (version != NULL)
+        *version = event.version;
+out:
+    log_iter_close(it);
+    return answer(error, rc, &err);
+}
+
+int
+ox_stream_info(struct ox *db, const char *stream, struct ox_stream *out, struct ox_error *error)
+{
+    struct log_stream s;
+    struct err        err;
+    int               rc;
+
+    must(db->magic == OX_MAGIC);
+    if (out->size != sizeof *out)
+        return invalid(error, "ox_stream.size is not sizeof(struct ox_stream)");
+    err_clear(&err);
+    rc = log_stream_info(db->log, slice_str(stream), &s, &err);
+    if (rc == 0)
+        *out = (struct ox_stream){.size = sizeof *out,
+                                  .head = s.head,
+                                  .first = s.first,
+                                  .count = s.first > s.head ? 0 : s.head - s.first + 1,
+                                  .max_count = s.max_count,
+                                  .max_age_us = s.max_age_us,
+                                  .closed = (s.flags & LOG_STREAM_CLOSED) != 0};
     return answer(error, rc, &err);
 }
 
