@@ -59,6 +59,36 @@ static const struct conf_field sink_fields[] = {
     {.name = NULL},
 };
 
+static const struct conf_field retention_fields[] = {
+    {.name = "max_count",
+     .type = {.kind = CONF_INT, .min = 1, .max = INT64_MAX},
+     .doc = "events of a stream that stay readable"},
+    {.name = "max_age",
+     .type = {.kind = CONF_DURATION, .min = 1000000, .max = INT64_MAX},
+     .doc = "how long an event stays readable"},
+    {.name = NULL},
+};
+
+static const struct conf_field quota_fields[] = {
+    {.name = "events_per_s",
+     .type = {.kind = CONF_INT, .min = 1, .max = 1000000000},
+     .doc = "events a second"},
+    {.name = "bytes_per_s",
+     .type = {.kind = CONF_SIZE, .min = 1, .max = INT64_C(1000000000000)},
+     .doc = "bytes a second, of types, data and metadata"},
+    {.name = NULL},
+};
+
+static const struct conf_field limit_fields[] = {
+    {.name = "connections",
+     .type = {.kind = CONF_INT, .min = 1, .max = 1000000},
+     .preset = "1024",
+     .doc = "beyond it: 503"},
+    {.name = NULL},
+};
+
+static const struct conf_type retention_type = {.kind = CONF_OBJECT, .fields = retention_fields};
+static const struct conf_type quota_type = {.kind = CONF_OBJECT, .fields = quota_fields};
 static const struct conf_type source_type = {
     .kind = CONF_DRIVER, .fields = source_fields, .family = "source"};
 static const struct conf_type sink_type = {
@@ -79,6 +109,15 @@ static const struct conf_field root_fields[] = {
      .type = {.kind = CONF_SECRET, .min = 64, .max = 64},
      .doc = "64 hexadecimal digits that wrap the keys of subjects"},
     {.name = "log", .type = {.kind = CONF_OBJECT, .fields = log_fields}, .preset = "{}"},
+    {.name = "limits", .type = {.kind = CONF_OBJECT, .fields = limit_fields}, .preset = "{}"},
+    {.name = "retention",
+     .type = {.kind = CONF_MAP, .of = &retention_type, .max = 1000},
+     .preset = "{}",
+     .doc = "of categories: what of their streams stays readable"},
+    {.name = "quotas",
+     .type = {.kind = CONF_MAP, .of = &quota_type, .max = 1000},
+     .preset = "{}",
+     .doc = "of categories: what may be appended in a second"},
     {.name = "sources",
      .type = {.kind = CONF_MAP, .of = &source_type, .chars = NAMES, .max = 1000},
      .preset = "{}"},

@@ -303,9 +303,17 @@ reload(struct engine *e)
     struct cli   quiet = *e->cli; /* its state is the main thread's */
     struct conf *root;
     struct err   err;
+    int          rc;
 
-    if (enginei_config_load(&quiet, e->cli->opt[OPT_CONF], &root, &err) != 0 ||
-        apply(e, root, &err) != 0)
+    rc = enginei_config_load(&quiet, e->cli->opt[OPT_CONF], &root, &err);
+    if (rc == 0) {
+        rc = enginei_limits_apply(e, root, &err);
+        if (rc != 0)
+            conf_free(root);
+        else
+            rc = apply(e, root, &err);
+    }
+    if (rc != 0)
         say(SAY_ERROR, "the configuration was not taken over", "why", err.text, NULL);
     else
         say(SAY_INFO, "configuration reloaded", NULL);

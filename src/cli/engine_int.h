@@ -44,6 +44,16 @@ bool enginei_driver(void *arg, const char *family, size_t i, struct conf_driver 
 /* A file into a checked tree; all problems are on stderr, the first in err. */
 int enginei_config_load(struct cli *c, const char *file, struct conf **out, struct err *err);
 
+/* retention, quotas, limits */
+
+struct log_retention;
+struct server;
+
+/* The list is the caller's to free; its texts are the tree's. */
+int enginei_retention(const struct conf *root, struct log_retention **list, uint32_t *count,
+                      struct err *err);
+int enginei_quotas(const struct conf *root, struct server *server, struct err *err);
+
 /* parts */
 
 enum part_kind {
@@ -93,7 +103,8 @@ struct engine {
     struct ox_env     *env;
     struct log        *log;
     struct cli        *cli;
-    pthread_mutex_t    lock; /* the parts and their waiters */
+    struct server     *server; /* once its routes are there */
+    pthread_mutex_t    lock;   /* the parts and their waiters */
     struct part       *parts;
     unsigned           waiter_count;
     struct ox_task    *keeper, *pusher;
@@ -108,6 +119,9 @@ void enginei_free(struct engine *e); /* stops everything; NULL is fine */
 
 /* Reads the configuration again, soon. Any thread. */
 void enginei_reload(void *engine);
+
+/* What the log and the server are told anew when the configuration is read again. */
+int enginei_limits_apply(struct engine *e, const struct conf *root, struct err *err);
 
 /* Under the lock. */
 struct part *enginei_find(struct engine *e, enum part_kind kind, struct slice name);

@@ -381,5 +381,6 @@ enginei_routes(struct engine *e, struct server *server, struct err *err)
         {"POST", "/v1/migrations/{name}/{command}", post_migration, 0},
     };
 
+    e->server = server;
     return server_add_routes(server, routes, sizeof routes / sizeof routes[0], e, err);
 }

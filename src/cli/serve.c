@@ -1,6 +1,7 @@
 /* oxbow serve: the log behind the network front, and what the configuration has, until a signal. */
 #include <malloc.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/conf.h"
@@ -46,19 +47,23 @@ static int
 open_log(struct cli *c, const struct conf *root, struct log_report *report, struct log **out,
          struct err *err)
 {
-    int                rc;
-    const struct conf *log = conf_child(root, "log");
-    struct log_conf    conf = {.index = &log_index_lmdb,
-                               .segment_bytes = conf_size(log, "segment_bytes"),
-                               .commit_bytes_max = conf_size(log, "commit_bytes_max"),
-                               .free_bytes_min = conf_size(log, "free_bytes_min"),
-                               .sync_delay_us = conf_duration_us(log, "sync_delay")};
+    const struct conf    *log = conf_child(root, "log");
+    struct log_retention *retention = NULL;
+    int                   rc = 0;
+    struct log_conf       conf = {.index = &log_index_lmdb,
+                                  .segment_bytes = conf_size(log, "segment_bytes"),
+                                  .commit_bytes_max = conf_size(log, "commit_bytes_max"),
+                                  .free_bytes_min = conf_size(log, "free_bytes_min"),
+                                  .sync_delay_us = conf_duration_us(log, "sync_delay")};
 
     TRY(clii_keys_open(c, true, conf_str(root, "keys"), conf_str(root, "keys_master"), &c->subjects,
                        err));
     conf.subjects = c->subjects;
-    TRY(log_open(env_real(), clii_data(c), &conf, report, out, err));
+    TRY(enginei_retention(root, &retention, &conf.retention_count, err));
+    conf.retention = retention;
+    rc = log_open(env_real(), clii_data(c), &conf, report, out, err);
 out:
+    free(retention);
     return rc;
 }
 
@@ -110,6 +115,7 @@ clii_serve(struct cli *c, struct err *err)
                     host, &conf.port, err));
     if (host[0] != '\0')
         conf.host = host;
+    conf.connections_max = (uint32_t)conf_int(conf_child(root, "limits"), "connections");
     say_init(env_real(), SAY_INFO);
     c->opening = true;
     TRY(open_log(c, root, &report, &log, err));
@@ -119,6 +125,7 @@ clii_serve(struct cli *c, struct err *err)
     say_report(c, &report);
     TRY(groups_open(env_real(), log, &groups, err));
     TRY(server_add_groups(server, groups, err));
+    TRY(enginei_quotas(root, server, err));
     TRY(enginei_new(c, log, &root, &engine, err));
     TRY(enginei_routes(engine, server, err));
     TRY(jobsi_new(env_real(), log, c->subjects, &jobs, err));

@@ -287,6 +287,8 @@ serveri_append_send(struct call *call, struct append *a)
     a->req.check_count = a->check_count;
     a->req.done = on_done;
     a->req.arg = a;
+    if (!serveri_quota_take(call, a->req.writes, a->req.write_count))
+        return;
     a->message.fn = on_answer;
     c->users++;
     s->in_flight++;

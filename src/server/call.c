@@ -102,6 +102,8 @@ reason(int status)
         return "Expectation Failed";
     case 422:
         return "Unprocessable Content";
+    case 429:
+        return "Too Many Requests";
     case 431:
         return "Request Header Fields Too Large";
     case 500:
@@ -185,6 +187,11 @@ serveri_answer_head(struct call *call, int status, const char *type, uint64_t le
     }
     if (status == 503)
         buf_add_str(out, "Retry-After: 1\r\n");
+    if (status == 429) {
+        buf_add_str(out, "Retry-After: ");
+        buf_add_u64(out, call->retry_after_s);
+        buf_add_str(out, "\r\n");
+    }
     if (call->allow != 0)
         add_allow(out, call->allow);
     if (c->last)

@@ -303,7 +303,7 @@ begin_call(struct conn *c)
     call->route = NULL;
     call->later = NULL;
     call->status = 0;
-    call->allow = 0;
+    call->allow = call->retry_after_s = 0;
     call->chunked_out = call->head_only = call->begun = false;
     if (c->server->conf.access_log)
         call->began_us = c->server->env->ops->mono_us(c->server->env);

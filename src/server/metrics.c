@@ -65,6 +65,8 @@ put_server(struct buf *out, const struct server *s)
         stats->append_events);
     put(out, "oxbow_append_bytes_total", "counter", "Bytes of the bodies of appends.",
         stats->append_bytes);
+    put(out, "oxbow_append_quota_refused_total", "counter", "Appends over a quota.",
+        stats->quota_refused);
     put_latency(out, stats);
     put_answers(out, stats);
 }

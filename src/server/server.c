@@ -408,6 +408,7 @@ server_free(struct server *s)
     if (s->extra != NULL)
         s->extra->free(s->extra);
     serveri_live_free(s);
+    serveri_quotas_free(s->quotas);
     buf_fini(&s->scratch);
     free(s);
 }

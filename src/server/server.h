@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/slice.h"
 
 struct call;
 struct log;
@@ -47,6 +48,19 @@ struct server_conf {
 /* E_BUSY: the port is in use. */
 int server_new(struct ox_env *env, struct log *log, const struct server_conf *conf,
                struct server **out, struct err *err);
+
+/*
+ * How much may be appended in a second to the streams of a category (a name up to its first '-');
+ * "*": to those of each other one. 0: no bound. What is over it gets 429 and Retry-After.
+ */
+struct server_quota {
+    struct slice category;
+    uint64_t     events_per_s, bytes_per_s; /* at most 10^12 */
+};
+
+/* Any thread; replaces what was there, with full buckets. The list is copied. */
+int server_set_quotas(struct server *server, const struct server_quota *list, uint32_t count,
+                      struct err *err);
 
 /* The real one, also where any free port was asked for. */
 uint16_t server_port(const struct server *server);

@@ -16,6 +16,8 @@ struct append;
 struct conn;
 struct feed;
 struct live;
+struct log_write;
+struct quotas;
 
 #define SERVERI_ROUTES_MAX 256
 #define SERVERI_IN_MIN 4096          /* bytes of a new connection's input buffer */
@@ -43,7 +45,7 @@ struct stats {
     uint64_t connections_all, connections_refused, requests, bytes_in, bytes_out;
     uint64_t appends, append_events, append_bytes;
     uint64_t latency_us_sum, latency[SERVERI_LATENCY_BUCKETS + 1];
-    uint64_t events_out, streams_cut;
+    uint64_t events_out, streams_cut, quota_refused;
     uint32_t answers[SERVERI_STATUS_MAX];
 };
 
@@ -74,8 +76,9 @@ struct call {
     struct later       *later;
     struct uri          uri;
     uint64_t            began_us;
-    int                 status; /* answered with; 0: not yet */
-    unsigned            allow;  /* with 405: a bit for each method */
+    int                 status;        /* answered with; 0: not yet */
+    uint32_t            retry_after_s; /* with 429 */
+    unsigned            allow;         /* with 405: a bit for each method */
     bool                chunked_out;
     bool                head_only; /* HEAD */
     bool                begun;     /* the handler has seen a part of it */
@@ -199,6 +202,10 @@ bool serveri_live_check(struct feed *f, uint64_t now_ms);
 /* The stream was deleted here. */
 void serveri_live_check_stream(struct server *s, struct slice stream);
 
+/* Takes what is appended from the quotas; false: it was answered. */
+bool serveri_quota_take(struct call *call, const struct log_write *writes, uint32_t count);
+void serveri_quotas_free(struct quotas *quotas);
+
 int serveri_stream_routes(struct server *s, struct err *err);
 /* As call_fail, for what concerns a stream: 404 is stream-not-found. */
 void serveri_stream_fail(struct call *call, const struct err *err);
@@ -265,6 +272,7 @@ struct server {
     struct live *live;
 
     struct server_extra *extra; /* NULL: none */
+    struct quotas *quotas; /* NULL: none */
 
     struct buf   scratch;   /* for whoever runs on the loop, until it returns */
     char         date[128]; /* "Date: …\r\n" */
