@@ -37,28 +37,6 @@ __wrap_log_get_info(struct log *log, struct log_info *out)
     (void)snprintf(out->failed_text, sizeof out->failed_text, "%s", forced.text);
 }
 
-static int
-post(struct fix *f, const char *path, const char *fields, const char *text, struct buf *body)
-{
-    return ask_with(f, "POST", path, fields, slice_str(text), body);
-}
-
-static int
-get(struct fix *f, const char *path, const char *fields, struct buf *body)
-{
-    char request[512];
-
-    (void)snprintf(request, sizeof request, "GET %s HTTP/1.1\r\n" HOST "%s\r\n", path, fields);
-    return ask(f, request, body);
-}
-
-static void
-expect_body(const struct buf *body, const char *text)
-{
-    if (!buf_has(body, text))
-        fail_msg("\"%s\" is not in %.*s", text, (int)body->len, (const char *)body->data);
-}
-
 static void
 test_append(void **state)
 {
@@ -497,21 +475,6 @@ test_live_silence(void **state)
     client_until(&c, "\n:\n\n");
     client_close(&c);
     fix_stop(&f);
-}
-
-static uint64_t
-metric(struct fix *f, const char *name)
-{
-    struct buf b = {0};
-    char       line[80];
-    uint64_t   v;
-
-    assert_int_equal(get(f, "/metrics", "", &b), 200);
-    buf_add_byte(&b, 0);
-    (void)snprintf(line, sizeof line, "\n%s ", name);
-    v = strtoull(strstr((char *)b.data, line) + strlen(line), NULL, 10);
-    buf_fini(&b);
-    return v;
 }
 
 /*

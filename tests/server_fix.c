@@ -28,25 +28,24 @@ run(void *arg)
     return NULL;
 }
 
-void
-fix_start(struct fix *f, const struct server_route *routes, size_t count, void *arg)
+static void
+open_all(struct fix *f)
 {
-    say_to(say_nothing, NULL);
-    tmp_dir(f->dir, sizeof f->dir);
-    f->log_conf.index = &log_index_lmdb;
-    f->log_conf.segment_bytes = UINT64_C(32) << 20;
     if (log_open(env_real(), f->dir, &f->log_conf, NULL, &f->log, &f->err) != 0)
         fail_msg("log: %s", f->err.text);
     if (server_new(env_real(), f->log, &f->conf, &f->server, &f->err) != 0)
         fail_msg("server: %s", f->err.text);
-    if (server_add_routes(f->server, routes, count, arg, &f->err) != 0)
-        fail_msg("routes: %s", f->err.text);
+}
+
+static void
+begin(struct fix *f)
+{
     assert_int_equal(pthread_create(&f->thread, NULL, run, f), 0);
     f->running = true;
 }
 
-void
-fix_stop(struct fix *f)
+static void
+end(struct fix *f)
 {
     if (f->running) {
         server_stop(f->server);
@@ -57,6 +56,33 @@ fix_stop(struct fix *f)
     log_close(f->log);
     f->server = NULL;
     f->log = NULL;
+}
+
+void
+fix_restart(struct fix *f)
+{
+    end(f);
+    open_all(f);
+    begin(f);
+}
+
+void
+fix_start(struct fix *f, const struct server_route *routes, size_t count, void *arg)
+{
+    say_to(say_nothing, NULL);
+    tmp_dir(f->dir, sizeof f->dir);
+    f->log_conf.index = &log_index_lmdb;
+    f->log_conf.segment_bytes = UINT64_C(32) << 20;
+    open_all(f);
+    if (server_add_routes(f->server, routes, count, arg, &f->err) != 0)
+        fail_msg("routes: %s", f->err.text);
+    begin(f);
+}
+
+void
+fix_stop(struct fix *f)
+{
+    end(f);
     tmp_remove(f->dir);
 }
 
@@ -278,4 +304,41 @@ ask_with(const struct fix *f, const char *method, const char *path, const char *
     client_send_bytes(&c, content.data, content.len);
     buf_fini(&head);
     return finish(&c, body);
+}
+
+int
+post(const struct fix *f, const char *path, const char *fields, const char *text, struct buf *body)
+{
+    return ask_with(f, "POST", path, fields, slice_str(text), body);
+}
+
+int
+get(const struct fix *f, const char *path, const char *fields, struct buf *body)
+{
+    char request[512];
+
+    (void)snprintf(request, sizeof request, "GET %s HTTP/1.1\r\n" HOST "%s\r\n", path, fields);
+    return ask(f, request, body);
+}
+
+void
+expect_body(const struct buf *body, const char *text)
+{
+    if (!buf_has(body, text))
+        fail_msg("\"%s\" is not in %.*s", text, (int)body->len, (const char *)body->data);
+}
+
+uint64_t
+metric(const struct fix *f, const char *name)
+{
+    struct buf b = {0};
+    char       line[80];
+    uint64_t   v;
+
+    assert_int_equal(get(f, "/metrics", "", &b), 200);
+    buf_add_byte(&b, 0);
+    (void)snprintf(line, sizeof line, "\n%s ", name);
+    v = strtoull(strstr((char *)b.data, line) + strlen(line), NULL, 10);
+    buf_fini(&b);
+    return v;
 }

@@ -75,6 +75,19 @@ int ask(const struct fix *f, const char *request, struct buf *body);
 int ask_with(const struct fix *f, const char *method, const char *path, const char *fields,
              struct slice content, struct buf *body);
 
+/* POST and GET, with header fields that end in CR LF ("": none). */
+int
+post(const struct fix *f, const char *path, const char *fields, const char *text, struct buf *body);
+int get(const struct fix *f, const char *path, const char *fields, struct buf *body);
+
+/* Stops the server and opens the same folder again. */
+void fix_restart(struct fix *f);
+
+void expect_body(const struct buf *body, const char *text);
+
+/* A number of GET /metrics. */
+uint64_t metric(const struct fix *f, const char *name);
+
 /* The text is somewhere in the buffer. */
 bool buf_has(const struct buf *b, const char *text);
 
