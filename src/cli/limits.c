@@ -67,10 +67,3 @@ out:
     free(list);
     return rc;
 }
-/* FRONT-TEMP */
-__attribute__((weak)) int
-log_set_retention(struct log *log, const struct log_retention *list, uint32_t count,
-                  struct err *err)
-{
-    return 0;
-}
