@@ -21,7 +21,7 @@ open_groups(struct home *h)
 {
     struct err err;
 
-    fake_ok(groups_open(env_real(), h->f.log, &h->gs, &err), &err);
+    fake_ok(group_open(env_real(), h->f.log, &h->gs, &err), &err);
 }
 
 static int
@@ -41,7 +41,7 @@ teardown(void **state)
 {
     struct home *h = *state;
 
-    groups_close(h->gs);
+    group_close(h->gs);
     fake_log_close(&h->f);
     free(h);
     return 0;
@@ -50,7 +50,7 @@ teardown(void **state)
 static void
 reopen(struct home *h)
 {
-    groups_close(h->gs);
+    group_close(h->gs);
     fake_log_reopen(&h->f);
     open_groups(h);
 }
@@ -300,8 +300,8 @@ assert_parked(struct home *h, const char *source, const char *name, const char *
     uint64_t   next;
     struct err err;
 
-    fake_ok(groups_parked(h->gs, slice_str(source), slice_str(name), 0, 100, note_parked, &out,
-                          &next, &err),
+    fake_ok(group_parked(h->gs, slice_str(source), slice_str(name), 0, 100, note_parked, &out,
+                         &next, &err),
             &err);
     assert_int_equal(next, 0);
     buf_add_byte(&out, '\0');

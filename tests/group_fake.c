@@ -190,11 +190,11 @@ fake_command(struct groups *gs, enum group_verb verb, const char *source, const 
 
     group_settings_init(&f.s);
     if (verb == GROUP_UPDATE)
-        (void)groups_get(gs, c.source, c.name, take_settings, &f, err);
+        (void)group_get(gs, c.source, c.name, take_settings, &f, err);
     if (settings != NULL)
         rc = group_settings_read(slice_str(settings), &f.s, &f.texts, err);
     if (rc == 0) {
-        rc = groups_command(gs, &c);
+        rc = group_run(gs, &c);
         err_copy(err, &c.err);
     }
     buf_fini(&f.texts);
@@ -240,7 +240,7 @@ fake_info(struct groups *gs, const char *source, const char *name)
     struct fake_info info = {0};
     struct err       err;
 
-    fake_ok(groups_get(gs, slice_str(source), slice_str(name), take_info, &info, &err), &err);
+    fake_ok(group_get(gs, slice_str(source), slice_str(name), take_info, &info, &err), &err);
     return info;
 }
 

@@ -135,7 +135,7 @@ open_folder(struct cli *c, struct log **log, struct groups **groups, struct err 
     int rc = 0;
 
     TRY(clii_log_open(c, true, log, err));
-    TRY(groups_open(env_real(), *log, groups, err));
+    TRY(group_open(env_real(), *log, groups, err));
 out:
     return rc;
 }
@@ -209,18 +209,18 @@ local_command(struct cli *c, enum group_verb verb, struct slice words, uint64_t 
     group_settings_init(&s);
     TRY(open_folder(c, &log, &groups, err));
     if (verb == GROUP_UPDATE) {
-        TRY(groups_get(groups, command.source, command.name, copy_settings, &before, err));
+        TRY(group_get(groups, command.source, command.name, copy_settings, &before, err));
         TRY(group_settings_read(buf_slice(&before), &s, &texts, err));
     }
     if (words.len > 0)
         TRY(group_settings_read(words, &s, &texts_2, err));
-    rc = groups_command(groups, &command);
+    rc = group_run(groups, &command);
     if (rc != 0) {
         err_copy(err, &command.err);
         goto out;
     }
     if (verb == GROUP_CREATE || verb == GROUP_UPDATE) {
-        TRY(groups_get(groups, command.source, command.name, write_info, &out, err));
+        TRY(group_get(groups, command.source, command.name, write_info, &out, err));
         TRY(put_object(c, buf_slice(&out), err));
     } else {
         clii_printf(c, "{\"stream\":");
@@ -233,7 +233,7 @@ local_command(struct cli *c, enum group_verb verb, struct slice words, uint64_t 
         clii_put_buf(c, &out);
     }
 out:
-    groups_close(groups);
+    group_close(groups);
     log_close(log);
     buf_fini(&before);
     buf_fini(&texts);
@@ -254,18 +254,17 @@ local_look(struct cli *c, const char *what, struct err *err)
 
     TRY(open_folder(c, &log, &groups, err));
     if (strcmp(what, "list") == 0) {
-        groups_each(groups, slice_str(c->arg_count > 0 ? c->args[0] : NULL), put_info, &lines);
+        group_each(groups, slice_str(c->arg_count > 0 ? c->args[0] : NULL), put_info, &lines);
     } else if (strcmp(what, "show") == 0) {
-        TRY(groups_get(groups, slice_str(c->args[0]), slice_str(c->args[1]), write_info, &out,
-                       err));
+        TRY(group_get(groups, slice_str(c->args[0]), slice_str(c->args[1]), write_info, &out, err));
         TRY(put_object(c, buf_slice(&out), err));
     } else {
         for (; next != 0; from = next)
-            TRY(groups_parked(groups, slice_str(c->args[0]), slice_str(c->args[1]), from,
-                              PARKED_PAGE, put_parked, &lines, &next, err));
+            TRY(group_parked(groups, slice_str(c->args[0]), slice_str(c->args[1]), from,
+                             PARKED_PAGE, put_parked, &lines, &next, err));
     }
 out:
-    groups_close(groups);
+    group_close(groups);
     log_close(log);
     buf_fini(&lines.line);
     buf_fini(&out);

@@ -123,7 +123,7 @@ clii_serve(struct cli *c, struct err *err)
     TRY(server_new(env_real(), log, &conf, &server, err));
     c->opening = false;
     say_report(c, &report);
-    TRY(groups_open(env_real(), log, &groups, err));
+    TRY(group_open(env_real(), log, &groups, err));
     TRY(server_add_groups(server, groups, err));
     TRY(enginei_quotas(root, server, err));
     TRY(enginei_new(c, log, &root, &engine, err));
@@ -136,7 +136,7 @@ out:
     enginei_free(engine);
     jobsi_free(jobs);
     server_free(server);
-    groups_close(groups);
+    group_close(groups);
     clii_log_close(c, log);
     conf_free(root);
     return rc;

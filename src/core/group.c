@@ -234,7 +234,7 @@ wake(struct log_listener *listener)
 }
 
 int
-groups_open(struct ox_env *env, struct log *log, struct groups **out, struct err *err)
+group_open(struct ox_env *env, struct log *log, struct groups **out, struct err *err)
 {
     struct groups     *gs = calloc(1, sizeof *gs);
     struct ox_task_def def = {"ox-groups", step, gs};
@@ -257,12 +257,12 @@ groups_open(struct ox_env *env, struct log *log, struct groups **out, struct err
     *out = gs;
     gs = NULL;
 out:
-    groups_close(gs);
+    group_close(gs);
     return rc;
 }
 
 void
-groups_close(struct groups *gs)
+group_close(struct groups *gs)
 {
     struct group *next;
 
@@ -393,7 +393,7 @@ give_info(struct group *g, group_info_fn *fn, void *arg)
 }
 
 void
-groups_each(struct groups *gs, struct slice source, group_info_fn *fn, void *arg)
+group_each(struct groups *gs, struct slice source, group_info_fn *fn, void *arg)
 {
     lock_take(&gs->lock);
     for (struct group *g = gs->list; g != NULL; g = g->next)
@@ -403,8 +403,8 @@ groups_each(struct groups *gs, struct slice source, group_info_fn *fn, void *arg
 }
 
 int
-groups_get(struct groups *gs, struct slice source, struct slice name, group_info_fn *fn, void *arg,
-           struct err *err)
+group_get(struct groups *gs, struct slice source, struct slice name, group_info_fn *fn, void *arg,
+          struct err *err)
 {
     struct group *g;
 
@@ -451,8 +451,8 @@ out:
 }
 
 int
-groups_parked(struct groups *gs, struct slice source, struct slice name, uint64_t from,
-              uint32_t limit, group_parked_fn *fn, void *arg, uint64_t *next, struct err *err)
+group_parked(struct groups *gs, struct slice source, struct slice name, uint64_t from,
+             uint32_t limit, group_parked_fn *fn, void *arg, uint64_t *next, struct err *err)
 {
     char             stream[GROUPI_STREAM_MAX];
     struct log_iter *it = NULL;

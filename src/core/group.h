@@ -16,7 +16,7 @@
  * and what that settles is one commit. What a crash leaves is the last
  * checkpoint: what was settled after it goes out again, nothing else does.
  *
- * Threads: all entries from any thread, but for groups_close, which comes last.
+ * Threads: all entries from any thread, but for group_close, which comes last.
  * The callbacks run on the groups' task or in one of the entries, with the
  * groups' lock held: they must only queue, wake, and call nothing here.
  */
@@ -108,10 +108,10 @@ bool        group_strategy_of(struct slice name, enum group_strategy *out);
 /* the set */
 
 /* Reads what groups there are and starts their task. */
-int groups_open(struct ox_env *env, struct log *log, struct groups **out, struct err *err);
+int group_open(struct ox_env *env, struct log *log, struct groups **out, struct err *err);
 
 /* Ends all members, writes the checkpoints. Every member must have left. NULL is fine. */
-void groups_close(struct groups *);
+void group_close(struct groups *);
 
 /* changing it */
 
@@ -141,10 +141,10 @@ struct group_command {
 };
 
 /* Never blocks; `done` may come before this returns. */
-void groups_submit(struct groups *, struct group_command *);
+void group_submit(struct groups *, struct group_command *);
 
 /* The same, waiting; `done` must be NULL. Returns rc. */
-int groups_command(struct groups *, struct group_command *);
+int group_run(struct groups *, struct group_command *);
 
 /* members */
 
@@ -249,11 +249,11 @@ typedef void group_info_fn(void *arg, const struct group_info *);
 void group_info_write(const struct group_info *, bool whole, struct json_out *o);
 
 /* Each group, or each of the source where it is not empty. */
-void groups_each(struct groups *, struct slice source, group_info_fn *, void *arg);
+void group_each(struct groups *, struct slice source, group_info_fn *, void *arg);
 
 /* E_NOTFOUND. */
-int groups_get(struct groups *, struct slice source, struct slice name, group_info_fn *, void *arg,
-               struct err *err);
+int group_get(struct groups *, struct slice source, struct slice name, group_info_fn *, void *arg,
+              struct err *err);
 
 /* One parked event: the link as it is in the parked stream, whose version is its number. */
 typedef int group_parked_fn(void *arg, const struct log_event *link, struct err *err);
@@ -262,7 +262,7 @@ typedef int group_parked_fn(void *arg, const struct log_event *link, struct err 
 void group_parked_write(const struct log_event *link, struct json_out *o);
 
 /* Those with a number from `from` on, at most `limit`; `next`: where to go on, 0: that was all. */
-int groups_parked(struct groups *, struct slice source, struct slice name, uint64_t from,
-                  uint32_t limit, group_parked_fn *, void *arg, uint64_t *next, struct err *err);
+int group_parked(struct groups *, struct slice source, struct slice name, uint64_t from,
+                 uint32_t limit, group_parked_fn *, void *arg, uint64_t *next, struct err *err);
 
 #endif

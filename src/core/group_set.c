@@ -687,7 +687,7 @@ groupi_refuse_commands(struct groups *gs)
 }
 
 void
-groups_submit(struct groups *gs, struct group_command *c)
+group_submit(struct groups *gs, struct group_command *c)
 {
     struct err err;
     bool       refuse;
@@ -717,14 +717,14 @@ groups_submit(struct groups *gs, struct group_command *c)
 }
 
 int
-groups_command(struct groups *gs, struct group_command *c)
+group_run(struct groups *gs, struct group_command *c)
 {
     struct ox_gate gate;
 
     must(c->done == NULL);
     gate_init(&gate);
     c->gate = &gate;
-    groups_submit(gs, c);
+    group_submit(gs, c);
     (void)gs->env->ops->gate_wait(gs->env, &gate, UINT64_MAX);
     c->gate = NULL;
     return c->rc;

@@ -78,7 +78,7 @@ list_groups(struct call *call, void *arg)
     json_out_object(&o);
     json_out_key(&o, "groups");
     json_out_array(&o);
-    groups_each(f->groups, source, show_short, &o);
+    group_each(f->groups, source, show_short, &o);
     json_out_array_end(&o);
     json_out_object_end(&o);
     answer_scratch(call);
@@ -92,8 +92,8 @@ show_group(struct call *call, void *arg)
     struct err      err;
 
     begin_body(call, &o);
-    if (groups_get(f->groups, call_param(call, "stream"), call_param(call, "group"), show_whole, &o,
-                   &err) != 0)
+    if (group_get(f->groups, call_param(call, "stream"), call_param(call, "group"), show_whole, &o,
+                  &err) != 0)
         call_fail(call, &err);
     else
         answer_scratch(call);
@@ -192,8 +192,8 @@ read_order(struct front *f, struct call *call, enum group_verb verb, struct orde
     if (!buf_reserve(&r->texts, 8 * SETTINGS_BYTES) || r->source.failed || r->name.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "no memory for the request");
     if (verb == GROUP_UPDATE)
-        TRY(groups_get(f->groups, buf_slice(&r->source), buf_slice(&r->name), take_settings, r,
-                       err));
+        TRY(group_get(f->groups, buf_slice(&r->source), buf_slice(&r->name), take_settings, r,
+                      err));
     if (settings && body.len > 0)
         TRY(group_settings_read(body, &r->settings, &r->texts, err));
     else if (!settings && body.len > 0 && !slice_is(body, "{}"))
@@ -228,7 +228,7 @@ give_order(struct call *call, struct front *f, enum group_verb verb, int status)
     if (r->later == NULL)
         order_free(r);
     else
-        groups_submit(f->groups, &r->command);
+        group_submit(f->groups, &r->command);
 }
 
 static void
@@ -283,8 +283,8 @@ read_parked(struct front *f, struct call *call, struct json_out *o, struct err *
     json_out_object(o);
     json_out_key(o, "parked");
     json_out_array(o);
-    TRY(groups_parked(f->groups, call_param(call, "stream"), call_param(call, "group"), from,
-                      (uint32_t)limit, put_parked, o, &next, err));
+    TRY(group_parked(f->groups, call_param(call, "stream"), call_param(call, "group"), from,
+                     (uint32_t)limit, put_parked, o, &next, err));
     json_out_array_end(o);
     json_out_key(o, "next");
     if (next != 0)
@@ -392,7 +392,7 @@ serveri_group_metrics(struct server_extra *extra, struct buf *out)
 
         buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", all_figures[i].name, all_figures[i].help,
                    all_figures[i].name, all_figures[i].type);
-        groups_each(f->groups, (struct slice){0}, put_figure, &figures);
+        group_each(f->groups, (struct slice){0}, put_figure, &figures);
     }
 }
 
