@@ -388,6 +388,7 @@ run_seed(uint64_t seed, struct world *totals)
     free(w);
 }
 
+/* oxbow-sim-groups [FROM [UPTO]] */
 int
 main(int argc, char **argv)
 {

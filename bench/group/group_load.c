@@ -6,7 +6,7 @@
  *   group_load take PORT GROUP MEMBERS BUFFER EVENTS STREAMS
  *   group_load live PORT GROUP MEMBERS BUFFER SECONDS STREAMS BYTES RATE
  *
- * `fill` appends events of BYTES bytes to random streams (acct-N), 100 in a
+ * `fill` appends events of BYTES bytes to random streams (acct-N), 500 in a
  * commit. `take` joins the group of $all with MEMBERS members and acknowledges
  * EVENTS events. `live` does so for SECONDS while it appends RATE events a
  * second. Members prove the order: of each stream version 0, 1, 2, … with
@@ -36,6 +36,7 @@
 #define OUT_MAX (256u << 10)
 #define ACKS_MAX 1000u
 #define COMMIT 100u
+#define FILL 500u
 #define APPENDERS 16u
 #define SAMPLES 4000000u
 #define STALL_MS 30000
@@ -416,7 +417,7 @@ fill(uint64_t events)
 
     join(&p);
     while (appended < events) {
-        append(&p, COMMIT);
+        append(&p, FILL);
         while (answer(&p) == 0)
             (void)(poll(&(struct pollfd){p.fd, POLLIN, 0}, 1, STALL_MS) == 1 && pull(&p));
         p.have = 0;
@@ -479,7 +480,7 @@ main(int argc, char **argv)
     if (argc == 6 && strcmp(argv[1], "fill") == 0) {
         streams = (unsigned)n[4];
         event_bytes = (unsigned)n[5];
-        must(streams >= COMMIT);
+        must(streams >= FILL);
         fill(n[3]);
         return 0;
     }
