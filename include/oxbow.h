@@ -59,10 +59,12 @@ struct ox;        /* an open data folder */
 struct ox_reader; /* reads a stream or $all */
 
 struct ox_options {
-    size_t   size;          /* sizeof(struct ox_options): later versions add members */
-    int      read_only;     /* open without the right to write */
-    uint32_t sync_delay_ms; /* gather appends this long for larger groups; never less durable */
-    uint64_t segment_bytes; /* 0: 256 MiB; fixed when the folder is made */
+    size_t      size;          /* sizeof(struct ox_options): later versions add members */
+    int         read_only;     /* open without the right to write */
+    uint32_t    sync_delay_ms; /* gather appends this long for larger groups; never less durable */
+    uint64_t    segment_bytes; /* 0: 256 MiB; fixed when the folder is made */
+    const char *keys;          /* the keystore of subjects; NULL: keys in the folder */
+    const char *keys_master;   /* 64 hexadecimal digits that wrap its keys; NULL: none */
 };
 
 /* Opens or creates the data folder. `options` may be NULL. */
@@ -82,7 +84,8 @@ struct ox_new_event {
     size_t      data_len;
     const void *metadata; /* NULL with 0: none */
     size_t      metadata_len;
-    const char *id; /* a UUID as text; NULL: one is made */
+    const char *id;      /* a UUID as text; NULL: one is made */
+    const char *subject; /* whose data it is: kept under that subject's key; NULL: nobody's */
 };
 
 /* Where an append went. */
@@ -122,6 +125,8 @@ struct ox_event {
     size_t      metadata_len;
     char        id[37];
     int64_t     created_us; /* µs since 1970-01-01 UTC */
+    const char *subject;    /* under whose key the data was; NULL: nobody's */
+    int         erased;     /* that key was shredded: there is no data any more */
 };
 
 /* The link through which a resolved event was read. */
@@ -179,6 +184,13 @@ OX_API int ox_read_wait(struct ox_reader *reader, int timeout_ms, struct ox_even
 OX_API void ox_read_stop(struct ox_reader *reader);
 
 OX_API void ox_read_close(struct ox_reader *reader);
+
+/*
+ * Shreds the subject's key: what was sealed under it is unreadable from when this returns OX_OK,
+ * wherever copies of it are. OX_NOT_FOUND. After OX_UNSURE open the folder again and look. It
+ * writes no event: whoever has to prove it appends one.
+ */
+OX_API int ox_subject_erase(struct ox *db, const char *subject, struct ox_error *error);
 
 /* First position after the last durable commit. */
 OX_API uint64_t ox_end(struct ox *db);

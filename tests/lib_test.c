@@ -75,6 +75,38 @@ test_append_and_read(void **state)
 }
 
 static void
+test_subject(void **state)
+{
+    struct ox          *db = *state;
+    struct ox_new_event ev = {
+        .type = "Bought", .data = "{\"a\":1}", .data_len = 7, .subject = "anna"};
+    struct ox_error   e;
+    struct ox_reader *r;
+    struct ox_event   got;
+    struct ox_read    read = {.size = sizeof read, .stream = "account-1"};
+
+    assert_int_equal(ox_subject_erase(db, "anna", &e), OX_NOT_FOUND);
+    for (int erased = 0; erased < 2; erased++) {
+        assert_int_equal(ox_append(db, "account-1", OX_ANY, &ev, 1, NULL, &e), OX_OK);
+        if (erased)
+            assert_int_equal(ox_subject_erase(db, "anna", &e), OX_OK);
+        assert_int_equal(ox_read_open(db, &read, &r, &e), OX_OK);
+        for (int i = 0; i <= erased; i++) {
+            assert_int_equal(ox_read_next(r, &got, &e), OX_OK);
+            assert_string_equal(got.subject, "anna");
+            assert_int_equal(got.erased, erased);
+            assert_int_equal(got.data_len, erased ? 0 : 7);
+        }
+        assert_int_equal(ox_read_next(r, &got, &e), OX_END);
+        ox_read_close(r);
+    }
+    ev.subject = "";
+    assert_int_equal(ox_append(db, "account-1", OX_ANY, &ev, 1, NULL, &e), OX_OK);
+    ev.subject = "a\n";
+    assert_int_equal(ox_append(db, "account-1", OX_ANY, &ev, 1, NULL, &e), OX_INVALID);
+}
+
+static void
 test_commit(void **state)
 {
     struct ox          *db = *state;
@@ -134,6 +166,7 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_append_and_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_subject, setup, teardown),
         cmocka_unit_test_setup_teardown(test_commit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_threads_and_a_live_reader, setup, teardown),
     };

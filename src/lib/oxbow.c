@@ -14,13 +14,15 @@
 #include "env/env_real.h"
 #include "log/index.h"
 #include "log/log.h"
+#include "subject/subject.h"
 
 #define OX_MAGIC 0x6f784462u
 #define READER_MAGIC 0x6f785264u
 
 struct ox {
-    uint32_t    magic;
-    struct log *log;
+    uint32_t            magic;
+    struct log         *log;
+    struct ox_subjects *subjects;
 };
 
 struct ox_reader {
@@ -103,6 +105,34 @@ out_of_memory(struct ox_error *error)
     return answer(error, E_NOMEM, &(struct err){.kind = ERR_RETRY, .text = "out of memory"});
 }
 
+static int
+open_keys(const char *dir, const struct ox_options *options, struct ox_subjects **out,
+          struct err *err)
+{
+    uint8_t             master[SUBJECT_KEY_BYTES];
+    struct buf          path = {0};
+    struct subject_conf conf = {0};
+    const char         *keys = options == NULL ? NULL : options->keys;
+    int                 rc = 0;
+
+    if (options != NULL && options->keys_master != NULL) {
+        if (!subject_master_parse(slice_str(options->keys_master), master))
+            FAIL(err, E_INVALID, ERR_DATA, "ox_options.keys_master: must be 64 hexadecimal digits");
+        conf.master = master;
+    }
+    conf.read_only = options != NULL && options->read_only != 0;
+    buf_printf(&path, "%s%s", keys != NULL ? keys : dir, keys != NULL ? "" : "/keys");
+    buf_add_byte(&path, '\0');
+    if (path.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    conf.dir = (const char *)path.data;
+    rc = subject_open(env_real(), &conf, out, err);
+out:
+    memset(master, 0, sizeof master);
+    buf_fini(&path);
+    return rc;
+}
+
 int
 ox_open(const char *dir, const struct ox_options *options, struct ox **out, struct ox_error *error)
 {
@@ -126,8 +156,12 @@ ox_open(const char *dir, const struct ox_options *options, struct ox **out, stru
         return out_of_memory(error);
     db->magic = OX_MAGIC;
     err_clear(&err);
-    rc = log_open(env_real(), dir, &conf, NULL, &db->log, &err);
+    rc = open_keys(dir, options, &db->subjects, &err);
+    conf.subjects = db->subjects;
+    if (rc == 0)
+        rc = log_open(env_real(), dir, &conf, NULL, &db->log, &err);
     if (rc != 0) {
+        subject_close(db->subjects);
         free(db);
         return answer(error, rc, &err);
     }
@@ -142,6 +176,7 @@ ox_close(struct ox *db)
         return;
     must(db->magic == OX_MAGIC);
     log_close(db->log);
+    subject_close(db->subjects);
     db->magic = 0;
     free(db);
 }
@@ -164,7 +199,8 @@ take_events(const struct ox_new_event *from, size_t count, struct log_new_event 
         to[i] = (struct log_new_event){.type = slice_str(from[i].type),
                                        .data = slice_of(from[i].data, from[i].data_len),
                                        .meta = slice_of(from[i].metadata, from[i].metadata_len),
-                                       .flags = flags_of(&from[i])};
+                                       .flags = flags_of(&from[i]),
+                                       .subject = slice_str(from[i].subject)};
         if (slice_is(to[i].type, "$>"))
             to[i].flags = LOG_LINK;
         if (from[i].id != NULL && !id_parse(slice_str(from[i].id), &to[i].id))
@@ -329,7 +365,8 @@ ox_read_open(struct ox *db, const struct ox_read *read, struct ox_reader **out,
         return invalid(error, "a stream's name may not be empty; NULL reads all streams");
     r = calloc(1, sizeof *r);
     /* Room for the longest name and type, so that no event fails for it. */
-    if (r == NULL || !buf_reserve(&r->names, 2 * LOG_NAME_MAX + LOG_TYPE_MAX + 3)) {
+    if (r == NULL ||
+        !buf_reserve(&r->names, 2 * LOG_NAME_MAX + LOG_TYPE_MAX + SUBJECTS_NAME_MAX + 4)) {
         free(r);
         return out_of_memory(error);
     }
@@ -361,7 +398,7 @@ ox_read_open(struct ox *db, const struct ox_read *read, struct ox_reader **out,
 static void
 show(struct ox_reader *r, const struct log_event *from, struct ox_event *to)
 {
-    size_t type_at;
+    size_t type_at, subject_at;
 
     buf_clear(&r->names);
     buf_add_slice(&r->names, from->stream);
@@ -371,6 +408,9 @@ show(struct ox_reader *r, const struct log_event *from, struct ox_event *to)
     buf_add_byte(&r->names, 0);
     r->link_at = r->names.len;
     buf_add_slice(&r->names, from->link.stream);
+    buf_add_byte(&r->names, 0);
+    subject_at = r->names.len;
+    buf_add_slice(&r->names, from->subject);
     buf_add_byte(&r->names, 0);
     must(!r->names.failed);
     r->link = from->link;
@@ -385,6 +425,8 @@ show(struct ox_reader *r, const struct log_event *from, struct ox_event *to)
     to->metadata_len = from->meta.len;
     id_format(&from->id, to->id);
     to->created_us = from->created_us;
+    to->subject = from->subject.len > 0 ? (const char *)r->names.data + subject_at : NULL;
+    to->erased = (from->flags & LOG_ERASED) != 0;
 }
 
 int
@@ -483,6 +525,19 @@ ox_read_close(struct ox_reader *r)
     buf_fini(&r->names);
     r->magic = 0;
     free(r);
+}
+
+int
+ox_subject_erase(struct ox *db, const char *subject, struct ox_error *error)
+{
+    struct err err;
+    bool       again;
+    int        rc;
+
+    must(db->magic == OX_MAGIC);
+    err_clear(&err);
+    rc = subject_erase(db->subjects, slice_str(subject), &again, &err);
+    return answer(error, rc, &err);
 }
 
 uint64_t

@@ -28,7 +28,7 @@ struct log_iter {
     struct buf      payload; /* of a continued record */
     struct buf      plain;   /* what was sealed */
     char            subject[SUBJECTS_NAME_MAX];
-    bool            over;    /* E_END for good */
+    bool            over; /* E_END for good */
     uint64_t        passed;
     uint64_t        looked; /* bytes, in this call */
 

@@ -182,15 +182,15 @@ struct log_req {
     int64_t      wrong_expected, wrong_actual;
     uint32_t     gone_flags; /* with E_GONE: enum log_stream_flags */
     /* the log's own */
-    struct log_own *own; /* the changes, with those that metadata makes */
-    uint32_t        own_count;
-    uint32_t subjects; /* events with one */
+    struct log_own    *own; /* the changes, with those that metadata makes */
+    uint32_t           own_count;
+    uint32_t           subjects; /* events with one */
     struct log_sealed *sealed;
-    struct log_req *next;
-    uint64_t        bytes;
-    uint64_t        fp[2]; /* of the first write's stream */
-    struct ox_gate *gate;
-    struct log_req *wake[2];
+    struct log_req    *next;
+    uint64_t           bytes;
+    uint64_t           fp[2]; /* of the first write's stream */
+    struct ox_gate    *gate;
+    struct log_req    *wake[2];
 };
 
 /* Never blocks. A refusal is answered through `done` too (maybe before this returns). */
