@@ -21,6 +21,7 @@ struct backup {
     const struct log_backup_conf *conf;
     struct log_backup_report     *report;
     uint64_t                      end;
+    int64_t                       last_time_us;
     struct manifest               old, now;
     struct copy_counts            counts;
     struct pace                   pace;
@@ -168,7 +169,7 @@ new_copy(struct backup *b, const struct seg_file *f, const char *path, uint64_t 
     struct ox_file *file = NULL;
     int             rc;
 
-    logi_copy_path(new_path, b->conf->dir, f->head.first, f->generation, ".new");
+    logi_copy_path(new_path, b->conf->dir, f->head.first, f->head.generation, ".new");
     TRY(b->env->ops->file_open(b->env, new_path, ENV_WRITE | ENV_CREATE, &file, err));
     TRY(b->env->ops->file_resize(b->env, file, 0, err));
     TRY(b->env->ops->file_resize(b->env, file, bytes, err));
@@ -233,13 +234,14 @@ backup_segment(struct backup *b, uint64_t first, struct err *err)
         FAIL(err, E_DAMAGED, ERR_FATAL, "%s: the header says another position", path);
     s.span = f.head.span;
     s.kind = f.head.kind;
-    s.generation = f.generation;
+    s.generation = f.head.generation;
     s.bytes = logi_seg_file_bytes(&f, b->end);
     if (s.bytes > f.size)
         FAIL(err, E_DAMAGED, ERR_FATAL, "%s: has %" PRIu64 " bytes, expected %" PRIu64, path,
              f.size, s.bytes);
     TRY(copy_segment(b, &f, &s, err));
     s.mark = logi_seg_file_mark(&f, s.bytes);
+    (void)logi_seg_file_last_time(&f, s.bytes, &b->last_time_us);
     b->report->bytes += s.bytes;
     TRY(logi_manifest_add(&b->now, &s, err));
 out:
@@ -279,21 +281,6 @@ out:
     return rc;
 }
 
-/* The last commit's time: the last frame below the end that is no padding. */
-static int64_t
-last_time(struct backup *b)
-{
-    uint64_t     pos = b->end;
-    struct frame f;
-
-    while (pos > logi_segs_first(b->log->segs) && logi_scan_frame_before(b->log->segs, pos, &f)) {
-        if ((f.head.flags & FRAME_PAD) == 0)
-            return f.head.time_us;
-        pos = f.head.pos;
-    }
-    return atomic_load(&b->log->end_us);
-}
-
 /* Copies that the manifest does not name any more; only names that are ours. */
 static int
 sweep_one(void *arg, const char *name, struct err *err)
@@ -327,7 +314,7 @@ finish(struct backup *b, struct err *err)
     b->now.log_id = *logi_segs_log_id(b->log->segs);
     b->now.segment_bytes = logi_segs_setting(b->log->segs);
     b->now.end = b->end;
-    b->now.last_time_us = last_time(b);
+    b->now.last_time_us = b->last_time_us;
     b->now.made_us = b->env->ops->wall_us(b->env);
     TRY(logi_parent_sync(b->env, b->conf->dir, err));
     TRY(logi_manifest_write(b->env, b->conf->dir, &b->now, err));

@@ -35,13 +35,11 @@ check_head(struct seg_file *f, const struct ox_id *log_id, struct err *err)
                    f->path, f->head.version, f->head.kind);
     if (!id_eq(&f->head.log_id, log_id))
         RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: belongs to another log", f->path);
-    f->generation = fmt_seg_generation(f->map);
     if (f->head.kind == SEG_PLAIN)
         return 0;
-    f->table_at = fmt_seg_table(f->map, &f->table_count);
-    if (f->table_at < SEG_HEADER || f->table_at % 8 != 0 || f->table_at > f->size ||
-        f->table_count > (f->size - f->table_at) / SEG_TABLE_ENTRY ||
-        f->size - f->table_at - f->table_count * SEG_TABLE_ENTRY < SEG_TABLE_END)
+    if (f->head.table_at < SEG_HEADER || f->head.table_at % 8 != 0 || f->head.table_at > f->size ||
+        f->head.table_count > (f->size - f->head.table_at) / SEG_TABLE_ENTRY ||
+        f->size - f->head.table_at - f->head.table_count * SEG_TABLE_ENTRY < SEG_TABLE_END)
         RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: the segment's header says what cannot be",
                    f->path);
     return 0;
@@ -74,7 +72,7 @@ logi_seg_file_bytes(const struct seg_file *f, uint64_t end)
     uint64_t span = f->head.span;
 
     if (f->head.kind != SEG_PLAIN)
-        return f->table_at + f->table_count * SEG_TABLE_ENTRY + SEG_TABLE_END;
+        return f->head.table_at + f->head.table_count * SEG_TABLE_ENTRY + SEG_TABLE_END;
     if (end - f->head.first < span)
         span = end - f->head.first;
     return SEG_HEADER + span;
@@ -93,6 +91,25 @@ logi_seg_file_mark(const struct seg_file *f, uint64_t bytes)
     if (length >= FRAME_MIN && length <= bytes - SEG_HEADER)
         back = length;
     return XXH3_64bits_withSeed(f->map + bytes - back, FRAME_HEADER, hash);
+}
+
+bool
+logi_seg_file_last_time(const struct seg_file *f, uint64_t bytes, int64_t *us)
+{
+    uint32_t          seed = fmt_seed(&f->head.log_id), length;
+    uint64_t          at = f->head.kind == SEG_PLAIN ? bytes : f->head.table_at;
+    struct frame_head head;
+
+    for (; at >= SEG_HEADER + FRAME_MIN; at -= length) {
+        length = fmt_frame_length_before(f->map + at);
+        if (length < FRAME_MIN || length > at - SEG_HEADER ||
+            !fmt_frame_get(f->map + at - length, seed, &head))
+            return false;
+        *us = head.time_us;
+        if ((head.flags & FRAME_PAD) == 0)
+            return true;
+    }
+    return false;
 }
 
 /* verifying */
@@ -143,8 +160,6 @@ check_frame(const struct seg_file *f, uint64_t *at, uint64_t upto, struct copy_c
         return bad(f, *at, err);
     if (!records_hold(f, &frame, seed, counts))
         return bad(f, *at, err);
-    if ((frame.head.flags & FRAME_PAD) == 0)
-        counts->last_time_us = frame.head.time_us;
     counts->commits += (frame.head.flags & FRAME_LAST) != 0;
     *at += frame.head.length;
     return 0;
@@ -153,7 +168,7 @@ check_frame(const struct seg_file *f, uint64_t *at, uint64_t upto, struct copy_c
 static int
 check_table(const struct seg_file *f, uint64_t *at, uint64_t upto, struct err *err)
 {
-    uint64_t len = f->table_count * SEG_TABLE_ENTRY;
+    uint64_t len = f->head.table_count * SEG_TABLE_ENTRY;
     uint32_t seed = fmt_seed(&f->head.log_id);
 
     if (upto - *at < len + SEG_TABLE_END ||
@@ -167,7 +182,7 @@ int
 logi_seg_file_check(const struct seg_file *f, uint64_t *at, uint64_t upto, uint64_t stretch,
                     struct copy_counts *counts, struct err *err)
 {
-    uint64_t from = *at, frames_end = f->head.kind == SEG_PLAIN ? upto : f->table_at;
+    uint64_t from = *at, frames_end = f->head.kind == SEG_PLAIN ? upto : f->head.table_at;
     int      rc = 0;
 
     if (upto > f->size)

@@ -60,8 +60,6 @@ struct seg_file {
     const uint8_t  *map;
     uint64_t        size;
     struct seg_head head;
-    uint32_t        generation;
-    uint64_t        table_at, table_count; /* scavenged: where frames end, and the offset table */
     char            path[LOGI_BACKUP_PATH];
 };
 
@@ -76,9 +74,11 @@ uint64_t logi_seg_file_bytes(const struct seg_file *f, uint64_t end);
 /* Of its first `bytes` bytes, which end with a whole frame or the table. */
 uint64_t logi_seg_file_mark(const struct seg_file *f, uint64_t bytes);
 
+/* The time of the last commit in them; false: there is none in this segment. */
+bool logi_seg_file_last_time(const struct seg_file *f, uint64_t bytes, int64_t *us);
+
 struct copy_counts {
     uint64_t commits, events;
-    int64_t  last_time_us;
 };
 
 /*

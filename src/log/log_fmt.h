@@ -24,11 +24,17 @@
 #define SEG_PLAIN 0u
 #define SEG_SCAVENGED 1u
 
+/* The offset table behind a scavenged segment's frames, and its checksum. */
+#define SEG_TABLE_ENTRY 16u
+#define SEG_TABLE_END 8u
+
 struct seg_head {
     uint32_t     version, kind;
     struct ox_id log_id;
     uint64_t     first, span, segment_bytes;
     int64_t      created_us;
+    uint32_t     generation; /* these three: scavenged only, else 0 */
+    uint64_t     table_at, table_count;
 };
 
 static inline void
@@ -43,6 +49,9 @@ fmt_seg_put(uint8_t *p, const struct seg_head *h)
     put_u64(p + 48, h->segment_bytes);
     put_u64(p + 56, (uint64_t)h->created_us);
     put_u32(p + 64, h->kind);
+    put_u32(p + 68, h->generation);
+    put_u64(p + 72, h->table_at);
+    put_u64(p + 80, h->table_count);
     put_u32(p + 8, crc32c(0, p + 12, SEG_HEADER_CRC_END - 12));
 }
 
@@ -61,26 +70,11 @@ fmt_seg_get(const uint8_t *p, struct seg_head *h)
     h->segment_bytes = get_u64(p + 48);
     h->created_us = (int64_t)get_u64(p + 56);
     h->kind = get_u32(p + 64);
+    h->generation = get_u32(p + 68);
+    h->table_at = get_u64(p + 72);
+    h->table_count = get_u64(p + 80);
     return true;
 }
-
-/* Of a whole header: 0 for a plain one. */
-static inline uint32_t
-fmt_seg_generation(const uint8_t *p)
-{
-    return get_u32(p + 68);
-}
-
-/* Of a scavenged one: where its frames end and the table of `count` entries begins. */
-static inline uint64_t
-fmt_seg_table(const uint8_t *p, uint64_t *count)
-{
-    *count = get_u64(p + 80);
-    return get_u64(p + 72);
-}
-
-#define SEG_TABLE_ENTRY 16u
-#define SEG_TABLE_END 8u
 
 /* frames */
 

@@ -281,8 +281,8 @@ name_add(struct gen *g, struct slice name, const struct slot *slot, struct err *
     must(g->name_table[i] == 0);
     if (!buf_reserve(&g->text, name.len))
         FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
-    g->names[g->name_count] = (struct name){hash, (uint32_t)(slot - g->slots),
-                                            (uint32_t)g->text.len, (uint32_t)name.len};
+    g->names[g->name_count] =
+        (struct name){hash, (uint32_t)(slot - g->slots), (uint32_t)g->text.len, (uint32_t)name.len};
     buf_add_slice(&g->text, name);
     g->name_table[i] = ++g->name_count;
 out:

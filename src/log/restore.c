@@ -106,7 +106,7 @@ static int
 check_copy(const struct seg_file *f, const struct manifest_seg *s, struct err *err)
 {
     if (f->head.first != s->first || f->head.span != s->span || f->head.kind != s->kind ||
-        f->generation != s->generation)
+        f->head.generation != s->generation)
         RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: is not the segment that the manifest says",
                    f->path);
     if (f->size < s->bytes)

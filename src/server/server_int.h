@@ -271,8 +271,8 @@ struct server {
     unsigned     feed_count;
     struct live *live;
 
-    struct server_extra *extra; /* NULL: none */
-    struct quotas *quotas; /* NULL: none */
+    struct server_extra *extra;  /* NULL: none */
+    struct quotas       *quotas; /* NULL: none */
 
     struct buf   scratch;   /* for whoever runs on the loop, until it returns */
     char         date[128]; /* "Date: …\r\n" */
