@@ -14,7 +14,7 @@
 #define INDEX_POLL_US (INDEX_EVERY_US / 5)
 #define INDEX_FEW 10000u                /* so many are written at once … */
 #define INDEX_MOST_US UINT64_C(2000000) /* … and more than these not later than this */
-#define INDEX_ENTRIES 250000u
+#define INDEX_ENTRIES 200000u
 #define RETRY_US UINT64_C(500000)
 
 static void

@@ -18,9 +18,9 @@ defaults(struct log_conf *c)
     if (c->commit_bytes_max == 0)
         c->commit_bytes_max = 64 * MIB;
     if (c->memory_bytes_max == 0)
-        c->memory_bytes_max = 32 * MIB;
+        c->memory_bytes_max = 18 * MIB;
     if (c->heads_bytes == 0)
-        c->heads_bytes = 56 * MIB;
+        c->heads_bytes = 48 * MIB;
     if (c->queue_bytes_max == 0)
         c->queue_bytes_max = 64 * MIB;
     if (c->free_bytes_min == 0)

@@ -49,8 +49,8 @@ struct log_retention {
 struct log_conf {
     uint64_t segment_bytes;    /* 256 MiB; a multiple of 4096; fixed when the folder is made */
     uint64_t commit_bytes_max; /* 64 MiB */
-    uint64_t memory_bytes_max; /* 32 MiB: what is not indexed yet; beyond it appends wait */
-    uint64_t heads_bytes;      /* 56 MiB: cache of streams' heads */
+    uint64_t memory_bytes_max; /* 18 MiB: what is not indexed yet; beyond it appends wait */
+    uint64_t heads_bytes;      /* 48 MiB: cache of streams' heads */
     uint64_t queue_bytes_max; /* 64 MiB: appends waiting for their group; beyond it E_LIMIT/RETRY */
     uint64_t free_bytes_min;  /* 64 MiB: free disk below which appends are refused */
     uint64_t sync_delay_us;   /* 0: sync at once ("always"); else gathers larger groups */
