@@ -35,12 +35,14 @@
 
 struct conn {
     int      fd;
-    size_t   have, sent;
+    size_t   have;
     uint64_t began;
-    char     request[REQUEST_MAX]; /* all but the stream's number stays as it is */
-    char     answer[ANSWER_MAX + 1];
+    char    *part; /* of an answer, while the rest of it is on its way */
 };
 
+/* One of each for all connections, so that they stay in the processor's cache. */
+static char     request[REQUEST_MAX]; /* all but the stream's number stays as it is */
+static char     answer[ANSWER_MAX + 1];
 static bool     reading;
 static size_t   request_len, number_at, event_bytes;
 static unsigned streams;
@@ -74,106 +76,113 @@ by_value(const void *a, const void *b)
 }
 
 static void
-make_request(struct conn *c)
+make_request(void)
 {
     static const char begin[] = "[{\"type\":\"Deposited\",\"data\":\"", end[] = "\"}]";
     size_t            body = sizeof begin - 1 + event_bytes - 2 + sizeof end - 1;
     int               n;
 
     if (reading)
-        n = snprintf(c->request, REQUEST_MAX,
+        n = snprintf(request, REQUEST_MAX,
                      "GET /v1/streams/acct-%0*d HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", DIGITS, 0);
     else
-        n = snprintf(c->request, REQUEST_MAX,
+        n = snprintf(request, REQUEST_MAX,
                      "POST /v1/streams/acct-%0*d HTTP/1.1\r\nHost: 127.0.0.1\r\n"
                      "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
                      DIGITS, 0, body, begin);
     must(n > 0 && (size_t)n + event_bytes + sizeof end < REQUEST_MAX);
     request_len = (size_t)n;
-    number_at = (size_t)(strstr(c->request, "acct-") - c->request) + 5;
+    number_at = (size_t)(strstr(request, "acct-") - request) + 5;
     if (reading)
         return;
     /* Data with its two quotes is as long as was asked for. */
     for (size_t i = 0; i + 2 < event_bytes; i++)
-        c->request[request_len++] = (char)('a' + next_random() % 26);
-    memcpy(c->request + request_len, end, sizeof end - 1);
+        request[request_len++] = (char)('a' + next_random() % 26);
+    memcpy(request + request_len, end, sizeof end - 1);
     request_len += sizeof end - 1;
 }
 
 static void
-push(struct conn *c)
-{
-    while (c->sent < request_len) {
-        ssize_t n = send(c->fd, c->request + c->sent, request_len - c->sent, MSG_NOSIGNAL);
-        if (n < 0 && errno == EAGAIN)
-            return; /* a request fits into the socket's buffer: next time round */
-        must(n > 0);
-        c->sent += (size_t)n;
-    }
-}
-
-static void
-ask(struct conn *c)
+ask(struct conn *c, uint64_t now)
 {
     uint64_t number = next_random() % streams;
+    size_t   sent = 0;
 
     for (int i = DIGITS - 1; i >= 0; i--, number /= 10)
-        c->request[number_at + (size_t)i] = (char)('0' + number % 10);
-    c->sent = c->have = 0;
-    c->began = now_us();
-    push(c);
+        request[number_at + (size_t)i] = (char)('0' + number % 10);
+    c->have = 0;
+    c->began = now;
+    while (sent < request_len) {
+        ssize_t n = send(c->fd, request + sent, request_len - sent, MSG_NOSIGNAL);
+        must(n > 0);
+        sent += (size_t)n;
+    }
 }
 
 /* Bytes of the whole answer; 0: not all of it is there. */
 static size_t
-answer_len(struct conn *c)
+answer_len(size_t have)
 {
-    const char *end, *at;
-    size_t      len;
+    static const char name[] = "content-length:";
+    const char       *end, *at;
+    size_t            len = SIZE_MAX;
 
-    c->answer[c->have] = '\0';
-    end = strstr(c->answer, "\r\n\r\n");
+    end = memmem(answer, have, "\r\n\r\n", 4);
     if (end == NULL)
         return 0;
-    at = strcasestr(c->answer, "\r\ncontent-length:");
-    if (at == NULL || at > end) {
-        (void)fprintf(stderr, "http_load: an answer without a length:\n%.400s\n", c->answer);
+    for (at = answer; at < end; at++) {
+        at = memchr(at, '\n', (size_t)(end + 2 - at));
+        if (at == NULL)
+            break;
+        if (strncasecmp(at + 1, name, sizeof name - 1) == 0)
+            len = strtoul(at + sizeof name, NULL, 10);
+    }
+    if (len == SIZE_MAX) {
+        (void)fprintf(stderr, "http_load: an answer without a length:\n%.400s\n", answer);
         exit(1);
     }
-    len = (size_t)(end + 4 - c->answer) + strtoul(at + 17, NULL, 10);
-    return c->have >= len ? len : 0;
+    len += (size_t)(end + 4 - answer);
+    return have >= len ? len : 0;
 }
 
 static void
-check_status(const struct conn *c)
+check_status(void)
 {
-    long status = strtol(c->answer + 9, NULL, 10);
+    long status = strtol(answer + 9, NULL, 10);
 
     if (reading ? status == 200 || status == 404 : status == 201)
         return;
-    (void)fprintf(stderr, "http_load: refused:\n%.400s\n", c->answer);
+    (void)fprintf(stderr, "http_load: refused:\n%.400s\n", answer);
     exit(1);
 }
 
 /* True: a whole answer came. */
 static bool
-pull(struct conn *c)
+pull(struct conn *c, uint64_t *now)
 {
-    ssize_t n = recv(c->fd, c->answer + c->have, ANSWER_MAX - c->have, 0);
+    ssize_t n;
 
-    if (n < 0 && errno == EAGAIN)
-        return false;
+    if (c->have > 0)
+        memcpy(answer, c->part, c->have);
+    n = recv(c->fd, answer + c->have, ANSWER_MAX - c->have, 0);
     if (n <= 0) {
         (void)fprintf(stderr, "http_load: the server closed a connection\n");
         exit(1);
     }
     c->have += (size_t)n;
     must(c->have < ANSWER_MAX);
-    if (answer_len(c) == 0)
+    answer[c->have] = '\0';
+    if (answer_len(c->have) == 0) {
+        if (c->part == NULL)
+            c->part = malloc(ANSWER_MAX);
+        must(c->part != NULL);
+        memcpy(c->part, answer, c->have);
         return false;
-    check_status(c);
+    }
+    check_status();
+    *now = now_us();
     if (answered < SAMPLES)
-        samples[answered] = (uint32_t)(now_us() - c->began);
+        samples[answered] = (uint32_t)(*now - c->began);
     answered++;
     answered_bytes += c->have;
     return true;
@@ -195,7 +204,6 @@ join(struct conn *c, int poll, uint16_t port)
     }
     must(setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one) == 0);
     must(epoll_ctl(poll, EPOLL_CTL_ADD, c->fd, &ev) == 0);
-    make_request(c);
 }
 
 static void
@@ -233,25 +241,28 @@ main(int argc, char **argv)
     must(conns != NULL);
     for (unsigned i = 0; i < n; i++)
         join(&conns[i], poll, (uint16_t)strtoul(argv[2], NULL, 10));
+    make_request();
     began = now_us();
     until = began + strtoull(argv[4], NULL, 10) * 1000000;
     for (unsigned i = 0; i < n; i++)
-        ask(&conns[i]);
+        ask(&conns[i], now_us());
     for (out = n; out > 0;) {
         int ready = epoll_wait(poll, events, 64, 10000);
         must(ready > 0);
         for (int i = 0; i < ready; i++) {
             struct conn *c = events[i].data.ptr;
-            push(c);
-            if (!pull(c))
+            uint64_t     now;
+            if (!pull(c, &now))
                 continue;
-            if (now_us() < until)
-                ask(c);
+            if (now < until)
+                ask(c, now);
             else
                 out--;
         }
     }
     report(now_us() - began);
+    for (unsigned i = 0; i < n; i++)
+        free(conns[i].part);
     free(conns);
     return 0;
 }
