@@ -562,6 +562,15 @@ file_sync(struct ox_env *env, struct ox_file *file, struct err *err)
     return 0;
 }
 
+/* What may happen to a write without it may happen with it. */
+static int
+file_start(struct ox_env *env, struct ox_file *file, uint64_t at, uint64_t len, struct err *err)
+{
+    must(file->writable);
+    others(of(env));
+    return 0;
+}
+
 static int
 file_size(struct ox_env *env, struct ox_file *file, uint64_t *size, struct err *err)
 {
@@ -763,6 +772,7 @@ static const struct ox_env_ops ops = {
     .file_read = file_read,
     .file_write = file_write,
     .file_sync = file_sync,
+    .file_start = file_start,
     .file_size = file_size,
     .file_resize = file_resize,
     .file_map = file_map,

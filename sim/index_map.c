@@ -806,7 +806,7 @@ map_type(struct ox_index *ix, struct slice name, uint64_t from, bool backwards, 
     return list(ix, 't', name, from, backwards, positions, max, count, err);
 }
 
-/* The stream whose version 0 comes next behind (before) the position; NULL. */
+/* The stream whose first event here comes next behind (before) the position; NULL. */
 static const struct stream *
 next_first(const struct content *c, uint64_t from, bool backwards)
 {
@@ -816,7 +816,7 @@ next_first(const struct content *c, uint64_t from, bool backwards)
         const struct stream *s = &c->streams[i];
         uint64_t             pos;
 
-        if (s->count == 0 || s->events[0].version != 0)
+        if (s->count == 0)
             continue;
         pos = s->events[0].pos;
         if (backwards ? pos > from : pos < from)

@@ -70,6 +70,8 @@ struct ox_env_ops {
                       struct err *);
     /* Data, and the size where it grew (fdatasync). */
     int (*file_sync)(struct ox_env *, struct ox_file *, struct err *);
+    /* Begins to write out what was written there, waits for nothing and promises nothing. */
+    int (*file_start)(struct ox_env *, struct ox_file *, uint64_t at, uint64_t len, struct err *);
     int (*file_size)(struct ox_env *, struct ox_file *, uint64_t *, struct err *);
     /* Sets the size; new blocks are allocated now (ENOSPC now, not later) and read as zero. */
     int (*file_resize)(struct ox_env *, struct ox_file *, uint64_t size, struct err *);

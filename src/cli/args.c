@@ -34,6 +34,8 @@ const struct cli_option clii_options[OPT_COUNT] = {
                   "the keystore of subjects ($OXBOW_KEYS, or keys in the folder)"},
     [OPT_STREAMS] = {"streams", 0, "NAME,PREFIX*,…", "delete these streams too"},
     [OPT_VERIFY_ONLY] = {"verify-only", 0, NULL, "read and verify all of it, restore nothing"},
+    [OPT_MIN_SHARE] = {"min-share", 0, "PERCENT", "what a segment has to free (10)"},
+    [OPT_STOP] = {"stop", 0, NULL, "end the one that is running at the server"},
     [OPT_RESOLVE] = {"resolve", 0, NULL, "follow links to the events that they lead to"},
 };
 

@@ -47,6 +47,8 @@ enum cli_opt {
     OPT_KEYS,
     OPT_STREAMS,
     OPT_RESOLVE,
+    OPT_MIN_SHARE,
+    OPT_STOP,
     OPT_COUNT
 };
 
@@ -298,6 +300,7 @@ int clii_log_verify(struct cli *c, struct err *err);
 int clii_log_reindex(struct cli *c, struct err *err);
 int clii_log_backup(struct cli *c, struct err *err);
 int clii_log_restore(struct cli *c, struct err *err);
+int clii_log_scavenge(struct cli *c, struct err *err);
 int clii_log_export(struct cli *c, struct err *err);
 int clii_log_import(struct cli *c, struct err *err);
 int clii_subject_list(struct cli *c, struct err *err);

@@ -71,6 +71,13 @@ const struct cli_command clii_commands[] = {
      "The folder of --data must be empty or not be there. Every checksum is verified.", 1, 1,
      CLI_HAS(OPT_RATE) | CLI_HAS(OPT_VERIFY_ONLY), clii_log_restore},
     {"log reindex", "", "Make the index again from the log", NULL, 0, 0, 0, clii_log_reindex},
+    {"log scavenge", "", "Give the disk back that hidden events take",
+     "Writes segments anew without what no read can show any more: truncated events and\n"
+     "those of deleted streams. Positions stay. What has been done when it is interrupted\n"
+     "stays done; another run goes on. With --server the server does it, and goes on when\n"
+     "this command is interrupted.",
+     0, 0, CLI_HAS(OPT_DRY_RUN) | CLI_HAS(OPT_RATE) | CLI_HAS(OPT_MIN_SHARE) | CLI_HAS(OPT_STOP),
+     clii_log_scavenge},
     {"log export", "", "Write the whole log as lines of JSON",
      "All streams, with the commits that the events are of; oxbow log import takes it.", 0, 0,
      CLI_HAS(OPT_KEYS), clii_log_export},

@@ -9,6 +9,29 @@
 #include "cli/cli_int.h"
 #include "cli/engine_int.h"
 
+static const struct conf_field scavenge_fields[] = {
+    {.name = "every",
+     .type = {.kind = CONF_DURATION, .min = 0, .max = INT64_C(366) * 86400 * 1000000},
+     .preset = "0",
+     .doc = "from one run's start to the next one's; 0: never"},
+    {.name = "at",
+     .type = {.kind = CONF_STRING, .min = 5, .max = 5, .chars = "0-9:"},
+     .doc = "HH:MM in UTC: the time of day of a run, where `every` is whole days"},
+    {.name = "rate",
+     .type = {.kind = CONF_SIZE, .max = INT64_MAX},
+     .preset = "0",
+     .doc = "bytes in a second; 0: as the foreground allows"},
+    {.name = "min_share",
+     .type = {.kind = CONF_INT, .min = 1, .max = 100},
+     .preset = "10",
+     .doc = "percent of a segment that has to be freed"},
+    {.name = "min_age",
+     .type = {.kind = CONF_DURATION, .max = INT64_C(36600) * 86400 * 1000000},
+     .preset = "0",
+     .doc = "younger segments stay as they are"},
+    {.name = NULL},
+};
+
 static const struct conf_field log_fields[] = {
     {.name = "segment_bytes",
      .type = {.kind = CONF_SIZE, .min = 2 << 20, .max = 1 << 30},
@@ -26,6 +49,10 @@ static const struct conf_field log_fields[] = {
      .type = {.kind = CONF_DURATION, .max = 1000000},
      .preset = "0",
      .doc = "gathers appends this long into one sync; never less durable"},
+    {.name = "scavenge",
+     .type = {.kind = CONF_OBJECT, .fields = scavenge_fields},
+     .preset = "{}",
+     .doc = "when the disk of hidden events is given back"},
     {.name = NULL},
 };
 
@@ -179,6 +206,13 @@ enginei_config_load(struct cli *c, const char *file, struct conf **out, struct e
         TRY(read_file(NULL, file, &text, err));
     c->opening = false;
     rc = conf_load(buf_slice(&text), &root_type, &opts, out, &problems, err);
+    if (rc == 0) {
+        rc = enginei_scavenge_check(*out, err);
+        if (rc != 0) {
+            conf_free(*out);
+            *out = NULL;
+        }
+    }
     /* One is the error itself; more are said all. */
     if (rc != 0 && problems.len > 0 &&
         memchr(problems.data, '\n', problems.len) !=

@@ -129,6 +129,15 @@ struct part *enginei_find(struct engine *e, enum part_kind kind, struct slice na
 /* The routes /v1/sources, /v1/sinks and /v1/migrations. */
 int enginei_routes(struct engine *e, struct server *server, struct err *err);
 
+/* log.scavenge of the configuration: what no schema can check, and the task that keeps to it. */
+struct scavenge_plan;
+int  enginei_scavenge_check(const struct conf *root, struct err *err);
+int  enginei_scavenge_new(struct ox_env *env, struct log *log, const struct conf *root,
+                          struct scavenge_plan **out, struct err *err);
+void enginei_scavenge_free(struct scavenge_plan *p); /* NULL is fine */
+/* When the next one begins, not before `now`; `at`: of the day in UTC, -1: none. All in µs. */
+int64_t enginei_scavenge_next(int64_t now, int64_t last, int64_t every, int64_t at);
+
 /* GET /v1/migrations/{name}/route. */
 struct call;
 void enginei_get_route(struct call *call, void *engine);

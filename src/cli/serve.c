@@ -92,16 +92,17 @@ on_reload(void *arg)
 int
 clii_serve(struct cli *c, struct err *err)
 {
-    struct engine     *engine = NULL;
-    struct server_conf conf = {.signals = true, .reload = on_reload, .reload_arg = &engine};
-    struct conf       *root = NULL;
-    struct server     *server = NULL;
-    struct jobs       *jobs = NULL;
-    struct log        *log = NULL;
-    struct groups     *groups = NULL;
-    struct log_report  report;
-    char               host[HOST_BYTES] = "", data[DATA_BYTES];
-    int                rc = 0;
+    struct scavenge_plan *plan = NULL;
+    struct engine        *engine = NULL;
+    struct server_conf    conf = {.signals = true, .reload = on_reload, .reload_arg = &engine};
+    struct conf          *root = NULL;
+    struct server        *server = NULL;
+    struct jobs          *jobs = NULL;
+    struct log           *log = NULL;
+    struct groups        *groups = NULL;
+    struct log_report     report;
+    char                  host[HOST_BYTES] = "", data[DATA_BYTES];
+    int                   rc = 0;
 
     /* What one transaction of the index took goes back to the system, instead of into a heap. */
     (void)mallopt(M_MMAP_THRESHOLD, 1 << 20);
@@ -126,6 +127,7 @@ clii_serve(struct cli *c, struct err *err)
     TRY(group_open(env_real(), log, &groups, err));
     TRY(server_add_groups(server, groups, err));
     TRY(enginei_quotas(root, server, err));
+    TRY(enginei_scavenge_new(env_real(), log, root, &plan, err));
     TRY(enginei_new(c, log, &root, &engine, err));
     TRY(enginei_routes(engine, server, err));
     TRY(jobsi_new(env_real(), log, c->subjects, &jobs, err));
@@ -135,6 +137,7 @@ clii_serve(struct cli *c, struct err *err)
 out:
     enginei_free(engine);
     jobsi_free(jobs);
+    enginei_scavenge_free(plan);
     server_free(server);
     group_close(groups);
     clii_log_close(c, log);

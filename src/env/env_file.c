@@ -186,6 +186,18 @@ envi_file_sync(struct ox_env *env, struct ox_file *file, struct err *err)
     return rc == 0 ? 0 : fail_sync(err, file->path, errno);
 }
 
+/* A hint: where it cannot be given, the kernel writes in its own time. */
+int
+envi_file_start(struct ox_env *env, struct ox_file *file, uint64_t at, uint64_t len,
+                struct err *err)
+{
+    must(checked(file)->writable);
+    if (sync_file_range(file->fd, (off_t)at, (off_t)len, SYNC_FILE_RANGE_WRITE) != 0 &&
+        errno == EIO)
+        return envi_fail(err, file->path, "write", EIO);
+    return 0;
+}
+
 int
 envi_file_size(struct ox_env *env, struct ox_file *file, uint64_t *size, struct err *err)
 {

@@ -248,6 +248,7 @@ static const struct ox_env_ops real_ops = {
     .file_read = envi_file_read,
     .file_write = envi_file_write,
     .file_sync = envi_file_sync,
+    .file_start = envi_file_start,
     .file_size = envi_file_size,
     .file_resize = envi_file_resize,
     .file_map = envi_file_map,

@@ -12,6 +12,7 @@ int  envi_file_read(struct ox_env *, struct ox_file *, void *out, size_t len, ui
 int  envi_file_write(struct ox_env *, struct ox_file *, const void *data, size_t len, uint64_t at,
                      struct err *);
 int  envi_file_sync(struct ox_env *, struct ox_file *, struct err *);
+int  envi_file_start(struct ox_env *, struct ox_file *, uint64_t at, uint64_t len, struct err *);
 int  envi_file_size(struct ox_env *, struct ox_file *, uint64_t *, struct err *);
 int  envi_file_resize(struct ox_env *, struct ox_file *, uint64_t size, struct err *);
 int  envi_file_map(struct ox_env *, struct ox_file *, size_t len, const uint8_t **, struct err *);

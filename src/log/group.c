@@ -172,6 +172,7 @@ commit_group(struct log *log, struct group *g)
     struct journal_group jg = {LOG_POS(g->first), LOG_POS(g->end), buf_slice(&g->bytes), g->frames};
     enum journal_verdict verdict;
     struct err           err;
+    uint64_t             began;
 
     must(atomic_load(&g->state) == GROUP_SYNCING);
     err_clear(&err);
@@ -185,9 +186,11 @@ commit_group(struct log *log, struct group *g)
         publish(log, g, LOG_POS(g->end));
         answer_group(log, g, 0, NULL);
 #endif
+        began = log->env->ops->mono_us(log->env);
         verdict = JOURNAL_REFUSED;
         if (log->conf.subjects == NULL || logi_seal_sync(log, &err) == 0)
             verdict = log->conf.journal->commit(log->journal, &jg, &err);
+        logi_note_sync(log, log->env->ops->mono_us(log->env) - began);
         if (verdict == JOURNAL_DURABLE) {
 #ifndef OX_BUG_EARLY_ACK
             publish(log, g, LOG_POS(g->end));
@@ -281,9 +284,12 @@ static bool
 take_one(struct log *log, struct group *g, struct req_list *list)
 {
     struct log_req   *req = list->head;
-    enum check_result result = logi_check(log, req);
+    enum check_result result;
     struct err        err;
 
+    logi_segs_pin(log->segs, &log->pin);
+    result = logi_check(log, req);
+    logi_segs_unpin(&log->pin);
     if (result == CHECK_LATER || result == CHECK_NO_ROOM)
         return false;
     if (result == CHECK_ANSWER && refused_early(log, req)) {

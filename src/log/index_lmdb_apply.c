@@ -289,7 +289,8 @@ put_firsts(struct apply *a, struct err *err)
         MDB_val                    val = val_of(&id, sizeof id);
         int                        mrc;
 
-        if (u->count == 0 || u->head.next != u->count)
+        /* A stream whose first events are scavenged begins with what is left. */
+        if (u->count == 0 || (u->head.next != u->count && u->name.len == 0))
             continue;
         pos = u->positions[0];
         mrc = mdb_cursor_put(firsts, &key, &val, MDB_APPEND);

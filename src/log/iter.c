@@ -342,6 +342,8 @@ log_iter_open(struct log *log, const struct log_read *read, struct log_iter **ou
         memcpy(it->name, read->stream.data, read->stream.len);
     it->read.stream.data = it->name;
     it->kind = kind_of(it->read.stream);
+    logi_segs_pin_add(log->segs, &it->pin);
+    logi_segs_pin(log->segs, &it->pin);
     take_retention(it);
     TRY(keep_filter(it, err));
     if (it->kind == ITER_ALL)
@@ -350,6 +352,7 @@ log_iter_open(struct log *log, const struct log_read *read, struct log_iter **ou
         TRY(logi_stream_open(it, err));
     else
         TRY(logi_list_open(it, err));
+    logi_segs_unpin(&it->pin);
     *out = it;
     it = NULL;
 out:
@@ -360,16 +363,28 @@ out:
 int
 log_iter_next(struct log_iter *it, struct log_event *out, struct err *err)
 {
+    int rc;
+
     must(it->magic == LOGI_MAGIC);
-    if (it->over)
-        return E_END;
     it->looked = 0;
+    if (!it->in_frame)
+        logi_segs_pin(it->log->segs, &it->pin);
     take_retention(it);
-    if (it->kind == ITER_STREAM)
-        return logi_stream_next(it, out, err);
-    if (it->kind != ITER_ALL)
-        return logi_list_next(it, out, err);
-    return it->read.backwards ? logi_all_backward(it, out, err) : logi_all_forward(it, out, err);
+    if (it->over)
+        rc = E_END;
+    else if (it->kind == ITER_STREAM)
+        rc = logi_stream_next(it, out, err);
+    else if (it->kind != ITER_ALL)
+        rc = logi_list_next(it, out, err);
+    else if (it->read.backwards)
+        rc = logi_all_backward(it, out, err);
+    else
+        rc = logi_all_forward(it, out, err);
+    if (it->over && rc != 0)
+        it->in_frame = false;
+    if (rc != 0 && !it->in_frame)
+        logi_segs_unpin(&it->pin);
+    return rc;
 }
 
 struct log_pos
@@ -383,6 +398,7 @@ log_iter_close(struct log_iter *it)
 {
     if (it == NULL)
         return;
+    logi_segs_pin_drop(it->log->segs, &it->pin);
     buf_fini(&it->text);
     buf_fini(&it->payload);
     logi_retention_put(it->retention);

@@ -35,14 +35,17 @@ logi_all_forward(struct log_iter *it, struct log_event *out, struct err *err)
     uint64_t      end = atomic_load(&it->log->end);
     uint32_t      seed = logi_segs_seed(it->log->segs);
     struct record r;
+    enum scan     scan;
     bool          given;
     int           rc;
 
     for (;;) {
         if (!it->in_frame) {
-            if (it->pos >= end)
+            logi_segs_pin(it->log->segs, &it->pin);
+            scan = logi_scan_from(it->log->segs, it->pos, end, &it->frame);
+            if (scan == SCAN_END)
                 return E_END;
-            if (!logi_scan_frame(it->log->segs, it->pos, end, &it->frame))
+            if (scan == SCAN_BAD)
                 return logi_iter_damaged(it, it->pos, err);
             it->in_frame = true;
             it->off = FRAME_HEADER;
@@ -64,7 +67,7 @@ logi_all_forward(struct log_iter *it, struct log_event *out, struct err *err)
             if (rc != 0 || given)
                 return rc;
         }
-        it->pos += it->frame.head.length;
+        it->pos = it->frame.next;
         if (it->pos > it->passed && it->pos > it->read.from)
             it->passed = it->pos;
         it->in_frame = false;
@@ -78,17 +81,21 @@ logi_all_backward(struct log_iter *it, struct log_event *out, struct err *err)
 {
     uint32_t      seed = logi_segs_seed(it->log->segs);
     struct record r;
+    enum scan     scan;
     bool          given;
     int           rc;
 
     for (;;) {
         if (!it->in_frame) {
-            if (it->pos <= it->floor) {
+            logi_segs_pin(it->log->segs, &it->pin);
+            scan = it->pos <= it->floor ? SCAN_END
+                                        : logi_scan_back(it->log->segs, it->pos, &it->frame);
+            if (scan == SCAN_END) {
                 it->over = true;
                 it->passed = 0;
                 return E_END;
             }
-            if (!logi_scan_frame_before(it->log->segs, it->pos, &it->frame))
+            if (scan == SCAN_BAD)
                 return logi_iter_damaged(it, it->pos, err);
             it->in_frame = true;
             it->off = it->frame.head.length - FRAME_TRAILER;
@@ -132,7 +139,7 @@ logi_all_open(struct log_iter *it, struct err *err)
         if (rc == 0 && !logi_scan_frame(it->log->segs, it->pos, end, &f))
             return logi_iter_damaged(it, it->pos, err);
         if (rc == 0)
-            it->pos += f.head.length;
+            it->pos = f.next;
         return rc;
     }
     it->passed = it->read.from;

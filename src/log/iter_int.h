@@ -29,6 +29,7 @@ struct log_iter {
     struct buf      plain;   /* what was sealed */
     char            subject[SUBJECTS_NAME_MAX];
     bool            over; /* E_END for good */
+    struct seg_pin  pin;  /* while it holds a frame or has given an event */
     uint64_t        passed;
     uint64_t        looked; /* bytes, in this call */
 

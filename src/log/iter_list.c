@@ -86,7 +86,7 @@ offer_record(struct log_iter *it, uint64_t pos, struct log_event *out, struct er
     int           rc;
 
     if (!logi_scan_record_at(it->log->segs, pos, atomic_load(&it->log->end), true, &r, &f))
-        return logi_iter_damaged(it, pos, err);
+        return logi_scan_gone(it->log->segs, pos) ? E_MORE : logi_iter_damaged(it, pos, err);
     if (((f.head.flags & FRAME_QUIET) != 0 && !it->read.filter.quiet) || !logi_iter_wanted(it, &r))
         return E_MORE;
     rc = logi_iter_visible(it, &r, &yes, err);

@@ -112,14 +112,18 @@ logi_stream_next(struct log_iter *it, struct log_event *out, struct err *err)
     struct record r;
     struct frame  f;
     uint64_t      pos;
+    bool          there;
     int           rc;
 
     rc = refresh(it, err);
     while (rc == 0 && (rc = it->over ? E_END : next_position(it, &pos, err)) == 0) {
-        if (!logi_scan_record_at(it->log->segs, pos, atomic_load(&it->log->end), true, &r, &f) ||
-            r.stream_id != it->id || r.version != it->version)
+        there = logi_scan_record_at(it->log->segs, pos, atomic_load(&it->log->end), true, &r, &f);
+        if (there ? r.stream_id != it->id || r.version != it->version
+                  : !logi_scan_gone(it->log->segs, pos))
             return logi_iter_damaged(it, pos, err);
         step(it);
+        if (!there)
+            continue; /* scavenged: the next version */
         if (it->read.raw || !logi_too_old(it->log, it->view.max_age_us, r.created_us))
             return logi_iter_give(it, &r, &f, out, err);
         if (logi_iter_tired(it, r.length))

@@ -119,6 +119,10 @@ start_tasks(struct log *log, struct err *err)
     TRY(start(log, "ox-sync", logi_sync_step, &log->syncer, err));
     TRY(start(log, "ox-index", logi_index_step, &log->indexer, err));
     TRY(start(log, "ox-upkeep", logi_upkeep_step, &log->upkeep, err));
+    TRY(logi_scavenge_new(log, err));
+    TRY(log->env->ops->task_start(
+        log->env, &(struct ox_task_def){"ox-scavenge", logi_scavenge_step, log->scavenge},
+        logi_scavenge_task(log), err));
 out:
     return rc;
 }
@@ -162,12 +166,17 @@ free_log(struct log *log)
     if (log == NULL)
         return;
     /* Those that wake others before those that they wake: upkeep may still be growing a file. */
+    if (log->scavenge != NULL)
+        log->env->ops->task_stop(log->env, *logi_scavenge_task(log));
     log->env->ops->task_stop(log->env, log->upkeep);
     log->env->ops->task_stop(log->env, log->syncer);
     log->env->ops->task_stop(log->env, log->indexer);
     log->env->ops->task_stop(log->env, log->task);
     log->conf.journal->close(log->journal);
     log->conf.index->close(log->index);
+    logi_scavenge_free(log);
+    if (log->segs != NULL)
+        logi_segs_pin_drop(log->segs, &log->pin);
     logi_segs_close(log->segs);
     log->env->ops->file_close(log->env, log->lock_file);
     for (int i = 0; i < 2; i++)
@@ -202,6 +211,7 @@ log_open(struct ox_env *env, const char *dir, const struct log_conf *conf,
     (void)snprintf(path, sizeof path, "%s/segments", dir);
     TRY(logi_segs_open(env, path, log->conf.segment_bytes, log->conf.read_only,
                        !logi_clean_is_there(log), &log->segs, &own.created, err));
+    logi_segs_pin_add(log->segs, &log->pin);
     TRY(open_index(log, err));
     TRY(log->conf.journal->open(log->segs, &log->journal, err));
     TRY(logi_recover(log, &own, err));
@@ -309,29 +319,21 @@ log_get_info(struct log *log, struct log_info *out)
 
 /* time */
 
-/* The time of the first commit at or behind pos, in the same segment. */
-static bool
-time_at(struct log *log, uint64_t pos, uint64_t end, int64_t *us)
-{
-    struct frame f;
-
-    if (!logi_scan_frame(log->segs, pos, end, &f))
-        return false;
-    *us = f.head.time_us;
-    return true;
-}
-
 /* The last segment whose first frame is not after `us`. */
 static bool
 segment_of_time(struct log *log, int64_t us, uint64_t end, struct seg_view *out)
 {
     struct seg_view view;
+    struct frame    f;
     bool            found = false;
-    int64_t         t;
 
     for (uint64_t pos = logi_segs_first(log->segs);
          pos < end && logi_segs_at(log->segs, pos, &view); pos = view.end) {
-        if (!time_at(log, pos, end, &t) || t > us)
+        enum scan scan = logi_scan_from(log->segs, pos, view.end < end ? view.end : end, &f);
+
+        if (scan == SCAN_END)
+            continue; /* all of it is gone */
+        if (scan == SCAN_BAD || f.head.time_us > us)
             break;
         *out = view;
         found = true;
@@ -339,25 +341,40 @@ segment_of_time(struct log *log, int64_t us, uint64_t end, struct seg_view *out)
     return found;
 }
 
-int
-log_pos_of_time(struct log *log, int64_t us, struct log_pos *out, struct err *err)
+static int
+pos_of_time(struct log *log, int64_t us, struct log_pos *out, struct err *err)
 {
     uint64_t        end = atomic_load(&log->end), pos;
     struct seg_view view;
     struct frame    f;
+    enum scan       scan;
 
-    *out = LOG_POS(0);
     if (!segment_of_time(log, us, end, &view))
         return 0;
     if (view.end > end)
         view.end = end;
-    for (pos = view.first; pos < view.end; pos += f.head.length) {
-        if (!logi_scan_frame(log->segs, pos, view.end, &f))
+    for (pos = view.first; (scan = logi_scan_from(log->segs, pos, view.end, &f)) != SCAN_END;
+         pos = f.next) {
+        if (scan == SCAN_BAD)
             RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: damaged at position %" PRIu64, log->dir,
                        pos);
         if (f.head.time_us > us)
             break;
-        *out = LOG_POS(pos + f.head.length - 1);
+        *out = LOG_POS(f.next - 1);
     }
     return 0;
+}
+
+int
+log_pos_of_time(struct log *log, int64_t us, struct log_pos *out, struct err *err)
+{
+    struct seg_pin pin;
+    int            rc;
+
+    *out = LOG_POS(0);
+    logi_segs_pin_add(log->segs, &pin);
+    logi_segs_pin(log->segs, &pin);
+    rc = pos_of_time(log, us, out, err);
+    logi_segs_pin_drop(log->segs, &pin);
+    return rc;
 }

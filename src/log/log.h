@@ -389,6 +389,49 @@ struct log_counts {
 int log_verify(struct log *log, log_progress_fn *fn, void *arg, struct log_counts *out,
                struct err *err);
 
+/* scavenging: gives the disk back that nobody can read any more (docs/scavenge.md) */
+
+struct log_scavenge_conf {
+    uint64_t rate;       /* bytes per second, read or written; 0: as the foreground allows */
+    uint32_t min_share;  /* percent of a segment that has to be freed; 0: 10 */
+    int64_t  min_age_us; /* segments with younger commits stay as they are; 0: none */
+    bool     dry_run;    /* only count */
+};
+
+enum log_scavenge_state {
+    LOG_SCAVENGE_NONE, /* not since opening */
+    LOG_SCAVENGE_RUNNING,
+    LOG_SCAVENGE_DONE,
+    LOG_SCAVENGE_STOPPED,
+    LOG_SCAVENGE_FAILED, /* why is in `error` */
+};
+
+struct log_scavenge {
+    enum log_scavenge_state state;
+    bool                    dry_run;
+    uint64_t                run;                 /* how many there were, this one included */
+    uint64_t                segments, all_bytes; /* to be looked at, as the run began */
+    uint64_t                examined, examined_bytes;
+    uint64_t                rewritten;       /* dry run: that would be, and so on below */
+    uint64_t                records, events; /* that are gone; events are among the records */
+    uint64_t                freed_bytes, written_bytes;
+    uint64_t                bytes_per_s; /* examined, over the whole run */
+    struct log_pos          pos;         /* how far it is */
+    int64_t                 started_us, ended_us;
+    int                     rc; /* of a failed one */
+    char                    error[ERR_TEXT_MAX];
+};
+
+/* Begins a run and returns. E_STATE: one is running; E_RDONLY; E_INVALID. */
+int log_scavenge_start(struct log *log, const struct log_scavenge_conf *conf, struct err *err);
+/* Asks the run to end; what it has done stays. */
+void log_scavenge_stop(struct log *log);
+/* Of the run, or the last one. */
+void        log_scavenge_status(struct log *log, struct log_scavenge *out);
+const char *log_scavenge_state_name(enum log_scavenge_state state);
+/* An object of JSON. */
+void log_scavenge_json(const struct log_scavenge *s, struct buf *out);
+
 /* Offline: throws the index of the folder away and makes it again from the log. */
 int log_reindex(struct ox_env *env, const char *dir, const struct log_conf *conf,
                 struct log_report *report, struct err *err);

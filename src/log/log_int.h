@@ -139,9 +139,12 @@ struct log {
     struct err           grow_error;  /* code 0: none */
     _Atomic bool         flush_wanted, index_stuck, grow_stuck;
 
-    struct ox_task *task, *syncer, *indexer, *upkeep;
-    uint64_t        frozen_last; /* indexer: last position of the frozen generation */
-    uint64_t        last_index_us, last_disk_us;
+    struct ox_task  *task, *syncer, *indexer, *upkeep;
+    struct scavenge *scavenge;                     /* NULL: read-only */
+    struct seg_pin   pin;                          /* the log task's */
+    _Atomic uint64_t sync_usual_us, sync_worst_us; /* of the commit point; the worst since asked */
+    uint64_t         frozen_last; /* indexer: last position of the frozen generation */
+    uint64_t         last_index_us, last_disk_us;
 
     _Atomic uint64_t commits, events, group_count, appended_bytes, syncs, stream_count;
     _Atomic int64_t  durable_time_us;
@@ -223,6 +226,14 @@ int logi_index_all(struct log *, struct err *);
 
 /* upkeep.c */
 uint64_t logi_upkeep_step(void *log);
+
+/* scavenge.c */
+int              logi_scavenge_new(struct log *, struct err *);
+void             logi_scavenge_free(struct log *);
+struct ox_task **logi_scavenge_task(struct log *);
+uint64_t         logi_scavenge_step(void *scavenge);
+uint64_t         logi_scavenge_reserved(struct log *); /* bytes of the disk that it gives back */
+void             logi_note_sync(struct log *, uint64_t us);
 
 /* recover.c */
 int logi_recover(struct log *, struct log_report *, struct err *);

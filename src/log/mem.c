@@ -443,7 +443,8 @@ logi_mem_add(struct mem *m, const struct mem_event *e, struct err *err)
     TRY(slot_get(g, e->id, &slot, err));
     if (e->is_new)
         TRY(name_add(g, e->stream, slot, err));
-    must(slot->last == NONE || entry_at(g, slot->last)->version + 1 == e->version);
+    /* Read again: between two of them others may be scavenged. */
+    must(slot->last == NONE || entry_at(g, slot->last)->version < e->version);
     *entry_at(g, g->count) = (struct entry){e->version, e->pos, slot->last, kind};
     slot->last = g->count++;
     g->last_pos = e->pos;
@@ -732,8 +733,10 @@ fill_update(const struct gen *g, const struct slot *s, uint64_t bound, uint64_t 
 
     if (last == NONE && st == NULL)
         return false;
-    for (uint32_t i = last; i != NONE; i = entry_at(g, i)->prev)
-        n++;
+    /* Before a scavenged version all are hidden. */
+    for (uint32_t i = last; i != NONE; i = entry_at(g, i)->prev, n++)
+        if (entry_at(g, i)->version + n != entry_at(g, last)->version)
+            break;
     *u = (struct index_update){.id = s->id, .positions = positions, .count = n};
     u->has_state = st != NULL;
     if (st != NULL)
@@ -742,7 +745,7 @@ fill_update(const struct gen *g, const struct slot *s, uint64_t bound, uint64_t 
         u->head.next = entry_at(g, last)->version + 1;
         u->head.last.v = entry_at(g, last)->pos;
     }
-    for (uint32_t i = last, k = n; i != NONE; i = entry_at(g, i)->prev)
+    for (uint32_t i = last, k = n; k > 0; i = entry_at(g, i)->prev)
         positions[--k] = entry_at(g, i)->pos;
     return true;
 }

@@ -114,6 +114,7 @@ struct replay {
     uint64_t    covers;
     uint64_t    durable; /* all below it is, whatever happened to the last group */
     uint64_t    events;
+    bool        sparse; /* there are scavenged segments: events may be missing */
 };
 
 /*
@@ -136,6 +137,16 @@ out:
     return rc;
 }
 
+/* A stream whose first record was scavenged begins with whatever is left of it. */
+static bool
+is_unknown(struct log *log, uint64_t id)
+{
+    struct index_head head;
+
+    return logi_mem_head(log->mem, id, UINT64_MAX, &head) == 0 &&
+           log->conf.index->head(log->index, id, &head, NULL) == E_NOTFOUND;
+}
+
 static int
 replay_state(struct replay *rp, const struct record *r, struct err *err)
 {
@@ -148,7 +159,8 @@ replay_state(struct replay *rp, const struct record *r, struct err *err)
         FAIL(err, E_DAMAGED, ERR_FATAL, "%s: damaged record at position %" PRIu64, rp->log->dir,
              r->pos);
     m.stream = slice_of(r->body, r->name_len);
-    m.is_new = (r->flags & RECORD_NEW_STREAM) != 0;
+    m.is_new =
+        (r->flags & RECORD_NEW_STREAM) != 0 || (rp->sparse && is_unknown(rp->log, r->stream_id));
     m.head = (struct index_head){.next = r->version,
                                  .truncate = s.truncate,
                                  .max_count = s.max_count,
@@ -177,11 +189,27 @@ replay_record(void *arg, const struct frame *frame, const struct record *r, stru
         return 0;
     e.stream = slice_of(r->body, r->name_len);
     e.type = slice_of(r->body + r->name_len, r->type_len);
-    e.is_new = (r->flags & RECORD_NEW_STREAM) != 0;
+    e.is_new = (r->flags & RECORD_NEW_STREAM) != 0 || (rp->sparse && is_unknown(log, e.id));
     TRY(logi_mem_add(log->mem, &e, err));
     rp->events++;
 out:
     return rc;
+}
+
+/* In a scavenged segment: the frame that may hold it, or the first one behind. */
+static bool
+sparse_start(struct log *log, uint64_t covers, uint64_t *out)
+{
+    struct seg_view view;
+    struct frame    f;
+
+    if (!logi_segs_at(log->segs, covers, &view) || !view.sparse)
+        return false;
+    *out = view.first;
+    /* Of the commits that begin before it, all but what stands in this frame is indexed. */
+    if (logi_scan_back(log->segs, align8(covers), &f) == SCAN_FRAME && f.head.pos > view.first)
+        *out = f.head.pos;
+    return true;
 }
 
 /* Where the walk begins: the commit that holds what the index does not cover. */
@@ -192,7 +220,7 @@ walk_start(struct log *log, uint64_t covers, uint64_t *out, struct err *err)
     struct frame f;
 
     *out = logi_segs_first(log->segs);
-    if (covers <= *out)
+    if (covers <= *out || sparse_start(log, covers, out))
         return 0;
     *out = covers;
     if (logi_scan_frame(log->segs, covers, bound, &f) && (f.head.flags & FRAME_FIRST) != 0)
@@ -206,7 +234,7 @@ walk_start(struct log *log, uint64_t covers, uint64_t *out, struct err *err)
         *out = (f.head.flags & FRAME_PAD) != 0 ? covers : f.head.commit;
         return 0;
     }
-    if (logi_scan_frame_before(log->segs, covers, &f))
+    if (logi_scan_back(log->segs, covers, &f) != SCAN_BAD)
         return 0;
     pos = covers;
     RETURN_ERR(err, E_DAMAGED, ERR_FATAL,
@@ -327,8 +355,7 @@ recent_start(struct log *log, uint64_t end, uint32_t events)
     uint64_t     pos = end, records = 0;
     struct frame f;
 
-    while (pos > logi_segs_first(log->segs) && records < events &&
-           logi_scan_frame_before(log->segs, pos, &f)) {
+    while (records < events && logi_scan_back(log->segs, pos, &f) == SCAN_FRAME) {
         pos = f.head.pos;
         records += f.head.records;
     }
@@ -341,12 +368,13 @@ fill_recent(struct log *log, struct err *err)
     uint64_t      end = atomic_load(&log->end), pos;
     struct frame  f;
     struct record r;
+    enum scan     scan;
 
-    for (pos = recent_start(log, end, logi_recent_room(log->recent)); pos < end;
-         pos += f.head.length) {
+    for (pos = recent_start(log, end, logi_recent_room(log->recent));
+         (scan = logi_scan_from(log->segs, pos, end, &f)) != SCAN_END; pos = f.next) {
         uint32_t off = FRAME_HEADER;
 
-        if (!logi_scan_frame(log->segs, pos, end, &f))
+        if (scan == SCAN_BAD)
             RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: damaged frame at position %" PRIu64,
                        log->dir, pos);
         if ((f.head.flags & FRAME_PAD) == 0)
@@ -366,7 +394,7 @@ int
 logi_recover(struct log *log, struct log_report *report, struct err *err)
 {
     uint64_t      covers = log->conf.index->covers(log->index).v, clean, pos;
-    struct replay rp = {log, covers, covers, 0};
+    struct replay rp = {.log = log, .covers = covers, .durable = covers};
     int           rc;
 
     TRY(logi_marks_load(log, err));
@@ -382,6 +410,7 @@ logi_recover(struct log *log, struct log_report *report, struct err *err)
              ": segments are missing",
              log->dir, covers, logi_segs_end(log->segs));
     TRY(walk_start(log, covers, &pos, err));
+    rp.sparse = logi_segs_any_sparse(log->segs);
     atomic_store(&log->end, pos);
     TRY(walk(log, &rp, &pos, err));
     TRY(check_tail(log, pos, covers, clean, report, err));

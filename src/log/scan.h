@@ -16,22 +16,42 @@
 struct frame {
     struct frame_head head;
     const uint8_t    *bytes;
+    uint64_t          next;   /* where the next one begins, if it does at once */
+    bool              sparse; /* in a scavenged segment: records are missing between others */
+};
+
+enum scan {
+    SCAN_FRAME, /* there it is */
+    SCAN_END,   /* none in these bounds */
+    SCAN_BAD,   /* something else stands where one has to be */
 };
 
 /* A commit that is whole. */
 struct commit {
-    uint64_t first, end; /* positions; end is behind its last frame */
+    uint64_t first, end; /* positions of its first frame here; end is behind its last */
     uint64_t durable;    /* all below it was durable before this commit was written */
     int64_t  time_us;
     uint32_t flags; /* FRAME_QUIET, FRAME_STAGE */
     uint32_t frames, records;
 };
 
+/*
+ * Does the table of a scavenged segment hold together? Positions and offsets grow,
+ * lie in the segment, and its checksum is right.
+ */
+bool logi_scan_table(const struct seg_view *, uint32_t seed);
+
+/*
+ * The first frame at or behind pos that begins below `bound`. Only in scavenged segments
+ * it may begin behind pos.
+ */
+enum scan logi_scan_from(struct segments *, uint64_t pos, uint64_t bound, struct frame *out);
+
+/* The last frame before pos, which ends there or lies in a scavenged segment. */
+enum scan logi_scan_back(struct segments *, uint64_t pos, struct frame *out);
+
 /* The frame at pos, wholly below `bound`: header, place and trailer are right. */
 bool logi_scan_frame(struct segments *, uint64_t pos, uint64_t bound, struct frame *out);
-
-/* The frame that ends at pos. */
-bool logi_scan_frame_before(struct segments *, uint64_t pos, struct frame *out);
 
 /*
  * The record at `off` bytes into the frame; `check`: its checksum too. True
@@ -48,9 +68,13 @@ bool logi_scan_record_before(const struct frame *, uint32_t seed, uint32_t off, 
 bool logi_scan_record_at(struct segments *, uint64_t pos, uint64_t bound, bool check,
                          struct record *out, struct frame *frame);
 
+/* Was the record at pos scavenged? False also where that cannot be known for damage. */
+bool logi_scan_gone(struct segments *, uint64_t pos);
+
 /*
  * The commit that begins at pos (padding before it is passed over), every
- * record of it verified. False: there is no whole commit below `bound`.
+ * record of it verified. False: there is no whole commit below `bound`. In scavenged
+ * segments the next one that has a frame, and it is whole with what is left of it.
  */
 bool logi_scan_commit(struct segments *, uint64_t pos, uint64_t bound, struct commit *out);
 
@@ -66,7 +90,7 @@ int         logi_scan_commit_records(struct segments *, const struct commit *, s
 uint64_t
 logi_scan_proof_behind(struct segments *, uint64_t from, uint64_t durable, uint64_t *last_byte);
 
-/* The first frame at or behind pos that begins a commit; pos may be any number. E_END: none. */
+/* The frame that holds pos, or the first one behind it; pos may be any number. E_END: none. */
 int logi_scan_seek(struct segments *, uint64_t pos, uint64_t bound, uint64_t *out, struct err *err);
 
 /*

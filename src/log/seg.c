@@ -5,58 +5,34 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/lock.h"
 #include "base/must.h"
 #include "base/slice.h"
-#include "log/log_fmt.h"
+#include "log/seg_int.h"
 
 #define SEGMENTS_MAX 1000000u
 #define FIRST_SPAN_MAX (UINT64_C(16) << 20)
 #define FILL_CHUNK (UINT64_C(1) << 20)
 #define FILL_STEP (UINT64_C(256) << 10)
-#define SEG_PATH_MAX 4096
 #define SETTING_MAX (UINT64_C(1) << 30)
 
-struct segment {
-    struct ox_file *file;
-    const uint8_t  *map;
-    uint64_t        first, span;
-    uint64_t        filled; /* zeros are written below this offset of the span */
-    bool            in_use; /* frames may be in it: no more zeros (under `fill`) */
-    bool            dirty;  /* written since the last sync; the journal's */
-};
-
-struct segments {
-    struct ox_env   *env;
-    char            *dir;
-    bool             read_only;
-    struct ox_id     log_id;
-    uint32_t         seed;
-    uint64_t         setting;
-    struct ox_lock   fill; /* held while zeros are written; before `lock` */
-    struct ox_lock   lock; /* table, count */
-    struct segment **table;
-    uint32_t         count, room;
-    uint8_t         *zeros;
-};
-
-static void
-segment_free(struct ox_env *env, struct segment *seg)
+void
+logi_segment_free(struct ox_env *env, struct segment *seg)
 {
     if (seg == NULL)
         return;
     if (seg->map != NULL)
-        env->ops->file_unmap(env, seg->map, (size_t)(seg->span + SEG_HEADER));
+        env->ops->file_unmap(env, seg->map, seg->map_len);
     env->ops->file_close(env, seg->file);
     free(seg);
 }
 
-static int
-seg_path(struct segments *s, uint64_t first, char out[SEG_PATH_MAX], struct err *err)
+int
+logi_segs_path(struct segments *s, uint64_t first, const char *end, char out[LOGI_SEG_PATH_MAX],
+               struct err *err)
 {
-    int n = snprintf(out, SEG_PATH_MAX, "%s/%016" PRIx64 ".seg", s->dir, first);
+    int n = snprintf(out, LOGI_SEG_PATH_MAX, "%s/%016" PRIx64 ".seg%s", s->dir, first, end);
 
-    if (n < 0 || n >= SEG_PATH_MAX)
+    if (n < 0 || n >= LOGI_SEG_PATH_MAX)
         RETURN_ERR(err, E_INVALID, ERR_FATAL, "%s: path too long", s->dir);
     return 0;
 }
@@ -149,18 +125,41 @@ by_hint(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static int
-map_segment(struct segments *s, struct segment *seg, struct err *err)
+int
+logi_segment_map(struct segments *s, struct segment *seg, struct err *err)
 {
-    return s->env->ops->file_map(s->env, seg->file, (size_t)(seg->span + SEG_HEADER), &seg->map,
-                                 err);
+    uint64_t len = seg->generation == 0
+                       ? seg->span + SEG_HEADER
+                       : seg->table_at + seg->table_count * SEG_TABLE_ENTRY + SEG_TABLE_END;
+
+    seg->map_len = (size_t)len;
+    return s->env->ops->file_map(s->env, seg->file, seg->map_len, &seg->map, err);
+}
+
+/* How large the file has to be. */
+static uint64_t
+file_bytes(const struct seg_head *h)
+{
+    if (h->kind == SEG_PLAIN)
+        return h->span + SEG_HEADER;
+    return h->table_at + h->table_count * SEG_TABLE_ENTRY + SEG_TABLE_END;
+}
+
+static bool
+table_can_be(const struct seg_head *h)
+{
+    if (h->kind == SEG_PLAIN)
+        return h->generation == 0 && h->table_at == 0 && h->table_count == 0;
+    return h->generation > 0 && h->table_at % 8 == 0 && h->table_at >= SEG_HEADER &&
+           h->table_at - SEG_HEADER <= h->span &&
+           h->table_count <= (h->table_at - SEG_HEADER) / FRAME_MIN;
 }
 
 /* A header that is whole was written by somebody, but maybe not by this program. */
 static bool
 can_be(const struct seg_head *h)
 {
-    return h->first % 8 == 0 && h->first < UINT64_MAX / 2 && h->span % 8 == 0 &&
+    return table_can_be(h) && h->first % 8 == 0 && h->first < UINT64_MAX / 2 && h->span % 8 == 0 &&
            h->span >= SEG_HEADER && h->span <= SETTING_MAX && h->segment_bytes % SEG_HEADER == 0 &&
            h->segment_bytes >= 2 * SEG_HEADER && h->segment_bytes <= SETTING_MAX;
 }
@@ -183,19 +182,23 @@ read_header(struct segments *s, struct ox_file *file, const char *path, struct s
         FAIL(err, E_FORMAT, ERR_FATAL,
              "%s: format version %u, this program reads version %u: use a newer oxbow", path,
              head->version, FMT_VERSION);
-    if (head->kind != SEG_PLAIN)
+    if (head->kind != SEG_PLAIN && head->kind != SEG_SCAVENGED)
         FAIL(err, E_FORMAT, ERR_FATAL, "%s: segment kind %u is not known here: use a newer oxbow",
              path, head->kind);
     if (!can_be(head))
         FAIL(err, E_DAMAGED, ERR_FATAL, "%s: the segment's header says what cannot be", path);
     TRY(s->env->ops->file_size(s->env, file, &size, err));
-    if (size < head->span + SEG_HEADER && s->read_only)
+    if (size < file_bytes(head) && head->kind == SEG_SCAVENGED)
+        FAIL(err, E_DAMAGED, ERR_FATAL,
+             "%s: %" PRIu64 " bytes, but the header says %" PRIu64 ": restore a backup", path, size,
+             file_bytes(head));
+    if (size < head->span + SEG_HEADER && head->kind == SEG_PLAIN && s->read_only)
         FAIL(err, E_DAMAGED, ERR_FATAL,
              "%s: %" PRIu64 " bytes, but the header says %" PRIu64
              ": open it for writing once, or restore a backup",
              path, size, head->span + SEG_HEADER);
     /* Its growing was interrupted. If more than that is missing the positions will tell. */
-    if (size < head->span + SEG_HEADER)
+    if (size < head->span + SEG_HEADER && head->kind == SEG_PLAIN)
         TRY(s->env->ops->file_resize(s->env, file, head->span + SEG_HEADER, err));
     *whole = true;
 out:
@@ -272,7 +275,7 @@ check_follows(struct segments *s, const struct seg_head *head, const char *path,
 static int
 open_segment(struct segments *s, const char *name, bool is_last, struct err *err)
 {
-    char            path[SEG_PATH_MAX];
+    char            path[LOGI_SEG_PATH_MAX];
     struct segment *seg = NULL;
     struct ox_file *file = NULL;
     struct seg_head head;
@@ -300,11 +303,14 @@ open_segment(struct segments *s, const char *name, bool is_last, struct err *err
     seg->span = head.span;
     seg->filled = seg->span;
     seg->in_use = true;
-    TRY(map_segment(s, seg, err));
+    seg->generation = head.generation;
+    seg->table_at = head.table_at;
+    seg->table_count = head.table_count;
+    TRY(logi_segment_map(s, seg, err));
     TRY(table_add(s, seg, err));
     seg = NULL;
 out:
-    segment_free(s->env, seg);
+    logi_segment_free(s->env, seg);
     s->env->ops->file_close(s->env, file);
     return rc;
 }
@@ -320,6 +326,7 @@ open_all(struct segments *s, struct err *err)
         qsort(l.found, l.count, sizeof *l.found, by_hint);
     for (uint32_t i = 0; i < l.count; i++)
         TRY(open_segment(s, l.found[i].name, i + 1 == l.count, err));
+    TRY(logi_segs_sweep(s, err));
 out:
     free(l.found);
     return rc;
@@ -341,6 +348,7 @@ logi_segs_open(struct ox_env *env, const char *dir, uint64_t segment_bytes, bool
     s->env = env;
     s->read_only = read_only;
     s->setting = segment_bytes;
+    atomic_init(&s->epoch, 1);
     lock_init(&s->fill, LOCK_LOG_FILL);
     lock_init(&s->lock, LOCK_LOG_SEGS);
     s->dir = strdup(dir);
@@ -375,8 +383,11 @@ logi_segs_close(struct segments *s)
 {
     if (s == NULL)
         return;
+    must(s->pins == NULL);
+    logi_segs_reclaim(s);
+    must(s->retired == NULL);
     for (uint32_t i = 0; i < s->count; i++)
-        segment_free(s->env, s->table[i]);
+        logi_segment_free(s->env, s->table[i]);
     free(s->table);
     free(s->zeros);
     free(s->dir);
@@ -429,7 +440,8 @@ logi_segs_disk_bytes(struct segments *s)
 
     lock_take(&s->lock);
     for (uint32_t i = 0; i < s->count; i++)
-        n += s->table[i]->span + SEG_HEADER;
+        n += s->table[i]->map_len;
+    n += s->retired_bytes;
     lock_give(&s->lock);
     return n;
 }
@@ -459,8 +471,8 @@ logi_segs_end(struct segments *s)
     return end;
 }
 
-static struct segment *
-find_segment(struct segments *s, uint64_t pos)
+struct segment *
+logi_segs_find(struct segments *s, uint64_t pos)
 {
     uint32_t lo = 0, hi = s->count;
 
@@ -474,22 +486,6 @@ find_segment(struct segments *s, uint64_t pos)
     if (lo == s->count || s->table[lo]->first > pos)
         return NULL;
     return s->table[lo];
-}
-
-bool
-logi_segs_at(struct segments *s, uint64_t pos, struct seg_view *out)
-{
-    struct segment *seg;
-
-    lock_take(&s->lock);
-    seg = find_segment(s, pos);
-    if (seg != NULL) {
-        out->first = seg->first;
-        out->end = seg->first + seg->span;
-        out->bytes = seg->map + SEG_HEADER;
-    }
-    lock_give(&s->lock);
-    return seg != NULL;
 }
 
 /* growing and writing */
@@ -531,7 +527,7 @@ out:
 int
 logi_segs_grow(struct segments *s, struct err *err)
 {
-    char            path[SEG_PATH_MAX];
+    char            path[LOGI_SEG_PATH_MAX];
     struct segment *seg = NULL;
     bool            made = false;
     int             rc;
@@ -542,18 +538,18 @@ logi_segs_grow(struct segments *s, struct err *err)
         FAIL(err, E_NOMEM, ERR_RETRY, "%s: out of memory", s->dir);
     seg->first = logi_segs_end(s);
     seg->span = next_span(s);
-    TRY(seg_path(s, seg->first, path, err));
+    TRY(logi_segs_path(s, seg->first, "", path, err));
     /* What an earlier try left behind has no header: it may be written over. */
     TRY(s->env->ops->file_open(s->env, path, ENV_WRITE | ENV_CREATE, &seg->file, err));
     made = true;
     TRY(prepare(s, seg, err));
     TRY(s->env->ops->dir_sync(s->env, s->dir, err));
-    TRY(map_segment(s, seg, err));
+    TRY(logi_segment_map(s, seg, err));
     TRY(table_add(s, seg, err));
     seg = NULL;
 out:
     if (seg != NULL) {
-        segment_free(s->env, seg);
+        logi_segment_free(s->env, seg);
         if (made)
             (void)s->env->ops->path_remove(s->env, path, NULL);
     }
@@ -577,12 +573,12 @@ out:
 static int
 remove_last(struct segments *s, struct err *err)
 {
-    char            path[SEG_PATH_MAX];
+    char            path[LOGI_SEG_PATH_MAX];
     struct segment *seg = s->table[--s->count];
     int             rc;
 
-    rc = seg_path(s, seg->first, path, err);
-    segment_free(s->env, seg);
+    rc = logi_segs_path(s, seg->first, "", path, err);
+    logi_segment_free(s->env, seg);
     TRY(rc);
     TRY(s->env->ops->path_remove(s->env, path, err));
     TRY(s->env->ops->dir_sync(s->env, s->dir, err));
@@ -603,6 +599,7 @@ logi_segs_cut(struct segments *s, uint64_t pos, struct err *err)
      * a segment that is being prepared. */
     TRY(s->env->ops->dir_sync(s->env, s->dir, err));
     last = last_segment(s);
+    must(last->generation == 0);
     if (last->first >= pos)
         TRY(prepare(s, last, err));
     else if (last->first + last->span > pos)
@@ -625,6 +622,10 @@ logi_segs_rewrite(struct segments *s, uint64_t from, uint64_t upto, struct err *
         uint64_t len = upto - from < FILL_CHUNK ? upto - from : FILL_CHUNK;
 
         must(logi_segs_at(s, from, &view));
+        if (view.sparse) { /* it was synced before it got its name */
+            from = view.end < upto ? view.end : upto;
+            continue;
+        }
         if (len > view.end - from)
             len = view.end - from;
         memcpy(copy, view.bytes + (from - view.first), (size_t)len);
@@ -686,9 +687,10 @@ logi_segs_write(struct segments *s, uint64_t pos, const uint8_t *bytes, uint64_t
         uint64_t        part;
 
         lock_take(&s->lock);
-        seg = find_segment(s, pos);
+        seg = logi_segs_find(s, pos);
         lock_give(&s->lock);
         must(seg != NULL);
+        must(seg->generation == 0);
         part = seg->first + seg->span - pos;
         if (part > len)
             part = len;
@@ -714,13 +716,16 @@ logi_segs_sync(struct segments *s, struct err *err)
     /* Writes only go forward: below a clean segment that follows a dirty one all is clean. */
     for (uint32_t n = logi_segs_count(s); n-- > 0;) {
         struct segment *seg;
+        bool            dirty;
 
+        /* A clean one may be replaced at any time. */
         lock_take(&s->lock);
         seg = s->table[n];
+        dirty = seg->dirty;
         lock_give(&s->lock);
-        if (!seg->dirty && seen)
+        if (!dirty && seen)
             break;
-        if (!seg->dirty)
+        if (!dirty)
             continue;
         seen = true;
 #ifdef OX_BUG_NO_SYNC

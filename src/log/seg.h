@@ -9,11 +9,13 @@
  *
  * Threads: logi_segs_write and logi_segs_sync belong to whoever runs the journal, one
  * at a time; logi_segs_grow and logi_segs_fill to the log's upkeep task; logi_segs_cut
- * and logi_segs_rewrite to whoever opens; the rest to anybody.
+ * and logi_segs_rewrite to whoever opens; logi_segs_new, _swap and _reclaim to the scavenge
+ * task; the rest to anybody.
  */
 #ifndef OX_LOG_SEG_H
 #define OX_LOG_SEG_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -22,11 +24,27 @@
 #include "base/id.h"
 
 struct segments;
+struct seg_head;
 
-/* A stretch of the log that lies in one segment, mapped. */
+/* A segment, mapped. */
 struct seg_view {
     uint64_t       first, end; /* positions */
-    const uint8_t *bytes;      /* of position `first` */
+    const uint8_t *bytes;      /* of position `first`; sparse: of the first frame that is left */
+    /* A scavenged one: frames stand one behind the other, and a table says where. */
+    bool           sparse;
+    bool           whole; /* the table holds together: it can be relied on */
+    const uint8_t *table;
+    uint64_t       entries;
+    uint64_t       length; /* bytes of the frames */
+};
+
+/*
+ * Who reads through a view announces it, and a segment that was replaced
+ * meanwhile stays mapped until he has gone on. The log's own end is never in such a segment.
+ */
+struct seg_pin {
+    _Atomic uint64_t epoch; /* 0: holds none */
+    struct seg_pin  *next, *prev;
 };
 
 /*
@@ -48,6 +66,30 @@ uint64_t            logi_segs_end(struct segments *);   /* first position withou
 
 /* The segment that holds the position; false where there is none. */
 bool logi_segs_at(struct segments *, uint64_t pos, struct seg_view *out);
+
+/* One thread at a time has a pin. Set again, what was seen through it before is given up. */
+void logi_segs_pin_add(struct segments *, struct seg_pin *);
+void logi_segs_pin_drop(struct segments *, struct seg_pin *);
+void logi_segs_pin(struct segments *, struct seg_pin *);
+void logi_segs_unpin(struct seg_pin *);
+
+/* scavenging: one thread at a time */
+
+/* HEX.seg.new beside the segment that begins at `first`, empty. */
+int logi_segs_new(struct segments *, uint64_t first, struct ox_file **out, struct err *err);
+/* Removes it again; NULL is fine. */
+void logi_segs_new_drop(struct segments *, uint64_t first, struct ox_file **file);
+/*
+ * Puts the synced file in the place of the segment. Takes it over, whatever it returns. An error
+ * leaves one of the two in place, and each has all that may be read.
+ */
+int      logi_segs_swap(struct segments *, const struct seg_head *head, struct ox_file **file,
+                        struct err *err);
+bool     logi_segs_any_sparse(struct segments *);
+uint32_t logi_segs_generation(struct segments *, uint64_t first); /* 0: plain */
+uint64_t logi_segs_bytes_at(struct segments *, uint64_t first);   /* of the segment's file */
+/* Gives back what nobody sees any more. Bytes of what somebody still does. */
+uint64_t logi_segs_reclaim(struct segments *);
 
 /* Adds an empty segment at the end (durable when it returns 0). */
 int logi_segs_grow(struct segments *, struct err *);

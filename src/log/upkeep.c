@@ -28,7 +28,8 @@ look_at_disk(struct log *log)
     log->last_disk_us = now;
     if (log->env->ops->disk_free(log->env, log->dir, &bytes, &err) != 0)
         return; /* not known: the writes themselves will say */
-    atomic_store(&log->low_disk, bytes < log->conf.free_bytes_min);
+    /* What a scavenge has taken it gives back, and more: nobody is refused for it. */
+    atomic_store(&log->low_disk, bytes + logi_scavenge_reserved(log) < log->conf.free_bytes_min);
 }
 
 /* How much of the segment that the log's end is in is used, 0 to 1; 1 where none is behind it. */

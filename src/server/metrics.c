@@ -93,6 +93,25 @@ put_log(struct buf *out, const struct log_info *info)
         info->appended_bytes);
 }
 
+static void
+put_scavenge(struct buf *out, struct log *log)
+{
+    struct log_scavenge s;
+
+    log_scavenge_status(log, &s);
+    put(out, "oxbow_scavenge_running", "gauge", "1: a scavenge is running.",
+        s.state == LOG_SCAVENGE_RUNNING);
+    put(out, "oxbow_scavenge_failed", "gauge", "1: the last scavenge failed.",
+        s.state == LOG_SCAVENGE_FAILED);
+    put(out, "oxbow_scavenge_runs_total", "counter", "Scavenges since the start.", s.run);
+    put(out, "oxbow_scavenge_all_bytes", "gauge", "Bytes that this or the last scavenge looks at.",
+        s.all_bytes);
+    put(out, "oxbow_scavenge_examined_bytes", "gauge", "… of which it has looked at.",
+        s.examined_bytes);
+    put(out, "oxbow_scavenge_freed_bytes", "gauge", "Bytes that this or the last scavenge freed.",
+        s.dry_run ? 0 : s.freed_bytes);
+}
+
 void
 serveri_get_metrics(struct call *call, void *arg)
 {
@@ -105,5 +124,6 @@ serveri_get_metrics(struct call *call, void *arg)
     put_log(&s->scratch, &info);
     if (s->extra != NULL)
         s->extra->metrics(s->extra, &s->scratch);
+    put_scavenge(&s->scratch, s->log);
     call_answer(call, 200, "text/plain; version=0.0.4", buf_slice(&s->scratch));
 }

@@ -376,6 +376,7 @@ server_new(struct ox_env *env, struct log *log, const struct server_conf *conf, 
     TRY(serveri_feed_routes(s, err));
     TRY(serveri_api_routes(s, err));
     TRY(serveri_stream_routes(s, err));
+    TRY(serveri_scavenge_routes(s, err));
     TRY(start_listening(s, err));
     *out = s;
     s = NULL;

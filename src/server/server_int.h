@@ -211,6 +211,7 @@ int serveri_stream_routes(struct server *s, struct err *err);
 void serveri_stream_fail(struct call *call, const struct err *err);
 
 int  serveri_api_routes(struct server *s, struct err *err);
+int  serveri_scavenge_routes(struct server *s, struct err *err);
 void serveri_get_metrics(struct call *call, void *arg);
 
 bool serveri_later_is_stream(const struct later *later);

@@ -5,8 +5,9 @@
  * backwards alike.
  *
  * The first byte says what is put right before (bits: 1 frame headers, 2 record
- * checksums, 4 positions, 8 trailers), and with 16 that the bytes lie in two
- * segments; the second where the end is. With all put right a mutation gets
+ * checksums, 4 positions, 8 trailers), with 16 that the bytes lie in two
+ * segments, and with 32 that the first of them is a scavenged one, whose last bytes are
+ * its table; the second where the end is. With all put right a mutation gets
  * past the checksums, as a bug of the writer or an attacker would.
  */
 #include <stdlib.h>
@@ -24,6 +25,8 @@ struct segments {
     uint8_t *bytes[2]; /* a block each, of its own size: an overrun is seen */
     uint64_t len[2];
     uint32_t seed;
+    bool     sparse; /* the first one */
+    uint64_t entries, frames_len;
 };
 
 uint32_t
@@ -46,7 +49,15 @@ logi_segs_at(struct segments *s, uint64_t pos, struct seg_view *out)
 
     for (unsigned i = 0; i < 2; first += s->len[i], i++) {
         if (pos >= first && pos < first + s->len[i]) {
-            *out = (struct seg_view){first, first + s->len[i], s->bytes[i]};
+            *out =
+                (struct seg_view){.first = first, .end = first + s->len[i], .bytes = s->bytes[i]};
+            if (i == 0 && s->sparse) {
+                out->sparse = true;
+                out->entries = s->entries;
+                out->length = s->frames_len;
+                out->table = s->bytes[0] + s->len[0] - s->entries * SEG_TABLE_ENTRY - SEG_TABLE_END;
+                out->whole = logi_scan_table(out, s->seed);
+            }
             return true;
         }
     }
@@ -59,6 +70,7 @@ static void
 fix_records(uint8_t *p, uint32_t length, uint64_t pos, unsigned mode, uint32_t seed)
 {
     uint32_t off = FRAME_HEADER;
+    uint64_t gap = (mode & 32) != 0 ? pos % 256 / 8 * 8 : 0;
 
     while (off + RECORD_MIN <= length - FRAME_TRAILER) {
         uint32_t len = get_u32(p + off);
@@ -66,7 +78,7 @@ fix_records(uint8_t *p, uint32_t length, uint64_t pos, unsigned mode, uint32_t s
         if (len < RECORD_MIN || len % 8 != 0 || len > length - FRAME_TRAILER - off)
             return;
         if ((mode & 4) != 0) {
-            put_u64(p + off + 8, pos + off);
+            put_u64(p + off + 8, pos + gap + off);
             put_u32(p + off + 68, off);
         }
         if ((mode & 2) != 0)
@@ -75,31 +87,63 @@ fix_records(uint8_t *p, uint32_t length, uint64_t pos, unsigned mode, uint32_t s
     }
 }
 
-static void
-fix(uint8_t *p, uint64_t size, uint64_t pos, unsigned mode, uint32_t seed)
+/*
+ * Puts at most *count frames right, and says how many there are; `table`, where there is one,
+ * gets an entry for each. Returns where they end.
+ */
+static uint64_t
+fix(uint8_t *p, uint64_t size, uint64_t pos, unsigned mode, uint32_t seed, uint8_t *table,
+    uint64_t *frames)
 {
-    uint64_t off = 0;
+    uint64_t off = 0, count = 0, most = *frames;
 
-    while (size - off >= FRAME_MIN) {
+    while (size - off >= FRAME_MIN && count < most) {
         uint8_t *f = p + off;
         uint32_t length = get_u32(f + 40);
         bool     fits = length >= FRAME_MIN && length % 8 == 0 && length <= size - off;
 
         if (!fmt_frame_magic(f))
-            return;
+            break;
         if ((mode & 4) != 0)
             put_u64(f + 8, pos + off);
         if ((mode & 1) != 0)
             put_u32(f + 4, crc32c(seed, f + 8, FRAME_HEADER - 8));
         if (!fits)
-            return;
+            break;
         fix_records(f, length, pos + off, mode, seed);
         if ((mode & 8) != 0) {
             put_u32(f + length - 8, length);
             put_u32(f + length - 4, FRAME_END_MAGIC);
         }
+        if (table != NULL && (mode & 4) != 0) {
+            put_u64(table + count * SEG_TABLE_ENTRY, pos + off);
+            put_u64(table + count * SEG_TABLE_ENTRY + 8, SEG_HEADER + off);
+        }
+        count++;
         off += length;
     }
+    *frames = count;
+    return off;
+}
+
+/* The first segment's last bytes become its table, with an entry for each frame. */
+static void
+make_sparse(struct segments *s, unsigned mode, uint64_t entries)
+{
+    uint64_t most = entries * SEG_TABLE_ENTRY + SEG_TABLE_END, size;
+    uint8_t *table;
+
+    if (s->len[0] < most)
+        return;
+    s->sparse = true;
+    s->entries = entries;
+    (void)fix(s->bytes[0], s->len[0] - most, FMT_FIRST_POS, mode, s->seed, NULL, &s->entries);
+    size = s->entries * SEG_TABLE_ENTRY + SEG_TABLE_END;
+    table = s->bytes[0] + s->len[0] - size;
+    s->frames_len =
+        fix(s->bytes[0], s->len[0] - most, FMT_FIRST_POS, mode, s->seed, table, &s->entries);
+    if ((mode & 2) != 0)
+        put_u32(table + size - SEG_TABLE_END, crc32c(s->seed, table, size - SEG_TABLE_END));
 }
 
 /* looking */
@@ -177,6 +221,9 @@ look_at_header(const uint8_t *data, size_t size, unsigned mode)
     must(fmt_seg_get(q, &again));
     must(again.version == head.version);
     must(again.kind == head.kind);
+    must(again.generation == head.generation);
+    must(again.table_at == head.table_at);
+    must(again.table_count == head.table_count);
     must(again.first == head.first);
     must(again.span == head.span);
     must(again.segment_bytes == head.segment_bytes);
@@ -192,7 +239,7 @@ on_record(void *arg, const struct frame *f, const struct record *r, struct err *
 
     w->records++;
     must(r->pos >= f->head.pos);
-    must(r->pos + r->length <= f->head.pos + f->head.length);
+    must(r->pos + r->length <= f->next);
     touch(w, r->body, r->body_len);
     write_record(w, r);
     if (bytes > BYTES_MAX)
@@ -247,21 +294,30 @@ look_at(struct walk *w, uint64_t pos)
 
     if (logi_scan_frame(w->segs, pos, w->bound, &f)) {
         touch(w, f.bytes, f.head.length);
-        must(logi_scan_frame_before(w->segs, pos + f.head.length, &again));
+        must(f.next >= pos + f.head.length);
+        must(logi_scan_back(w->segs, f.next, &again) == SCAN_FRAME);
         must(again.head.pos == pos);
         look_back(w, &f);
         write_frame(w, &f);
     }
-    if (logi_scan_frame_before(w->segs, pos, &f))
-        must(f.head.pos + f.head.length == pos);
+    if (logi_scan_from(w->segs, pos, w->bound, &f) == SCAN_FRAME) {
+        must(f.head.pos >= pos);
+        must(f.head.pos + f.head.length <= w->bound);
+        must(f.sparse || f.head.pos == pos || w->segs->sparse);
+        touch(w, f.bytes, f.head.length);
+    }
+    if (logi_scan_back(w->segs, pos, &f) == SCAN_FRAME)
+        must(f.head.pos + f.head.length <= pos);
     if (logi_scan_record_at(w->segs, pos, w->bound, true, &r, &f)) {
         must(r.pos == pos);
+        must(!logi_scan_gone(w->segs, pos));
         (void)on_record(w, &f, &r, &err);
     }
     if (logi_scan_commit(w->segs, pos, w->bound, &c))
         w->records = 0, (void)logi_scan_commit_records(w->segs, &c, on_record, w, &err);
     if (logi_scan_seek(w->segs, pos, w->bound, &found, &err) == 0)
         must(found < w->bound);
+    (void)logi_scan_gone(w->segs, pos);
     (void)logi_scan_seek(w->segs, pos + 1, w->bound, &found, &err);
 }
 
@@ -281,7 +337,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const struct ox_id id = {{'o', 'x', 'b', 'o', 'w'}};
     struct segments           segs = {.seed = fmt_seed(&id)};
     struct walk               w = {.segs = &segs};
-    uint64_t                  last, step;
+    uint64_t                  last, step, all = UINT64_MAX;
     unsigned                  mode;
 
     if (size < 2 + FRAME_MIN || size > BYTES_MAX)
@@ -295,8 +351,12 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     segs.bytes[0] = copy(data, segs.len[0]);
     segs.bytes[1] = copy(data + segs.len[0], segs.len[1]);
     w.bound = FMT_FIRST_POS + size - (w.bound * 8 < size ? w.bound * 8 : 0);
-    fix(segs.bytes[0], segs.len[0], FMT_FIRST_POS, mode, segs.seed);
-    fix(segs.bytes[1], segs.len[1], FMT_FIRST_POS + segs.len[0], mode, segs.seed);
+    if ((mode & 32) != 0)
+        make_sparse(&segs, mode, data[0] % 8);
+    if (!segs.sparse)
+        (void)fix(segs.bytes[0], segs.len[0], FMT_FIRST_POS, mode, segs.seed, NULL, &all);
+    all = UINT64_MAX;
+    (void)fix(segs.bytes[1], segs.len[1], FMT_FIRST_POS + segs.len[0], mode, segs.seed, NULL, &all);
     look_at_header(data, size, mode);
     look_at_commits(&w);
     (void)logi_scan_proof_behind(&segs, FMT_FIRST_POS, w.bound - 8, &last);

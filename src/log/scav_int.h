@@ -1,0 +1,100 @@
+/*
+ * Inside of scavenging: one segment at a time is looked through (scav_look.c),
+ * and, where that frees enough, written anew (scav_copy.c). scavenge.c decides
+ * which, and when.
+ */
+#ifndef OX_LOG_SCAV_INT_H
+#define OX_LOG_SCAV_INT_H
+
+#include "log/log_int.h"
+
+#define LOGI_SCAV_PIECE (UINT64_C(256) << 10) /* bytes that one step reads or writes */
+#define LOGI_SCAV_CACHE 131072u               /* streams whose state is remembered; a power of 2 */
+
+/* What is known of a stream while one segment is looked through. */
+struct scav_stream {
+    uint64_t id_plus_1; /* 0: free */
+    uint64_t next, truncate;
+    uint64_t below; /* versions that nobody can ever read again */
+    uint64_t round; /* of which segment's look */
+};
+
+/* A place in a segment, between two of a task's steps. */
+struct scav_place {
+    uint64_t pos;    /* of the next frame */
+    uint64_t record; /* number of its first record in the segment */
+};
+
+/* One segment's look, and what it found. */
+struct scav_look {
+    uint64_t first, end;
+    uint64_t round;
+    uint8_t *drop; /* a bit for each record: it goes */
+    size_t   drop_room;
+
+    struct scav_place at;
+    uint64_t          old_bytes;   /* of the segment's file */
+    uint64_t          kept_bytes;  /* of the frames that stay, with what stays in them */
+    uint64_t          kept_frames; /* and how many they are */
+    uint64_t          dropped, dropped_events;
+    int64_t           last_time_us;
+
+    /* The head that continuations belong to, and what became of it. */
+    uint64_t head_id, head_version;
+    bool     head_known, head_dropped;
+};
+
+/* One segment's new file on its way. */
+struct scav_copy {
+    struct ox_file   *file;
+    struct seg_head   head;
+    struct scav_place at;
+    struct buf        frames, table;       /* not written yet */
+    uint64_t          frames_at, table_at; /* where they go */
+    uint64_t          entries;
+    uint32_t          table_crc;
+};
+
+enum scav_phase {
+    SCAV_NEXT, /* to the next segment */
+    SCAV_LOOK,
+    SCAV_COPY,
+};
+
+struct scavenge {
+    struct log      *log;
+    struct ox_task  *task;
+    struct seg_pin   pin;
+    _Atomic bool     wanted, cancel;
+    _Atomic uint64_t reserved; /* bytes on the disk that are given back soon */
+
+    /* Under the log's `admin`. */
+    struct log_scavenge      status;
+    struct log_scavenge_conf conf;
+
+    /* The task's. */
+    enum scav_phase     phase;
+    uint64_t            pos; /* where the next segment begins */
+    struct scav_look    look;
+    struct scav_copy    copy;
+    struct scav_stream *cache;
+    uint64_t            pace; /* bytes per second that the foreground leaves; 0: no bound */
+    uint64_t            seen_syncs, calm_us, moved;
+    bool                waits; /* for the index */
+};
+
+/* scav_look.c */
+int logi_scav_look_begin(struct scavenge *, const struct seg_view *, struct err *);
+/* A piece; *done: the segment's end. */
+int  logi_scav_look_on(struct scavenge *, bool *done, struct err *);
+void logi_scav_look_end(struct scavenge *);
+/* Of the whole new file. */
+uint64_t logi_scav_new_bytes(const struct scav_look *);
+
+/* scav_copy.c */
+int  logi_scav_copy_begin(struct scavenge *, struct err *);
+int  logi_scav_copy_on(struct scavenge *, bool *done, struct err *);
+int  logi_scav_copy_swap(struct scavenge *, struct err *); /* synced, renamed, in the table */
+void logi_scav_copy_end(struct scavenge *);                /* and what is not in place is removed */
+
+#endif

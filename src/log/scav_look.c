@@ -1,0 +1,245 @@
+/*
+ * What of a segment is dead. Only what no read can ever show again:
+ *
+ * - an event below its stream's `truncate` (which never goes back), or of a deleted stream,
+ *   or metadata that other metadata followed; with its continuations and the record of its
+ *   subject's key; but never a stream's last event, which keeps its name and its next version;
+ * - a state record that another one with a higher `truncate` has followed;
+ * - padding.
+ *
+ * Everything else stays: kinds that are not known here too.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "log/scav_int.h"
+
+#define STATE_MIN 12u /* truncate and flags */
+
+static struct slice
+name_of(const struct record *r)
+{
+    return slice_of(r->body, r->name_len);
+}
+
+/* As it was the first time that it was asked for in this look: so one answer for all of it. */
+static int
+state_of(struct scavenge *s, uint64_t id, struct slice stream, struct scav_stream **out,
+         struct err *err)
+{
+    struct scav_stream *st =
+        &s->cache[(id * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (LOGI_SCAV_CACHE - 1)];
+    struct index_head head;
+    int               rc;
+
+    *out = st;
+    if (st->id_plus_1 == id + 1 && st->round == s->look.round)
+        return 0;
+    rc = logi_head(s->log, id, atomic_load(&s->log->end), &head, err);
+    if (rc == E_NOTFOUND) {
+        /* Not in the index: nothing is known, nothing goes. */
+        err_clear(err);
+        memset(&head, 0, sizeof head);
+        rc = 0;
+    }
+    if (rc != 0)
+        return rc;
+    *st = (struct scav_stream){id + 1, head.next, head.truncate, head.truncate, s->look.round};
+    if ((head.flags & (INDEX_DELETED | INDEX_TOMBSTONE)) != 0)
+        st->below = head.next;
+    if (logi_is_metastream(stream) && st->next > 0 && st->next - 1 > st->below)
+        st->below = st->next - 1;
+    return 0;
+}
+
+static int
+event_is_dead(struct scavenge *s, const struct record *r, bool *dead, struct err *err)
+{
+    struct scav_stream *st;
+    int                 rc = state_of(s, r->stream_id, name_of(r), &st, err);
+
+    *dead = rc == 0 && r->version < st->below && r->version + 1 < st->next;
+    return rc;
+}
+
+/* The rest of an event goes with its head, and only then: no event is ever left without its rest.
+ */
+static int
+rest_is_dead(struct scavenge *s, const struct record *r, bool *dead, struct err *err)
+{
+    struct scav_look *look = &s->look;
+    uint64_t          pos;
+    int               rc = 0;
+
+    if (!look->head_known || look->head_id != r->stream_id || look->head_version != r->version) {
+        rc = logi_position(s->log, r->stream_id, r->version, UINT64_MAX, &pos, err);
+        if (rc != 0)
+            return rc;
+        look->head_known = true;
+        look->head_id = r->stream_id;
+        look->head_version = r->version;
+        look->head_dropped = pos != 0 && pos < look->first && logi_scan_gone(s->log->segs, pos);
+        if (s->conf.dry_run && pos < look->first && !look->head_dropped)
+            rc = event_is_dead(s, r, &look->head_dropped, err); /* it would be gone by now */
+    }
+    *dead = look->head_dropped;
+    return rc;
+}
+
+static int
+state_is_dead(struct scavenge *s, const struct record *r, bool *dead, struct err *err)
+{
+    const uint8_t      *data = r->body + r->name_len + r->type_len;
+    struct scav_stream *st;
+    int                 rc;
+
+    *dead = false;
+    if (r->data_len < STATE_MIN ||
+        (uint64_t)r->name_len + r->type_len + r->meta_len + r->data_len > r->body_len)
+        return 0;
+    data += r->meta_len;
+    rc = state_of(s, r->stream_id, name_of(r), &st, err);
+    if (rc == 0 && st->next > 0)
+        *dead = get_u64(data) < st->truncate;
+    return rc;
+}
+
+static int
+is_dead(struct scavenge *s, const struct frame *f, uint32_t off, const struct record *r, bool *dead,
+        struct err *err)
+{
+    struct scav_look *look = &s->look;
+    struct record     next;
+    int               rc = 0;
+
+    *dead = false;
+    switch (r->kind) {
+    case RECORD_EVENT:
+        rc = event_is_dead(s, r, dead, err);
+        look->head_known = (r->flags & RECORD_CONTINUED) != 0;
+        look->head_id = r->stream_id;
+        look->head_version = r->version;
+        look->head_dropped = *dead;
+        break;
+    case RECORD_CONT:
+        rc = rest_is_dead(s, r, dead, err);
+        break;
+    case RECORD_STATE:
+        rc = state_is_dead(s, r, dead, err);
+        break;
+    case RECORD_SUBJECT:
+        if (logi_scan_record(f, logi_segs_seed(s->log->segs), off + r->length, true, &next) &&
+            next.kind == RECORD_EVENT)
+            rc = event_is_dead(s, &next, dead, err);
+        break;
+    default:
+        break;
+    }
+    return rc;
+}
+
+int
+logi_scav_look_begin(struct scavenge *s, const struct seg_view *view, struct err *err)
+{
+    struct scav_look *look = &s->look;
+    uint8_t          *drop = look->drop;
+    size_t            room = (size_t)((view->end - view->first) / RECORD_MIN / 8 + 1);
+    uint64_t          round = look->round + 1;
+
+    if (look->drop_room < room) {
+        drop = realloc(drop, room);
+        if (drop == NULL)
+            RETURN_ERR(err, E_NOMEM, ERR_RETRY, "scavenge: out of memory");
+    } else {
+        room = look->drop_room;
+    }
+    memset(drop, 0, room);
+    *look = (struct scav_look){.first = view->first,
+                               .end = view->end,
+                               .round = round,
+                               .drop = drop,
+                               .drop_room = room,
+                               .at = {view->first, 0},
+                               .old_bytes = logi_segs_bytes_at(s->log->segs, view->first)};
+    return 0;
+}
+
+static int
+look_at_frame(struct scavenge *s, const struct frame *f, struct err *err)
+{
+    struct scav_look *look = &s->look;
+    uint32_t          seed = logi_segs_seed(s->log->segs), off = FRAME_HEADER;
+    uint64_t          kept = 0, n = look->at.record;
+    struct record     r;
+    bool              dead;
+    int               rc = 0;
+
+    for (uint32_t i = 0; i < f->head.records; i++, off += r.length, n++) {
+        if (!logi_scan_record(f, seed, off, false, &r))
+            FAIL(err, E_DAMAGED, ERR_FATAL, "damaged at position %" PRIu64, f->head.pos + off);
+        TRY(is_dead(s, f, off, &r, &dead, err));
+        if (!dead) {
+            kept += r.length;
+            continue;
+        }
+        /* Nothing goes for what a damaged record says. */
+        if (!logi_scan_record(f, seed, off, true, &r))
+            FAIL(err, E_DAMAGED, ERR_FATAL, "damaged at position %" PRIu64, f->head.pos + off);
+        must(n / 8 < look->drop_room);
+        look->drop[n / 8] |= (uint8_t)(1u << (n % 8));
+        look->dropped++;
+        look->dropped_events += r.kind == RECORD_EVENT;
+    }
+    look->at.record = n;
+    if (f->head.records > 0)
+        look->last_time_us = f->head.time_us;
+    if (kept > 0) {
+        look->kept_bytes += kept + FRAME_MIN;
+        look->kept_frames++;
+    }
+out:
+    return rc;
+}
+
+int
+logi_scav_look_on(struct scavenge *s, bool *done, struct err *err)
+{
+    struct scav_look *look = &s->look;
+    uint64_t          begun = look->at.pos;
+    struct frame      f;
+    enum scan         scan;
+    int               rc = 0;
+
+    *done = false;
+    logi_segs_pin(s->log->segs, &s->pin);
+    while (look->at.pos - begun < LOGI_SCAV_PIECE) {
+        scan = logi_scan_from(s->log->segs, look->at.pos, look->end, &f);
+        if (scan == SCAN_END) {
+            look->at.pos = look->end;
+            *done = true;
+            break;
+        }
+        if (scan == SCAN_BAD)
+            FAIL(err, E_DAMAGED, ERR_FATAL, "damaged at position %" PRIu64, look->at.pos);
+        TRY(look_at_frame(s, &f, err));
+        look->at.pos = f.next;
+    }
+    s->moved = look->at.pos - begun;
+out:
+    logi_segs_unpin(&s->pin);
+    return rc;
+}
+
+void
+logi_scav_look_end(struct scavenge *s)
+{
+    free(s->look.drop);
+    s->look.drop = NULL;
+    s->look.drop_room = 0;
+}
+
+uint64_t
+logi_scav_new_bytes(const struct scav_look *look)
+{
+    return SEG_HEADER + look->kept_bytes + look->kept_frames * SEG_TABLE_ENTRY + SEG_TABLE_END;
+}
