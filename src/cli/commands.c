@@ -79,11 +79,13 @@ const struct cli_command clii_commands[] = {
      0, 0, CLI_HAS(OPT_DRY_RUN) | CLI_HAS(OPT_RATE) | CLI_HAS(OPT_MIN_SHARE) | CLI_HAS(OPT_STOP),
      clii_log_scavenge},
     {"log export", "", "Write the whole log as lines of JSON",
-     "All streams, with the commits that the events are of; oxbow log import takes it.", 0, 0,
-     CLI_HAS(OPT_KEYS), clii_log_export},
+     "All streams, with the commits that the events are of, what is hidden and still on the\n"
+     "disk too, and then what is deleted, truncated or closed; oxbow log import takes it.",
+     0, 0, CLI_HAS(OPT_KEYS), clii_log_export},
     {"log import", "", "Put an exported log into this one",
      "Reads stdin. Each commit is taken over whole, where every stream is just before it.\n"
-     "Positions are new; streams, versions, ids, times and bytes stay.",
+     "Positions are new; streams, versions, ids, times, bytes and what is hidden stay. A\n"
+     "stream whose first events were scavenged cannot be imported: oxbow log backup keeps it.",
      0, 0, CLI_HAS(OPT_KEYS), clii_log_import},
     {"subject list", "", "List the subjects whose data is under keys", NULL, 0, 0,
      CLI_HAS(OPT_KEYS), clii_subject_list},

@@ -10,6 +10,7 @@
 #include "base/ndjson.h"
 #include "base/rfc3339.h"
 #include "cli/cli_int.h"
+#include "cli/states.h"
 #include "env/env_real.h"
 #include "log/index.h"
 #include "log/log.h"
@@ -163,10 +164,10 @@ export_line(struct buf *out, const struct log_event *e, uint64_t commit)
 int
 clii_log_export(struct cli *c, struct err *err)
 {
-    struct log_read  query = {.filter = {.system = true, .quiet = true}};
+    struct log_read  query = {.filter = {.system = true, .quiet = true}, .raw = true};
     struct log      *log = NULL;
     struct log_iter *it = NULL;
-    struct log_event event;
+    struct log_event event = {0};
     struct buf       line = {0};
     uint64_t         count = 0, end;
     int              rc = 0;
@@ -190,7 +191,7 @@ clii_log_export(struct cli *c, struct err *err)
             TRY(clii_flush(c, err));
     }
     if (rc == E_END)
-        rc = 0;
+        rc = clii_states_export(c, log, err);
 out:
     log_iter_close(it);
     clii_log_close(c, log);
@@ -212,7 +213,7 @@ struct import {
     struct log      *log;
     struct incoming *events; /* of the commit */
     uint32_t         count, cap;
-    uint64_t         commit, first_line, total, commits;
+    uint64_t         commit, first_line, total, commits, states;
     bool             any, quiet;
     int64_t          time_us;
     struct buf       text; /* what the events point into: by offset until the commit is whole */
@@ -412,6 +413,13 @@ submit(struct import *im, struct log_write *writes, uint32_t write_count,
     for (uint32_t i = 0; i < im->count; i++)
         order[i] = im->events[i].write;
     rc = log_append(im->log, &req);
+    if (rc == E_WRONG_VERSION && req.wrong_expected >= 0 && req.wrong_actual < req.wrong_expected)
+        RETURN_ERR(err, rc, ERR_DATA,
+                   "the commit from line %llu on: version %lld of \"%.*s\" is not in the export, "
+                   "perhaps scavenged; an import cannot leave numbers out, oxbow log backup keeps "
+                   "them",
+                   (unsigned long long)im->first_line, (long long)req.wrong_actual + 1,
+                   SLICE_FMT(req.wrong_stream));
     if (rc != 0) {
         *err = req.err;
         err_prefix(err, "the commit from line %llu on", (unsigned long long)im->first_line);
@@ -454,9 +462,18 @@ import_line(void *arg, struct slice line, uint64_t number, struct err *err)
 {
     struct import    *im = arg;
     struct json_field f[F_COUNT];
+    struct slice      state;
     uint64_t          commit;
     int               rc = 0;
 
+    if (slice_starts(line, slice_str("{\"state\":")) && json_get(line, "state", &state)) {
+        rc = import_commit(im, err);
+        if (rc != 0)
+            return rc;
+        TRY(clii_state_import(im->log, state, err));
+        im->states++;
+        return 0;
+    }
     TRY(read_fields(line, f, &commit, err));
     if (im->count > 0 && commit != im->commit) {
         rc = import_commit(im, err);
@@ -488,7 +505,7 @@ import_input(struct import *im, struct err *err)
 int
 clii_log_import(struct cli *c, struct err *err)
 {
-    static const char *const names[] = {"events", "commits", "end"};
+    static const char *const names[] = {"events", "commits", "states", "end"};
     struct import            im = {.cli = c};
     int                      rc = 0;
 
@@ -504,7 +521,8 @@ clii_log_import(struct cli *c, struct err *err)
     if (rc != 0)
         goto out;
     clii_progress_end(c);
-    put_numbers(c, names, (const uint64_t[]){im.total, im.commits, log_end(im.log).v}, 3);
+    put_numbers(c, names, (const uint64_t[]){im.total, im.commits, im.states, log_end(im.log).v},
+                4);
 out:
     clii_log_close(c, im.log);
     free(im.events);
