@@ -234,7 +234,7 @@ local_command(struct cli *c, enum group_verb verb, struct slice words, uint64_t 
     }
 out:
     group_close(groups);
-    log_close(log);
+    clii_log_close(c, log);
     buf_fini(&before);
     buf_fini(&texts);
     buf_fini(&texts_2);
@@ -265,7 +265,7 @@ local_look(struct cli *c, const char *what, struct err *err)
     }
 out:
     group_close(groups);
-    log_close(log);
+    clii_log_close(c, log);
     buf_fini(&lines.line);
     buf_fini(&out);
     return rc;
