@@ -118,7 +118,7 @@ class Words(Case):
         self.assertRegex(self.oxbow('--version').out, r'^oxbow \d+\.\d+\.\d+\n$')
         whole = self.oxbow('--help').out
         self.assertEqual(self.oxbow().out, whole)
-        names = re.findall(r'^  ((?:log|stream|source|sink|migrate) \w+|\w+)', whole, re.M)
+        names = re.findall(r'^  ((?:log|stream|group|subject|source|sink|migrate) \w+|\w+)', whole, re.M)
         self.assertIn('append', names)
         self.assertIn('migrate switch', names)
         for name in names:
@@ -145,7 +145,7 @@ class Words(Case):
                            (('read', 's', '--limit', '0'), 'at least 1'),
                            (('read', 's', '--limit', '1', '--limit', '2'), 'given twice'),
                            (('read', 's', '--json=1'), 'takes no value'),
-                           (('read', 's', '--prefix', 'x'), r'\$all only'),
+                           (('read', 's', '--prefix', 'x'), r'is for \$all'),
                            (('read', 's', '--follow', '--backwards'), 'forwards only'),
                            (('append', 's', '--expect', 'never'), 'any, no-stream, exists or'),
                            (('append', 's', '--expect', '-7'), 'any, no-stream, exists or'),

@@ -208,7 +208,8 @@ read_live(struct deliver *d, bool *progress, struct err *err)
                 return 0;
             }
             TRY(rc);
-            if (own(d, d->held.stream))
+            /* Of what was erased there is nothing to deliver. */
+            if (own(d, d->held.stream) || (d->held.flags & LOG_ERASED) != 0)
                 continue;
             d->holding = true;
             d->events_read++;

@@ -315,7 +315,8 @@ load(struct deliver *d, struct lane *lane, const struct parked_record *r, struct
 
     if (rc == 0)
         rc = log_iter_next(it, &ev, err);
-    gone = rc == E_NOTFOUND || rc == E_GONE || rc == E_END || (rc == 0 && ev.pos.v != r->pos.v);
+    gone = rc == E_NOTFOUND || rc == E_GONE || rc == E_END ||
+           (rc == 0 && (ev.pos.v != r->pos.v || (ev.flags & LOG_ERASED) != 0));
     if (rc != 0 && !gone)
         goto out;
     if (gone)
