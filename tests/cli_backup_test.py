@@ -125,6 +125,26 @@ class Backup(Case):
             self.assertEqual(self.post(url + '/v1/backup', body), 202)
         self.refused('log', 'restore', self.backup, '--verify-only', says='no backup is there')
 
+    def test_scavenged(self):
+        """A segment that was scavenged since is copied anew, the others are not."""
+        self.fill(90, stream='old')
+        self.fill(10, stream='kept')
+        one = self.oxbow('log', 'backup', self.backup).lines[0]
+        self.oxbow('stream', 'delete', 'old')
+        self.oxbow('log', 'scavenge')
+        two = self.oxbow('log', 'backup', self.backup).lines[0]
+        self.assertLess(two['bytes'], one['bytes'])
+        again = self.oxbow('log', 'backup', self.backup).lines[0]
+        self.assertEqual((again['copied_bytes'], again['bytes']), (0, two['bytes']))
+        names = os.listdir(os.path.join(self.backup, 'files'))
+        self.assertEqual(len(names), two['segments'])
+        self.assertTrue([n for n in names if n.endswith('-1.seg')])
+        self.oxbow('log', 'restore', self.backup, '--verify-only')
+        self.oxbow('log', 'restore', self.backup, '--data', self.restored)
+        self.assertEqual(self.events(self.restored), self.events(self.data))
+        self.assertEqual(len(self.oxbow('read', 'kept', '--data', self.restored).lines), 10)
+        self.oxbow('log', 'verify', '--data', self.restored)
+
     def test_killed_in_the_middle(self):
         """SIGKILL while the second backup copies: the first one is there, and a third succeeds."""
         self.fill(10)
