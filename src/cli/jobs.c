@@ -109,6 +109,9 @@ run_erase(struct job *job, struct buf *result, struct err *err)
 
     if (rc == 0)
         erase_report_json(&report, subject, result);
+    /* Where one is running already, it or the next one sees to it. */
+    if (report.deleted > 0)
+        (void)log_scavenge_start(job->jobs->log, &(struct log_scavenge_conf){.min_share = 1}, NULL);
     erase_report_fini(&report);
     return rc;
 }
