@@ -14,7 +14,7 @@ clii_is_native(const char *stream)
            strncmp(stream, "$et-", 4) == 0;
 }
 
-/* --expect, or else what is preset. */
+/* What --expect says, or else what is preset. */
 static int
 read_expect(const struct cli *c, int64_t preset, int64_t *expected, struct err *err)
 {
