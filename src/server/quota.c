@@ -113,13 +113,14 @@ rule_of(const struct quotas *q, struct slice category)
 static void
 refill(struct bucket *b, uint64_t now)
 {
-    uint64_t us = now - b->at_us < 10 * SECOND_US ? now - b->at_us : 10 * SECOND_US;
+    uint64_t passed = now - b->at_us;
 
     b->at_us = now;
     for (int i = 0; i < 2; i++) {
-        int64_t full = (int64_t)(b->rate[i] * SECOND_US);
+        int64_t  full = (int64_t)(b->rate[i] * SECOND_US);
+        uint64_t most = b->rate[i] == 0 ? 0 : INT64_MAX / 2 / b->rate[i]; /* pays any debt */
 
-        b->tokens[i] += (int64_t)(b->rate[i] * us);
+        b->tokens[i] += (int64_t)(b->rate[i] * (passed < most ? passed : most));
         if (b->tokens[i] > full)
             b->tokens[i] = full;
     }
@@ -221,12 +222,12 @@ wait_s(const struct bucket *b)
     uint64_t s = 0;
 
     for (int i = 0; i < 2; i++) {
-        uint64_t per_s = b->rate[i] * SECOND_US, owed, wait;
+        uint64_t owed, wait;
 
         if (b->rate[i] == 0 || b->tokens[i] > 0)
             continue;
-        owed = (uint64_t)-b->tokens[i];
-        wait = owed / per_s + 1;
+        owed = (uint64_t)-b->tokens[i] / SECOND_US;
+        wait = owed / b->rate[i] + 1;
         if (wait > s)
             s = wait;
     }
