@@ -561,6 +561,70 @@ appends_go_on_and_repeats_are_known(void **state)
     assert_int_equal(req.wrong_actual, (int64_t)version);
 }
 
+static void
+limit(struct fix *f, unsigned stream, uint64_t max_count, int64_t max_age_us)
+{
+    char              name[16];
+    struct log_change change = {.expected = LOG_ANY,
+                                .what = LOG_SET_LIMITS,
+                                .max_count = max_count,
+                                .max_age_us = max_age_us};
+    struct log_req    req = {.changes = &change, .change_count = 1};
+
+    name_of(stream, name);
+    change.stream = slice_str(name);
+    if (log_append(f->log, &req) != 0)
+        fail_msg("limit: %s", req.err.text);
+}
+
+static uint64_t
+first_of(struct fix *f, unsigned stream)
+{
+    struct log_stream info;
+    char              name[16];
+
+    name_of(stream, name);
+    assert_int_equal(log_stream_info(f->log, slice_str(name), &info, &f->err), 0);
+    return info.first;
+}
+
+/* What a limit hid and the scavenge removed does not come back as a stream with holes. */
+static void
+what_limits_hide_goes_for_good(void **state)
+{
+    struct fix              *f = *state;
+    struct log_scavenge_conf conf = {.min_share = 1};
+    struct log_scavenge      s;
+    uint64_t                 low;
+
+    open_log(f);
+    append_all(f, 500);
+    note_all(f);
+    for (unsigned i = 0; i < STREAMS; i++)
+        if (f->next[i] > 0)
+            limit(f, i, i % 2 == 0 ? 3 : 0, i % 2 == 0 ? 0 : 1);
+    s = scavenge(f, &conf);
+    assert_int_equal(s.state, LOG_SCAVENGE_DONE);
+    assert_true(s.events > f->count / 2);
+    for (unsigned i = 0; i < STREAMS; i++) {
+        if (f->next[i] == 0)
+            continue;
+        limit(f, i, 0, 0);
+        hidden[i] = first_of(f, i);
+        low = i % 2 == 0 ? f->next[i] - 3 : f->next[i] - 1;
+        /* Not more than was hidden, and most of it. */
+        assert_true(hidden[i] <= low);
+        assert_true(hidden[i] > 0);
+    }
+    for (size_t i = 0; i < f->count; i++)
+        f->evs[i].dead = f->evs[i].version < hidden[f->evs[i].stream];
+    verify(f, check_all(f));
+    close_log(f);
+    assert_int_equal(log_reindex(env_real(), f->dir, &f->conf, NULL, &f->err), 0);
+    open_log(f);
+    verify(f, check_all(f));
+}
+
 static unsigned
 new_files(struct fix *f)
 {
@@ -724,6 +788,7 @@ main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(a_reader_keeps_what_it_sees, setup, teardown),
         cmocka_unit_test_setup_teardown(appends_go_on_and_repeats_are_known, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_limits_hide_goes_for_good, setup, teardown),
         cmocka_unit_test_setup_teardown(what_a_crash_left_is_removed, setup, teardown),
         cmocka_unit_test_setup_teardown(a_damaged_segment_is_told_and_left, setup, teardown),
         cmocka_unit_test_setup_teardown(one_run_at_a_time_and_it_can_be_stopped, setup, teardown),

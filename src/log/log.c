@@ -252,6 +252,7 @@ log_close(struct log *log)
     must(log->magic == LOGI_MAGIC);
     must(log->listeners == NULL);
     if (!log->conf.read_only) {
+        logi_scavenge_halt(log);
         wait_idle(log);
         if (!atomic_load(&log->failed) && logi_flush(log, NULL) == 0 &&
             log->conf.index->sync(log->index, NULL) == 0)

@@ -231,6 +231,7 @@ uint64_t logi_upkeep_step(void *log);
 int              logi_scavenge_new(struct log *, struct err *);
 void             logi_scavenge_free(struct log *);
 struct ox_task **logi_scavenge_task(struct log *);
+void             logi_scavenge_halt(struct log *); /* ends a run, and waits for that */
 uint64_t         logi_scavenge_step(void *scavenge);
 uint64_t         logi_scavenge_reserved(struct log *); /* bytes of the disk that it gives back */
 void             logi_note_sync(struct log *, uint64_t us);

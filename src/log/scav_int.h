@@ -17,6 +17,28 @@ struct scav_stream {
     uint64_t next, truncate;
     uint64_t below; /* versions that nobody can ever read again */
     uint64_t round; /* of which segment's look */
+    /* what limits hide above that */
+    uint64_t count_low;  /* versions that are too many; 0: none */
+    int64_t  max_age_us; /* 0: none */
+    uint64_t raise;      /* below it the look takes all for dead */
+    uint32_t raise_no;   /* 1 + its place in the list; 0: none */
+};
+
+struct scav_raise {
+    uint64_t id, truncate;
+    size_t   name_at;
+    uint32_t name_len;
+};
+
+/* Streams whose `truncate` is raised before a segment is copied. */
+struct scav_raises {
+    struct scav_raise *all;
+    uint32_t           count, room, next;
+    struct buf         names;
+    bool               begun;
+    struct log_change *changes;
+    struct log_req     req;
+    _Atomic bool       waiting; /* for `req` */
 };
 
 /* A place in a segment, between two of a task's steps. */
@@ -58,15 +80,17 @@ struct scav_copy {
 enum scav_phase {
     SCAV_NEXT, /* to the next segment */
     SCAV_LOOK,
+    SCAV_RAISE,
     SCAV_COPY,
 };
 
 struct scavenge {
-    struct log      *log;
-    struct ox_task  *task;
-    struct seg_pin   pin;
-    _Atomic bool     wanted, cancel;
-    _Atomic uint64_t reserved; /* bytes on the disk that are given back soon */
+    struct log             *log;
+    struct ox_task         *task;
+    struct seg_pin          pin;
+    _Atomic bool            wanted, cancel;
+    struct ox_gate *_Atomic halt;     /* opened when no run is under way */
+    _Atomic uint64_t        reserved; /* bytes on the disk that are given back soon */
 
     /* Under the log's `admin`. */
     struct log_scavenge      status;
@@ -77,6 +101,9 @@ struct scavenge {
     uint64_t            pos; /* where the next segment begins */
     struct scav_look    look;
     struct scav_copy    copy;
+    struct scav_raises  raises;
+    struct retention   *retention;
+    bool                no_limits; /* what only a limit hides stays */
     struct scav_stream *cache;
     uint64_t            pace; /* bytes per second that the foreground leaves; 0: no bound */
     uint64_t            seen_syncs, calm_us, moved;
@@ -90,6 +117,17 @@ int  logi_scav_look_on(struct scavenge *, bool *done, struct err *);
 void logi_scav_look_end(struct scavenge *);
 /* Of the whole new file. */
 uint64_t logi_scav_new_bytes(const struct scav_look *);
+
+/* scav_raise.c */
+/* What limits hide of the stream, into st, whose other fields are set. */
+void logi_scav_limits(struct scavenge *, struct slice stream, const struct index_head *,
+                      struct scav_stream *st);
+/* Is the event, which is not hidden for good, hidden by a limit, and may be for good? */
+int logi_scav_by_limit(struct scavenge *, struct scav_stream *, const struct record *, bool *dead,
+                       struct err *);
+/* Commits what the look has noted; *done: all of it is durable. */
+int  logi_scav_raise_on(struct scavenge *, bool *done, struct err *);
+void logi_scav_raise_end(struct scavenge *); /* no request may be under way */
 
 /* scav_copy.c */
 int  logi_scav_copy_begin(struct scavenge *, struct err *);

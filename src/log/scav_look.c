@@ -44,11 +44,16 @@ state_of(struct scavenge *s, uint64_t id, struct slice stream, struct scav_strea
     }
     if (rc != 0)
         return rc;
-    *st = (struct scav_stream){id + 1, head.next, head.truncate, head.truncate, s->look.round};
+    *st = (struct scav_stream){.id_plus_1 = id + 1,
+                               .next = head.next,
+                               .truncate = head.truncate,
+                               .below = head.truncate,
+                               .round = s->look.round};
     if ((head.flags & (INDEX_DELETED | INDEX_TOMBSTONE)) != 0)
         st->below = head.next;
     if (logi_is_metastream(stream) && st->next > 0 && st->next - 1 > st->below)
         st->below = st->next - 1;
+    logi_scav_limits(s, stream, &head, st);
     return 0;
 }
 
@@ -59,6 +64,8 @@ event_is_dead(struct scavenge *s, const struct record *r, bool *dead, struct err
     int                 rc = state_of(s, r->stream_id, name_of(r), &st, err);
 
     *dead = rc == 0 && r->version < st->below && r->version + 1 < st->next;
+    if (rc == 0 && !*dead)
+        rc = logi_scav_by_limit(s, st, r, dead, err);
     return rc;
 }
 

@@ -85,12 +85,21 @@ pause_us(struct scavenge *s)
 /* the status */
 
 static void
+end_look(struct scavenge *s)
+{
+    logi_scav_raise_end(s);
+    logi_retention_put(s->retention);
+    s->retention = NULL;
+}
+
+static void
 end_run(struct scavenge *s, int rc, const struct err *err)
 {
     struct log *log = s->log;
 
     logi_scav_copy_end(s);
     logi_scav_look_end(s);
+    end_look(s);
     free(s->cache);
     s->cache = NULL;
     lock_take(&log->admin);
@@ -181,6 +190,7 @@ begin_segment(struct scavenge *s, bool *over, struct err *err)
     s->waits = wait;
     if (*over || wait)
         goto out;
+    s->retention = logi_retention_get(s->log);
     TRY(logi_scav_look_begin(s, &view, err));
     s->phase = SCAV_LOOK;
 out:
@@ -191,6 +201,8 @@ static void
 to_next(struct scavenge *s, bool rewritten)
 {
     count_segment(s, rewritten);
+    end_look(s);
+    s->no_limits = false;
     s->pos = s->look.end;
     s->phase = SCAV_NEXT;
 }
@@ -208,9 +220,30 @@ look_on(struct scavenge *s, struct err *err)
         to_next(s, is_worth_it(s));
         goto out;
     }
-    TRY(logi_scav_copy_begin(s, err));
-    s->phase = SCAV_COPY;
+    s->phase = SCAV_RAISE;
 out:
+    return rc;
+}
+
+/* Where a stream's state cannot be changed, what only a limit hides stays in this segment. */
+static int
+raise_on(struct scavenge *s, struct err *err)
+{
+    bool done;
+    int  rc = logi_scav_raise_on(s, &done, err);
+
+    if (rc != 0 && !atomic_load(&s->log->failed)) {
+        end_look(s);
+        s->no_limits = true;
+        s->phase = SCAV_NEXT;
+        err_clear(err);
+        return 0;
+    }
+    s->waits = rc == 0 && !done;
+    if (rc != 0 || !done)
+        return rc;
+    rc = logi_scav_copy_begin(s, err);
+    s->phase = SCAV_COPY;
     return rc;
 }
 
@@ -236,6 +269,10 @@ step(struct scavenge *s, bool *over, struct err *err)
     *over = false;
     s->moved = 0;
     s->waits = false;
+    if (atomic_load(&s->raises.waiting)) {
+        s->waits = true; /* it is answered, whatever happens */
+        return 0;
+    }
     if (atomic_load(&s->cancel) || atomic_load(&s->log->closing))
         return E_INTERRUPTED;
     if (atomic_load(&s->log->failed))
@@ -243,6 +280,8 @@ step(struct scavenge *s, bool *over, struct err *err)
     switch (s->phase) {
     case SCAV_LOOK:
         return look_on(s, err);
+    case SCAV_RAISE:
+        return raise_on(s, err);
     case SCAV_COPY:
         return copy_on(s, err);
     default:
@@ -258,6 +297,8 @@ logi_scavenge_step(void *arg)
     bool             over;
     int              rc;
 
+    if (!atomic_load(&s->wanted) && atomic_load(&s->halt) != NULL)
+        s->log->env->ops->gate_open(s->log->env, atomic_exchange(&s->halt, NULL));
     if (!atomic_load(&s->wanted))
         return logi_segs_reclaim(s->log->segs) > 0 ? IDLE_RECLAIM_US : ENV_STEP_WAIT;
     rc = step(s, &over, &err);
@@ -295,10 +336,25 @@ logi_scavenge_free(struct log *log)
         return;
     logi_scav_copy_end(s);
     logi_scav_look_end(s);
+    end_look(s);
     free(s->cache);
     logi_segs_pin_drop(log->segs, &s->pin);
     free(s);
     log->scavenge = NULL;
+}
+
+void
+logi_scavenge_halt(struct log *log)
+{
+    struct ox_gate gate;
+
+    if (log->scavenge == NULL)
+        return;
+    gate_init(&gate);
+    atomic_store(&log->scavenge->cancel, true);
+    atomic_store(&log->scavenge->halt, &gate);
+    log->env->ops->task_wake(log->env, log->scavenge->task);
+    (void)log->env->ops->gate_wait(log->env, &gate, UINT64_MAX);
 }
 
 struct ox_task **
@@ -330,6 +386,7 @@ reset(struct scavenge *s, const struct log_scavenge_conf *conf)
     s->pos = logi_segs_first(log->segs);
     s->status.pos = LOG_POS(s->pos);
     s->phase = SCAV_NEXT;
+    s->no_limits = false;
     s->pace = PACE_FIRST;
     s->calm_us = log->env->ops->mono_us(log->env);
     s->seen_syncs = atomic_load(&log->group_count);
