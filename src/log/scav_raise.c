@@ -87,7 +87,7 @@ logi_scav_by_limit(struct scavenge *s, struct scav_stream *st, const struct reco
 {
     int rc = 0;
 
-    *dead = r->version < st->raise;
+    *dead = r->version < st->raise && r->version + 1 < st->next;
     if (*dead || (st->count_low == 0 && st->max_age_us == 0) || r->version + 1 >= st->next)
         return 0;
     if (r->version < st->count_low) {
