@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include <cmocka.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "log/log.h"
@@ -321,6 +322,129 @@ looking_writes_no_index(void **state)
     (void)state;
 }
 
+/* What happens to streams in one way or another, an acknowledged step after the other. */
+struct step {
+    const char *stream, *type, *data; /* an event; type NULL: a change */
+    uint32_t    what;
+    uint64_t    number; /* truncate, or max_count */
+};
+
+static const struct step steps[] = {
+    {"a-1", "t", "1", 0, 0},
+    {"a-1", "t", "2", 0, 0},
+    {"a-1", "t", "3", 0, 0},
+    {"b-1", "t", "1", 0, 0},
+    {"links", "$>", "1@a-1", 0, 0},
+    {"links", "$>", "0@b-1", 0, 0},
+    {"$$a-1", "$metadata", "{\"$maxCount\":2}", 0, 0},
+    {"a-1", "t", "4", 0, 0},
+    {"b-1", NULL, NULL, LOG_SET_DELETED, 0},
+    {"$$a-1", "$metadata", "{\"$tb\":1}", 0, 0},
+    {"c-1", NULL, NULL, LOG_SET_LIMITS, 1},
+    {"b-1", "t", "2", 0, 0},
+    {"c-1", "t", "1", 0, 0},
+    {"c-1", "t", "2", 0, 0},
+    {"a-1", NULL, NULL, LOG_SET_TRUNCATE, 3},
+    {"b-1", NULL, NULL, LOG_SET_TOMBSTONE, 0},
+    {"d-1", NULL, NULL, LOG_SET_TOMBSTONE, 0},
+    {"$$c-1", "$metadata", "{\"$tb\":9223372036854775807}", 0, 0},
+    {"a-1", NULL, NULL, LOG_SET_CLOSED, 0},
+};
+
+#define STEPS (sizeof steps / sizeof steps[0])
+#define LOOK_BYTES 2000
+
+static int
+do_step(struct story *t, const struct step *s)
+{
+    struct log_new_event e = {.flags = LOG_JSON};
+    struct log_write     w = {.expected = LOG_ANY, .events = &e, .count = 1};
+    struct log_change    c = {.expected = LOG_ANY};
+    struct log_req       req = {0};
+
+    if (s->type != NULL) {
+        e.type = slice_str(s->type);
+        e.data = slice_str(s->data);
+        w.stream = slice_str(s->stream);
+        req.writes = &w;
+        req.write_count = 1;
+    } else {
+        c.stream = slice_str(s->stream);
+        c.what = s->what;
+        c.truncate = c.max_count = s->number;
+        req.changes = &c;
+        req.change_count = 1;
+    }
+    return log_append(t->log, &req);
+}
+
+/* All that a reader can see of these streams, links followed, and whether they take events. */
+static void
+look(struct story *t, char out[LOOK_BYTES])
+{
+    static const char *const names[] = {"a-1", "b-1", "c-1", "d-1", "links", "$$a-1", "$ce-a", ""};
+    size_t                   n = 0;
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        struct log_read   read = {.stream = slice_str(names[i]), .resolve = true};
+        struct log_stream info = {0};
+        struct log_iter  *it;
+        struct log_event  e;
+        int               rc = log_iter_open(t->log, &read, &it, &t->err);
+
+        n += (size_t)snprintf(out + n, LOOK_BYTES - n, "%s:%d", names[i], rc);
+        while (rc == 0 && (rc = log_iter_next(it, &e, &t->err)) == 0)
+            n += (size_t)snprintf(out + n, LOOK_BYTES - n, " %.*s/%u%s", SLICE_FMT(e.stream),
+                                  (unsigned)e.version, e.dangling ? "?" : "");
+        log_iter_close(it);
+        assert_true(rc == E_END || rc == E_NOTFOUND || rc == E_GONE);
+        if (i < 4 && log_stream_info(t->log, slice_str(names[i]), &info, &t->err) == 0)
+            n += (size_t)snprintf(out + n, LOOK_BYTES - n, " flags %u", info.flags);
+        n += (size_t)snprintf(out + n, LOOK_BYTES - n, "; ");
+    }
+    assert_true(n < LOOK_BYTES);
+}
+
+/* Whatever call the power goes in: each step is there whole or not at all, acknowledged ones are.
+ */
+static void
+states_survive_any_crash(void **state)
+{
+    static char  after[STEPS + 1][LOOK_BYTES], now[LOOK_BYTES];
+    struct story t;
+    uint64_t     crashes = 0;
+
+    begin(&t, 1);
+    open_log(&t);
+    look(&t, after[0]);
+    for (size_t i = 0; i < STEPS; i++) {
+        assert_int_equal(do_step(&t, &steps[i]), 0);
+        look(&t, after[i + 1]);
+        if (steps[i].what != LOG_SET_LIMITS) /* of a stream that is not there yet: nobody sees it */
+            assert_string_not_equal(after[i], after[i + 1]);
+    }
+    end(&t);
+    for (uint64_t nth = 0; nth < 3 * CALLS; nth++) {
+        size_t done = 0;
+
+        begin(&t, nth);
+        open_log(&t);
+        sim_crash_at(t.sim, nth);
+        while (done < STEPS && do_step(&t, &steps[done]) == 0)
+            done++;
+        crashes += sim_crashed(t.sim);
+        cut_power(&t, nth % 3 == 0 ? SIM_LOSS_ALL : SIM_LOSS_RANDOM);
+        open_log(&t);
+        look(&t, now);
+        if (strcmp(now, after[done]) != 0 && (done == STEPS || strcmp(now, after[done + 1]) != 0))
+            fail_msg("crash at call %u, behind step %zu: %s; expected %s", (unsigned)nth, done, now,
+                     after[done]);
+        end(&t);
+    }
+    assert_true(crashes > CALLS / 2);
+    (void)state;
+}
+
 int
 main(void)
 {
@@ -333,6 +457,7 @@ main(void)
         cmocka_unit_test(closing_does_not_wait_for_an_index_that_fails),
         cmocka_unit_test(recovery_may_be_interrupted),
         cmocka_unit_test(looking_writes_no_index),
+        cmocka_unit_test(states_survive_any_crash),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

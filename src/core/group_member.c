@@ -288,6 +288,7 @@ hand_out_pinned(struct group *g, uint32_t budget, bool *more, struct err *err)
     for (uint32_t n = 0; rc == 0 && n < g->member_count; n++, m = m->next) {
         if (m == NULL)
             m = g->members;
+        must(m != NULL);
         while (rc == 0 && m->ready_head != NULL && has_room(m)) {
             struct bucket *b = m->ready_head;
 
