@@ -309,6 +309,7 @@ check_write(struct log *log, struct log_req *req, uint32_t i)
         return CHECK_ANSWER;
     }
     if (same == SAME_ALL) {
+        t->there = true;
         w->first_version = version;
         w->last_version = version + w->count - 1;
         if (req->pos.v == 0 || first_pos < req->pos.v)
@@ -408,10 +409,14 @@ logi_check(struct log *log, struct log_req *req)
         return answer_again(log, req);
     if (there > 0) {
         /* Part of it was written by something else: it cannot be this commit again. */
-        for (uint32_t i = 0; i < req->write_count; i++)
-            if (!holds(req->writes[i].expected, &log->targets[i]))
-                return wrong_version(req, req->writes[i].stream, req->writes[i].expected,
-                                     &log->targets[i]);
+        for (uint32_t i = 0; i < req->write_count; i++) {
+            const struct target *t = &log->targets[i];
+
+            if (t->there && (t->flags & CLOSED) != 0)
+                return closed_stream(req, req->writes[i].stream, t);
+            if (t->there && !holds(req->writes[i].expected, t))
+                return wrong_version(req, req->writes[i].stream, req->writes[i].expected, t);
+        }
     }
     req->pos = req->last = LOG_POS(0);
     for (uint32_t i = 0; i < req->own_count; i++) {

@@ -59,6 +59,7 @@ struct target {
     uint64_t id, next, truncate;
     uint32_t flags;
     bool     is_new;   /* nothing of it is in the log: the commit gives it its id */
+    bool     there;    /* of a write: these very events are in the stream already */
     bool     by_write; /* of a change: the stream's write has its own target */
     bool     state;    /* a state record is written */
     uint32_t done;     /* events encoded so far */
