@@ -238,6 +238,7 @@ truncation_reaches_a_reader_on_its_way(void **state)
     assert_int_equal(e.version, 7);
     assert_int_equal(change(f, "way-1", LOG_ANY, LOG_SET_DELETED, 0), 0);
     assert_int_equal(log_iter_next(it, &e, &f->err), E_NOTFOUND);
+    assert_int_equal(log_iter_next(it, &e, &f->err), E_NOTFOUND);
     assert_int_equal(append(f, "way-1", LOG_NO_STREAM), 0);
     assert_int_equal(log_iter_next(it, &e, &f->err), 0);
     assert_int_equal(e.version, 10);
@@ -512,6 +513,37 @@ events_and_change_go_together(void **state)
     assert_string_equal(versions(f, "place-1", false), "3,4");
 }
 
+/* A commit of which a part is there already is a new one: closed is closed for that part too. */
+static void
+half_repeated_commits_keep_the_rules(void **state)
+{
+    struct fix          *f = *state;
+    struct log_new_event e[2] = {{.type = slice_str("t"), .data = slice_str("1"), .id = {{1}}},
+                                 {.type = slice_str("t"), .data = slice_str("2"), .id = {{2}}}};
+    struct log_write     w[2] = {
+            {.stream = slice_str("half-1"), .expected = LOG_ANY, .events = &e[0], .count = 1},
+            {.stream = slice_str("half-2"), .expected = LOG_NO_STREAM, .events = &e[1], .count = 1}};
+    struct log_req both = {.writes = w, .write_count = 2};
+
+    assert_int_equal(commit(f, &w[0], NULL), 0);
+    append_many(f, "half-2", 2);
+    assert_int_equal(change(f, "half-2", 1, LOG_SET_DELETED, 0), 0);
+    assert_int_equal(change(f, "half-1", 0, LOG_SET_CLOSED, 0), 0);
+    assert_int_equal(log_append(f->log, &both), E_GONE);
+    assert_true(slice_is(both.wrong_stream, "half-1"));
+    assert_int_equal(change(f, "half-1", 0, LOG_SET_OPEN, 0), 0);
+    /* The part that is new brings its stream back. */
+    assert_int_equal(log_append(f->log, &both), 0);
+    assert_false(both.idempotent);
+    assert_string_equal(versions(f, "half-1", false), "0,1");
+    assert_string_equal(versions(f, "half-2", false), "2");
+    assert_int_equal(change(f, "half-1", 1, LOG_SET_TOMBSTONE, 0), 0);
+    e[1].id.b[0] = 3;
+    w[1].expected = LOG_ANY;
+    assert_int_equal(log_append(f->log, &both), E_GONE);
+    assert_string_equal(versions(f, "half-2", false), "2");
+}
+
 static void
 link_to(struct fix *f, const char *stream, const char *data)
 {
@@ -618,6 +650,54 @@ native_reads_go_by_position(void **state)
     assert_string_equal(native(f, "$ce-a", UINT64_MAX, true, false), "a-3/0,a-2/1,a-1/0");
 }
 
+/* What the caller filters by and what the name says both hold, out of memory and out of the index.
+ */
+static void
+native_reads_are_filtered(void **state)
+{
+    struct fix     *f = *state;
+    struct log_read read = {.stream = slice_str("$ce-a")};
+
+    assert_string_equal(native(f, "$ce-a", UINT64_MAX, true, false), "");
+    assert_string_equal(native(f, "$streams", UINT64_MAX, true, false), "");
+    append_many(f, "a-1", 1);
+    assert_string_equal(native(f, "$ce-a", UINT64_MAX, true, false), "a-1/0");
+    for (int round = 0; round < 3; round++) {
+        turn(f, round);
+        read.stream = slice_str("$ce-a");
+        read.filter = (struct log_filter){.category = slice_str("b")};
+        assert_string_equal(read_with(f, read), "");
+        read.filter.category = slice_str("a");
+        assert_string_equal(read_with(f, read), "0");
+        read.stream = slice_str("$et-t");
+        read.filter = (struct log_filter){.type = slice_str("u")};
+        assert_string_equal(read_with(f, read), "");
+        read.stream = slice_str("$streams"); /* links, whatever the type of version 0 */
+        read.filter.type = slice_str("t");
+        assert_string_equal(read_with(f, read), "");
+        read.filter.type = slice_str("$>");
+        assert_string_not_equal(read_with(f, read), "");
+    }
+}
+
+/* A stream that a quiet commit began is listed like any other. */
+static void
+quiet_streams_are_there(void **state)
+{
+    struct fix          *f = *state;
+    struct log_new_event e = {.type = slice_str("t"), .data = slice_str("1")};
+    struct log_write     w = {
+            .stream = slice_str("q-1"), .expected = LOG_ANY, .events = &e, .count = 1};
+    struct log_req req = {.writes = &w, .write_count = 1, .flags = LOG_QUIET};
+
+    assert_int_equal(log_append(f->log, &req), 0);
+    for (int round = 0; round < 3; round++) {
+        turn(f, round);
+        assert_string_equal(native(f, "$streams", 0, false, false), "0@q-1/0");
+        assert_string_equal(native(f, "$ce-q", 0, false, false), "");
+    }
+}
+
 /* From the list into what is live: no gap, no double. */
 static void
 native_reads_go_on_live(void **state)
@@ -693,8 +773,11 @@ main(void)
         STORY(bad_metadata_is_refused),
         STORY(bad_changes_are_refused),
         STORY(events_and_change_go_together),
+        STORY(half_repeated_commits_keep_the_rules),
         STORY(links_are_followed_one_step),
         STORY(native_reads_go_by_position),
+        STORY(native_reads_are_filtered),
+        STORY(quiet_streams_are_there),
         STORY(native_reads_go_on_live),
         STORY(patience_ends_a_long_look),
     };

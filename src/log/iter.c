@@ -58,6 +58,8 @@ logi_iter_wanted(struct log_iter *it, const struct record *r)
     const struct log_filter *f = &it->read.filter;
     struct slice             type = slice_of(r->body + r->name_len, r->type_len);
 
+    if (it->kind == ITER_FIRSTS)
+        type = slice_str(LINK_TYPE); /* what is given, and known where version 0 is gone */
     if (!it->known || it->known_id != r->stream_id) {
         it->known_answer = stream_wanted(f, slice_of(r->body, r->name_len));
         it->known_id = r->stream_id;

@@ -6,7 +6,9 @@ frame_wanted(const struct log_iter *it)
 {
     if ((it->frame.head.flags & FRAME_PAD) != 0)
         return false;
-    return it->read.filter.quiet || (it->frame.head.flags & FRAME_QUIET) == 0;
+    /* $streams has links of the log's own, whoever began the stream. */
+    return it->read.filter.quiet || it->kind == ITER_FIRSTS ||
+           (it->frame.head.flags & FRAME_QUIET) == 0;
 }
 
 /* The record to the caller, where it wants it and may see it: *given. */

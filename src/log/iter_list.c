@@ -165,6 +165,15 @@ logi_list_next(struct log_iter *it, struct log_event *out, struct err *err)
     }
 }
 
+/* A filter of the caller's that the list's label does not meet leaves nothing to give. */
+static void
+narrow(struct log_iter *it, struct slice *filter)
+{
+    if (filter->len > 0 && !slice_eq(*filter, it->label))
+        it->over = true;
+    *filter = it->label;
+}
+
 int
 logi_list_open(struct log_iter *it, struct err *err)
 {
@@ -173,11 +182,11 @@ logi_list_open(struct log_iter *it, struct err *err)
 
     it->label =
         it->kind == ITER_FIRSTS ? it->read.stream : slice_of(it->name + 4, it->read.stream.len - 4);
-    /* The scan finds by the filter what the list has by its label. */
+    /* The scan finds by the filter what the list has by its label; both have to hold. */
     if (it->kind == ITER_CATEGORY)
-        it->read.filter.category = it->label;
+        narrow(it, &it->read.filter.category);
     else if (it->kind == ITER_TYPE)
-        it->read.filter.type = it->label;
+        narrow(it, &it->read.filter.type);
     if (it->kind != ITER_FIRSTS && it->label.len > 0 && it->name[4] == '$')
         it->read.filter.system = true;
     it->at = it->passed = it->read.from;
@@ -186,7 +195,8 @@ logi_list_open(struct log_iter *it, struct err *err)
             it->read.from = it->at = it->read.at.v;
         if (it->read.from >= covers) {
             TRY(begin_scan(it, it->read.from, err));
-            it->floor = covers;
+            if (covers > it->floor)
+                it->floor = covers; /* an empty index covers less than the log's beginning */
         }
     }
 out:

@@ -38,7 +38,7 @@ refresh(struct log_iter *it, struct err *err)
 
     if (it->view_end != 0 && (it->view.max_count == 0 || it->view_end == end) &&
         it->views != NULL && it->views[it->id % ITER_VIEWS].epoch == it->epoch)
-        return 0;
+        return refuse_hidden(it, &it->view, err);
     rc = logi_iter_view(it, it->id, it->read.stream, &it->view, err);
     if (rc != 0)
         return rc;
