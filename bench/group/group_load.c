@@ -413,14 +413,14 @@ report(uint64_t us)
 static void
 fill(uint64_t events)
 {
-    struct peer p;
+    struct peer *p = &appenders[0];
 
-    join(&p);
+    join(p);
     while (appended < events) {
-        append(&p, FILL);
-        while (answer(&p) == 0)
-            (void)(poll(&(struct pollfd){p.fd, POLLIN, 0}, 1, STALL_MS) == 1 && pull(&p));
-        p.have = 0;
+        append(p, FILL);
+        while (answer(p) == 0)
+            (void)(poll(&(struct pollfd){p->fd, POLLIN, 0}, 1, STALL_MS) == 1 && pull(p));
+        p->have = 0;
     }
 }
 
@@ -444,7 +444,7 @@ take(uint64_t events)
 static void
 live(uint64_t us, uint64_t rate)
 {
-    uint64_t began = now_us(), now = began, asked[APPENDERS] = {0};
+    uint64_t began = now_us(), now, asked[APPENDERS] = {0};
 
     for (unsigned i = 0; i < APPENDERS; i++)
         join(&appenders[i]);

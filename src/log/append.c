@@ -269,7 +269,7 @@ check_order(const struct log_req *req, struct err *err)
     uint64_t  all = 0;
     int       rc = 0;
 
-    if (req->order == NULL)
+    if (req->order == NULL || req->write_count == 0)
         return 0;
     seen = calloc(req->write_count, sizeof *seen);
     if (seen == NULL)
