@@ -48,6 +48,7 @@ new_sealed(const struct log_req *req)
     if (s == NULL)
         return NULL;
     sizes(req, &events, &bytes);
+    must(req->write_count > 0 && events > 0 && bytes > 0); /* one at least is under a key */
     s->callers = calloc(req->write_count, sizeof *s->callers);
     s->events = calloc(events, sizeof *s->events);
     s->bytes = malloc(bytes);
