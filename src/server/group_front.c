@@ -250,7 +250,8 @@ take_text(struct consumer *k)
     return events;
 }
 
-static void
+/* False: the consumer is no more. */
+static bool
 send_stream(struct consumer *k)
 {
     size_t unsent;
@@ -258,15 +259,16 @@ send_stream(struct consumer *k)
     (void)take_text(k);
     if (k->sending.failed) { /* something was left out: the client must not go on as if not */
         leave(k);
-        return;
+        return false;
     }
     if (k->sending.len == 0)
-        return;
+        return true;
     unsent = serveri_later_put(k->later, buf_slice(&k->sending));
     k->front->server->stats.events_out++;
     (void)pthread_mutex_lock(&k->lock);
     k->unsent = unsent;
     (void)pthread_mutex_unlock(&k->lock);
+    return true;
 }
 
 /* {"member":…,"events":[…]} for who waits. */
@@ -328,9 +330,9 @@ on_message(struct message *m)
         consumer_free(k);
         return;
     }
-    if (!k->pull)
-        send_stream(k);
-    else if (k->later != NULL && !ended)
+    if (!k->pull && !send_stream(k))
+        return;
+    if (k->pull && k->later != NULL && !ended)
         answer_pull(k);
     if (ended && k->member != NULL)
         say_end(k);
@@ -690,10 +692,14 @@ serveri_group_leave(struct call *call, void *arg)
 static void
 on_stop(struct server_extra *extra)
 {
-    struct front *f = (struct front *)extra;
+    struct front    *f = (struct front *)extra;
+    struct consumer *next;
 
-    while (f->consumers != NULL)
-        leave(f->consumers);
+    for (struct consumer *k = f->consumers; k != NULL; k = next) {
+        next = k->next;
+        leave(k);
+    }
+    must(f->consumers == NULL);
 }
 
 static void
