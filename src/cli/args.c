@@ -37,6 +37,8 @@ const struct cli_option clii_options[OPT_COUNT] = {
     [OPT_MIN_SHARE] = {"min-share", 0, "PERCENT", "what a segment has to free (10)"},
     [OPT_STOP] = {"stop", 0, NULL, "end the one that is running at the server"},
     [OPT_RESOLVE] = {"resolve", 0, NULL, "follow links to the events that they lead to"},
+    [OPT_PATH] = {"path", 0, "PATH", "the field: a.b.0 or a.*.b, or /a/b as a JSON Pointer"},
+    [OPT_METADATA] = {"metadata", 0, NULL, "the field is in the metadata, not in the data"},
 };
 
 /* How many letters to change, add, remove or swap; more than `most` is most + 1. */

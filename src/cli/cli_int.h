@@ -49,6 +49,8 @@ enum cli_opt {
     OPT_RESOLVE,
     OPT_MIN_SHARE,
     OPT_STOP,
+    OPT_PATH,
+    OPT_METADATA,
     OPT_COUNT
 };
 
@@ -260,6 +262,11 @@ struct ox_subjects;
 int clii_keys_open(const struct cli *c, bool write, const char *dir, const char *master,
                    struct ox_subjects **out, struct err *err);
 
+/* The indexes of an open log; `eager`: nobody else is at work here. */
+struct fields;
+int
+clii_fields_open(struct cli *c, struct log *log, bool eager, struct fields **out, struct err *err);
+
 /* A request to the server of --server; `out` has the answer's body, which may be an error's. */
 int clii_request(struct cli *c, const char *method, const char *path, struct slice body,
                  struct buf *out, struct err *err);
@@ -333,6 +340,13 @@ int clii_group_nack(struct cli *c, struct err *err);
 int clii_group_parked(struct cli *c, struct err *err);
 int clii_group_replay(struct cli *c, struct err *err);
 int clii_group_skip(struct cli *c, struct err *err);
+int clii_index_create(struct cli *c, struct err *err);
+int clii_index_list(struct cli *c, struct err *err);
+int clii_index_show(struct cli *c, struct err *err);
+int clii_index_drop(struct cli *c, struct err *err);
+int clii_index_rebuild(struct cli *c, struct err *err);
+int clii_index_read(struct cli *c, struct err *err);
+int clii_index_values(struct cli *c, struct err *err);
 int clii_completion(struct cli *c, struct err *err);
 
 #endif

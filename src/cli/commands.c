@@ -141,6 +141,26 @@ const struct cli_command clii_commands[] = {
      clii_group_replay},
     {"group skip", "STREAM GROUP", "Give parked events up, the oldest first", NULL, 2, 2,
      CLI_HAS(OPT_LIMIT), clii_group_skip},
+    {"index create", "NAME", "Make an index on a field of events",
+     "  oxbow index create orders_by_customer --category orders --path customer.id\n"
+     "Indexes the value at --path of the data, or with --metadata of the metadata; an array's\n"
+     "elements each. In a folder it is built at once, at a server in the background.",
+     1, 1,
+     CLI_HAS(OPT_PATH) | CLI_HAS(OPT_METADATA) | CLI_HAS(OPT_CATEGORY) | CLI_HAS(OPT_PREFIX) |
+         CLI_HAS(OPT_TYPE),
+     clii_index_create},
+    {"index list", "", "List indexes with their state", NULL, 0, 0, 0, clii_index_list},
+    {"index show", "NAME", "Show an index and how far it is", NULL, 1, 1, 0, clii_index_show},
+    {"index drop", "NAME", "Drop an index; events stay", NULL, 1, 1, 0, clii_index_drop},
+    {"index rebuild", "NAME", "Throw an index's entries away and build it again", NULL, 1, 1, 0,
+     clii_index_rebuild},
+    {"index read", "NAME VALUE", "Read the events that have a value, by position",
+     "VALUE is JSON where it is a number, true, false, null or a quoted string; else it is a\n"
+     "string as it stands. A line of JSON for each event.",
+     2, 2, CLI_HAS(OPT_FROM) | CLI_HAS(OPT_BACKWARDS) | CLI_HAS(OPT_LIMIT) | CLI_HAS(OPT_KEYS),
+     clii_index_read},
+    {"index values", "NAME", "List an index's values with their counts, a line of JSON each", NULL,
+     1, 1, CLI_HAS(OPT_LIMIT), clii_index_values},
     {"migrate list", "", "List a server's migrations", NULL, 0, 0, 0, clii_migrate_list},
     {"migrate show", "NAME", "Show a migration's state", NULL, 1, 1, CLI_HAS(OPT_WATCH),
      clii_migrate_show},

@@ -10,10 +10,12 @@
 #include "cli/cli_int.h"
 #include "cli/engine_int.h"
 #include "cli/jobs_int.h"
+#include "core/fields.h"
 #include "core/group.h"
 #include "env/env_real.h"
 #include "log/index.h"
 #include "log/log.h"
+#include "server/fields_front.h"
 #include "server/group_front.h"
 #include "server/server.h"
 
@@ -100,6 +102,7 @@ clii_serve(struct cli *c, struct err *err)
     struct jobs          *jobs = NULL;
     struct log           *log = NULL;
     struct groups        *groups = NULL;
+    struct fields        *fields = NULL;
     struct log_report     report;
     char                  host[HOST_BYTES] = "", data[DATA_BYTES];
     int                   rc = 0;
@@ -126,6 +129,8 @@ clii_serve(struct cli *c, struct err *err)
     say_report(c, &report);
     TRY(group_open(env_real(), log, &groups, err));
     TRY(server_add_groups(server, groups, err));
+    TRY(clii_fields_open(c, log, false, &fields, err));
+    TRY(server_add_fields(server, fields, err));
     TRY(enginei_quotas(root, server, err));
     TRY(enginei_scavenge_new(env_real(), log, root, &plan, err));
     TRY(enginei_new(c, log, &root, &engine, err));
@@ -139,6 +144,7 @@ out:
     jobsi_free(jobs);
     enginei_scavenge_free(plan);
     server_free(server);
+    fields_close(fields);
     group_close(groups);
     clii_log_close(c, log);
     conf_free(root);

@@ -167,8 +167,8 @@ out:
     return rc;
 }
 
-static void
-close_index(struct ox_index *ix)
+void
+logi_lmdb_env_free(struct ox_index *ix)
 {
     if (ix == NULL)
         return;
@@ -299,9 +299,9 @@ out:
     return rc;
 }
 
-static int
-open_index(struct ox_env *env, const char *dir, const uint8_t *log_id, bool read_only,
-           struct ox_index **out, struct err *err)
+int
+logi_lmdb_env_new(struct ox_env *env, const char *dir, bool read_only, struct ox_index **out,
+                  struct err *err)
 {
     size_t           len = strlen(dir) + 1;
     struct ox_index *ix = calloc(1, sizeof *ix + len);
@@ -320,18 +320,34 @@ open_index(struct ox_env *env, const char *dir, const uint8_t *log_id, bool read
         TRY(env->ops->dir_make(env, dir, err));
     TRY(file_bytes(env, ix, &bytes, err));
     TRY(open_env(ix, bytes, err));
+    *out = ix;
+    ix = NULL;
+out:
+    logi_lmdb_env_free(ix);
+    return rc;
+}
+
+static int
+open_index(struct ox_env *env, const char *dir, const uint8_t *log_id, bool read_only,
+           struct ox_index **out, struct err *err)
+{
+    struct ox_index *ix = NULL;
+    int              rc;
+
+    *out = NULL;
+    TRY(logi_lmdb_env_new(env, dir, read_only, &ix, err));
     TRY(open_tables(ix, log_id, err));
     *out = ix;
     ix = NULL;
 out:
-    close_index(ix);
+    logi_lmdb_env_free(ix);
     return rc;
 }
 
 const struct ox_index_ops log_index_lmdb = {
     .name = "lmdb",
     .open = open_index,
-    .close = close_index,
+    .close = logi_lmdb_env_free,
     .reset = reset,
     .apply = logi_lmdb_apply,
     .sync = sync_index,

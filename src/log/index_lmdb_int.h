@@ -109,6 +109,11 @@ val_of(const void *data, size_t len)
     return v;
 }
 
+/* The file without its tables, which the indexes on fields (index_lmdb_values.c) use too. */
+int  logi_lmdb_env_new(struct ox_env *env, const char *dir, bool read_only, struct ox_index **out,
+                       struct err *err);
+void logi_lmdb_env_free(struct ox_index *ix); /* NULL is fine */
+
 /* index_lmdb_map.c */
 
 /* Waits for a place; end_read gives it back (NULL is fine). */

@@ -389,6 +389,33 @@ log_iter_next(struct log_iter *it, struct log_event *out, struct err *err)
     return rc;
 }
 
+int
+log_iter_at(struct log_iter *it, struct log_pos pos, struct log_event *out, struct err *err)
+{
+    uint64_t      end = atomic_load(&it->log->end);
+    struct record r;
+    struct frame  f;
+    bool          yes;
+    int           rc = 0;
+
+    must(it->magic == LOGI_MAGIC);
+    must(it->kind == ITER_ALL);
+    take_retention(it);
+    if (!logi_scan_record_at(it->log->segs, pos.v, end, true, &r, &f) || r.kind != RECORD_EVENT)
+        FAIL(err, E_GONE, ERR_DATA, "no event is at position %" PRIu64, pos.v);
+    yes = (f.head.flags & FRAME_QUIET) == 0 || it->read.filter.quiet;
+    if (yes && logi_iter_wanted(it, &r))
+        TRY(logi_iter_visible(it, &r, &yes, err));
+    else
+        yes = false;
+    if (!yes)
+        FAIL(err, E_NOTFOUND, ERR_DATA, "the event at position %" PRIu64 " is not for this reader",
+             pos.v);
+    TRY(logi_iter_give(it, &r, &f, out, err));
+out:
+    return rc;
+}
+
 struct log_pos
 log_iter_pos(const struct log_iter *it)
 {

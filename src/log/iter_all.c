@@ -131,6 +131,8 @@ logi_all_open(struct log_iter *it, struct err *err)
 
     it->floor = logi_segs_first(it->log->segs);
     if (it->read.backwards) {
+        if (it->read.floor.v > it->floor)
+            it->floor = it->read.floor.v;
         if (it->read.at.v != 0 && it->read.at.v < it->read.from)
             it->read.from = it->read.at.v;
         rc = logi_scan_seek(it->log->segs, it->read.from, end, &it->pos, err);

@@ -257,6 +257,7 @@ struct log_read {
     uint64_t          from; /* a version, or a position; backwards UINT64_MAX: the end */
     bool              backwards;
     struct log_pos    at;      /* time travel: nothing after this position; 0: no bound */
+    struct log_pos    floor;   /* $all backwards: nothing before this position */
     struct log_filter filter;  /* by position only */
     bool              resolve; /* follow links, one step; one that leads nowhere is given itself */
     bool              sealed;  /* what is under a subject's key is given as it is stored */
@@ -278,6 +279,13 @@ log_iter_open(struct log *log, const struct log_read *read, struct log_iter **ou
  * patience ran out, ask again. E_NOTFOUND, E_GONE: the stream was deleted meanwhile.
  */
 int log_iter_next(struct log_iter *it, struct log_event *out, struct err *err);
+
+/*
+ * The event at this position, as an iterator of $all would give it (its filter, visibility and
+ * links included); the iterator stays where it is. E_NOTFOUND: it is not for this reader; E_GONE:
+ * there is no event there any more.
+ */
+int log_iter_at(struct log_iter *it, struct log_pos pos, struct log_event *out, struct err *err);
 
 /* $all: the position to read on from: after the last event given or passed by the filter. */
 struct log_pos log_iter_pos(const struct log_iter *it);

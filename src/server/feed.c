@@ -90,6 +90,8 @@ serveri_feed_free(struct feed *f)
     serveri_live_leave(f);
     s->feed_count--;
     log_iter_close(f->it);
+    if (f->query.ops != NULL)
+        f->query.ops->close(f->reader);
     serveri_query_fini(&f->query);
     free(f);
 }
@@ -147,13 +149,15 @@ emit(struct feed *f, struct buf *out)
 static void
 fail(struct feed *f, const struct err *err)
 {
-    bool         begun = f->begun;
+    bool         begun = f->begun, stream = f->query.ops == NULL;
     struct call *call = detach(f);
 
-    if (!begun) {
+    if (!begun && stream)
         serveri_stream_fail(call, err);
+    else if (!begun)
+        call_fail(call, err);
+    if (!begun)
         return;
-    }
     /* The status is out: only an answer that ends too early says that it is not whole. */
     say(SAY_ERROR, "a reader's answer was cut", "why", err->text, NULL);
     serveri_conn_abort(call->conn);
@@ -276,7 +280,7 @@ serveri_feed_tick(struct feed *f, uint64_t now)
 /* Requests. */
 
 static void
-begin(struct call *call, bool all)
+begin(struct call *call, bool all, const struct feed_reader_ops *ops, void *arg)
 {
     struct feed *f = feed_new(call->conn);
     struct err   err;
@@ -285,7 +289,7 @@ begin(struct call *call, bool all)
         call_refuse(call, 503, "out-of-memory", "no memory for a reader");
         return;
     }
-    if (serveri_query_read(call, all, &f->query, &err) != 0) {
+    if (serveri_query_read(call, all, ops, arg, &f->query, &err) != 0) {
         fail(f, &err);
         return;
     }
@@ -295,13 +299,19 @@ begin(struct call *call, bool all)
 static void
 get_all(struct call *call, void *arg)
 {
-    begin(call, true);
+    begin(call, true, NULL, NULL);
 }
 
 static void
 get_stream(struct call *call, void *arg)
 {
-    begin(call, false);
+    begin(call, false, NULL, NULL);
+}
+
+void
+serveri_feed_serve(struct call *call, const struct feed_reader_ops *ops, void *arg)
+{
+    begin(call, true, ops, arg);
 }
 
 static const struct server_route routes[] = {

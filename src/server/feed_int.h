@@ -11,6 +11,19 @@ enum feed_format {
     FEED_SSE,    /* live: goes on when the log grows */
 };
 
+struct feed_query;
+
+/* A reader by position that is none of the log's own (fields_front.c). */
+struct feed_reader_ops {
+    const char *const *params; /* of the query, beside from, limit and direction; ends with NULL */
+    /* Looks at the request: what is to be kept goes into `key`. */
+    int (*prepare)(struct call *call, void *arg, struct feed_query *q, struct err *err);
+    int (*open)(void *arg, const struct feed_query *q, void **reader, struct err *err);
+    int (*next)(void *reader, struct log_event *out, struct err *err);
+    struct log_pos (*pos)(void *reader);
+    void (*close)(void *reader); /* NULL is fine */
+};
+
 /* What the client asked for; its texts lie in `texts`. */
 struct feed_query {
     enum feed_format format;
@@ -23,10 +36,15 @@ struct feed_query {
     bool             alone;          /* keeps an iterator of its own, also when live */
     struct slice     category, type; /* of a native read */
     struct buf       texts;
+    /* where `ops` is given, it reads instead of the log */
+    const struct feed_reader_ops *ops;
+    void                         *ops_arg;
+    struct buf                    key[2];
 };
 
 /* From the request's target and header fields. */
-int  serveri_query_read(struct call *call, bool all, struct feed_query *query, struct err *err);
+int  serveri_query_read(struct call *call, bool all, const struct feed_reader_ops *ops, void *arg,
+                        struct feed_query *query, struct err *err);
 void serveri_query_fini(struct feed_query *query);
 
 /* Where the writing of one event stands: large ones are written in pieces. */
@@ -49,6 +67,7 @@ struct feed {
     struct feed      *run_next;
     struct feed_query query;
     struct log_iter  *it;
+    void             *reader; /* of query.ops */
     struct event_out  out;
     bool              queued;    /* has a turn coming */
     bool              waiting;   /* at the end of the log, with an iterator of its own */
@@ -81,6 +100,8 @@ void serveri_feed_say(const struct feed *f, const char *event, struct buf *out);
 void serveri_feed_deleted(struct feed *f, bool gone, struct buf *out);
 
 /* feed.c */
+/* Answers with the events of a reader that is none of the log's own. */
+void serveri_feed_serve(struct call *call, const struct feed_reader_ops *ops, void *arg);
 void serveri_feed_enqueue(struct feed *f);
 void serveri_feed_finish(struct feed *f); /* ends the answer; the feed is gone afterwards */
 

@@ -80,6 +80,18 @@ out:
     return rc;
 }
 
+static bool
+is_open(const struct feed *f)
+{
+    return f->it != NULL || f->reader != NULL;
+}
+
+static struct log_pos
+pos_of(const struct feed *f)
+{
+    return f->reader != NULL ? f->query.ops->pos(f->reader) : log_iter_pos(f->it);
+}
+
 /* E_NOTFOUND where a stream is not there. */
 static int
 open_iter(struct feed *f, struct err *err)
@@ -94,7 +106,10 @@ open_iter(struct feed *f, struct err *err)
     q->from_end = false;
     q->after = 0;
     f->next_from = q->read.from;
-    TRY(log_iter_open(f->conn->server->log, &q->read, &f->it, err));
+    if (q->ops != NULL)
+        TRY(q->ops->open(q->ops_arg, q, &f->reader, err));
+    else
+        TRY(log_iter_open(f->conn->server->log, &q->read, &f->it, err));
     f->there = true;
 out:
     return rc;
@@ -155,7 +170,7 @@ note_next(struct feed *f)
         f->at_end = f->at_end || here == 0;
         f->next_from = here - 1;
     } else {
-        f->next_from = f->query.all ? log_iter_pos(f->it).v : here + 1;
+        f->next_from = f->query.all ? pos_of(f).v : here + 1;
     }
 }
 
@@ -177,8 +192,8 @@ end_event(struct feed *f, struct buf *out)
 static void
 reach_end(struct feed *f, struct buf *out)
 {
-    if (f->query.all && f->it != NULL && !f->query.read.backwards)
-        f->next_from = log_iter_pos(f->it).v;
+    if (f->query.all && is_open(f) && !f->query.read.backwards)
+        f->next_from = pos_of(f).v;
     if (f->query.format != FEED_SSE) {
         f->ended = f->at_end = true;
         return;
@@ -217,7 +232,7 @@ next_event(struct feed *f, struct buf *out, uint64_t *bytes, struct err *err)
     struct log_event event;
     int              rc;
 
-    if (f->it == NULL && !f->query.nothing) {
+    if (!is_open(f) && !f->query.nothing) {
         rc = open_iter(f, err);
         if (rc != 0) {
             f->bound = end;
@@ -226,7 +241,10 @@ next_event(struct feed *f, struct buf *out, uint64_t *bytes, struct err *err)
     }
     event.link.stream.len = 0;
     event.dangling = false;
-    rc = f->it == NULL ? E_END : log_iter_next(f->it, &event, err);
+    if (f->reader != NULL)
+        rc = f->query.ops->next(f->reader, &event, err);
+    else
+        rc = f->it == NULL ? E_END : log_iter_next(f->it, &event, err);
     if (rc == E_END) {
         f->bound = end; /* read before: what came since is not yet passed over */
         reach_end(f, out);

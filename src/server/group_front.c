@@ -716,11 +716,10 @@ server_add_groups(struct server *s, struct groups *groups, struct err *err)
 
     if (f == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "no memory for the groups' routes");
-    must(s->extra == NULL);
-    f->extra = (struct server_extra){on_stop, on_free, serveri_group_metrics};
+    f->extra = (struct server_extra){on_stop, on_free, serveri_group_metrics, NULL};
     f->server = s;
     f->groups = groups;
-    s->extra = &f->extra;
+    serveri_extra_add(s, &f->extra);
     (void)uv_timer_init(&s->loop, &f->timer);
     f->timer.data = f;
     uv_unref((uv_handle_t *)&f->timer);

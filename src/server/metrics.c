@@ -122,8 +122,8 @@ serveri_get_metrics(struct call *call, void *arg)
     buf_clear(&s->scratch);
     put_server(&s->scratch, s);
     put_log(&s->scratch, &info);
-    if (s->extra != NULL)
-        s->extra->metrics(s->extra, &s->scratch);
+    for (struct server_extra *x = s->extras; x != NULL; x = x->next)
+        x->metrics(x, &s->scratch);
     put_scavenge(&s->scratch, s->log);
     call_answer(call, 200, "text/plain; version=0.0.4", buf_slice(&s->scratch));
 }

@@ -10,6 +10,8 @@ void
 serveri_query_fini(struct feed_query *q)
 {
     buf_fini(&q->texts);
+    buf_fini(&q->key[0]);
+    buf_fini(&q->key[1]);
 }
 
 static bool
@@ -19,6 +21,26 @@ accepts(const struct call *call, const char *type)
 
     return call_header(call, "accept", &accept) &&
            memmem(accept.data, accept.len, type, strlen(type)) != NULL;
+}
+
+static int
+check_names_of(const struct call *call, const char *const *more, struct err *err)
+{
+    static const char *const names[] = {"from", "limit", "direction", NULL};
+
+    for (unsigned i = 0; i < call->uri.param_count; i++) {
+        struct slice name = call->uri.params[i].name;
+        bool         known = false;
+
+        for (const char *const *n = names; *n != NULL && !known; n++)
+            known = slice_is(name, *n);
+        for (const char *const *n = more; *n != NULL && !known; n++)
+            known = slice_is(name, *n);
+        if (!known)
+            RETURN_ERR(err, E_INVALID, ERR_DATA,
+                       "an unknown parameter; known are from, limit, direction, %s", more[0]);
+    }
+    return 0;
 }
 
 static int
@@ -100,7 +122,8 @@ read_texts(const struct call *call, bool all, struct feed_query *q, struct err *
     q->type = after_prefix(q->read.stream, "$et-");
     q->read.filter.system =
         is_system(q->read.filter.prefix) || is_system(q->category) || is_system(q->type);
-    q->alone = q->read.resolve || q->limit != 0 || slice_is(q->read.stream, "$streams");
+    q->alone =
+        q->ops != NULL || q->read.resolve || q->limit != 0 || slice_is(q->read.stream, "$streams");
     return 0;
 }
 
@@ -206,18 +229,21 @@ read_last_id(const struct call *call, struct feed_query *q, struct err *err)
 }
 
 int
-serveri_query_read(struct call *call, bool all, struct feed_query *q, struct err *err)
+serveri_query_read(struct call *call, bool all, const struct feed_reader_ops *ops, void *arg,
+                   struct feed_query *q, struct err *err)
 {
     int rc = 0;
 
     memset(q, 0, sizeof *q);
+    q->ops = ops;
+    q->ops_arg = arg;
     q->all = all || is_native(call_param(call, "stream"));
     q->read.patience = PATIENCE;
     if (accepts(call, "text/event-stream"))
         q->format = FEED_SSE;
     else if (accepts(call, "application/x-ndjson"))
         q->format = FEED_NDJSON;
-    TRY(check_names(call, q->all, err));
+    TRY(ops != NULL ? check_names_of(call, ops->params, err) : check_names(call, q->all, err));
     TRY(read_resolve(call, q, err));
     TRY(read_direction(call, q, err));
     TRY(read_from(call, q, err));
@@ -227,6 +253,8 @@ serveri_query_read(struct call *call, bool all, struct feed_query *q, struct err
     if (q->format == FEED_SSE && (q->read.backwards || q->read.at.v != 0 || q->nothing))
         FAIL(err, E_INVALID, ERR_DATA, "a live stream goes forwards, and has no end to be at");
     TRY(read_texts(call, all, q, err));
+    if (ops != NULL)
+        TRY(ops->prepare(call, arg, q, err));
 out:
     if (rc != 0)
         serveri_query_fini(q);

@@ -353,6 +353,13 @@ out:
     return rc;
 }
 
+void
+serveri_extra_add(struct server *s, struct server_extra *extra)
+{
+    extra->next = s->extras;
+    s->extras = extra;
+}
+
 int
 server_new(struct ox_env *env, struct log *log, const struct server_conf *conf, struct server **out,
            struct err *err)
@@ -399,15 +406,19 @@ server_free(struct server *s)
         return;
     if (s->loop_ready) {
         must(s->conns == NULL);
-        if (s->extra != NULL)
-            s->extra->stop(s->extra);
+        for (struct server_extra *x = s->extras; x != NULL; x = x->next)
+            x->stop(x);
         take_messages(s);
         uv_walk(&s->loop, close_walked, NULL);
         (void)uv_run(&s->loop, UV_RUN_DEFAULT);
         must(uv_loop_close(&s->loop) == 0);
     }
-    if (s->extra != NULL)
-        s->extra->free(s->extra);
+    while (s->extras != NULL) {
+        struct server_extra *next = s->extras->next;
+
+        s->extras->free(s->extras);
+        s->extras = next;
+    }
     serveri_live_free(s);
     serveri_quotas_free(s->quotas);
     buf_fini(&s->scratch);

@@ -233,7 +233,10 @@ struct server_extra {
     void (*stop)(struct server_extra *); /* no more messages come afterwards */
     void (*free)(struct server_extra *); /* after the last message was taken */
     void (*metrics)(struct server_extra *, struct buf *out);
+    struct server_extra *next;
 };
+
+void serveri_extra_add(struct server *s, struct server_extra *extra);
 
 /* The server. */
 
@@ -272,7 +275,7 @@ struct server {
     unsigned     feed_count;
     struct live *live;
 
-    struct server_extra *extra;  /* NULL: none */
+    struct server_extra *extras;
     struct quotas       *quotas; /* NULL: none */
 
     struct buf   scratch;   /* for whoever runs on the loop, until it returns */
