@@ -307,7 +307,7 @@ limits(void **state)
     buf_fini(&text);
 }
 
-struct change {
+struct stream_change {
     struct fake_log *f;
     const char      *stream;
     uint32_t         what;
@@ -315,7 +315,7 @@ struct change {
 };
 
 static void
-apply(const struct change *c)
+apply(const struct stream_change *c)
 {
     struct log_change change = {.stream = slice_str(c->stream),
                                 .expected = LOG_ANY,
@@ -337,14 +337,14 @@ hidden(void **state)
         (void)fake_append(&h->f, "b-1", "{\"v\":1}");
         (void)fake_append(&h->f, "c-1", "{\"v\":1}");
     }
-    apply(&(struct change){&h->f, "a-1", LOG_SET_TRUNCATE, 4});
+    apply(&(struct stream_change){&h->f, "a-1", LOG_SET_TRUNCATE, 4});
     make(h, "v", "v", NULL);
     expect(h, "v", "1", 26);
     make_level(h, "v");
     expect(h, "v", "1", 26);
-    apply(&(struct change){&h->f, "b-1", LOG_SET_DELETED, 0});
+    apply(&(struct stream_change){&h->f, "b-1", LOG_SET_DELETED, 0});
     expect(h, "v", "1", 16);
-    apply(&(struct change){&h->f, "c-1", LOG_SET_TOMBSTONE, 0});
+    apply(&(struct stream_change){&h->f, "c-1", LOG_SET_TOMBSTONE, 0});
     expect(h, "v", "1", 6);
     (void)fake_append(&h->f, "b-1", "{\"v\":1}");
     expect(h, "v", "1", 7);
@@ -470,7 +470,7 @@ at_a_position(void **state)
     fake_ok(log_iter_next(it, &ev, &err), &err);
     assert_int_equal(ev.pos.v, b.v);
     assert_int_equal(log_iter_next(it, &ev, &err), E_END);
-    apply(&(struct change){&h->f, "a-1", LOG_SET_TRUNCATE, 1});
+    apply(&(struct stream_change){&h->f, "a-1", LOG_SET_TRUNCATE, 1});
     assert_int_equal(log_iter_at(it, a, &ev, &err), E_NOTFOUND);
     fake_ok(log_iter_at(it, b, &ev, &err), &err);
     log_iter_close(it);

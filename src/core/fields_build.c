@@ -16,7 +16,8 @@
 
 #define PIECE_BYTES (UINT64_C(1) << 20) /* one look at the log */
 #define PIECES_MAX 16u                  /* for one transaction */
-#define ENTRIES_MAX 32768u
+#define ENTRIES_MAX 8192u
+#define ENTRIES_EAGER_MAX 32768u
 #define LIVE_US UINT64_C(250000) /* between two transactions at the log's end */
 #define PAUSE_US_MAX UINT64_C(500000)
 #define RETRY_US UINT64_C(5000000)
@@ -103,12 +104,13 @@ gather(struct fields *f, struct fieldsi_reader *r, uint64_t from, struct values_
     struct fieldsi_batch *b = &f->batch;
     struct log_event      ev;
     uint64_t              bytes = 0;
+    uint32_t              most = f->eager ? ENTRIES_EAGER_MAX : ENTRIES_MAX;
     int                   rc = 0;
 
     b->count = 0;
     b->done = false;
     buf_clear(&b->text);
-    while (bytes < PIECES_MAX * PIECE_BYTES && b->count < ENTRIES_MAX) {
+    while (bytes < PIECES_MAX * PIECE_BYTES && b->count < most) {
         ev.link.stream.len = 0;
         rc = log_iter_next(r->it, &ev, err);
         if (rc == E_MORE) {
