@@ -407,6 +407,29 @@ add_value(void *arg, struct slice value, uint64_t count, struct err *err)
     return 0;
 }
 
+#define EACH 100
+
+/* EACH events in one commit: their values follow from their numbers. */
+static void
+append_many(struct home *h, const char *stream, uint32_t first, uint32_t counts[50])
+{
+    struct log_new_event events[EACH] = {0};
+    char                 data[EACH][24];
+    struct log_write     w = {
+            .stream = slice_str(stream), .expected = LOG_ANY, .events = events, .count = EACH};
+    struct log_req req = {.writes = &w, .write_count = 1};
+
+    for (uint32_t i = 0; i < EACH; i++) {
+        uint32_t n = ((first + i) * 7919) % 50;
+
+        (void)snprintf(data[i], sizeof data[i], "{\"n\":%u}", n);
+        events[i] = (struct log_new_event){
+            .type = slice_str("t"), .data = slice_str(data[i]), .flags = LOG_JSON};
+        counts[n]++;
+    }
+    fake_ok(log_append(h->f.log, &req), &req.err);
+}
+
 /* Many values and events in many transactions; the index equals a scan of the log. */
 static void
 many(void **state)
@@ -415,17 +438,13 @@ many(void **state)
     uint32_t      counts[50] = {0};
     struct sum    sum = {0};
     struct err    err;
-    char          stream[32], data[64], value[16];
+    char          stream[32], value[16];
     struct wanted w = {h, "late"};
 
     make(h, "n", "n", NULL);
-    for (uint32_t i = 0; i < 3000; i++) {
-        uint32_t n = (i * 7919) % 50;
-
+    for (uint32_t i = 0; i < 3000; i += EACH) {
         (void)snprintf(stream, sizeof stream, "s-%u", i % 7);
-        (void)snprintf(data, sizeof data, "{\"n\":%u}", n);
-        (void)fake_append(&h->f, stream, data);
-        counts[n]++;
+        append_many(h, stream, i, counts);
         if (i == 1500)
             fake_ok(command(h, FIELDS_CREATE, "late", "n", NULL, &err), &err);
     }
