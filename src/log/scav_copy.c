@@ -86,9 +86,11 @@ copy_frame(struct scavenge *s, const struct frame *f, struct err *err)
         if (drop)
             continue;
         memcpy(to, f->bytes + off, r.length);
-        r.frame_off = (uint32_t)(c->frames.len - begun);
-        fmt_record_put(to, &r);
-        fmt_record_seal(to, r.length, seed);
+        if (r.frame_off != c->frames.len - begun) { /* otherwise its checksum is right as it is */
+            r.frame_off = (uint32_t)(c->frames.len - begun);
+            fmt_record_put(to, &r);
+            fmt_record_seal(to, r.length, seed);
+        }
         c->frames.len += r.length;
         head.records++;
     }

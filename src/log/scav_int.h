@@ -10,6 +10,7 @@
 
 #define LOGI_SCAV_PIECE (UINT64_C(256) << 10) /* bytes that one step reads or writes */
 #define LOGI_SCAV_CACHE 131072u               /* streams whose state is remembered; a power of 2 */
+#define LOGI_SCAV_DEAD 1048576u               /* … whose dead versions are; likewise */
 
 /* What is known of a stream while one segment is looked through. */
 struct scav_stream {
@@ -22,6 +23,15 @@ struct scav_stream {
     int64_t  max_age_us; /* 0: none */
     uint64_t raise;      /* below it the look takes all for dead */
     uint32_t raise_no;   /* 1 + its place in the list; 0: none */
+};
+
+/*
+ * The same, as short as it can be, of a stream that no limit holds for. It is kept through the
+ * whole run: neither `truncate` nor the next version goes back, so what was dead stays dead.
+ */
+struct scav_dead {
+    uint32_t id_plus_1; /* 0: free */
+    uint32_t below;     /* the versions that go */
 };
 
 struct scav_raise {
@@ -105,6 +115,7 @@ struct scavenge {
     struct retention   *retention;
     bool                no_limits; /* what only a limit hides stays */
     struct scav_stream *cache;
+    struct scav_dead   *dead;
     uint64_t            pace; /* bytes per second that the foreground leaves; 0: no bound */
     uint64_t            seen_syncs, calm_us, moved;
     bool                waits; /* for the index */

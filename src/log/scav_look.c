@@ -57,15 +57,46 @@ state_of(struct scavenge *s, uint64_t id, struct slice stream, struct scav_strea
     return 0;
 }
 
+/* A place for each id, next to those of the streams that began at the same time. */
+static struct scav_dead *
+dead_of(struct scavenge *s, uint64_t id)
+{
+    return &s->dead[id & (LOGI_SCAV_DEAD - 1)];
+}
+
+static void
+remember(struct scavenge *s, const struct scav_stream *st)
+{
+    uint64_t below = st->below;
+
+    if (st->count_low != 0 || st->max_age_us != 0 || s->no_limits || st->id_plus_1 > UINT32_MAX)
+        return;
+    if (st->next == 0)
+        below = 0;
+    else if (below > st->next - 1)
+        below = st->next - 1; /* the last event stays */
+    *dead_of(s, st->id_plus_1 - 1) =
+        (struct scav_dead){.id_plus_1 = (uint32_t)st->id_plus_1,
+                           .below = below < UINT32_MAX ? (uint32_t)below : UINT32_MAX};
+}
+
 static int
 event_is_dead(struct scavenge *s, const struct record *r, bool *dead, struct err *err)
 {
-    struct scav_stream *st;
-    int                 rc = state_of(s, r->stream_id, name_of(r), &st, err);
+    const struct scav_dead *known = dead_of(s, r->stream_id);
+    struct scav_stream     *st;
+    int                     rc;
 
+    if (known->id_plus_1 == r->stream_id + 1) {
+        *dead = r->version < known->below;
+        return 0;
+    }
+    rc = state_of(s, r->stream_id, name_of(r), &st, err);
     *dead = rc == 0 && r->version < st->below && r->version + 1 < st->next;
     if (rc == 0 && !*dead)
         rc = logi_scav_by_limit(s, st, r, dead, err);
+    if (rc == 0)
+        remember(s, st);
     return rc;
 }
 

@@ -93,6 +93,15 @@ end_look(struct scavenge *s)
 }
 
 static void
+drop_caches(struct scavenge *s)
+{
+    free(s->cache);
+    free(s->dead);
+    s->cache = NULL;
+    s->dead = NULL;
+}
+
+static void
 end_run(struct scavenge *s, int rc, const struct err *err)
 {
     struct log *log = s->log;
@@ -100,8 +109,7 @@ end_run(struct scavenge *s, int rc, const struct err *err)
     logi_scav_copy_end(s);
     logi_scav_look_end(s);
     end_look(s);
-    free(s->cache);
-    s->cache = NULL;
+    drop_caches(s);
     lock_take(&log->admin);
     s->status.state = rc == 0               ? LOG_SCAVENGE_DONE
                       : rc == E_INTERRUPTED ? LOG_SCAVENGE_STOPPED
@@ -337,7 +345,7 @@ logi_scavenge_free(struct log *log)
     logi_scav_copy_end(s);
     logi_scav_look_end(s);
     end_look(s);
-    free(s->cache);
+    drop_caches(s);
     logi_segs_pin_drop(log->segs, &s->pin);
     free(s);
     log->scavenge = NULL;
@@ -403,6 +411,7 @@ log_scavenge_start(struct log *log, const struct log_scavenge_conf *conf, struct
 {
     struct scavenge    *s = log->scavenge;
     struct scav_stream *cache;
+    struct scav_dead   *dead;
     int                 rc = 0;
 
     must(log->magic == LOGI_MAGIC);
@@ -412,19 +421,23 @@ log_scavenge_start(struct log *log, const struct log_scavenge_conf *conf, struct
     if (s == NULL)
         RETURN_ERR(err, E_RDONLY, ERR_DATA, "the log was opened read-only");
     cache = calloc(LOGI_SCAV_CACHE, sizeof *cache);
-    if (cache == NULL)
-        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "scavenge: out of memory");
+    dead = calloc(LOGI_SCAV_DEAD, sizeof *dead);
     lock_take(&log->admin);
+    if (cache == NULL || dead == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "scavenge: out of memory");
     if (atomic_load(&s->wanted))
         FAIL(err, E_STATE, ERR_RETRY, "a scavenge is running already");
     atomic_store(&s->cancel, false);
     reset(s, conf);
     s->cache = cache;
+    s->dead = dead;
     cache = NULL;
+    dead = NULL;
     atomic_store(&s->wanted, true);
 out:
     lock_give(&log->admin);
     free(cache);
+    free(dead);
     if (rc == 0)
         log->env->ops->task_wake(log->env, s->task);
     return rc;
