@@ -108,7 +108,8 @@ struct scavenge {
 
     /* The task's. */
     enum scav_phase     phase;
-    uint64_t            pos; /* where the next segment begins */
+    uint64_t            pos;   /* where the next segment begins */
+    uint64_t            until; /* what was sealed when the run began: it does not chase the end */
     struct scav_look    look;
     struct scav_copy    copy;
     struct scav_raises  raises;

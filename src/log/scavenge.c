@@ -155,7 +155,8 @@ next_segment(struct scavenge *s, struct seg_view *view, bool *over, bool *wait, 
     struct log *log = s->log;
 
     *wait = false;
-    *over = !logi_segs_at(log->segs, s->pos, view) || view->end > atomic_load(&log->end);
+    *over = s->pos >= s->until || !logi_segs_at(log->segs, s->pos, view) ||
+            view->end > atomic_load(&log->end);
     if (*over || view->end <= atomic_load(&log->indexed))
         return 0;
     *wait = true;
@@ -392,6 +393,7 @@ reset(struct scavenge *s, const struct log_scavenge_conf *conf)
                                       .dry_run = conf->dry_run,
                                       .started_us = log->env->ops->wall_us(log->env)};
     s->pos = logi_segs_first(log->segs);
+    s->until = s->pos;
     s->status.pos = LOG_POS(s->pos);
     s->phase = SCAV_NEXT;
     s->no_limits = false;
@@ -403,6 +405,7 @@ reset(struct scavenge *s, const struct log_scavenge_conf *conf)
          pos = view.end) {
         s->status.segments++;
         s->status.all_bytes += view.end - view.first;
+        s->until = view.end;
     }
 }
 
