@@ -369,7 +369,7 @@ log_iter_next(struct log_iter *it, struct log_event *out, struct err *err)
 
     must(it->magic == LOGI_MAGIC);
     it->looked = 0;
-    if (!it->in_frame)
+    if (!it->in_frame && !it->seg_held)
         logi_segs_pin(it->log->segs, &it->pin);
     take_retention(it);
     if (it->over)
@@ -384,8 +384,10 @@ log_iter_next(struct log_iter *it, struct log_event *out, struct err *err)
         rc = logi_all_forward(it, out, err);
     if (it->over && rc != 0)
         it->in_frame = false;
-    if (rc != 0 && !it->in_frame)
+    if (rc != 0 && !it->in_frame) {
         logi_segs_unpin(&it->pin);
+        it->seg_held = false;
+    }
     return rc;
 }
 

@@ -31,6 +31,25 @@ offer(struct log_iter *it, const struct record *r, struct log_event *out, bool *
     return logi_iter_give(it, r, &it->frame, out, err);
 }
 
+/* Frame after frame of one segment is found without asking for the segment again. */
+static enum scan
+next_frame(struct log_iter *it, uint64_t end, uint32_t seed)
+{
+    struct segments *segs = it->log->segs;
+
+    if (it->pos >= end)
+        return SCAN_END;
+    if (!it->seg_held || !logi_segs_pin_is_new(segs, &it->pin) || it->pos < it->seg.first ||
+        it->pos >= it->seg.end) {
+        logi_segs_pin(segs, &it->pin);
+        it->seg_held = logi_segs_at(segs, it->pos, &it->seg);
+    }
+    if (it->seg_held && !it->seg.sparse)
+        return logi_scan_in(&it->seg, seed, it->pos, end, &it->frame) ? SCAN_FRAME : SCAN_BAD;
+    it->seg_held = false;
+    return logi_scan_from(segs, it->pos, end, &it->frame);
+}
+
 int
 logi_all_forward(struct log_iter *it, struct log_event *out, struct err *err)
 {
@@ -43,8 +62,7 @@ logi_all_forward(struct log_iter *it, struct log_event *out, struct err *err)
 
     for (;;) {
         if (!it->in_frame) {
-            logi_segs_pin(it->log->segs, &it->pin);
-            scan = logi_scan_from(it->log->segs, it->pos, end, &it->frame);
+            scan = next_frame(it, end, seed);
             if (scan == SCAN_END)
                 return E_END;
             if (scan == SCAN_BAD)

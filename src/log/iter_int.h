@@ -39,13 +39,15 @@ struct log_iter {
     struct seen_view *views; /* ITER_VIEWS; made when needed */
 
     /* a scan */
-    uint64_t     pos;   /* a frame's start; backwards a frame's end */
-    uint64_t     floor; /* backwards: nothing below it */
-    struct frame frame;
-    bool         in_frame;
-    uint32_t     off, left;
-    uint64_t     known_id; /* filter: the last stream asked about, and the answer */
-    bool         known, known_answer;
+    uint64_t        pos;      /* a frame's start; backwards a frame's end */
+    uint64_t        floor;    /* backwards: nothing below it */
+    struct seg_view seg;      /* forwards: the segment that it is in */
+    bool            seg_held; /* … seen through the pin, which was not given up since */
+    struct frame    frame;
+    bool            in_frame;
+    uint32_t        off, left;
+    uint64_t        known_id; /* filter: the last stream asked about, and the answer */
+    bool            known, known_answer;
 
     /* a stream, or a list */
     uint64_t    id, version;

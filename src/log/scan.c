@@ -5,10 +5,9 @@
 
 #include "base/must.h"
 
-/* The frame at `pos` in a plain segment, of which nothing from `bound` on counts. */
-static bool
-frame_in(const struct seg_view *view, uint32_t seed, uint64_t pos, uint64_t bound,
-         struct frame *out)
+bool
+logi_scan_in(const struct seg_view *view, uint32_t seed, uint64_t pos, uint64_t bound,
+             struct frame *out)
 {
     uint64_t end = view->end < bound ? view->end : bound;
 
@@ -109,7 +108,7 @@ logi_scan_from(struct segments *segs, uint64_t pos, uint64_t bound, struct frame
         if (pos % 8 != 0 || !logi_segs_at(segs, pos, &view))
             return SCAN_BAD;
         if (!view.sparse)
-            return frame_in(&view, seed, pos, bound, out) ? SCAN_FRAME : SCAN_BAD;
+            return logi_scan_in(&view, seed, pos, bound, out) ? SCAN_FRAME : SCAN_BAD;
         if (!view.whole)
             return SCAN_BAD;
         i = entry_from(&view, pos);
@@ -137,7 +136,7 @@ logi_scan_back(struct segments *segs, uint64_t pos, struct frame *out)
         if (!view.sparse) {
             length = fmt_frame_length_before(view.bytes + (pos - view.first));
             return length >= FRAME_MIN && length % 8 == 0 && length <= pos - view.first &&
-                           frame_in(&view, seed, pos - length, pos, out) &&
+                           logi_scan_in(&view, seed, pos - length, pos, out) &&
                            out->head.length == length
                        ? SCAN_FRAME
                        : SCAN_BAD;
@@ -240,7 +239,7 @@ logi_scan_record_at(struct segments *segs, uint64_t pos, uint64_t bound, bool ch
         return false;
     off = out->frame_off;
     if (out->pos != pos || off > pos - view.first || off % 8 != 0 ||
-        !frame_in(&view, logi_segs_seed(segs), pos - off, bound, frame))
+        !logi_scan_in(&view, logi_segs_seed(segs), pos - off, bound, frame))
         return false;
     return off + out->length <= frame->head.length - FRAME_TRAILER;
 }

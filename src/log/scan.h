@@ -100,4 +100,8 @@ int logi_scan_seek(struct segments *, uint64_t pos, uint64_t bound, uint64_t *ou
 int logi_scan_assemble(struct segments *, const struct record *head, const struct frame *,
                        uint64_t bound, uint8_t *payload, struct err *err);
 
+/* The frame at pos in a plain segment's view; nothing from bound on counts. */
+bool logi_scan_in(const struct seg_view *, uint32_t seed, uint64_t pos, uint64_t bound,
+                  struct frame *out);
+
 #endif

@@ -18,10 +18,10 @@
 #define IDLE_RECLAIM_US UINT64_C(50000) /* while somebody still sees a replaced segment */
 #define INDEX_WAIT_US UINT64_C(20000)
 #define PACE_FIRST (UINT64_C(16) << 20)
-#define PACE_LEAST (UINT64_C(1) << 20)
+#define PACE_LEAST (UINT64_C(4) << 20)
 #define PACE_MOST (UINT64_C(512) << 20)
 #define CALM_AFTER_US UINT64_C(100000) /* without a sync: nobody is there to be held up */
-#define SYNC_SLOW_US UINT64_C(2000)    /* a sync below this is never too slow */
+#define SYNC_SLOW_US UINT64_C(5000)    /* a sync below this is never too slow */
 #define SYNC_FACTOR 4u                 /* … nor one that takes less than so many usual ones */
 
 /* what it costs the foreground */
@@ -63,7 +63,7 @@ set_pace(struct scavenge *s)
         return;
     if (slow < SYNC_SLOW_US)
         slow = SYNC_SLOW_US;
-    s->pace = worst > slow ? s->pace / 2 : s->pace + s->pace / 64;
+    s->pace = worst > slow ? s->pace / 2 : s->pace + s->pace / 16;
     if (s->pace < PACE_LEAST)
         s->pace = PACE_LEAST;
     if (s->pace > PACE_MOST)

@@ -72,6 +72,8 @@ void logi_segs_pin_add(struct segments *, struct seg_pin *);
 void logi_segs_pin_drop(struct segments *, struct seg_pin *);
 void logi_segs_pin(struct segments *, struct seg_pin *);
 void logi_segs_unpin(struct seg_pin *);
+/* True: nothing was replaced since the pin was set, so what was seen through it still stands. */
+bool logi_segs_pin_is_new(struct segments *, const struct seg_pin *);
 
 /* scavenging: one thread at a time */
 

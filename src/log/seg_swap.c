@@ -96,6 +96,13 @@ logi_segs_pin(struct segments *s, struct seg_pin *pin)
                           memory_order_release);
 }
 
+bool
+logi_segs_pin_is_new(struct segments *s, const struct seg_pin *pin)
+{
+    return atomic_load_explicit(&pin->epoch, memory_order_relaxed) ==
+           atomic_load_explicit(&s->epoch, memory_order_acquire);
+}
+
 void
 logi_segs_unpin(struct seg_pin *pin)
 {
