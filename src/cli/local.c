@@ -12,6 +12,7 @@
 #include "base/must.h"
 #include "base/rfc3339.h"
 #include "cli/cli_int.h"
+#include "cli/engine_int.h"
 #include "env/env_real.h"
 #include "log/index.h"
 #include "log/log.h"
@@ -102,12 +103,33 @@ clii_log_close(struct cli *c, struct log *log)
     c->subjects = NULL;
 }
 
+/* What the configuration says of a folder's log, where one was given. */
+static int
+take_config(struct cli *c, struct log_conf *conf, struct conf **root, struct log_retention **list,
+            struct err *err)
+{
+    const char *file = c->opt[OPT_CONF];
+    int         rc;
+
+    if (file == NULL)
+        return 0;
+    TRY(enginei_config_load(c, file, root, err));
+    TRY(enginei_retention(*root, list, &conf->retention_count, err));
+    conf->retention = *list;
+out:
+    return rc;
+}
+
 int
 clii_log_open(struct cli *c, bool write, struct log **out, struct err *err)
 {
-    struct log_conf conf = {.index = &log_index_lmdb, .read_only = !write};
-    int             rc = E_BUSY;
+    struct log_conf       conf = {.index = &log_index_lmdb, .read_only = !write};
+    struct log_retention *list = NULL;
+    struct conf          *root = NULL;
+    int                   rc;
 
+    TRY(take_config(c, &conf, &root, &list, err));
+    rc = E_BUSY;
     /* Another command may have it for a moment; a server keeps it. */
     for (unsigned i = 0; rc == E_BUSY && i <= BUSY_MS / BUSY_STEP_MS; i++) {
         if (i > 0)
@@ -115,10 +137,13 @@ clii_log_open(struct cli *c, bool write, struct log **out, struct err *err)
         rc = open_both(c, &conf, out, err);
     }
     if (rc == E_NOTFOUND && !clii_has_log(c))
-        RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "%s: no data folder is there; --data names another",
-                   clii_data(c));
+        FAIL(err, E_NOTFOUND, ERR_DATA, "%s: no data folder is there; --data names another",
+             clii_data(c));
     if (rc == E_NOTFOUND)
         err_prefix(err, "oxbow log reindex makes the index again");
+out:
+    free(list);
+    conf_free(root);
     return rc;
 }
 

@@ -17,6 +17,8 @@
 #define RETRY_US UINT64_C(200000)
 #define NAP_US UINT64_C(200)
 #define MAGIC 0x74726163u
+#define PREFLIGHT_TRIES 5u
+#define PREFLIGHT_PAUSE_US UINT64_C(500000)
 
 /* the record */
 
@@ -205,10 +207,18 @@ preflight(struct tracer *t, uint64_t *next_us, struct err *err)
     struct err            why;
 
     *next_us = ENV_STEP_NOW;
-    if (traceri_run_preflight(t, &why) == 0)
+    if (traceri_run_preflight(t, &why) == 0) {
+        t->preflight_tries = 0;
         return 0;
+    }
     if (atomic_load(&t->stopping))
         return 0;
+    /* A side that is busy for a moment is asked again before anybody is told to begin anew. */
+    if (why.kind == ERR_RETRY && ++t->preflight_tries < PREFLIGHT_TRIES) {
+        *next_us = PREFLIGHT_PAUSE_US;
+        return 0;
+    }
+    t->preflight_tries = 0;
     say(SAY_WARN, "preflight failed", "name", t->name, "why", why.text, NULL);
     next = t->rec;
     next.phase = TRACER_DRAFT;

@@ -197,7 +197,8 @@ struct tracer {
     struct traceri_item   *batch;       /* TRACERI_BATCH of them, the controller's */
     uint32_t               batch_count; /* in the lanes, maybe still undone */
     bool                   canary;
-    const char            *canary_key; /* of the configuration; may be NULL */
+    unsigned               preflight_tries; /* since the last one that was decided */
+    const char            *canary_key;      /* of the configuration; may be NULL */
     uint64_t               lease_us, stale_after_us;
     uint32_t               workers, retries, chunk, stale_max, attempts;
 
