@@ -115,11 +115,11 @@ start_tasks(struct log *log, struct err *err)
      * Index and upkeep may have work at once and wake the log task, which has to be there; it
      * wakes others only for requests, and there are none before the log is open.
      */
+    TRY(logi_scavenge_new(log, err)); /* upkeep looks at what it has reserved */
     TRY(start(log, "ox-log", logi_log_step, &log->task, err));
     TRY(start(log, "ox-sync", logi_sync_step, &log->syncer, err));
     TRY(start(log, "ox-index", logi_index_step, &log->indexer, err));
     TRY(start(log, "ox-upkeep", logi_upkeep_step, &log->upkeep, err));
-    TRY(logi_scavenge_new(log, err));
     TRY(log->env->ops->task_start(
         log->env, &(struct ox_task_def){"ox-scavenge", logi_scavenge_step, log->scavenge},
         logi_scavenge_task(log), err));
