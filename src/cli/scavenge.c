@@ -177,6 +177,6 @@ clii_log_scavenge(struct cli *c, struct err *err)
     TRY(tell(c, &now, err));
 out:
     buf_fini(&now);
-    log_close(p.log);
+    clii_log_close(c, p.log);
     return rc;
 }

@@ -300,9 +300,12 @@ list_one(void *arg, const struct log_stream *stream, struct err *err)
 static int
 collect(struct log *log, struct slice list, struct names *n, struct err *err)
 {
-    const char *p = list.data, *end = p + list.len;
+    const char *p = list.data, *end;
     int         rc = 0;
 
+    if (list.len == 0)
+        return 0; /* no list at all has no address either */
+    end = p + list.len;
     while (p < end) {
         const char       *comma = memchr(p, ',', (size_t)(end - p));
         struct slice      name = slice_of(p, (size_t)((comma == NULL ? end : comma) - p));
