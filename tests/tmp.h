@@ -6,10 +6,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* In $TMPDIR, or /tmp. */
 static inline void
 tmp_dir(char *out, size_t room)
 {
-    (void)snprintf(out, room, "/tmp/oxbow-test-XXXXXX");
+    const char *base = getenv("TMPDIR");
+
+    if ((size_t)snprintf(out, room, "%s/oxbow-test-XXXXXX",
+                         base == NULL || base[0] == '\0' ? "/tmp" : base) >= room) {
+        (void)fprintf(stderr, "TMPDIR is too long: %s\n", base);
+        exit(1);
+    }
     if (mkdtemp(out) == NULL) {
         perror(out);
         exit(1);
