@@ -351,6 +351,12 @@ logi_recent_add(struct recent *r, uint64_t stream_id, const uint8_t *event_id, u
     r->next++;
 }
 
+void
+logi_recent_expect(const struct recent *r, uint64_t stream_id, const uint8_t *event_id)
+{
+    __builtin_prefetch(&r->table[(uint32_t)fingerprint(r, stream_id, event_id) & r->mask], 1);
+}
+
 uint64_t
 logi_recent_find(const struct recent *r, uint64_t stream_id, const uint8_t *event_id)
 {

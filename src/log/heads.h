@@ -60,6 +60,8 @@ void logi_recent_free(struct recent *);
 
 /* In order of positions; the oldest goes. */
 void logi_recent_add(struct recent *, uint64_t stream_id, const uint8_t *event_id, uint64_t pos);
+/* A hint: this one will be added or looked for soon. */
+void logi_recent_expect(const struct recent *, uint64_t stream_id, const uint8_t *event_id);
 /* The newest event with this fingerprint; 0: none. */
 uint64_t logi_recent_find(const struct recent *, uint64_t stream_id, const uint8_t *event_id);
 uint32_t logi_recent_room(const struct recent *);

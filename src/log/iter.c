@@ -384,6 +384,8 @@ log_iter_next(struct log_iter *it, struct log_event *out, struct err *err)
         rc = logi_all_forward(it, out, err);
     if (it->over && rc != 0)
         it->in_frame = false;
+    if (rc == E_END)
+        logi_window_free(&it->window);
     if (rc != 0 && !it->in_frame) {
         logi_segs_unpin(&it->pin);
         it->seg_held = false;
@@ -430,6 +432,7 @@ log_iter_close(struct log_iter *it)
     if (it == NULL)
         return;
     logi_segs_pin_drop(it->log->segs, &it->pin);
+    logi_window_free(&it->window);
     buf_fini(&it->text);
     buf_fini(&it->payload);
     logi_retention_put(it->retention);

@@ -45,7 +45,10 @@ next_frame(struct log_iter *it, uint64_t end, uint32_t seed)
         it->seg_held = logi_segs_at(segs, it->pos, &it->seg);
     }
     if (it->seg_held && !it->seg.sparse)
-        return logi_scan_in(&it->seg, seed, it->pos, end, &it->frame) ? SCAN_FRAME : SCAN_BAD;
+        return logi_window_frame(&it->window, segs, it->pos, end, &it->frame) ||
+                       logi_scan_in(&it->seg, seed, it->pos, end, &it->frame)
+                   ? SCAN_FRAME
+                   : SCAN_BAD;
     it->seg_held = false;
     return logi_scan_from(segs, it->pos, end, &it->frame);
 }

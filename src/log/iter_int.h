@@ -6,6 +6,7 @@
 #define OX_LOG_ITER_INT_H
 
 #include "log/log_int.h"
+#include "log/window.h"
 
 #define ITER_BATCH 64u
 #define ITER_VIEWS 64u
@@ -43,6 +44,7 @@ struct log_iter {
     uint64_t        floor;    /* backwards: nothing below it */
     struct seg_view seg;      /* forwards: the segment that it is in */
     bool            seg_held; /* … seen through the pin, which was not given up since */
+    struct window   window;   /* forwards, while there is much to go through */
     struct frame    frame;
     bool            in_frame;
     uint32_t        off, left;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "log/log_int.h"
+#include "log/window.h"
 
 #define CLEAN_BYTES 48u
 #define CLEAN_MAGIC "OXCLEAN1"
@@ -350,44 +351,92 @@ out:
 
 /* The start of the last frames that hold at least `events` records. */
 static uint64_t
-recent_start(struct log *log, uint64_t end, uint32_t events)
+recent_start(struct log *log, struct window *w, uint64_t end, uint32_t events)
 {
     uint64_t     pos = end, records = 0;
     struct frame f;
 
-    while (records < events && logi_scan_back(log->segs, pos, &f) == SCAN_FRAME) {
+    while (records < events && (logi_window_before(w, log->segs, pos, &f) ||
+                                logi_scan_back(log->segs, pos, &f) == SCAN_FRAME)) {
         pos = f.head.pos;
         records += f.head.records;
     }
     return pos;
 }
 
+/* Events on their way into the table, which by then has come into the cache. */
+#define COMING 16u
+
+struct coming {
+    struct {
+        uint64_t     stream_id, pos;
+        struct ox_id id;
+    } list[COMING];
+    uint64_t count;
+};
+
+static void
+add_recent(struct log *log, struct coming *c, const struct record *r)
+{
+    uint64_t i = c->count++ % COMING;
+
+    if (c->count > COMING)
+        logi_recent_add(log->recent, c->list[i].stream_id, c->list[i].id.b, c->list[i].pos);
+    c->list[i].stream_id = r->stream_id;
+    c->list[i].pos = r->pos;
+    memcpy(c->list[i].id.b, r->id, sizeof c->list[i].id.b);
+    logi_recent_expect(log->recent, r->stream_id, r->id);
+}
+
+/* What is still on its way. */
+static void
+add_rest(struct log *log, struct coming *c)
+{
+    uint64_t from = c->count > COMING ? c->count - COMING : 0;
+
+    for (uint64_t n = from; n < c->count; n++) {
+        uint64_t i = n % COMING;
+
+        logi_recent_add(log->recent, c->list[i].stream_id, c->list[i].id.b, c->list[i].pos);
+    }
+}
+
 static int
 fill_recent(struct log *log, struct err *err)
 {
     uint64_t      end = atomic_load(&log->end), pos;
+    struct window w = {0};
+    struct coming coming = {.count = 0};
     struct frame  f;
     struct record r;
-    enum scan     scan;
+    int           rc = 0;
 
-    for (pos = recent_start(log, end, logi_recent_room(log->recent));
-         (scan = logi_scan_from(log->segs, pos, end, &f)) != SCAN_END; pos = f.next) {
+    for (pos = recent_start(log, &w, end, logi_recent_room(log->recent)); pos < end; pos = f.next) {
         uint32_t off = FRAME_HEADER;
 
-        if (scan == SCAN_BAD)
-            RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: damaged frame at position %" PRIu64,
-                       log->dir, pos);
+        if (!logi_window_frame(&w, log->segs, pos, end, &f)) {
+            enum scan scan = logi_scan_from(log->segs, pos, end, &f);
+
+            if (scan == SCAN_END)
+                break;
+            if (scan == SCAN_BAD)
+                FAIL(err, E_DAMAGED, ERR_FATAL, "%s: damaged frame at position %" PRIu64, log->dir,
+                     pos);
+        }
         if ((f.head.flags & FRAME_PAD) == 0)
             log->last_time_us = f.head.time_us;
         for (uint32_t i = 0; i < f.head.records; i++, off += r.length) {
             if (!logi_scan_record(&f, logi_segs_seed(log->segs), off, false, &r))
-                RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: damaged record at position %" PRIu64,
-                           log->dir, pos + off);
+                FAIL(err, E_DAMAGED, ERR_FATAL, "%s: damaged record at position %" PRIu64, log->dir,
+                     pos + off);
             if (r.kind == RECORD_EVENT)
-                logi_recent_add(log->recent, r.stream_id, r.id, r.pos);
+                add_recent(log, &coming, &r);
         }
     }
-    return 0;
+    add_rest(log, &coming);
+out:
+    logi_window_free(&w);
+    return rc;
 }
 
 int

@@ -488,6 +488,24 @@ logi_segs_find(struct segments *s, uint64_t pos)
     return s->table[lo];
 }
 
+bool
+logi_segs_read(struct segments *s, uint64_t pos, uint8_t *out, size_t len, size_t *got)
+{
+    struct ox_file *file = NULL;
+    uint64_t        at = 0;
+
+    lock_take(&s->lock);
+    struct segment *seg = logi_segs_find(s, pos);
+    if (seg != NULL && seg->generation == 0) {
+        file = seg->file;
+        at = SEG_HEADER + (pos - seg->first);
+        if (len > seg->first + seg->span - pos)
+            len = (size_t)(seg->first + seg->span - pos);
+    }
+    lock_give(&s->lock);
+    return file != NULL && s->env->ops->file_read(s->env, file, out, len, at, got, NULL) == 0;
+}
+
 /* growing and writing */
 
 static int

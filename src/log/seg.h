@@ -67,6 +67,12 @@ uint64_t            logi_segs_end(struct segments *);   /* first position withou
 /* The segment that holds the position; false where there is none. */
 bool logi_segs_at(struct segments *, uint64_t pos, struct seg_view *out);
 
+/*
+ * Copies bytes of a plain segment, from pos to its end at most, with one read of the file. False:
+ * no plain segment is there, or the read failed. Under a pin where segments may be replaced.
+ */
+bool logi_segs_read(struct segments *, uint64_t pos, uint8_t *out, size_t len, size_t *got);
+
 /* One thread at a time has a pin. Set again, what was seen through it before is given up. */
 void logi_segs_pin_add(struct segments *, struct seg_pin *);
 void logi_segs_pin_drop(struct segments *, struct seg_pin *);
