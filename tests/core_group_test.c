@@ -427,14 +427,15 @@ test_poison_holds_its_stream(void **state)
 {
     struct home        *h = *state;
     struct fake_member *m;
-    struct fake_got     got;
+    struct fake_got     got, bad = {0};
 
     fill(h, "p", 2, 3);
     fake_create(h->gs, "$all", "g", "{\"strategy\":\"pinned\",\"max_retry_count\":5," BEGIN "}");
     m = fake_join(h->gs, "$all", "g", 10, false);
-    for (int others = 0; others < 3;) { /* p-0's first fails for ever, p-1 goes on */
+    for (int others = 0; others < 3 || bad.retry < 4;) { /* p-0's first fails, p-1 goes on */
         got = fake_take(m);
         if (strcmp(got.stream, "p-0") == 0) {
+            bad = got;
             assert_int_equal(got.version, 0);
             if (got.retry < 4)
                 assert_int_equal(fake_nack(m, got.pos, GROUP_RETRY, "poison"), 0);
@@ -443,13 +444,8 @@ test_poison_holds_its_stream(void **state)
         assert_int_equal(got.version, others++);
         assert_int_equal(fake_ack(m, got.pos), 0);
     }
-    while (fake_at(m, fake_got(m) - 1).retry < 4)
-        if (m->taken < fake_got(m))
-            (void)fake_nack(m, fake_take(m).pos, GROUP_RETRY, "poison");
     assert_int_equal(fake_info(h->gs, "$all", "g").waiting, 2);
-    got = fake_at(m, fake_got(m) - 1);
-    m->taken = fake_got(m);
-    assert_int_equal(fake_nack(m, got.pos, GROUP_PARK, "poison"), 0);
+    assert_int_equal(fake_nack(m, bad.pos, GROUP_PARK, "poison"), 0);
     for (uint64_t v = 1; v < 3; v++) {
         got = fake_take(m);
         assert_int_equal(got.version, v);

@@ -247,11 +247,13 @@ pause_us(struct fields *f, uint64_t worked)
 static int
 build(struct fields *f, uint64_t *wait, struct err *err)
 {
-    uint64_t    began = f->env->ops->mono_us(f->env), end = log_end(f->log).v;
+    uint64_t    began = f->env->ops->mono_us(f->env), end;
     struct span s = look(f);
     uint64_t    due = f->front_us + LIVE_US;
     int         rc = 0;
 
+    atomic_store(&f->listening, f->count > 0);
+    end = log_end(f->log).v;
     *wait = ENV_STEP_WAIT;
     if (f->count == 0 || (s.low >= end && !s.fresh))
         return 0;
@@ -371,7 +373,8 @@ on_grown(struct log_listener *l)
 {
     struct fields *f = l->arg;
 
-    f->env->ops->task_wake(f->env, f->task);
+    if (atomic_load(&f->listening))
+        f->env->ops->task_wake(f->env, f->task);
 }
 
 int

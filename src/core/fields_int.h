@@ -82,6 +82,7 @@ struct fields {
     struct ox_task             *task;
     struct log_listener         listener;
     atomic_bool                 stopping;
+    atomic_bool                 listening; /* there are indexes that want what the log gets */
     struct ox_gate              stopped;
 
     struct ox_lock         lock; /* of what follows, which the task alone changes but for `dead` */

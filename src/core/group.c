@@ -214,6 +214,8 @@ step(void *arg)
             gs->env->ops->gate_open(gs->env, &gs->stopped);
         return ENV_STEP_WAIT;
     }
+    /* Before they look: a group that comes later is looked after in a step of its own. */
+    atomic_store(&gs->listening, gs->list != NULL);
     for (struct group *g = gs->list; g != NULL; g = g->next)
         run(g, &progress, &next_us);
     while (groupi_commands(gs))
@@ -230,7 +232,10 @@ step(void *arg)
 static void
 wake(struct log_listener *listener)
 {
-    groupi_wake(listener->arg);
+    struct groups *gs = listener->arg;
+
+    if (atomic_load(&gs->listening))
+        groupi_wake(gs);
 }
 
 int

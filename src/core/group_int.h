@@ -186,6 +186,7 @@ struct groups {
     struct log_listener listener;
     struct ox_lock      lock;
     atomic_bool         stopping;
+    atomic_bool         listening; /* there are groups that want what the log gets */
     bool                stopped_said;
     struct ox_gate      stopped;
     uint64_t            now_us; /* of the step */
