@@ -395,7 +395,7 @@ test_lists(void **state)
     expect_body(&b, "{\"streams\":[{\"stream\":\"s-4\"");
     expect_body(&b, "],\"next\":null}");
     assert_int_equal(get(&f, "/v1/stats", "", &b), 200);
-    expect_body(&b, "\"failed\":null},\"server\":{\"connections\":");
+    expect_body(&b, "\"failed\":null},\"server\":{\"started_s\":");
     assert_int_equal(get(&f, "/metrics", "", &b), 200);
     expect_body(&b, "oxbow_append_seconds_bucket{le=\"+Inf\"} 5\n");
     expect_body(&b, "oxbow_http_answers_total{status=\"201\"} 5\n");

@@ -38,6 +38,8 @@ const struct cli_option clii_options[OPT_COUNT] = {
     [OPT_STOP] = {"stop", 0, NULL, "end the one that is running at the server"},
     [OPT_RESOLVE] = {"resolve", 0, NULL, "follow links to the events that they lead to"},
     [OPT_PATH] = {"path", 0, "PATH", "the field: a.b.0 or a.*.b, or /a/b as a JSON Pointer"},
+    [OPT_EVERY] = {"every", 0, "SECONDS", "between two looks (1)"},
+    [OPT_INSECURE] = {"insecure", 0, NULL, "listen where others can reach it, as it is"},
     [OPT_METADATA] = {"metadata", 0, NULL, "the field is in the metadata, not in the data"},
 };
 

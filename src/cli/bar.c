@@ -23,9 +23,8 @@ clii_bar_init(struct cli_bar *bar, struct cli *c, const char *what)
     *bar = (struct cli_bar){.cli = c, .what = what, .began_us = now, .said_us = now};
 }
 
-/* "1.5 GiB" */
-static void
-put_bytes(double bytes, char *out, size_t room)
+void
+clii_bytes_text(double bytes, char *out, size_t room)
 {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     unsigned                 unit = 0;
@@ -46,9 +45,9 @@ draw(struct cli_bar *bar, uint64_t done, uint64_t all, double rate, uint64_t lef
     for (unsigned i = 0; i < CELLS; i++)
         cells[i] = i < full ? '#' : '.';
     cells[CELLS] = '\0';
-    put_bytes((double)done, have, sizeof have);
-    put_bytes((double)all, whole, sizeof whole);
-    put_bytes(rate, pace, sizeof pace);
+    clii_bytes_text((double)done, have, sizeof have);
+    clii_bytes_text((double)all, whole, sizeof whole);
+    clii_bytes_text(rate, pace, sizeof pace);
     clii_progress(bar->cli, "%s [%s] %3u %%  %s of %s  %s/s  %llu:%02llu left", bar->what, cells,
                   all == 0 ? 100 : (unsigned)((double)done / (double)all * 100), have, whole, pace,
                   (unsigned long long)(left_s / 60), (unsigned long long)(left_s % 60));

@@ -51,6 +51,8 @@ enum cli_opt {
     OPT_STOP,
     OPT_PATH,
     OPT_METADATA,
+    OPT_EVERY,
+    OPT_INSECURE,
     OPT_COUNT
 };
 
@@ -141,6 +143,8 @@ struct cli_bar {
 
 void clii_bar_init(struct cli_bar *bar, struct cli *c, const char *what);
 void clii_bar(struct cli_bar *bar, uint64_t done, uint64_t all);
+/* "1.5 GiB" */
+void clii_bytes_text(double bytes, char *out, size_t room);
 /* For log_progress_fn, with the bar as `arg`: E_INTERRUPTED where a signal came. */
 int clii_bar_step(void *bar, uint64_t done, uint64_t all);
 
@@ -347,6 +351,7 @@ int clii_index_drop(struct cli *c, struct err *err);
 int clii_index_rebuild(struct cli *c, struct err *err);
 int clii_index_read(struct cli *c, struct err *err);
 int clii_index_values(struct cli *c, struct err *err);
+int clii_top(struct cli *c, struct err *err);
 int clii_completion(struct cli *c, struct err *err);
 
 #endif

@@ -98,8 +98,12 @@ const struct cli_command clii_commands[] = {
      1, 1, CLI_HAS(OPT_KEYS) | CLI_HAS(OPT_STREAMS), clii_subject_erase},
     {"serve", "", "Serve the log over HTTP",
      "Listens on 127.0.0.1:2113 unless told otherwise. SIGTERM stops it when what is in\n"
-     "flight is done; SIGHUP reads the configuration again.",
-     0, 0, CLI_HAS(OPT_LISTEN) | CLI_HAS(OPT_KEYS), clii_serve},
+     "flight is done; SIGHUP reads the configuration again. An address that other machines reach\n"
+     "needs --insecure: whoever reaches the port may do anything.",
+     0, 0, CLI_HAS(OPT_LISTEN) | CLI_HAS(OPT_KEYS) | CLI_HAS(OPT_INSECURE), clii_serve},
+    {"top", "", "Watch what a running server does",
+     "On a terminal until interrupted, else one page; -n says how many.", 0, 0,
+     CLI_HAS(OPT_LIMIT) | CLI_HAS(OPT_EVERY), clii_top},
     {"check", "", "Check a configuration and probe every system it names", NULL, 0, 0, 0,
      clii_check},
     {"source list", "", "List a server's sources", NULL, 0, 0, 0, clii_source_list},

@@ -114,6 +114,18 @@ static const struct conf_field limit_fields[] = {
     {.name = NULL},
 };
 
+static const struct conf_field request_fields[] = {
+    {.name = "log",
+     .type = {.kind = CONF_BOOL},
+     .preset = "false",
+     .doc = "a line for each request"},
+    {.name = "slow",
+     .type = {.kind = CONF_DURATION, .max = INT64_C(3600) * 1000000},
+     .preset = "1s",
+     .doc = "a line for each request that took so long; 0: none"},
+    {.name = NULL},
+};
+
 static const struct conf_type retention_type = {.kind = CONF_OBJECT, .fields = retention_fields};
 static const struct conf_type quota_type = {.kind = CONF_OBJECT, .fields = quota_fields};
 static const struct conf_type source_type = {
@@ -129,6 +141,10 @@ static const struct conf_field root_fields[] = {
      .type = {.kind = CONF_STRING, .min = 2, .max = 255},
      .preset = "127.0.0.1:2113",
      .doc = "HOST:PORT"},
+    {.name = "insecure",
+     .type = {.kind = CONF_BOOL},
+     .preset = "false",
+     .doc = "listen where others can reach it, without TLS and users"},
     {.name = "keys",
      .type = {.kind = CONF_PATH, .min = 1, .max = 3000},
      .doc = "the keystore of subjects; preset: keys in the data folder"},
@@ -136,6 +152,7 @@ static const struct conf_field root_fields[] = {
      .type = {.kind = CONF_SECRET, .min = 64, .max = 64},
      .doc = "64 hexadecimal digits that wrap the keys of subjects"},
     {.name = "log", .type = {.kind = CONF_OBJECT, .fields = log_fields}, .preset = "{}"},
+    {.name = "requests", .type = {.kind = CONF_OBJECT, .fields = request_fields}, .preset = "{}"},
     {.name = "limits", .type = {.kind = CONF_OBJECT, .fields = limit_fields}, .preset = "{}"},
     {.name = "retention",
      .type = {.kind = CONF_MAP, .of = &retention_type, .max = 1000},

@@ -1,4 +1,5 @@
 /* oxbow serve: the log behind the network front, and what the configuration has, until a signal. */
+#include <arpa/inet.h>
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,6 +44,26 @@ read_listen(const char *text, char host[HOST_BYTES], uint16_t *port, struct err 
     host[len] = '\0';
     *port = (uint16_t)number;
     return 0;
+}
+
+/* There is neither TLS nor are there users: only this machine's own may be let in unasked. */
+static int
+check_exposed(const struct cli *c, const struct conf *root, const char *host, struct err *err)
+{
+    struct in_addr  four;
+    struct in6_addr six;
+    bool            local = host[0] == '\0' || strcmp(host, "localhost") == 0;
+
+    if (inet_pton(AF_INET, host, &four) == 1)
+        local = ntohl(four.s_addr) >> 24 == 127;
+    else if (inet_pton(AF_INET6, host, &six) == 1)
+        local = IN6_IS_ADDR_LOOPBACK(&six);
+    if (local || c->opt[OPT_INSECURE] != NULL || conf_bool(root, "insecure"))
+        return 0;
+    RETURN_ERR(err, E_USAGE, ERR_DATA,
+               "listen %s: others could reach it, and anybody may do anything there: use 127.0.0.1 "
+               "behind a proxy, or say --insecure",
+               host);
 }
 
 static int
@@ -117,9 +138,12 @@ clii_serve(struct cli *c, struct err *err)
     }
     TRY(read_listen(c->opt[OPT_LISTEN] != NULL ? c->opt[OPT_LISTEN] : conf_str(root, "listen"),
                     host, &conf.port, err));
+    TRY(check_exposed(c, root, host, err));
     if (host[0] != '\0')
         conf.host = host;
     conf.connections_max = (uint32_t)conf_int(conf_child(root, "limits"), "connections");
+    conf.access_log = conf_bool(conf_child(root, "requests"), "log");
+    conf.slow_ms = (uint32_t)(conf_duration_us(conf_child(root, "requests"), "slow") / 1000);
     say_init(env_real(), SAY_INFO);
     c->opening = true;
     TRY(open_log(c, root, &report, &log, err));

@@ -172,7 +172,7 @@ commit_group(struct log *log, struct group *g)
     struct journal_group jg = {LOG_POS(g->first), LOG_POS(g->end), buf_slice(&g->bytes), g->frames};
     enum journal_verdict verdict;
     struct err           err;
-    uint64_t             began;
+    uint64_t             began, took;
 
     must(atomic_load(&g->state) == GROUP_SYNCING);
     err_clear(&err);
@@ -190,7 +190,10 @@ commit_group(struct log *log, struct group *g)
         verdict = JOURNAL_REFUSED;
         if (log->conf.subjects == NULL || logi_seal_sync(log, &err) == 0)
             verdict = log->conf.journal->commit(log->journal, &jg, &err);
-        logi_note_sync(log, log->env->ops->mono_us(log->env) - began);
+        took = log->env->ops->mono_us(log->env) - began;
+        logi_note_sync(log, took);
+        hist_add(&log->sync_us, took);
+        hist_add(&log->group_commits, g->commits);
         if (verdict == JOURNAL_DURABLE) {
 #ifndef OX_BUG_EARLY_ACK
             publish(log, g, LOG_POS(g->end));

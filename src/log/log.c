@@ -311,6 +311,8 @@ log_get_info(struct log *log, struct log_info *out)
     out->groups = out->syncs = atomic_load(&log->group_count);
     out->appended_bytes = atomic_load(&log->appended_bytes);
     out->memory_bytes = logi_mem_bytes(log->mem);
+    hist_read(&log->sync_us, &out->sync_us);
+    hist_read(&log->group_commits, &out->group_commits);
     lock_take(&log->admin);
     out->failed = atomic_load(&log->failed);
     if (out->failed)

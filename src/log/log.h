@@ -17,6 +17,7 @@
 
 #include "base/env.h"
 #include "base/err.h"
+#include "base/hist.h"
 #include "base/id.h"
 #include "base/pos.h"
 #include "base/slice.h"
@@ -379,8 +380,9 @@ struct log_info {
     bool           failed; /* takes no writes any more; why is in failed_text */
     char           failed_text[ERR_TEXT_MAX];
     /* since opening */
-    uint64_t commits, events, groups, appended_bytes, syncs;
-    uint64_t memory_bytes; /* of what is not indexed yet */
+    uint64_t         commits, events, groups, appended_bytes, syncs;
+    uint64_t         memory_bytes; /* of what is not indexed yet */
+    struct hist_view sync_us, group_commits;
 };
 
 void log_get_info(struct log *log, struct log_info *out);

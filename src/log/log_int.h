@@ -149,6 +149,7 @@ struct log {
 
     _Atomic uint64_t commits, events, group_count, appended_bytes, syncs, stream_count;
     _Atomic int64_t  durable_time_us;
+    struct hist      sync_us, group_commits; /* of the groups since opening */
 };
 
 /* seal.c: data under a subject's key */

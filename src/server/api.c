@@ -51,6 +51,57 @@ put_number(struct json_out *o, const char *key, uint64_t v)
     json_out_u64(o, v);
 }
 
+/* {"sum":…,"le":[…],"count":[…]}: how many were at most so much, and above the one before. */
+static void
+put_hist(struct json_out *o, const char *key, const struct hist_view *h)
+{
+    json_out_key(o, key);
+    json_out_object(o);
+    put_number(o, "sum", h->sum);
+    json_out_key(o, "le");
+    json_out_array(o);
+    for (unsigned i = 0; i < HIST_BUCKETS - 1; i++)
+        json_out_u64(o, hist_bound(i));
+    json_out_null(o);
+    json_out_array_end(o);
+    json_out_key(o, "count");
+    json_out_array(o);
+    for (unsigned i = 0; i < HIST_BUCKETS; i++)
+        json_out_u64(o, h->count[i]);
+    json_out_array_end(o);
+    json_out_object_end(o);
+}
+
+static void
+put_server(struct json_out *o, const struct server *s)
+{
+    const struct stats *stats = &s->stats;
+    uint64_t            count, behind;
+
+    json_out_key(o, "server");
+    json_out_object(o);
+    put_number(o, "started_s", (uint64_t)s->started_s);
+    put_number(o, "connections", s->conn_count);
+    put_number(o, "readers", s->feed_count);
+    serveri_live_look(s, &count, &behind);
+    put_number(o, "subscriptions_live", count);
+    put_number(o, "subscriptions_lag_bytes", behind);
+    put_number(o, "requests", stats->requests);
+    put_number(o, "appends", stats->appends);
+    put_number(o, "append_events", stats->append_events);
+    put_number(o, "appends_waiting", s->in_flight);
+    put_number(o, "events_sent", stats->events_out);
+    put_number(o, "received_bytes", stats->bytes_in);
+    put_number(o, "sent_bytes", stats->bytes_out);
+    put_number(o, "buffer_bytes", s->charged);
+    json_out_key(o, "refusals");
+    json_out_object(o);
+    for (unsigned i = 0; i < SERVERI_REASONS_MAX && stats->reasons[i].name != NULL; i++)
+        put_number(o, stats->reasons[i].name, stats->reasons[i].count);
+    json_out_object_end(o);
+    json_out_object_end(o);
+}
+
 static void
 put_log(struct json_out *o, const struct log_info *info)
 {
@@ -83,23 +134,23 @@ put_log(struct json_out *o, const struct log_info *info)
 static void
 get_stats(struct call *call, void *arg)
 {
-    struct server  *s = call->conn->server;
-    struct json_out o;
-    struct log_info info;
+    struct server   *s = call->conn->server;
+    struct hist_view append_us;
+    struct json_out  o;
+    struct log_info  info;
 
     log_get_info(s->log, &info);
     buf_clear(&s->scratch);
     json_out_init(&o, &s->scratch);
     json_out_object(&o);
     put_log(&o, &info);
-    json_out_key(&o, "server");
+    put_server(&o, s);
+    hist_read(&s->stats.append_us, &append_us);
+    json_out_key(&o, "histograms");
     json_out_object(&o);
-    put_number(&o, "connections", s->conn_count);
-    put_number(&o, "readers", s->feed_count);
-    put_number(&o, "requests", s->stats.requests);
-    put_number(&o, "appends", s->stats.appends);
-    put_number(&o, "appends_waiting", s->in_flight);
-    put_number(&o, "buffer_bytes", s->charged);
+    put_hist(&o, "append_us", &append_us);
+    put_hist(&o, "sync_us", &info.sync_us);
+    put_hist(&o, "group_commits", &info.group_commits);
     json_out_object_end(&o);
     json_out_object_end(&o);
     call_answer(call, 200, CALL_JSON, buf_slice(&s->scratch));

@@ -17,12 +17,6 @@
 #define SCRATCH_KEEP (64U << 10)
 #define EVENTS_KEEP 256
 
-/* Upper bounds in µs of the latency's buckets. */
-const uint32_t serveri_latency_us[SERVERI_LATENCY_BUCKETS] = {
-    50,    100,   250,    500,    1000,   2500,    5000,    10000,
-    25000, 50000, 100000, 250000, 500000, 1000000, 2500000, 5000000,
-};
-
 void
 serveri_append_free(struct append *a)
 {
@@ -116,13 +110,7 @@ serveri_append_begin(struct call *call)
 static void
 count(struct server *s, const struct append *a)
 {
-    uint64_t us = s->taken_us - a->submitted_us;
-    unsigned i = 0;
-
-    while (i < SERVERI_LATENCY_BUCKETS && us > serveri_latency_us[i])
-        i++;
-    s->stats.latency[i]++;
-    s->stats.latency_us_sum += us;
+    hist_add(&s->stats.append_us, s->taken_us - a->submitted_us);
     s->stats.appends++;
     if (a->req.rc == 0)
         s->stats.append_events += a->count;
@@ -133,6 +121,7 @@ answer_wrong_version(struct call *call, const struct append *a)
 {
     struct buf body = {0};
 
+    call->reason = "wrong-expected-version";
     buf_add_str(&body, "{\"error\":\"wrong-expected-version\",\"message\":");
     json_put_str(&body, a->req.err.text);
     buf_add_str(&body, ",\"stream\":");

@@ -1,6 +1,8 @@
 /* The request as handlers see it, and the writing of answers. */
-#include "base/json.h"
+#include <stdio.h>
+#include <string.h>
 
+#include "base/json.h"
 #include "base/must.h"
 #include "server/server_int.h"
 
@@ -143,24 +145,77 @@ add_allow(struct buf *out, unsigned allow)
     buf_add_str(out, "\r\n");
 }
 
+/* The client's, where it can stand in a line of the log as it is. */
+static bool
+their_id(const struct call *call, struct slice *id)
+{
+    static const char extra[] = "._:/+=@-";
+
+    if (call->route == NULL || !call_header(call, "x-request-id", id) || id->len == 0 ||
+        id->len > SERVERI_REQUEST_ID_MAX)
+        return false;
+    for (size_t i = 0; i < id->len; i++) {
+        char ch = ((const char *)id->data)[i];
+
+        if ((ch < '0' || ch > '9') && ((ch | 0x20) < 'a' || (ch | 0x20) > 'z') &&
+            (ch == '\0' || strchr(extra, ch) == NULL))
+            return false;
+    }
+    return true;
+}
+
+void
+serveri_request_id(const struct call *call, char out[SERVERI_REQUEST_ID_MAX + 1])
+{
+    struct slice id;
+
+    if (their_id(call, &id)) {
+        memcpy(out, id.data, id.len);
+        out[id.len] = '\0';
+    } else {
+        (void)snprintf(out, SERVERI_REQUEST_ID_MAX, "%08x-%llu", call->conn->server->instance,
+                       (unsigned long long)call->number);
+    }
+}
+
+/* What is counted of a refusal: a name that is new when the table is full goes to its last row. */
+static void
+count_reason(struct stats *stats, const char *name)
+{
+    unsigned i = 0;
+
+    while (i < SERVERI_REASONS_MAX - 1 && stats->reasons[i].name != NULL &&
+           strcmp(stats->reasons[i].name, name) != 0)
+        i++;
+    if (stats->reasons[i].name == NULL)
+        stats->reasons[i].name = i < SERVERI_REASONS_MAX - 1 ? name : "other";
+    stats->reasons[i].count++;
+}
+
 void
 serveri_answer_head(struct call *call, int status, const char *type, uint64_t length)
 {
     struct conn   *c = call->conn;
     struct server *s = c->server;
     struct buf    *out = &c->out;
-    bool           endless = length == UINT64_MAX;
+    bool           endless = length == UINT64_MAX, theirs;
+    char           text[SERVERI_REQUEST_ID_MAX + 1];
+    struct slice   id;
 
     must(call->status == 0);
     must(status >= 200);
     must(status < SERVERI_STATUS_MAX);
     call->status = status;
+    call->pushed = type != NULL && strcmp(type, "text/event-stream") == 0;
     s->stats.answers[status]++;
+    if (status >= 400)
+        count_reason(&s->stats, call->reason != NULL ? call->reason : "other");
+    theirs = their_id(call, &id);
     /* HTTP/1.0 knows no chunks: its answer ends with the connection. */
     call->chunked_out = endless && !c->head.minor0 && !call->head_only;
     if (c->state != CONN_WAIT || (endless && c->head.minor0) || s->draining)
         c->last = true;
-    if (status == 201 && type != NULL && !endless && !c->last && !c->head.minor0 &&
+    if (status == 201 && !theirs && type != NULL && !endless && !c->last && !c->head.minor0 &&
         strcmp(type, CALL_JSON) == 0) {
         buf_add(out, s->created, s->created_len);
         buf_add_u64(out, length);
@@ -183,6 +238,12 @@ serveri_answer_head(struct call *call, int status, const char *type, uint64_t le
     if (!endless && status != 204) {
         buf_add_str(out, "Content-Length: ");
         buf_add_u64(out, length);
+        buf_add_str(out, "\r\n");
+    }
+    if (theirs || status >= 400) {
+        serveri_request_id(call, text);
+        buf_add_str(out, "X-Request-Id: ");
+        buf_add_str(out, text);
         buf_add_str(out, "\r\n");
     }
     if (status == 503)
@@ -229,6 +290,7 @@ call_refuse(struct call *call, int status, const char *name, const char *message
 {
     struct buf body = {0};
 
+    call->reason = name;
     serveri_error_json(&body, name, message);
     call_answer(call, status, CALL_JSON, buf_slice(&body));
     buf_fini(&body);
@@ -283,8 +345,9 @@ call_fail(struct call *call, const struct err *err)
 {
     struct buf body = {0};
 
+    call->reason = err_name(err->code);
     buf_add_str(&body, "{\"error\":");
-    json_put_str(&body, err_name(err->code));
+    json_put_str(&body, call->reason);
     buf_add_str(&body, ",\"message\":");
     json_put_str(&body, err->text);
     /* A client must look before it sends again. */

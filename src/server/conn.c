@@ -302,9 +302,12 @@ begin_call(struct conn *c)
     call->conn = c;
     call->route = NULL;
     call->later = NULL;
+    call->reason = NULL;
     call->status = 0;
     call->allow = call->retry_after_s = 0;
-    call->chunked_out = call->head_only = call->begun = false;
+    call->chunked_out = call->head_only = call->begun = call->pushed = false;
+    call->number = c->server->stats.requests;
+    call->began_ms = serveri_now_ms(c->server);
     if (c->server->conf.access_log)
         call->began_us = c->server->env->ops->mono_us(c->server->env);
     c->server->stats.requests++;
@@ -535,17 +538,33 @@ next_request(struct conn *c)
     c->since_ms = serveri_now_ms(c->server);
 }
 
+/* A line for each request where that is wanted, else for those that failed here or were slow. */
 static void
 log_access(const struct call *call)
 {
-    struct conn   *c = call->conn;
-    struct server *s = c->server;
-    struct say_num status, us;
+    struct server      *s = call->conn->server;
+    const struct route *route = call->route;
+    uint64_t            ms = serveri_now_ms(s) - call->began_ms;
+    bool                slow = !call->pushed && s->conf.slow_ms > 0 && ms >= s->conf.slow_ms;
+    bool                failed = call->status >= 500;
+    struct say_num      status, took;
+    char                id[SERVERI_REQUEST_ID_MAX + 1];
 
-    say(SAY_INFO, "request", "method", call->route == NULL ? NULL : call->route->def.method,
-        "route", call->route == NULL ? NULL : call->route->def.path, "status",
-        say_u64(&status, (uint64_t)call->status), "us",
-        say_u64(&us, s->env->ops->mono_us(s->env) - call->began_us), NULL);
+    if (!s->conf.access_log && !slow && !failed)
+        return;
+    serveri_request_id(call, id);
+    if (s->conf.access_log)
+        (void)say_u64(&took, s->env->ops->mono_us(s->env) - call->began_us);
+    else
+        (void)say_u64(&took, ms);
+    say(failed ? SAY_WARN : SAY_INFO,
+        failed ? "request failed"
+        : slow ? "slow request"
+               : "request",
+        "method", route == NULL ? NULL : route->def.method, "route",
+        route == NULL ? NULL : route->def.path, "status", say_u64(&status, (uint64_t)call->status),
+        "reason", call->reason, s->conf.access_log ? "us" : "ms", took.text, "request_id", id,
+        NULL);
 }
 
 void
@@ -554,8 +573,7 @@ serveri_call_finish(struct call *call)
     struct conn *c = call->conn;
     bool         whole = c->state == CONN_WAIT;
 
-    if (c->server->conf.access_log)
-        log_access(call);
+    log_access(call);
     if (c->state == CONN_CLOSED)
         return;
     if (c->last || !whole) {

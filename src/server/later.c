@@ -25,6 +25,7 @@ struct later {
     struct message last; /* the answer, or the end */
     bool           drop;
     int            status;
+    const char    *reason; /* of a refusal */
     char           type[64];
     struct buf     body;
 };
@@ -140,8 +141,10 @@ on_last(struct message *m)
         end_stream(call);
     else if (call != NULL && later->drop)
         serveri_conn_abort(call->conn);
-    else if (call != NULL)
+    else if (call != NULL) {
+        call->reason = later->reason;
         call_answer(call, later->status, later->type, buf_slice(&later->body));
+    }
     release(later);
 }
 
@@ -168,7 +171,8 @@ later_fail(struct later *later, const struct err *err)
 {
     struct buf body = {0};
 
-    serveri_error_json(&body, err_name(err->code), err->text);
+    later->reason = err_name(err->code);
+    serveri_error_json(&body, later->reason, err->text);
     later_answer(later, call_status(err), CALL_JSON, buf_slice(&body));
     buf_fini(&body);
 }

@@ -420,6 +420,16 @@ serveri_live_is_due(const struct server *s)
 }
 
 void
+serveri_live_look(const struct server *s, uint64_t *count, uint64_t *behind)
+{
+    const struct live *l = s->live;
+    uint64_t           end = log_end(s->log).v;
+
+    *count = l == NULL ? 0 : l->count;
+    *behind = *count == 0 || l->pos >= end ? 0 : end - l->pos;
+}
+
+void
 serveri_live_wake(struct server *s)
 {
     if (s->live == NULL || s->live->count == 0)

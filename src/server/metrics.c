@@ -1,4 +1,6 @@
 /* GET /metrics in the text format of Prometheus. */
+#include <sys/resource.h>
+
 #include "log/log.h"
 #include "server/server_int.h"
 
@@ -9,23 +11,58 @@ put(struct buf *out, const char *name, const char *type, const char *help, uint6
                (unsigned long long)v);
 }
 
+/* Bounds below the bucket `from` are of no use to anybody; values count in units of 1 / scale. */
 static void
-put_latency(struct buf *out, const struct stats *stats)
+put_hist(struct buf *out, const char *name, const char *help, const struct hist_view *h,
+         unsigned from, double scale)
 {
-    static const char name[] = "oxbow_append_seconds";
-    uint64_t          sum = 0;
+    uint64_t sum = 0;
 
-    buf_printf(out, "# HELP %s From the request to the answer of the log.\n# TYPE %s histogram\n",
-               name, name);
-    for (int i = 0; i < SERVERI_LATENCY_BUCKETS; i++) {
-        sum += stats->latency[i];
-        buf_printf(out, "%s_bucket{le=\"%g\"} %llu\n", name, serveri_latency_us[i] / 1e6,
-                   (unsigned long long)sum);
+    buf_printf(out, "# HELP %s %s\n# TYPE %s histogram\n", name, help, name);
+    for (unsigned i = 0; i < HIST_BUCKETS; i++) {
+        sum += h->count[i];
+        if (i >= from && i < HIST_BUCKETS - 1)
+            buf_printf(out, "%s_bucket{le=\"%.10g\"} %llu\n", name, (double)hist_bound(i) / scale,
+                       (unsigned long long)sum);
     }
-    sum += stats->latency[SERVERI_LATENCY_BUCKETS];
-    buf_printf(out, "%s_bucket{le=\"+Inf\"} %llu\n%s_sum %.6f\n%s_count %llu\n", name,
-               (unsigned long long)sum, name, (double)stats->latency_us_sum / 1e6, name,
+    buf_printf(out, "%s_bucket{le=\"+Inf\"} %llu\n%s_sum %.9g\n%s_count %llu\n", name,
+               (unsigned long long)sum, name, (double)h->sum / scale, name,
                (unsigned long long)sum);
+}
+
+static void
+put_reasons(struct buf *out, const struct stats *stats)
+{
+    static const char name[] = "oxbow_refusals_total";
+
+    buf_printf(out, "# HELP %s Requests refused, by the error's name.\n# TYPE %s counter\n", name,
+               name);
+    for (unsigned i = 0; i < SERVERI_REASONS_MAX && stats->reasons[i].name != NULL; i++)
+        buf_printf(out, "%s{reason=\"%s\"} %llu\n", name, stats->reasons[i].name,
+                   (unsigned long long)stats->reasons[i].count);
+}
+
+/* Under the names that Prometheus' own clients give them. */
+static void
+put_process(struct buf *out, struct server *s)
+{
+    struct rusage used;
+    size_t        rss = 0;
+    double        cpu;
+
+    if (getrusage(RUSAGE_SELF, &used) == 0) {
+        cpu = (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+              (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
+        buf_printf(out,
+                   "# HELP process_cpu_seconds_total CPU time of all threads.\n"
+                   "# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total %.6f\n",
+                   cpu);
+    }
+    if (uv_resident_set_memory(&rss) == 0)
+        put(out, "process_resident_memory_bytes", "gauge",
+            "Memory in use, pages of mapped files included.", rss);
+    put(out, "process_start_time_seconds", "gauge", "When it was started, since 1970.",
+        (uint64_t)s->started_s);
 }
 
 static void
@@ -44,6 +81,8 @@ static void
 put_server(struct buf *out, const struct server *s)
 {
     const struct stats *stats = &s->stats;
+    struct hist_view    h;
+    uint64_t            count, behind;
 
     put(out, "oxbow_connections", "gauge", "Open connections.", s->conn_count);
     put(out, "oxbow_connections_total", "counter", "Connections since the start.",
@@ -55,6 +94,9 @@ put_server(struct buf *out, const struct server *s)
     put(out, "oxbow_sent_bytes_total", "counter", "Bytes to clients.", stats->bytes_out);
     put(out, "oxbow_buffer_bytes", "gauge", "Memory of large requests and answers.", s->charged);
     put(out, "oxbow_readers", "gauge", "Reads and subscriptions under way.", s->feed_count);
+    serveri_live_look(s, &count, &behind);
+    put(out, "oxbow_subscriptions_live", "gauge", "Subscribers at the end of the log.", count);
+    put(out, "oxbow_subscriptions_lag_bytes", "gauge", "How far these are behind it.", behind);
     put(out, "oxbow_events_sent_total", "counter", "Events given to readers.", stats->events_out);
     put(out, "oxbow_streams_cut_total", "counter", "Event streams whose client was too slow.",
         stats->streams_cut);
@@ -67,8 +109,10 @@ put_server(struct buf *out, const struct server *s)
         stats->append_bytes);
     put(out, "oxbow_append_quota_refused_total", "counter", "Appends over a quota.",
         stats->quota_refused);
-    put_latency(out, stats);
+    hist_read(&stats->append_us, &h);
+    put_hist(out, "oxbow_append_seconds", "From the request to the answer of the log.", &h, 4, 1e6);
     put_answers(out, stats);
+    put_reasons(out, stats);
 }
 
 static void
@@ -91,6 +135,9 @@ put_log(struct buf *out, const struct log_info *info)
     put(out, "oxbow_log_syncs_total", "counter", "Syncs since the start.", info->syncs);
     put(out, "oxbow_log_appended_bytes_total", "counter", "Bytes appended since the start.",
         info->appended_bytes);
+    put_hist(out, "oxbow_log_sync_seconds", "The commit point of each group: write and sync.",
+             &info->sync_us, 4, 1e6);
+    put_hist(out, "oxbow_log_group_commits", "Commits of each group.", &info->group_commits, 0, 1);
 }
 
 static void
@@ -120,6 +167,7 @@ serveri_get_metrics(struct call *call, void *arg)
 
     log_get_info(s->log, &info);
     buf_clear(&s->scratch);
+    put_process(&s->scratch, s);
     put_server(&s->scratch, s);
     put_log(&s->scratch, &info);
     for (struct server_extra *x = s->extras; x != NULL; x = x->next)

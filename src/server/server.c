@@ -376,6 +376,8 @@ server_new(struct ox_env *env, struct log *log, const struct server_conf *conf, 
     s->date_s = -1;
     set_defaults(&s->conf);
     set_date(s);
+    s->started_s = s->date_s;
+    env->ops->random(env, &s->instance, sizeof s->instance);
     UV_TRY(uv_loop_init(&s->loop));
     s->loop_ready = true;
     TRY(init_handles(s, err));

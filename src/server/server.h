@@ -38,6 +38,7 @@ struct server_conf {
     uint32_t    keepalive_ms;    /* 15 s between comments on a silent event stream */
     uint64_t    body_bytes_max;  /* 65 MiB: one commit, and slack */
     uint64_t    memory_bytes_max; /* 256 MiB: all connections' buffers beyond their first pages */
+    uint32_t    slow_ms;          /* a line for each request that took so long; 0: none */
     bool        read_only;        /* of the log: then the server is never ready */
     bool        access_log;       /* a line for each request */
     bool        signals;          /* SIGTERM and SIGINT stop, SIGHUP reloads */

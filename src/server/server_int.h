@@ -6,6 +6,7 @@
 #include <uv.h>
 
 #include "base/env.h"
+#include "base/hist.h"
 #include "base/slice.h"
 #include "server/call.h"
 #include "server/http1.h"
@@ -38,15 +39,20 @@ void serveri_post(struct server *s, struct message *m);
 
 /* Counters. */
 
-#define SERVERI_LATENCY_BUCKETS 16
 #define SERVERI_STATUS_MAX 600
+#define SERVERI_REASONS_MAX 64
 
 struct stats {
-    uint64_t connections_all, connections_refused, requests, bytes_in, bytes_out;
-    uint64_t appends, append_events, append_bytes;
-    uint64_t latency_us_sum, latency[SERVERI_LATENCY_BUCKETS + 1];
-    uint64_t events_out, streams_cut, quota_refused;
-    uint32_t answers[SERVERI_STATUS_MAX];
+    uint64_t    connections_all, connections_refused, requests, bytes_in, bytes_out;
+    uint64_t    appends, append_events, append_bytes;
+    uint64_t    events_out, streams_cut, quota_refused;
+    uint64_t    answers[SERVERI_STATUS_MAX];
+    struct hist append_us; /* from the request to the log's answer */
+    /* Refusals by the name of the error; names are constants of the program. */
+    struct {
+        const char *name;
+        uint64_t    count;
+    } reasons[SERVERI_REASONS_MAX];
 };
 
 /* Routes. */
@@ -75,14 +81,20 @@ struct call {
     const struct route *route;
     struct later       *later;
     struct uri          uri;
-    uint64_t            began_us;
+    uint64_t            began_us, began_ms, number;
+    const char         *reason;        /* the name of the refusal, a constant; NULL: none */
     int                 status;        /* answered with; 0: not yet */
     uint32_t            retry_after_s; /* with 429 */
     unsigned            allow;         /* with 405: a bit for each method */
     bool                chunked_out;
     bool                head_only; /* HEAD */
     bool                begun;     /* the handler has seen a part of it */
+    bool                pushed; /* the answer is a stream of events, as long as the client likes */
 };
+
+/* The client's X-Request-Id, or one of the server's own. */
+#define SERVERI_REQUEST_ID_MAX 128
+void serveri_request_id(const struct call *call, char out[SERVERI_REQUEST_ID_MAX + 1]);
 
 /* A head is there: finds its route. True: go on, with the body or the next request. */
 bool serveri_call_begin(struct call *call);
@@ -173,8 +185,6 @@ void serveri_conn_tick(struct conn *c, uint64_t now_ms);
 void serveri_conn_drain(struct conn *c);
 
 /* Memory beyond what every connection has: false when the server's limit is reached. */
-extern const uint32_t serveri_latency_us[SERVERI_LATENCY_BUCKETS];
-
 bool serveri_charge(struct conn *c);
 
 /* What hangs on a connection. */
@@ -196,6 +206,8 @@ int  serveri_feed_routes(struct server *s, struct err *err);
 bool serveri_live_is_due(const struct server *s);
 void serveri_live_run(struct server *s);
 void serveri_live_wake(struct server *s); /* the log has grown */
+/* How many subscribers share the reading of the log's end, and how many bytes that is behind. */
+void serveri_live_look(const struct server *s, uint64_t *count, uint64_t *behind);
 void serveri_live_free(struct server *s);
 /* Ends the subscriber of a stream that is deleted: false. */
 bool serveri_live_check(struct feed *f, uint64_t now_ms);
@@ -283,6 +295,8 @@ struct server {
     int64_t      date_s;
     char         created[256]; /* the head of most answers to appends, up to the length */
     size_t       created_len;
+    int64_t      started_s;
+    uint32_t     instance; /* by chance, of this run: in the request ids */
     uint64_t     taken_us; /* when the inbox was last emptied */
     struct stats stats;
 };
