@@ -99,7 +99,7 @@ const struct cli_command clii_commands[] = {
     {"serve", "", "Serve the log over HTTP",
      "Listens on 127.0.0.1:2113 unless told otherwise. SIGTERM stops it when what is in\n"
      "flight is done; SIGHUP reads the configuration again. An address that other machines reach\n"
-     "needs --insecure: whoever reaches the port may do anything.",
+     "needs tls.client_ca or --insecure.",
      0, 0, CLI_HAS(OPT_LISTEN) | CLI_HAS(OPT_KEYS) | CLI_HAS(OPT_INSECURE), clii_serve},
     {"top", "", "Watch what a running server does",
      "On a terminal until interrupted, else one page; -n says how many.", 0, 0,

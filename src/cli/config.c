@@ -114,6 +114,21 @@ static const struct conf_field limit_fields[] = {
     {.name = NULL},
 };
 
+static const struct conf_field tls_fields[] = {
+    {.name = "cert",
+     .type = {.kind = CONF_PATH, .min = 1, .max = 3000},
+     .required = true,
+     .doc = "the server's certificate in PEM, with those that vouch for it"},
+    {.name = "key",
+     .type = {.kind = CONF_PATH, .min = 1, .max = 3000},
+     .required = true,
+     .doc = "its private key in PEM"},
+    {.name = "client_ca",
+     .type = {.kind = CONF_PATH, .min = 1, .max = 3000},
+     .doc = "only clients with a certificate that one of these vouches for"},
+    {.name = NULL},
+};
+
 static const struct conf_field request_fields[] = {
     {.name = "log",
      .type = {.kind = CONF_BOOL},
@@ -145,6 +160,9 @@ static const struct conf_field root_fields[] = {
      .type = {.kind = CONF_BOOL},
      .preset = "false",
      .doc = "listen where others can reach it, without TLS and users"},
+    {.name = "tls",
+     .type = {.kind = CONF_OBJECT, .fields = tls_fields},
+     .doc = "the port speaks TLS; read again on SIGHUP"},
     {.name = "keys",
      .type = {.kind = CONF_PATH, .min = 1, .max = 3000},
      .doc = "the keystore of subjects; preset: keys in the data folder"},

@@ -197,9 +197,27 @@ curl_error(struct remote *r, CURLcode code, bool changes, struct err *err)
         RETURN_ERR(err, E_CONNECT, ERR_RETRY,
                    "%s: %s; is the server running? oxbow serve starts it", server,
                    curl_easy_strerror(code));
+    if (code == CURLE_PEER_FAILED_VERIFICATION)
+        RETURN_ERR(err, E_CONNECT, ERR_FATAL,
+                   "%s: its certificate is not vouched for: set OXBOW_CA to the file that does",
+                   server);
     RETURN_ERR(err, code == CURLE_OPERATION_TIMEDOUT ? E_TIMEOUT : E_CONNECT, ERR_UNSURE,
                "%s: %s%s", server, curl_easy_strerror(code),
                changes ? "; it is unknown whether it was done: look before you try again" : "");
+}
+
+/* Whom to believe, and who we are: files in PEM. */
+static void
+set_tls(CURL *curl)
+{
+    const char *ca = getenv("OXBOW_CA"), *cert = getenv("OXBOW_CERT"), *key = getenv("OXBOW_KEY");
+
+    if (ca != NULL && ca[0] != '\0')
+        (void)curl_easy_setopt(curl, CURLOPT_CAINFO, ca);
+    if (cert != NULL && cert[0] != '\0')
+        (void)curl_easy_setopt(curl, CURLOPT_SSLCERT, cert);
+    if (key != NULL && key[0] != '\0')
+        (void)curl_easy_setopt(curl, CURLOPT_SSLKEY, key);
 }
 
 /* r->url to its answer; the body goes to x->fn, or to r->answer. */
@@ -222,6 +240,7 @@ perform(struct exchange *x, const char *method, struct slice body, struct curl_s
     (void)curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
     (void)curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
     (void)curl_easy_setopt(curl, CURLOPT_PROXY, "");
+    set_tls(curl);
     (void)curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, CONNECT_MS);
     (void)curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
     (void)curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, STALL_S);

@@ -46,7 +46,7 @@ read_listen(const char *text, char host[HOST_BYTES], uint16_t *port, struct err 
     return 0;
 }
 
-/* There is neither TLS nor are there users: only this machine's own may be let in unasked. */
+/* There are no users: unasked, only this machine's own and those with a certificate are let in. */
 static int
 check_exposed(const struct cli *c, const struct conf *root, const char *host, struct err *err)
 {
@@ -58,11 +58,12 @@ check_exposed(const struct cli *c, const struct conf *root, const char *host, st
         local = ntohl(four.s_addr) >> 24 == 127;
     else if (inet_pton(AF_INET6, host, &six) == 1)
         local = IN6_IS_ADDR_LOOPBACK(&six);
-    if (local || c->opt[OPT_INSECURE] != NULL || conf_bool(root, "insecure"))
+    if (local || (conf_has(root, "tls") && conf_has(conf_child(root, "tls"), "client_ca")) ||
+        c->opt[OPT_INSECURE] != NULL || conf_bool(root, "insecure"))
         return 0;
     RETURN_ERR(err, E_USAGE, ERR_DATA,
-               "listen %s: others could reach it, and anybody may do anything there: use 127.0.0.1 "
-               "behind a proxy, or say --insecure",
+               "listen %s: others could reach it, and anybody may do anything there: set "
+               "tls.client_ca, use 127.0.0.1 behind a proxy, or say --insecure",
                host);
 }
 
@@ -103,23 +104,50 @@ say_report(const struct cli *c, const struct log_report *report)
             say_u64(&num[0], report->cut_at.v), "bytes", say_u64(&num[1], report->cut_bytes), NULL);
 }
 
+/* What a reload reaches. */
+struct serving {
+    struct engine    *engine;
+    struct server    *server;
+    struct server_tls tls;
+    char             *texts[3]; /* of tls: the configuration is not ours for long */
+};
+
 static void
 on_reload(void *arg)
 {
-    struct engine *const *engine = arg;
+    struct serving *s = arg;
+    struct err      err;
 
-    if (*engine != NULL)
-        enginei_reload(*engine);
+    if (s->tls.cert != NULL && server_set_tls(s->server, &s->tls, &err) != 0)
+        say(SAY_ERROR, "the certificate stays as it was", "error", err.text, NULL);
+    if (s->engine != NULL)
+        enginei_reload(s->engine);
+}
+
+static int
+read_tls(struct serving *s, const struct conf *root, struct err *err)
+{
+    static const char *const names[3] = {"cert", "key", "client_ca"};
+    const char             **to[3] = {&s->tls.cert, &s->tls.key, &s->tls.client_ca};
+    const struct conf       *tls = conf_has(root, "tls") ? conf_child(root, "tls") : NULL;
+
+    for (int i = 0; tls != NULL && i < 3; i++) {
+        if (!conf_has(tls, names[i]))
+            continue;
+        *to[i] = s->texts[i] = strdup(conf_str(tls, names[i]));
+        if (s->texts[i] == NULL)
+            RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for the configuration");
+    }
+    return 0;
 }
 
 int
 clii_serve(struct cli *c, struct err *err)
 {
     struct scavenge_plan *plan = NULL;
-    struct engine        *engine = NULL;
-    struct server_conf    conf = {.signals = true, .reload = on_reload, .reload_arg = &engine};
+    struct serving        s = {0};
+    struct server_conf    conf = {.signals = true, .reload = on_reload, .reload_arg = &s};
     struct conf          *root = NULL;
-    struct server        *server = NULL;
     struct jobs          *jobs = NULL;
     struct log           *log = NULL;
     struct groups        *groups = NULL;
@@ -142,35 +170,39 @@ clii_serve(struct cli *c, struct err *err)
     if (host[0] != '\0')
         conf.host = host;
     conf.connections_max = (uint32_t)conf_int(conf_child(root, "limits"), "connections");
+    TRY(read_tls(&s, root, err));
+    conf.tls = s.tls;
     conf.access_log = conf_bool(conf_child(root, "requests"), "log");
     conf.slow_ms = (uint32_t)(conf_duration_us(conf_child(root, "requests"), "slow") / 1000);
     say_init(env_real(), SAY_INFO);
     c->opening = true;
     TRY(open_log(c, root, &report, &log, err));
     /* The port first: a second server must not touch what a configuration names. */
-    TRY(server_new(env_real(), log, &conf, &server, err));
+    TRY(server_new(env_real(), log, &conf, &s.server, err));
     c->opening = false;
     say_report(c, &report);
     TRY(group_open(env_real(), log, &groups, err));
-    TRY(server_add_groups(server, groups, err));
+    TRY(server_add_groups(s.server, groups, err));
     TRY(clii_fields_open(c, log, false, &fields, err));
-    TRY(server_add_fields(server, fields, err));
-    TRY(enginei_quotas(root, server, err));
+    TRY(server_add_fields(s.server, fields, err));
+    TRY(enginei_quotas(root, s.server, err));
     TRY(enginei_scavenge_new(env_real(), log, root, &plan, err));
-    TRY(enginei_new(c, log, &root, &engine, err));
-    TRY(enginei_routes(engine, server, err));
+    TRY(enginei_new(c, log, &root, &s.engine, err));
+    TRY(enginei_routes(s.engine, s.server, err));
     TRY(jobsi_new(env_real(), log, c->subjects, &jobs, err));
-    TRY(jobsi_routes(jobs, server, err));
-    rc = server_run(server, err);
+    TRY(jobsi_routes(jobs, s.server, err));
+    rc = server_run(s.server, err);
     clii_catch(); /* the loop gave the signals back */
 out:
-    enginei_free(engine);
+    enginei_free(s.engine);
     jobsi_free(jobs);
     enginei_scavenge_free(plan);
-    server_free(server);
+    server_free(s.server);
     fields_close(fields);
     group_close(groups);
     clii_log_close(c, log);
     conf_free(root);
+    for (int i = 0; i < 3; i++)
+        free(s.texts[i]);
     return rc;
 }

@@ -44,8 +44,10 @@ serveri_conn_release(struct conn *c)
     s->conn_count--;
     s->charged -= c->charged;
     serveri_append_free(c->append);
+    serveri_tls_free(c->tls);
     free(c->in);
     buf_fini(&c->out);
+    buf_fini(&c->sealed);
     buf_fini(&c->flight);
     free(c);
 }
@@ -69,7 +71,7 @@ bool
 serveri_charge(struct conn *c)
 {
     struct server *s = c->server;
-    uint64_t       all = c->in_cap + c->out.cap + c->flight.cap;
+    uint64_t       all = c->in_cap + c->out.cap + c->sealed.cap + c->flight.cap;
 
     s->charged -= c->charged;
     c->charged = all <= 2 * SERVERI_IN_MIN ? 0 : all;
@@ -82,7 +84,8 @@ serveri_charge(struct conn *c)
 size_t
 serveri_conn_pending(const struct conn *c)
 {
-    return c->out.len + uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp);
+    return c->out.len + c->sealed.len +
+           uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp);
 }
 
 void
@@ -110,6 +113,8 @@ serveri_conn_slim(struct conn *c)
 {
     if (c->out.len == 0)
         buf_fini(&c->out);
+    if (c->sealed.len == 0)
+        buf_fini(&c->sealed);
     if (!c->writing)
         buf_fini(&c->flight);
 }
@@ -130,6 +135,12 @@ end_output(struct conn *c)
 {
     uv_shutdown_t *request;
 
+    if (c->tls != NULL && !c->tls_closed) {
+        c->tls_closed = true;
+        serveri_tls_close(c->tls);
+        serveri_conn_dirty(c); /* and comes here again */
+        return;
+    }
     if (c->eof || !c->unread) {
         serveri_conn_abort(c);
         return;
@@ -182,10 +193,24 @@ on_written(uv_write_t *write, int status)
     serveri_conn_flush(c);
 }
 
+/* From `out` to `sealed`, and what TLS has to say by itself. */
+static bool
+seal(struct conn *c)
+{
+    if (c->out.len != 0 && serveri_tls_ready(c->tls)) {
+        if (serveri_tls_write(c->tls, buf_slice(&c->out)) != TLS_OK)
+            return false;
+        trim(&c->out);
+    }
+    serveri_tls_take(c->tls, &c->sealed);
+    return !c->sealed.failed;
+}
+
 void
 serveri_conn_flush(struct conn *c)
 {
     struct server *s = c->server;
+    struct buf    *out = c->tls != NULL ? &c->sealed : &c->out;
     struct buf     swap;
     uv_buf_t       bytes;
     int            n = 0;
@@ -195,29 +220,29 @@ serveri_conn_flush(struct conn *c)
     (void)serveri_charge(c);
     if (c->writing)
         return;
-    if (c->out.failed) {
+    if (c->out.failed || (c->tls != NULL && !seal(c))) {
         serveri_conn_abort(c);
         return;
     }
-    if (c->out.len != 0) {
-        bytes = uv_buf_init((char *)c->out.data, (unsigned)c->out.len);
+    if (out->len != 0) {
+        bytes = uv_buf_init((char *)out->data, (unsigned)out->len);
         n = uv_try_write((uv_stream_t *)&c->tcp, &bytes, 1);
         if (n < 0 && n != UV_EAGAIN) {
             serveri_conn_abort(c);
             return;
         }
         n = n < 0 ? 0 : n;
-        s->stats.bytes_out += c->out.len;
+        s->stats.bytes_out += out->len;
         c->progress_ms = serveri_now_ms(s);
     }
-    if ((size_t)n == c->out.len) {
-        trim(&c->out);
+    if ((size_t)n == out->len) {
+        trim(out);
         on_progress(c);
         return;
     }
     swap = c->flight;
-    c->flight = c->out;
-    c->out = swap;
+    c->flight = *out;
+    *out = swap;
     bytes = uv_buf_init((char *)c->flight.data + n, (unsigned)(c->flight.len - (size_t)n));
     c->write.data = c;
     c->writing = true;
@@ -291,7 +316,10 @@ on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *bytes)
 {
     struct conn *c = (struct conn *)handle;
 
-    *bytes = uv_buf_init((char *)c->in + c->in_len, (unsigned)(c->in_cap - c->in_len));
+    if (c->tls != NULL)
+        *bytes = uv_buf_init((char *)c->server->tls_in, SERVERI_TLS_IN);
+    else
+        *bytes = uv_buf_init((char *)c->in + c->in_len, (unsigned)(c->in_cap - c->in_len));
 }
 
 static void
@@ -348,6 +376,76 @@ is_live(const struct conn *c)
            (c->call.later != NULL && serveri_later_is_stream(c->call.later));
 }
 
+/* So many more bytes stand behind those that were in the buffer. */
+static void
+arrived(struct conn *c, size_t n)
+{
+    if (c->state == CONN_HEAD && c->in_len == 0)
+        c->since_ms = serveri_now_ms(c->server);
+    if (c->state != CONN_LINGER)
+        c->in_len += n;
+}
+
+static void end(struct conn *c, bool unread);
+
+/* Who speaks plain HTTP here is told so in plain HTTP. */
+static void
+refuse_tls(struct conn *c)
+{
+    bool plain = !serveri_tls_ready(c->tls) && strcmp(serveri_tls_why(c->tls), "http request") == 0;
+
+    c->server->stats.tls_failed++;
+    c->tls_bad = true;
+    if (c->state != CONN_HEAD) { /* a handler may have its request */
+        serveri_conn_abort(c);
+        return;
+    }
+    if (!plain) {
+        end(c, false);
+        return;
+    }
+    serveri_tls_free(c->tls);
+    c->tls = NULL;
+    begin_call(c);
+    c->head.minor0 = false;
+    call_refuse(&c->call, 400, "bad-request", "this port speaks TLS: use https");
+}
+
+/* Takes what TLS has, as far as there is room. True: there is something new to look at. */
+static bool
+pull(struct conn *c)
+{
+    uint8_t         thrown[4096];
+    enum tls_result result = TLS_OK;
+    size_t          n;
+    bool            some = false;
+
+    if (c->tls == NULL || c->tls_bad || c->state == CONN_CLOSED)
+        return false;
+    while (result == TLS_OK) {
+        bool   away = c->state == CONN_LINGER;
+        size_t room = away ? sizeof thrown : c->in_cap - c->in_len;
+
+        if (room == 0)
+            break;
+        result = serveri_tls_read(c->tls, away ? thrown : c->in + c->in_len, room, &n);
+        if (result == TLS_OK) {
+            arrived(c, n);
+            some = !away;
+        }
+    }
+    if (serveri_tls_has(c->tls) || (c->out.len != 0 && serveri_tls_ready(c->tls)))
+        serveri_conn_dirty(c);
+    if (result == TLS_END && !c->eof) {
+        c->eof = some = true;
+        c->reading = false;
+        (void)uv_read_stop((uv_stream_t *)&c->tcp);
+    }
+    if (result == TLS_BAD)
+        refuse_tls(c);
+    return some;
+}
+
 static void
 on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *bytes)
 {
@@ -366,11 +464,16 @@ on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *bytes)
         (void)uv_read_stop(stream);
     } else {
         s->stats.bytes_in += (uint64_t)n;
-        if (c->state == CONN_HEAD && c->in_len == 0)
-            c->since_ms = serveri_now_ms(s);
-        if (c->state != CONN_LINGER)
-            c->in_len += (size_t)n;
+        if (c->tls == NULL) {
+            arrived(c, (size_t)n);
+        } else if (!serveri_tls_feed(c->tls, bytes->base, (size_t)n)) {
+            serveri_conn_abort(c);
+            return;
+        }
     }
+    (void)pull(c);
+    if (c->state == CONN_CLOSED)
+        return;
     /* Nobody ends a stream of events by half: who closes has gone. */
     if (c->eof && c->state == CONN_WAIT && is_live(c)) {
         serveri_conn_abort(c);
@@ -509,15 +612,20 @@ serveri_conn_process(struct conn *c)
         return;
     c->busy = true;
     c->users++;
-    while (more) {
-        if (c->state == CONN_HEAD)
-            more = read_head(c) || (c->state == CONN_HEAD && c->again);
-        else
-            more = c->state == CONN_BODY && read_body(c);
-        c->again = false;
-    }
+    do {
+        while (more) {
+            if (c->state == CONN_HEAD)
+                more = read_head(c) || (c->state == CONN_HEAD && c->again);
+            else
+                more = c->state == CONN_BODY && read_body(c);
+            c->again = false;
+        }
+        c->busy = false;
+        set_reading(c); /* which makes room */
+        c->busy = true;
+        more = pull(c);
+    } while (more);
     c->busy = false;
-    set_reading(c);
     serveri_conn_release(c);
 }
 
@@ -608,6 +716,8 @@ tick_input(struct conn *c, uint64_t now)
 
     if (c->state == CONN_HEAD && c->in_len == 0 && age > conf->idle_ms_max) {
         end(c, false);
+    } else if (c->tls != NULL && !serveri_tls_ready(c->tls) && age > conf->head_ms_max) {
+        serveri_conn_abort(c);
     } else if (c->state == CONN_HEAD && c->in_len != 0 && age > conf->head_ms_max &&
                serveri_conn_pending(c) == 0) {
         begin_call(c);
@@ -646,7 +756,10 @@ conn_new(struct server *s)
     if (c == NULL)
         return NULL;
     c->in = malloc(SERVERI_IN_MIN);
-    if (c->in == NULL || uv_tcp_init(&s->loop, &c->tcp) != 0) {
+    c->tls = c->in == NULL || s->tls == NULL ? NULL : serveri_tls_new(s->tls);
+    if (c->in == NULL || (s->tls != NULL && c->tls == NULL) ||
+        uv_tcp_init(&s->loop, &c->tcp) != 0) {
+        serveri_tls_free(c->tls);
         free(c->in);
         free(c);
         return NULL;

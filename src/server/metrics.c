@@ -89,6 +89,8 @@ put_server(struct buf *out, const struct server *s)
         stats->connections_all);
     put(out, "oxbow_connections_refused_total", "counter", "Connections over the limit.",
         stats->connections_refused);
+    put(out, "oxbow_tls_failed_total", "counter", "Handshakes and records that were refused.",
+        stats->tls_failed);
     put(out, "oxbow_requests_total", "counter", "Requests since the start.", stats->requests);
     put(out, "oxbow_received_bytes_total", "counter", "Bytes from clients.", stats->bytes_in);
     put(out, "oxbow_sent_bytes_total", "counter", "Bytes to clients.", stats->bytes_out);

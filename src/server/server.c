@@ -381,6 +381,12 @@ server_new(struct ox_env *env, struct log *log, const struct server_conf *conf, 
     UV_TRY(uv_loop_init(&s->loop));
     s->loop_ready = true;
     TRY(init_handles(s, err));
+    if (conf->tls.cert != NULL) {
+        TRY(serveri_tls_context(&conf->tls, &s->tls, err));
+        s->tls_in = malloc(SERVERI_TLS_IN);
+        if (s->tls_in == NULL)
+            FAIL(err, E_NOMEM, ERR_FATAL, "no memory for the server");
+    }
     TRY(serveri_append_routes(s, err));
     TRY(serveri_feed_routes(s, err));
     TRY(serveri_api_routes(s, err));
@@ -392,6 +398,22 @@ server_new(struct ox_env *env, struct log *log, const struct server_conf *conf, 
 out:
     server_free(s);
     return rc;
+}
+
+int
+server_set_tls(struct server *s, const struct server_tls *tls, struct err *err)
+{
+    struct tls_context *context;
+    int                 rc;
+
+    if (s->tls == NULL)
+        RETURN_ERR(err, E_STATE, ERR_DATA, "TLS comes and goes at a start only");
+    rc = serveri_tls_context(tls, &context, err);
+    if (rc != 0)
+        return rc;
+    serveri_tls_context_free(s->tls);
+    s->tls = context;
+    return 0;
 }
 
 static void
@@ -423,6 +445,8 @@ server_free(struct server *s)
     }
     serveri_live_free(s);
     serveri_quotas_free(s->quotas);
+    serveri_tls_context_free(s->tls);
+    free(s->tls_in);
     buf_fini(&s->scratch);
     free(s);
 }
@@ -452,7 +476,8 @@ server_run(struct server *s, struct err *err)
     /* A client that goes away must be an error of the write, not the end of the process. */
     (void)signal(SIGPIPE, SIG_IGN);
     TRY(start_handles(s, err));
-    say(SAY_INFO, "listening", "address", s->conf.host, "port", say_u64(&port, s->port), NULL);
+    say(SAY_INFO, "listening", "address", s->conf.host, "port", say_u64(&port, s->port), "tls",
+        s->tls != NULL ? "yes" : NULL, NULL);
     log_listen(s->log, &listener);
     (void)uv_run(&s->loop, UV_RUN_DEFAULT);
     log_unlisten(s->log, &listener);

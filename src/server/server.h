@@ -25,6 +25,14 @@ struct server;
 
 #define SERVER_PORT 2113
 
+/* Files in PEM. The texts are the caller's, as long as the call that is given them. */
+struct server_tls {
+    const char *cert; /* the server's, then those that vouch for it; NULL: no TLS */
+    const char *key;  /* of that certificate */
+    const char
+        *client_ca; /* clients need a certificate that one of these vouches for; NULL: none */
+};
+
 /* Zero means the default for every number but the port. */
 struct server_conf {
     const char *host;            /* NULL: 127.0.0.1; the caller's, as long as the server lives */
@@ -41,7 +49,8 @@ struct server_conf {
     uint32_t    slow_ms;          /* a line for each request that took so long; 0: none */
     bool        read_only;        /* of the log: then the server is never ready */
     bool        access_log;       /* a line for each request */
-    bool        signals;          /* SIGTERM and SIGINT stop, SIGHUP reloads */
+    struct server_tls tls;        /* for server_new only */
+    bool              signals;    /* SIGTERM and SIGINT stop, SIGHUP reloads */
     void (*reload)(void *arg);    /* on the loop; may be NULL */
     void *reload_arg;
 };
@@ -62,6 +71,12 @@ struct server_quota {
 /* Any thread; replaces what was there, with full buckets. The list is copied. */
 int server_set_quotas(struct server *server, const struct server_quota *list, uint32_t count,
                       struct err *err);
+
+/*
+ * On the loop, or before server_run: new connections get this certificate. Where it fails the one
+ * that was there stays. E_STATE: the server was made without TLS.
+ */
+int server_set_tls(struct server *server, const struct server_tls *tls, struct err *err);
 
 /* The real one, also where any free port was asked for. */
 uint16_t server_port(const struct server *server);

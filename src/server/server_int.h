@@ -11,6 +11,7 @@
 #include "server/call.h"
 #include "server/http1.h"
 #include "server/server.h"
+#include "server/tls.h"
 #include "server/uri.h"
 
 struct append;
@@ -25,7 +26,8 @@ struct quotas;
 #define SERVERI_BUF_KEEP (64 << 10)  /* larger buffers are given back between requests */
 #define SERVERI_OUT_HIGH (256 << 10) /* producers pause beyond this ... */
 #define SERVERI_OUT_LOW (64 << 10)   /* ... and go on below this */
-#define SERVERI_EVENTS_MAX 100000    /* events of one commit */
+#define SERVERI_TLS_IN (64 << 10)
+#define SERVERI_EVENTS_MAX 100000 /* events of one commit */
 
 /* From other threads to the loop. */
 
@@ -45,7 +47,7 @@ void serveri_post(struct server *s, struct message *m);
 struct stats {
     uint64_t    connections_all, connections_refused, requests, bytes_in, bytes_out;
     uint64_t    appends, append_events, append_bytes;
-    uint64_t    events_out, streams_cut, quota_refused;
+    uint64_t    events_out, streams_cut, quota_refused, tls_failed;
     uint64_t    answers[SERVERI_STATUS_MAX];
     struct hist append_us; /* from the request to the log's answer */
     /* Refusals by the name of the error; names are constants of the program. */
@@ -145,9 +147,11 @@ struct conn {
     struct http1_body body;
     struct call       call;
 
-    struct buf out, flight;
-    uv_write_t write;
-    size_t     unsent; /* at the last look, to see whether the client takes anything */
+    struct tls *tls; /* NULL: plain */
+    bool        tls_bad, tls_closed;
+    struct buf  out, sealed, flight; /* sealed: of `out`, as TLS has it */
+    uv_write_t  write;
+    size_t      unsent; /* at the last look, to see whether the client takes anything */
 
     uint64_t       since_ms;    /* when the state, or its first byte, began */
     uint64_t       progress_ms; /* when the client last took something */
@@ -287,6 +291,8 @@ struct server {
     unsigned     feed_count;
     struct live *live;
 
+    struct tls_context  *tls;    /* NULL: plain */
+    uint8_t             *tls_in; /* what a read brings, until it is fed */
     struct server_extra *extras;
     struct quotas       *quotas; /* NULL: none */
 
