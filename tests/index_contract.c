@@ -245,6 +245,34 @@ test_head_only(void **state)
     check_positions(2, 0, false, 1000);
 }
 
+/* What is read again of a scavenged log may have a state behind events that are gone. */
+static void
+test_state_behind_a_hole(void **state)
+{
+    struct index_update update = {.id = 4, .has_state = true};
+    struct index_batch  batch = {.updates = &update, .update_count = 1, .stream_count = STREAMS};
+    uint32_t            from;
+
+    for (uint32_t i = 0; i < 10; i++)
+        add_event(4);
+    apply_events(0);
+    heads[4].next += 20;
+    heads[4].truncate = heads[4].next;
+    update.head = heads[4];
+    batch.covers = LOG_POS(end_pos);
+    assert_int_equal(ops->apply(ix, &batch, &err), 0);
+    check_stream(4);
+    from = event_count;
+    for (uint32_t i = 0; i < 10; i++)
+        add_event(4);
+    apply_events(from);
+    for (uint64_t at = 0; at < 45; at++) {
+        check_positions(4, at, false, 100);
+        check_positions(4, at, true, 100);
+    }
+    check_stream(4);
+}
+
 /* A log that was scavenged has holes between versions, and streams that do not begin at 0. */
 static void
 test_holes(void **state)
@@ -340,8 +368,8 @@ test_read_only(void **state)
 #define CONTRACT                                                                                   \
     FRESH(test_empty), FRESH(test_random), FRESH(test_one_by_one), FRESH(test_long_stream),        \
         FRESH(test_streams), FRESH(test_head_only), FRESH(test_states), FRESH(test_firsts),        \
-        FRESH(test_state_first), FRESH(test_holes), FRESH(test_empty_batch), FRESH(test_reset),    \
-        FRESH(test_another_log), FRESH(test_read_only)
+        FRESH(test_state_first), FRESH(test_holes), FRESH(test_state_behind_a_hole),               \
+        FRESH(test_empty_batch), FRESH(test_reset), FRESH(test_another_log), FRESH(test_read_only)
 
 int
 main(void)

@@ -66,10 +66,8 @@ out:
 static bool
 goes_on(const struct index_update *u, const struct stream_rec *rec)
 {
-    if (u->count == 0)
-        return u->head.next == rec->head.next;
     return rec->head.next <= u->head.next - u->count &&
-           (rec->count == 0 || rec->last < u->positions[0]);
+           (u->count == 0 || rec->count == 0 || rec->last < u->positions[0]);
 }
 
 /* Reads what the update goes on from, and leaves the cursor there. */
