@@ -53,7 +53,8 @@ struct log_iter {
 
     /* a stream, or a list */
     uint64_t    id, version;
-    struct view view; /* of the stream */
+    struct view view;  /* of the stream */
+    uint64_t    shown; /* raw: the first version that is not hidden */
     uint64_t    view_end;
     uint64_t    positions[ITER_BATCH], ids[ITER_BATCH];
     uint32_t    count, next;

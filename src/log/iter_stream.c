@@ -43,8 +43,10 @@ refresh(struct log_iter *it, struct err *err)
     if (rc != 0)
         return rc;
     it->view_end = end;
-    if (it->read.raw)
+    if (it->read.raw) {
+        it->shown = it->view.low;
         it->view.low = 0;
+    }
     return refuse_hidden(it, &it->view, err);
 }
 
@@ -78,6 +80,11 @@ next_position(struct log_iter *it, uint64_t *pos, struct err *err)
     }
     if (it->next == it->count) {
         rc = load_positions(it, err);
+        if (rc == 0 && it->count == 0 && it->read.raw && !it->read.backwards &&
+            it->version < it->shown) {
+            it->version = it->shown; /* an index made after a scavenge has holes below that */
+            rc = load_positions(it, err);
+        }
         if (rc != 0)
             return rc;
         if (it->count == 0)
