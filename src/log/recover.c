@@ -139,13 +139,21 @@ out:
 }
 
 /* A stream whose first record was scavenged begins with whatever is left of it. */
-static bool
-is_unknown(struct log *log, uint64_t id)
+static int
+is_new(struct replay *rp, const struct record *r, bool *yes, struct err *err)
 {
+    struct log       *log = rp->log;
     struct index_head head;
+    int               rc;
 
-    return logi_mem_head(log->mem, id, UINT64_MAX, &head) == 0 &&
-           log->conf.index->head(log->index, id, &head, NULL) == E_NOTFOUND;
+    *yes = (r->flags & RECORD_NEW_STREAM) != 0;
+    if (*yes || !rp->sparse || logi_mem_head(log->mem, r->stream_id, UINT64_MAX, &head) != 0)
+        return 0;
+    rc = log->conf.index->head(log->index, r->stream_id, &head, err);
+    *yes = rc == E_NOTFOUND;
+    if (*yes)
+        err_clear(err);
+    return *yes ? 0 : rc;
 }
 
 static int
@@ -160,8 +168,7 @@ replay_state(struct replay *rp, const struct record *r, struct err *err)
         FAIL(err, E_DAMAGED, ERR_FATAL, "%s: damaged record at position %" PRIu64, rp->log->dir,
              r->pos);
     m.stream = slice_of(r->body, r->name_len);
-    m.is_new =
-        (r->flags & RECORD_NEW_STREAM) != 0 || (rp->sparse && is_unknown(rp->log, r->stream_id));
+    TRY(is_new(rp, r, &m.is_new, err));
     m.head = (struct index_head){.next = r->version,
                                  .truncate = s.truncate,
                                  .max_count = s.max_count,
@@ -190,7 +197,7 @@ replay_record(void *arg, const struct frame *frame, const struct record *r, stru
         return 0;
     e.stream = slice_of(r->body, r->name_len);
     e.type = slice_of(r->body + r->name_len, r->type_len);
-    e.is_new = (r->flags & RECORD_NEW_STREAM) != 0 || (rp->sparse && is_unknown(log, e.id));
+    TRY(is_new(rp, r, &e.is_new, err));
     TRY(logi_mem_add(log->mem, &e, err));
     rp->events++;
 out:
