@@ -50,6 +50,7 @@ log_verify(struct log *log, log_progress_fn *fn, void *arg, struct log_counts *o
     uint64_t      first = logi_segs_first(log->segs), end, pos = first, told = first;
     struct commit c;
     struct frame  f;
+    enum scan     scan;
     int           rc;
 
     memset(out, 0, sizeof *out);
@@ -58,10 +59,12 @@ log_verify(struct log *log, log_progress_fn *fn, void *arg, struct log_counts *o
     end = atomic_load(&log->end);
     for (;;) {
         logi_segs_pin(log->segs, &v.pin);
-        if (logi_scan_from(log->segs, pos, end, &f) == SCAN_END)
+        scan = logi_scan_from(log->segs, pos, end, &f);
+        if (scan == SCAN_END)
             break;
         if (!logi_scan_commit(log->segs, pos, end, &c))
-            FAIL(err, E_DAMAGED, ERR_FATAL, "%s: damaged at position %" PRIu64, log->dir, pos);
+            FAIL(err, E_DAMAGED, ERR_FATAL, "%s: damaged at position %" PRIu64, log->dir,
+                 scan == SCAN_FRAME ? f.head.pos : pos); /* not where scavenged frames stood */
         TRY(logi_scan_commit_records(log->segs, &c, verify_record, &v, err));
         logi_segs_unpin(&v.pin);
         out->commits++;
