@@ -8,6 +8,21 @@
 
 #define WHOLE_MAX 50000 /* bytes: never spread over frames */
 
+/* Becomes the list of before; a new one begins. */
+static void
+turn_seen(struct run *run)
+{
+    struct seen *all = run->old;
+    size_t       cap = run->old_cap;
+
+    run->old = run->seen;
+    run->old_count = run->seen_count;
+    run->old_cap = run->seen_cap;
+    run->seen = all;
+    run->seen_cap = cap;
+    run->seen_count = 0;
+}
+
 static struct seen *
 add_seen(struct run *run)
 {
@@ -38,10 +53,12 @@ check_expected(struct run *run, const struct rec *rec)
             run_fail(run, "rec %" PRIu64 " changed %s at %" PRId64 ", which had %" PRIu64, rec->no,
                      run->streams[rec->ch[i].stream].name, rec->ch[i].expected,
                      run->streams[rec->ch[i].stream].next);
-    for (uint32_t i = 0; i < rec->write_count; i++)
-        if (run->streams[rec->w[i].stream].tombstone)
-            run_fail(run, "rec %" PRIu64 " wrote to %s, which is gone for good", rec->no,
-                     run->streams[rec->w[i].stream].name);
+    for (uint32_t i = 0; i < rec->write_count; i++) {
+        const struct stream *s = &run->streams[rec->w[i].stream];
+
+        if (s->tombstone || (s->meta_of >= 0 && run->streams[s->meta_of].tombstone))
+            run_fail(run, "rec %" PRIu64 " wrote to %s, which is gone for good", rec->no, s->name);
+    }
 }
 
 /* The event follows the one before it, in its commit and in its stream. */
@@ -99,7 +116,7 @@ place(struct run *run, struct rec *rec, const struct seen *s, bool last)
 static void
 begin_scan(struct run *run)
 {
-    run->seen_count = 0;
+    turn_seen(run);
     for (uint32_t i = 0; i < run->stream_count; i++)
         state_reset(&run->streams[i]);
     for (size_t i = 0; i < run->rec_count; i++)
@@ -143,34 +160,61 @@ read_all(uint64_t from, bool backwards)
     return read;
 }
 
+/* The next event of the log's story, whether it is on the disk or was taken by a scavenge. */
+static void
+take(struct run *run, struct seen *s)
+{
+    struct seen *before = run->seen_count == 0 ? NULL : &run->seen[run->seen_count - 1];
+    struct rec  *rec = s->rec;
+    bool         last = s->w + 1 == rec->write_count && s->e + 1 == rec->w[s->w].count;
+
+    check_order(run, s, before);
+    place(run, rec, s, last);
+    rec->found = true;
+    run->streams[s->stream].next++;
+    if (last)
+        state_apply(run, rec);
+    *add_seen(run) = *s;
+}
+
+/* What was there in the last scan, stands before `upto`, and is there no more. */
+static void
+take_gone(struct run *run, size_t *next, uint64_t upto)
+{
+    for (; *next < run->old_count && run->old[*next].pos < upto; ++*next) {
+        struct seen s = run->old[*next];
+
+        if (run->scavenged_recs <= s.rec->no)
+            run_fail(run, "the event at %" PRIu64 " (rec %" PRIu64 ") is gone", s.pos, s.rec->no);
+        s.gone = s.was_gone = true;
+        take(run, &s);
+    }
+}
+
 static void
 scan_forwards(struct run *run)
 {
     struct log_read  read = read_all(0, false);
     struct log_iter *it;
     struct log_event ev;
+    size_t           next = 0;
 
     read.raw = true;
     it = open_iter(run, &read);
     while (next_event(run, it, &ev)) {
-        struct seen  s = {.pos = ev.pos.v, .commit = ev.commit.v, .version = ev.version};
-        struct seen *before = run->seen_count == 0 ? NULL : &run->seen[run->seen_count - 1];
-        bool         last;
+        struct seen s = {.pos = ev.pos.v, .commit = ev.commit.v, .version = ev.version};
 
+        take_gone(run, &next, s.pos);
         s.rec = rec_of_event(run, &ev, &s.w, &s.e);
         s.stream = s.rec->w[s.w].stream;
         s.time_us = ev.time_us;
         s.quiet = ev.quiet;
         s.bytes = ev.data.len + ev.meta.len < WHOLE_MAX ? (uint32_t)(ev.data.len + ev.meta.len) : 0;
-        check_order(run, &s, before);
-        last = s.w + 1 == s.rec->write_count && s.e + 1 == s.rec->w[s.w].count;
-        place(run, s.rec, &s, last);
-        s.rec->found = true;
-        run->streams[s.stream].next++;
-        if (last)
-            state_apply(run, s.rec);
-        *add_seen(run) = s;
+        if (next < run->old_count && run->old[next].pos == s.pos)
+            s.was_gone = run->old[next++].was_gone;
+        take(run, &s);
     }
+    take_gone(run, &next, UINT64_MAX);
     if (run->seen_count > 0) {
         const struct seen *s = &run->seen[run->seen_count - 1];
 
@@ -222,7 +266,7 @@ want_filter(const struct run *run, const struct log_read *read, const struct see
 {
     const struct log_filter *f = &read->filter;
     struct slice             name = slice_str(run->streams[s->stream].name);
-    struct slice             type = rec_type(s->rec, s->w, s->e);
+    struct slice             type = rec_type(run, s->rec, s->w, s->e);
     const char              *dash = strchr(name.data, '-');
 
     if (s->quiet && !f->quiet)
@@ -241,39 +285,137 @@ want_filter(const struct run *run, const struct log_read *read, const struct see
     return true;
 }
 
+/* "$ce-…" and "$et-…" are read by position, as $all is. */
+static bool
+is_native(struct slice stream)
+{
+    return slice_starts(stream, slice_str("$ce-")) || slice_starts(stream, slice_str("$et-"));
+}
+
+static bool
+want_native(const struct run *run, const struct log_read *read, const struct seen *s)
+{
+    struct log_read all = *read;
+    struct slice    label = slice_of((const char *)read->stream.data + 4, read->stream.len - 4);
+
+    all.stream = slice_str("");
+    all.filter.system = all.filter.system || slice_starts(label, slice_str("$"));
+    if (slice_starts(read->stream, slice_str("$ce-")))
+        all.filter.category = label;
+    else
+        all.filter.type = label;
+    return want_filter(run, &all, s);
+}
+
 static bool
 want(const struct run *run, const struct log_read *read, const struct seen *s)
 {
-    uint64_t where = read->stream.len > 0 ? s->version : s->pos;
+    bool     native = is_native(read->stream);
+    uint64_t where = read->stream.len > 0 && !native ? s->version : s->pos;
 
+    if (s->gone)
+        return false;
     if (read->at.v != 0 && s->pos > read->at.v)
         return false;
     if (!read->raw && s->version < state_low(&run->streams[s->stream]))
         return false;
     if (read->backwards ? where > read->from : where < read->from)
         return false;
+    if (native)
+        return want_native(run, read, s);
     if (read->stream.len > 0)
         return slice_is(read->stream, run->streams[s->stream].name);
     return want_filter(run, read, s);
 }
 
-/* A stream of which nothing may be seen is not there. */
+/* Was there at the time of the read; maybe: nobody can know any more, since a scavenge took it. */
 static bool
 check_unseen(struct run *run, const struct log_read *read)
 {
     struct log_iter *it;
+    struct log_event ev;
     struct err       err;
+    bool             maybe = false;
+    int              rc;
 
-    if (read->stream.len == 0 || read->at.v == 0)
+    if (read->stream.len == 0 || read->at.v == 0 || is_native(read->stream))
         return false;
-    for (size_t i = 0; i < run->seen_count; i++)
-        if (run->seen[i].pos <= read->at.v &&
-            slice_is(read->stream, run->streams[run->seen[i].stream].name))
+    for (size_t i = 0; i < run->seen_count; i++) {
+        const struct seen *s = &run->seen[i];
+
+        if (!slice_is(read->stream, run->streams[s->stream].name))
+            continue;
+        if (s->pos <= read->at.v && !s->gone)
             return false;
-    if (log_iter_open(run->log, read, &it, &err) != E_NOTFOUND)
+        maybe = maybe || s->gone;
+    }
+    rc = log_iter_open(run->log, read, &it, &err);
+    if (rc != E_NOTFOUND && !maybe)
         run_fail(run, "%.*s was not there at %" PRIu64 ", and can be read", SLICE_FMT(read->stream),
                  read->at.v);
+    if (rc == 0 && next_event(run, it, &ev))
+        run_fail(run, "%.*s had nothing at %" PRIu64 ", and is read at %" PRIu64,
+                 SLICE_FMT(read->stream), read->at.v, ev.pos.v);
+    if (rc == 0)
+        log_iter_close(it);
     return true;
+}
+
+/* The event that the link leads to, where it may be read; else NULL. */
+static const struct seen *
+linked(const struct run *run, const struct log_read *read, const struct seen *s)
+{
+    uint32_t stream;
+    uint64_t version;
+
+    if (!rec_link(run, s->rec, s->w, s->e, &stream, &version))
+        return NULL;
+    for (size_t i = 0; i < run->seen_count; i++) {
+        const struct seen *t = &run->seen[i];
+
+        if (t->stream == stream && t->version == version)
+            return !t->gone && (read->raw || version >= state_low(&run->streams[stream])) ? t
+                                                                                          : NULL;
+    }
+    return NULL;
+}
+
+/* The event is the one that was found, or the one that it leads to. */
+static void
+check_event(struct run *run, const struct log_read *read, const struct seen *s,
+            const struct log_event *ev)
+{
+    const struct seen *t = read->resolve ? linked(run, read, s) : NULL;
+    uint64_t           want_pos = t != NULL ? t->pos : s->pos;
+    uint64_t           place = t != NULL ? ev->link.pos.v : ev->pos.v;
+    uint64_t           version;
+    uint32_t           w, e;
+    bool               link = rec_link(run, s->rec, s->w, s->e, &w, &version);
+
+    if (ev->pos.v != want_pos || place != s->pos)
+        run_fail(run,
+                 "%" PRIu64 " (%" PRIu64 ") instead of %" PRIu64
+                 " in a read of \"%.*s\" from %" PRIu64 "%s",
+                 ev->pos.v, place, s->pos, SLICE_FMT(read->stream), read->from,
+                 read->backwards ? " backwards" : "");
+    if (ev->dangling != (read->resolve && link && t == NULL))
+        run_fail(run, "the link at %" PRIu64 " %s", s->pos,
+                 t == NULL ? "leads nowhere" : "is said to lead nowhere");
+    (void)rec_of_event(run, ev, &w, &e);
+}
+
+/* Hidden, and behind it something is gone: an index that was made since need not know of it. */
+static bool
+is_optional(const struct run *run, const struct log_read *read, const struct seen *s)
+{
+    return read->raw && read->stream.len > 0 && run->scavenged_recs > 0 &&
+           s->version < state_low(&run->streams[s->stream]);
+}
+
+static uint64_t
+place_of(const struct log_event *ev)
+{
+    return ev->link.stream.len > 0 ? ev->link.pos.v : ev->pos.v;
 }
 
 /* Reads and holds each event against the list of what is there. */
@@ -283,7 +425,7 @@ check_read(struct run *run, const struct log_read *read)
     struct log_iter *it;
     struct log_event ev;
     size_t           limit = sim_pick(run->sim, 4) == 0 ? 5 : SIZE_MAX;
-    uint32_t         w, e;
+    bool             have = false;
 
     if (check_unseen(run, read))
         return;
@@ -293,18 +435,18 @@ check_read(struct run *run, const struct log_read *read)
 
         if (!want(run, read, s))
             continue;
-        if (!next_event(run, it, &ev))
-            run_fail(run, "%" PRIu64 " is missing from a read of %s from %" PRIu64 "%s", s->pos,
-                     read->stream.len > 0 ? run->streams[s->stream].name : "$all", read->from,
-                     read->backwards ? " backwards" : "");
-        if (ev.pos.v != s->pos)
-            run_fail(run, "%" PRIu64 " instead of %" PRIu64 " in a read of %s from %" PRIu64 "%s",
-                     ev.pos.v, s->pos, read->stream.len > 0 ? run->streams[s->stream].name : "$all",
-                     read->from, read->backwards ? " backwards" : "");
-        (void)rec_of_event(run, &ev, &w, &e);
+        have = have || next_event(run, it, &ev);
+        if (is_optional(run, read, s) && (!have || place_of(&ev) != s->pos))
+            continue;
+        if (!have)
+            run_fail(run, "%" PRIu64 " is missing from a read of \"%.*s\" from %" PRIu64 "%s%s",
+                     s->pos, SLICE_FMT(read->stream), read->from,
+                     read->backwards ? " backwards" : "", read->raw ? ", raw" : "");
+        check_event(run, read, s, &ev);
+        have = false;
         limit--;
     }
-    if (limit > 0 && next_event(run, it, &ev))
+    if (limit > 0 && (have || next_event(run, it, &ev)))
         run_fail(run, "%" PRIu64 " is too much in a read from %" PRIu64 "%s", ev.pos.v, read->from,
                  read->backwards ? " backwards" : "");
     log_iter_close(it);
@@ -330,6 +472,8 @@ check_stream(struct run *run, uint32_t n)
     if (rc != 0 || info.head != next - 1 || info.first != state_low(&run->streams[n]))
         run_fail(run, "%s: %d, head %" PRIu64 " of %" PRIu64, run->streams[n].name, rc, info.head,
                  next);
+    read.resolve = sim_pick(run->sim, 3) == 0;
+    read.raw = sim_pick(run->sim, 4) == 0;
     read.backwards = sim_pick(run->sim, 2) == 0;
     read.from = read.backwards ? UINT64_MAX : 0;
     if (sim_pick(run->sim, 3) == 0)
@@ -374,6 +518,7 @@ check_all(struct run *run)
     if (sim_pick(run->sim, 3) == 0)
         read.filter.quiet = false;
     read.raw = sim_pick(run->sim, 4) == 0;
+    read.resolve = sim_pick(run->sim, 3) == 0;
     switch (sim_pick(run->sim, 10)) {
     case 0:
         read.filter.prefix = slice_str("cat1");
@@ -386,6 +531,12 @@ check_all(struct run *run)
         break;
     case 3:
         read.filter.type_prefix = slice_str("W");
+        break;
+    case 4:
+        read.stream = slice_str("$ce-cat1");
+        break;
+    case 5:
+        read.stream = slice_str("$et-$>");
         break;
     default:
         break;
@@ -407,14 +558,14 @@ check_times(struct run *run)
     us =
         run->seen[sim_pick(run->sim, run->seen_count)].time_us + (int64_t)sim_pick(run->sim, 3) - 1;
     for (size_t i = 0; i < run->seen_count; i++)
-        if (run->seen[i].time_us <= us)
+        if (run->seen[i].time_us <= us && !run->seen[i].gone)
             best = run->seen[i].pos;
     rc = log_pos_of_time(run->log, us, &pos, &err);
     if (rc != 0)
         run_fail(run, "no position of a time: %s", err.text);
     /* Any position between that event and the next one is as good. */
     for (size_t i = 0; i < run->seen_count; i++)
-        if ((run->seen[i].pos <= pos.v) != (run->seen[i].pos <= best))
+        if (!run->seen[i].gone && (run->seen[i].pos <= pos.v) != (run->seen[i].pos <= best))
             run_fail(run, "time %" PRId64 " is at %" PRIu64 ", not %" PRIu64, us, pos.v, best);
 }
 
@@ -468,17 +619,57 @@ check_listing(struct run *run)
         run_fail(run, "%u streams are listed, not %u", l.count, there);
 }
 
+/* "$streams" has a link for each stream that is there, by position, and no other. */
+static void
+check_firsts(struct run *run)
+{
+    struct log_read  read = read_all(0, false);
+    struct log_iter *it;
+    struct log_event ev;
+    uint64_t         before = 0;
+    bool             listed_here[STREAMS_MAX] = {false};
+    uint32_t         i;
+
+    read.stream = slice_str("$streams");
+    it = open_iter(run, &read);
+    while (next_event(run, it, &ev)) {
+        const char *name = memchr(ev.data.data, '@', ev.data.len);
+        size_t      len;
+
+        if (name == NULL || ev.pos.v <= before)
+            run_fail(run, "$streams has %.*s at %" PRIu64 " after %" PRIu64, SLICE_FMT(ev.data),
+                     ev.pos.v, before);
+        name++;
+        before = ev.pos.v;
+        len = ev.data.len - (size_t)(name - (const char *)ev.data.data);
+        for (i = 0; i < run->stream_count; i++)
+            if (slice_is(slice_of(name, len), run->streams[i].name))
+                break;
+        if (i == run->stream_count || listed_here[i] || state_read_code(&run->streams[i]) != 0)
+            run_fail(run, "$streams has %.*s, which is not there, or twice", SLICE_FMT(ev.data));
+        listed_here[i] = true;
+    }
+    log_iter_close(it);
+    for (i = 0; i < run->stream_count; i++)
+        if (!listed_here[i] && state_read_code(&run->streams[i]) == 0)
+            run_fail(run, "$streams does not have %s", run->streams[i].name);
+}
+
 static void
 check_verify(struct run *run)
 {
+    uint64_t          there = 0;
     struct log_counts counts;
     struct err        err;
     int               rc = log_verify(run->log, NULL, NULL, &counts, &err);
 
     if (rc != 0)
         run_fail(run, "verify: %s", err.text);
-    if (counts.events != run->seen_count)
-        run_fail(run, "verify counts %" PRIu64 " events, not %zu", counts.events, run->seen_count);
+    for (size_t i = 0; i < run->seen_count; i++)
+        there += !run->seen[i].gone;
+    /* A scavenge may go on while it waits for the index. */
+    if (counts.events != there && (counts.events > there || !care_running(run)))
+        run_fail(run, "verify counts %" PRIu64 " events, not %" PRIu64, counts.events, there);
     if (counts.index_mismatches != 0)
         run_fail(run, "verify: %" PRIu64 " places where the index is not the log",
                  counts.index_mismatches);
@@ -495,6 +686,7 @@ check_scan(struct run *run, bool decided)
     run->scans++;
     begin_scan(run);
     scan_forwards(run);
+    state_learn(run);
     check_recs(run, decided);
     sub_poll(run, true);
     sub_check(run);
@@ -505,6 +697,7 @@ check_scan(struct run *run, bool decided)
         check_all(run);
     check_times(run);
     check_listing(run);
+    check_firsts(run);
     check_verify(run);
     run->looking = was_looking;
     sim_hold(run->sim, false);
@@ -547,4 +740,33 @@ check_some(struct run *run)
     if (rc != 0 && rc != E_END && !run_excused(run))
         run_fail(run, "reading %s: %s", run->streams[n].name, err.text);
     log_iter_close(it);
+}
+
+void
+check_restored(struct run *run, struct log *log, uint64_t end)
+{
+    struct log_read  read = read_all(0, false);
+    struct log      *own = run->log;
+    struct log_iter *it;
+    struct log_event ev;
+    size_t           next = 0;
+    uint32_t         w, e;
+
+    run->log = log;
+    read.raw = true;
+    it = open_iter(run, &read);
+    while (next_event(run, it, &ev)) {
+        while (next < run->seen_count && run->seen[next].pos < ev.pos.v && run->seen[next].was_gone)
+            next++;
+        if (next == run->seen_count || run->seen[next].pos != ev.pos.v || ev.pos.v >= end)
+            run_fail(run, "the backup up to %" PRIu64 " has an event at %" PRIu64, end, ev.pos.v);
+        (void)rec_of_event(run, &ev, &w, &e);
+        next++;
+    }
+    log_iter_close(it);
+    for (; next < run->seen_count && run->seen[next].pos < end; next++)
+        if (!run->seen[next].was_gone)
+            run_fail(run, "the backup up to %" PRIu64 " has no event at %" PRIu64, end,
+                     run->seen[next].pos);
+    run->log = own;
 }

@@ -36,12 +36,15 @@ locate(struct run *run, uint64_t pos, char path[256], uint64_t *at)
         uint64_t       size, first, span;
         const uint8_t *bytes = sim_file_bytes(run->sim, name, &size);
 
-        if (strstr(name, ".seg") == NULL || size < HEADER || memcmp(bytes, "OXBOWSEG", 8) != 0)
+        if (strncmp(name, RUN_DIR "/", strlen(RUN_DIR "/")) != 0 || strstr(name, ".seg") == NULL ||
+            size < HEADER || memcmp(bytes, "OXBOWSEG", 8) != 0)
             continue;
         first = get_u64(bytes + 32);
         span = get_u64(bytes + 40);
         if (pos < first || pos >= first + span)
             continue;
+        if (get_u32(bytes + 68) != 0)
+            return false; /* scavenged: its frames stand elsewhere */
         (void)snprintf(path, 256, "%s", name);
         *at = HEADER + (pos - first);
         return true;
@@ -63,9 +66,9 @@ choose(struct run *run, struct wound *w)
         const struct seen *s = &run->seen[i];
         uint64_t           pos;
 
-        if (s->rec->life >= last_life || !s->rec->told)
+        if (s->rec->life >= last_life || !s->rec->told || s->gone)
             continue;
-        while (k > 0 && run->seen[k - 1].rec == s->rec)
+        while (k > 0 && run->seen[k - 1].rec == s->rec && !run->seen[k - 1].gone)
             k--;
         w->victim = k;
         w->first = run->seen[k].commit;
@@ -111,6 +114,15 @@ hold_error(struct run *run, const struct wound *w, int rc, const struct err *err
                  err->text);
 }
 
+/* The first from i on that no scavenge has taken. */
+static size_t
+there(const struct run *run, size_t i)
+{
+    while (i < run->seen_count && run->seen[i].gone)
+        i++;
+    return i;
+}
+
 /* Reads up to the damage, which must be told. */
 static void
 read_up_to(struct run *run, const struct wound *w)
@@ -132,7 +144,7 @@ read_up_to(struct run *run, const struct wound *w)
         hold_error(run, w, rc, &err, "opening a read");
         return;
     }
-    for (i = 0; (rc = log_iter_next(it, &ev, &err)) == 0; i++) {
+    for (i = there(run, 0); (rc = log_iter_next(it, &ev, &err)) == 0; i = there(run, i + 1)) {
         if (i >= run->seen_count || ev.pos.v != run->seen[i].pos)
             run_fail(run, "a read past damage goes on at %" PRIu64, ev.pos.v);
         (void)rec_of_event(run, &ev, &x, &y);

@@ -8,6 +8,8 @@
  * - pinned: within a life the versions of a stream never go back, and none goes
  *   out before all those below it were settled (replays excepted);
  * - after a close without a crash nothing that was settled comes again.
+ *
+ * In some seeds events are larger, streams are truncated and the log is scavenged meanwhile.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -36,10 +38,10 @@ struct world {
     struct index_maps   *maps;
     struct log          *log;
     struct groups       *groups;
-    bool                 pinned;
+    bool                 pinned, scavenges;
     uint8_t              marks[STREAMS][VERSIONS];
     int64_t              highest[STREAMS]; /* that went out in this life */
-    uint64_t             delivered, settled, parked, crashes, doubles;
+    uint64_t             delivered, settled, parked, crashes, doubles, gone;
     struct member_state *members[MEMBERS];
 };
 
@@ -195,6 +197,7 @@ say(struct world *w, struct member_state *m, bool settle)
 static void
 append(struct world *w)
 {
+    static const uint8_t large[40000];
     struct log_new_event e[3];
     char                 name[8];
     struct log_write     write = {.expected = LOG_ANY, .events = e};
@@ -204,8 +207,46 @@ append(struct world *w)
     write.stream = slice_str(name);
     write.count = 1 + (uint32_t)pick(w, 3);
     for (uint32_t i = 0; i < write.count; i++)
-        e[i] = (struct log_new_event){.type = slice_str("t"), .data = slice_str("{}")};
+        e[i] = (struct log_new_event){.type = slice_str("t"),
+                                      .data = w->scavenges ? slice_of(large, sizeof large)
+                                                           : slice_str("{}")};
     (void)log_append(w->log, &req); /* what came of it shows in the log */
+}
+
+/* What is hidden is settled. */
+static void
+truncate_one(struct world *w)
+{
+    uint32_t          s = (uint32_t)pick(w, STREAMS);
+    uint64_t          low = w->highest[s] < 0 ? 0 : (uint64_t)w->highest[s];
+    char              name[8];
+    struct log_change change = {
+        .expected = LOG_ANY, .what = LOG_SET_TRUNCATE, .truncate = low > 3 ? low - pick(w, 3) : 0};
+    struct log_req req = {.changes = &change, .change_count = 1};
+
+    (void)snprintf(name, sizeof name, "s-%d", (int)s);
+    change.stream = slice_str(name);
+    if (change.truncate == 0)
+        return;
+    for (uint64_t v = 0; v < change.truncate; v++)
+        w->marks[s][v] |= DONE;
+    (void)log_append(w->log, &req);
+}
+
+static void
+scavenge(struct world *w)
+{
+    struct log_scavenge_conf conf = {.min_share = 1};
+    struct log_scavenge      s;
+    struct err               err;
+
+    log_scavenge_status(w->log, &s);
+    if (s.state == LOG_SCAVENGE_FAILED && !sim_crashed(w->sim))
+        fail(w, "a scavenge: %s", s.error);
+    if (s.state != LOG_SCAVENGE_RUNNING && s.run > 0)
+        w->gone += s.events;
+    if (s.state != LOG_SCAVENGE_RUNNING)
+        (void)log_scavenge_start(w->log, &conf, &err);
 }
 
 static int
@@ -240,6 +281,10 @@ act(struct world *w)
         join(w, i);
     else if (what == 30)
         (void)command(w, GROUP_REPLAY);
+    else if (w->scavenges && what == 31)
+        truncate_one(w);
+    else if (w->scavenges && what == 32)
+        scavenge(w);
     else if (what < 75 && w->members[i] != NULL && w->members[i]->count > 0)
         say(w, w->members[i], false);
     else
@@ -361,6 +406,7 @@ run_seed(uint64_t seed, struct world *totals)
     must(env->ops->dir_make(env, "/sim", &err) == 0);
     must(env->ops->dir_sync(env, "/", &err) == 0);
     w->pinned = pick(w, 3) != 0;
+    w->scavenges = pick(w, 4) == 0;
     lives = 2 + pick(w, 5);
     for (uint64_t i = 0; i < lives; i++) {
         open_world(w);
@@ -383,6 +429,7 @@ run_seed(uint64_t seed, struct world *totals)
     totals->settled += w->settled;
     totals->parked += w->parked;
     totals->doubles += w->doubles;
+    totals->gone += w->gone;
     index_maps_free(w->maps);
     sim_free(w->sim);
     free(w);
@@ -401,9 +448,9 @@ main(int argc, char **argv)
         run_seed(seed, totals);
     (void)printf("sim-groups: seeds %" PRIu64 "..%" PRIu64 ": good; %" PRIu64 " lives, %" PRIu64
                  " crashes, %" PRIu64 " handed out, %" PRIu64 " settled, %" PRIu64
-                 " parked, %" PRIu64 " settled ones handed out again\n",
+                 " parked, %" PRIu64 " settled ones handed out again, %" PRIu64 " scavenged\n",
                  from, upto, totals->life, totals->crashes, totals->delivered, totals->settled,
-                 totals->parked, totals->doubles);
+                 totals->parked, totals->doubles, totals->gone);
     free(totals);
     return 0;
 }

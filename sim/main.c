@@ -104,9 +104,10 @@ run_share(const struct options *o, uint32_t share)
     }
     (void)printf("sim: %" PRIu64 " seeds, %" PRIu64 " lives, %" PRIu64 " crashes, %" PRIu64
                  " faults, %" PRIu64 " torn tails cut, %" PRIu64 " commits acknowledged, %" PRIu64
-                 " refused, %" PRIu64 " unsure, %" PRIu64 " times held against the oracle\n",
+                 " refused, %" PRIu64 " unsure, %" PRIu64 " segments scavenged of %" PRIu64
+                 " events, %" PRIu64 " backups, %" PRIu64 " times held against the oracle\n",
                  t.seeds, t.lives, t.crashes, t.faults, t.cuts, t.acked, t.refused, t.unsure,
-                 t.scans);
+                 t.rewritten, t.gone, t.backups, t.scans);
 }
 
 /* Each share in a process of its own; the number of those that failed. */

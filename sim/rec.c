@@ -10,6 +10,7 @@
 
 #define TAG_LEN 24
 #define TAG_MAGIC UINT64_C(0x6d6973776f62786f)
+#define TEXT_MAX 400
 #define BIG_MAX (UINT64_C(1400) << 10)
 
 struct attempt {
@@ -29,7 +30,10 @@ struct shape {
     bool     own_id;
 };
 
-static const char *const types[] = {"Opened", "Deposited", "Withdrawn", "Closed", "T"};
+static const char *const types[] = {"Opened", "Deposited", "Withdrawn",  "Closed",
+                                    "T",      "$>",        LOG_META_TYPE};
+
+enum { TYPES = 5, TYPE_LINK = TYPES, TYPE_META };
 
 static uint64_t
 mix(uint64_t x)
@@ -46,22 +50,102 @@ rec_can_repeat(const struct rec *rec)
     return mix(rec->seed) % 8 != 0;
 }
 
+static uint64_t
+hash_of(const struct rec *rec, uint32_t w, uint32_t e)
+{
+    return mix(rec->seed ^ mix(((uint64_t)w << 32) + e));
+}
+
+static uint32_t
+type_of(const struct run *run, const struct rec *rec, uint32_t w, uint32_t e)
+{
+    uint64_t h = hash_of(rec, w, e);
+
+    if (run->streams[rec->w[w].stream].meta_of >= 0)
+        return TYPE_META;
+    return (h >> 40) % 12 == 0 ? TYPE_LINK : (uint32_t)(h % TYPES);
+}
+
+bool
+rec_link(const struct run *run, const struct rec *rec, uint32_t w, uint32_t e, uint32_t *stream,
+         uint64_t *version)
+{
+    uint64_t h = mix(hash_of(rec, w, e) + 1);
+
+    if (type_of(run, rec, w, e) != TYPE_LINK)
+        return false;
+    *stream = (uint32_t)(h % run->stream_count);
+    *version = (h >> 32) % 40;
+    return true;
+}
+
+static struct log_meta
+meta_of(const struct run *run, const struct rec *rec, uint32_t w, uint32_t e)
+{
+    uint64_t             h = mix(hash_of(rec, w, e) + 2);
+    const struct stream *of = &run->streams[run->streams[rec->w[w].stream].meta_of];
+    struct log_meta      m = {.max_count = h % 2 == 0 ? 1 + (h >> 8) % 6 : 0,
+                              .has_truncate = (h >> 1) % 2 == 0,
+                              .truncate = (h >> 16) % 30};
+
+    m.deleted = of->mortal && (h >> 2) % 6 == 0;
+    return m;
+}
+
+struct log_meta
+rec_meta(const struct run *run, const struct rec *rec, uint32_t w)
+{
+    return meta_of(run, rec, w, rec->w[w].count - 1);
+}
+
+/* The data of a link or of metadata; 0: it is neither. */
+static uint32_t
+text_of(const struct run *run, const struct rec *rec, uint32_t w, uint32_t e, char out[TEXT_MAX])
+{
+    struct log_meta m;
+    uint32_t        stream;
+    uint64_t        version;
+    int             n = 0;
+
+    if (rec_link(run, rec, w, e, &stream, &version)) {
+        n = snprintf(out, TEXT_MAX, "%" PRIu64 "@%s", version, run->streams[stream].name);
+    } else if (type_of(run, rec, w, e) == TYPE_META) {
+        m = meta_of(run, rec, w, e);
+        n = snprintf(out, TEXT_MAX, "{\"$maxCount\":");
+        n += m.max_count == 0 ? snprintf(out + n, TEXT_MAX - (size_t)n, "null")
+                              : snprintf(out + n, TEXT_MAX - (size_t)n, "%" PRIu64, m.max_count);
+        if (m.deleted)
+            m.truncate = INT64_MAX;
+        if (m.deleted || m.has_truncate)
+            n += snprintf(out + n, TEXT_MAX - (size_t)n, ",\"$tb\":%" PRIu64, m.truncate);
+        n += snprintf(out + n, TEXT_MAX - (size_t)n, "}");
+    }
+    must(n < TEXT_MAX);
+    return (uint32_t)n;
+}
+
 static struct shape
 shape_of(const struct run *run, const struct rec *rec, uint32_t w, uint32_t e)
 {
-    uint64_t     h = mix(rec->seed ^ mix(((uint64_t)w << 32) + e));
-    uint64_t     size = mix(h);
+    uint64_t     h = hash_of(rec, w, e), size = mix(h);
+    char         text[TEXT_MAX];
     struct shape s = {
-        .type = (uint32_t)(h % 5),
+        .type = type_of(run, rec, w, e),
         .flags = (h >> 8) % 2 == 0 ? LOG_JSON : 0,
         .created_us = (h >> 9) % 4 == 0 ? (int64_t)(1000000 + (h >> 20) % 1000000) : 0,
         .own_id = rec_can_repeat(rec),
         .meta_len = (h >> 16) % 3 == 0 ? (uint32_t)((h >> 24) % 200) : 0,
     };
 
+    if (s.type >= TYPES) {
+        s.data_len = text_of(run, rec, w, e, text);
+        s.own_id = true; /* no tag is in the text */
+        s.flags = s.type == TYPE_LINK ? s.flags | LOG_LINK : LOG_JSON;
+        return s;
+    }
     if (size % 1000 < run->big)
         s.data_len = (uint32_t)((size >> 10) % BIG_MAX);
-    else if (size % 1000 < run->big + 30)
+    else if (size % 1000 < run->big + run->middle)
         s.data_len = (uint32_t)((size >> 10) % 20000);
     else
         s.data_len = (uint32_t)((size >> 10) % 300);
@@ -71,9 +155,9 @@ shape_of(const struct run *run, const struct rec *rec, uint32_t w, uint32_t e)
 }
 
 struct slice
-rec_type(const struct rec *rec, uint32_t w, uint32_t e)
+rec_type(const struct run *run, const struct rec *rec, uint32_t w, uint32_t e)
 {
-    return slice_str(types[mix(rec->seed ^ mix(((uint64_t)w << 32) + e)) % 5]);
+    return slice_str(types[type_of(run, rec, w, e)]);
 }
 
 static struct ox_id
@@ -99,10 +183,16 @@ fill(uint8_t *out, size_t len, uint64_t seed)
 }
 
 static void
-fill_data(uint8_t *out, const struct rec *rec, uint32_t w, uint32_t e, size_t len)
+fill_data(uint8_t *out, const struct run *run, const struct rec *rec, uint32_t w, uint32_t e,
+          size_t len)
 {
     uint8_t tag[TAG_LEN];
+    char    text[TEXT_MAX];
 
+    if (text_of(run, rec, w, e, text) > 0) {
+        memcpy(out, text, len < TEXT_MAX ? len : TEXT_MAX);
+        return;
+    }
     fill(out, len, mix(rec->seed + w * 131 + e));
     put_u64(tag, TAG_MAGIC);
     put_u64(tag + 8, rec->no);
@@ -205,6 +295,8 @@ rec_new(struct run *run)
             continue;
         if (run->streams[s].system)
             rec->flags |= LOG_SYSTEM;
+        if (run->streams[s].meta_of >= 0 && run->streams[run->streams[s].meta_of].mortal)
+            run->streams[run->streams[s].meta_of].may_be_deleted = true;
         rec->w[rec->write_count++] = (struct rec_write){
             .stream = s, .expected = rec_pick_expected(run, s), .count = pick_count(run)};
     }
@@ -419,7 +511,7 @@ attempt_new(struct run *run, struct rec *rec)
             if (s.own_id)
                 ev->id = id_of(rec, w, e);
             ev->type = slice_str(types[s.type]);
-            fill_data(p, rec, w, e, s.data_len);
+            fill_data(p, run, rec, w, e, s.data_len);
             ev->data = slice_of(p, s.data_len);
             p += s.data_len;
             fill(p, s.meta_len, rec->seed + e);
@@ -551,14 +643,15 @@ by_tag(const struct log_event *ev, uint64_t *no, uint32_t *w, uint32_t *e)
 }
 
 static bool
-same_bytes(struct slice got, const struct rec *rec, uint32_t w, uint32_t e, bool data)
+same_bytes(struct run *run, struct slice got, const struct rec *rec, uint32_t w, uint32_t e,
+           bool data)
 {
     uint8_t *want = malloc(got.len + 1);
     bool     same;
 
     must(want != NULL);
     if (data)
-        fill_data(want, rec, w, e, got.len);
+        fill_data(want, run, rec, w, e, got.len);
     else
         fill(want, got.len, rec->seed + e);
     same = got.len == 0 || memcmp(want, got.data, got.len) == 0;
@@ -588,9 +681,9 @@ hold_against(struct run *run, const struct log_event *ev, const struct rec *rec,
         bad = "time";
     else if (ev->quiet != ((rec->flags & LOG_QUIET) != 0))
         bad = "quiet";
-    else if (ev->data.len != s.data_len || !same_bytes(ev->data, rec, w, e, true))
+    else if (ev->data.len != s.data_len || !same_bytes(run, ev->data, rec, w, e, true))
         bad = "data";
-    else if (ev->meta.len != s.meta_len || !same_bytes(ev->meta, rec, w, e, false))
+    else if (ev->meta.len != s.meta_len || !same_bytes(run, ev->meta, rec, w, e, false))
         bad = "metadata";
     if (bad != NULL)
         run_fail(run, "the event at %" PRIu64 " (rec %" PRIu64 ", %u, %u) has another %s",

@@ -71,7 +71,13 @@ name_streams(struct run *run)
         uint64_t       kind = pick(run, 12);
 
         s->mortal = pick(run, 4) == 0;
-        if (kind == 0) {
+        s->meta_of = -1;
+        if (kind == 3 && i > 0 && run->streams[i - 1].meta_of < 0 && !run->streams[i - 1].system &&
+            strlen(run->streams[i - 1].name) < LOG_NAME_MAX - 2) {
+            (void)snprintf(s->name, sizeof s->name, "$$%s", run->streams[i - 1].name);
+            s->system = true;
+            s->meta_of = (int32_t)i - 1;
+        } else if (kind == 0) {
             (void)snprintf(s->name, sizeof s->name, "$sys-%u", i);
             s->system = true;
         } else if (kind == 1) {
@@ -105,6 +111,11 @@ configure(struct run *run)
     if (pick(run, 4) == 0)
         c->queue_bytes_max = UINT64_C(64) << 10;
     run->big = pick(run, 3) == 0 ? (uint32_t)pick(run, 40) : 0;
+    run->middle = 30;
+    run->scavenges = pick(run, 3) == 0;
+    run->backs_up = pick(run, 4) == 0;
+    if (run->scavenges)
+        run->middle += 300 + (uint32_t)pick(run, 400); /* enough to seal segments */
 }
 
 /* Faults */
@@ -158,6 +169,19 @@ check_empty_hands(struct run *run, const char *when)
     if (sim_open_files(run->sim) + sim_open_maps(run->sim) + sim_tasks(run->sim) > 0)
         run_fail(run, "%s: %u files, %u maps, %u tasks are left", when, sim_open_files(run->sim),
                  sim_open_maps(run->sim), sim_tasks(run->sim));
+}
+
+/* What a scavenge has begun to write is gone when it ends, however it ends. */
+static void
+check_rests(struct run *run)
+{
+    const char *path;
+
+    if (run_excused(run))
+        return;
+    for (size_t i = 0; (path = sim_file(run->sim, i)) != NULL; i++)
+        if (strncmp(path, RUN_DIR "/", strlen(RUN_DIR "/")) == 0 && strstr(path, ".new") != NULL)
+            run_fail(run, "%s is left", path);
 }
 
 static void
@@ -383,6 +407,16 @@ submit_again(struct run *run)
 }
 
 static void
+care(struct run *run)
+{
+    if (run->scavenges && pick(run, 2) == 0)
+        care_scavenge(run);
+    else if (run->backs_up && pick(run, 3) == 0)
+        care_back_up(run);
+    care_look(run);
+}
+
+static void
 act(struct run *run)
 {
     uint64_t what = pick(run, 100);
@@ -401,6 +435,8 @@ act(struct run *run)
         sub_poll(run, false);
     else if (what < 70)
         check_some(run);
+    else if (what == 70)
+        care(run);
     else
         (void)sim_run(run->sim, 1 + pick(run, 20));
 }
@@ -503,6 +539,8 @@ work(struct run *run, uint32_t steps)
 static void
 close_log(struct run *run)
 {
+    care_look(run);
+    run->scavenge_run = 0;
     sub_end(run);
     run->closing = true; /* what was submitted is finished, nothing new comes */
     log_close(run->log);
@@ -511,6 +549,7 @@ close_log(struct run *run)
     if (run->in_flight != 0)
         run_fail(run, "closed with %u appends that were never answered", run->in_flight);
     check_empty_hands(run, "after close");
+    check_rests(run);
 }
 
 /* One life; true where it was closed properly. */
@@ -540,6 +579,8 @@ live(struct run *run, bool clean, uint32_t steps, bool last)
         run_say(run, "life %" PRIu64 ": in trouble from the start", run->lives);
     else
         check_scan(run, true);
+    if (run->scavenges && !sim_crashed(run->sim) && (last || pick(run, 2) == 0))
+        care_scavenge(run);
     if (last)
         steps = 0;
     else if (end < 3)
@@ -581,6 +622,7 @@ run_free(struct run *run)
         free(run->recs[i]);
     free(run->recs);
     free(run->seen);
+    free(run->old);
     free(run->claims);
     index_maps_free(run->maps);
     sim_free(run->sim);
@@ -598,6 +640,9 @@ add_totals(const struct run *run, struct run_totals *t)
     t->refused += run->refused;
     t->unsure += run->unsure;
     t->scans += run->scans;
+    t->rewritten += run->rewritten;
+    t->gone += run->gone;
+    t->backups += run->backups;
 }
 
 void
@@ -621,6 +666,7 @@ run_seed(uint64_t seed, uint32_t steps, bool verbose, struct run_totals *totals)
     for (uint32_t i = 0; i < lives; i++)
         clean = live(&run, clean, 1 + (uint32_t)pick(&run, steps / lives * 2), false);
     (void)live(&run, clean, 0, true);
+    care_restore(&run);
     if (pick(&run, 4) == 0)
         damage_run(&run);
     run_say(&run,

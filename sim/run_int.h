@@ -22,6 +22,8 @@
 #define STREAMS_MAX 40
 #define SUBS_MAX 5
 #define RUN_DIR "/sim/data"
+#define RUN_BACKUP "/sim/backup"
+#define RUN_RESTORED "/sim/restored"
 
 struct rec_write {
     uint32_t stream;
@@ -66,6 +68,8 @@ struct seen {
     uint32_t    bytes; /* of data and metadata, where they are in one piece; else 0 */
     int64_t     time_us;
     bool        quiet;
+    bool        gone;     /* a scavenge has taken it */
+    bool        was_gone; /* in some scan: where a power cut brings the old file back */
 };
 
 /* Somebody was told a stream's version by a refusal. */
@@ -90,11 +94,14 @@ struct sub {
 struct stream {
     char     name[LOG_NAME_MAX + 1];
     bool     system;
-    bool     mortal; /* may be deleted */
-    uint64_t floor;  /* versions that are known to exist, as answers told */
+    bool     mortal;  /* may be deleted */
+    int32_t  meta_of; /* the stream whose metadata it has; -1: none */
+    uint64_t floor;   /* versions that are known to exist, as answers told */
     bool     may_be_deleted, may_be_gone, told_gone;
     /* as of the last scan */
     uint64_t next, low, max_count;
+    uint64_t high;   /* what was hidden of it at any time: a scavenge may have made that final */
+    uint64_t raised; /* what the log says of that */
     bool     stated, deleted, tombstone;
 };
 
@@ -111,22 +118,30 @@ struct run {
     uint32_t           stream_count;
     struct seen       *seen;
     size_t             seen_count, seen_cap;
+    struct seen       *old; /* of the scan before */
+    size_t             old_count, old_cap;
     struct claim      *claims;
     size_t             claim_count, claim_cap;
     struct sub         subs[SUBS_MAX];
     uint32_t           sub_count;
     uint32_t           in_flight;
-    uint32_t           big; /* of 1,000 events, how many are large */
+    uint32_t           big, middle;         /* of 1,000 events, how many are large, and not small */
+    bool               scavenges, backs_up; /* in this seed */
+    uint64_t           scavenged_recs;      /* those before it may have gone */
+    uint64_t           scavenge_run;        /* the last one that was looked at */
+    uint64_t           backup_end;          /* what there is a backup of at least; 0: none */
     uint64_t           faults_before;
     bool               excused; /* refusals for lack of disk and the like are in order */
     bool               closing;
     bool               index_broken;
     bool               looking; /* a check reads: nobody else does anything new */
     uint64_t           acked, refused, unsure, lives, crashes, cuts, scans, events;
+    uint64_t           rewritten, gone, backups;
 };
 
 struct run_totals {
     uint64_t seeds, lives, crashes, cuts, faults, acked, refused, unsure, scans;
+    uint64_t rewritten, gone, backups;
 };
 
 /* Prints what is wrong and how to run it again, and ends the program. */
@@ -147,8 +162,13 @@ void rec_submit_bad(struct run *run);
 /* Which event is this? Holds every field against what was asked for. NULL never. */
 struct rec *rec_of_event(struct run *run, const struct log_event *ev, uint32_t *w, uint32_t *e);
 
-struct slice rec_type(const struct rec *rec, uint32_t w, uint32_t e);
-bool         version_holds(int64_t expected, uint64_t next);
+struct slice rec_type(const struct run *run, const struct rec *rec, uint32_t w, uint32_t e);
+/* What a link leads to; false: it is none. */
+bool rec_link(const struct run *run, const struct rec *rec, uint32_t w, uint32_t e,
+              uint32_t *stream, uint64_t *version);
+/* The metadata that the write ends with. */
+struct log_meta rec_meta(const struct run *run, const struct rec *rec, uint32_t w);
+bool            version_holds(int64_t expected, uint64_t next);
 
 int64_t rec_pick_expected(struct run *run, uint32_t stream);
 
@@ -164,6 +184,7 @@ void     state_pick(struct run *run, struct rec *rec);
 bool     state_repeatable(const struct run *run, const struct rec *rec);
 void     state_answer_gone(struct run *run, struct rec *rec, const struct log_req *req);
 void     state_check_told(struct run *run);
+void     state_learn(struct run *run); /* what scavenges have hidden for good */
 
 /* subs.c: who reads along */
 
@@ -179,6 +200,17 @@ void sub_free_all(struct run *run);
 /* Nothing may be in flight. decided: the log was opened since, what was unsure is no more. */
 void check_scan(struct run *run, bool decided);
 void check_some(struct run *run); /* a few reads; anything may be in flight */
+/* The log is another one, made of a backup: all events below `end`, and nothing else. */
+void check_restored(struct run *run, struct log *log, uint64_t end);
+
+/* care.c: what an operator does */
+
+void care_scavenge(struct run *run);
+void care_back_up(struct run *run);
+void care_restore(struct run *run);
+bool care_running(struct run *run); /* or was, when somebody last looked */
+/* A scavenge that failed has a reason. */
+void care_look(struct run *run);
 
 /* damage.c */
 

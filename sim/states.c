@@ -33,13 +33,13 @@ state_holds(const struct stream *s, int64_t expected)
 uint64_t
 state_low(const struct stream *s)
 {
-    uint64_t low = s->low;
+    uint64_t low = s->low, count = s->meta_of >= 0 ? 1 : s->max_count;
 
     if (s->deleted || s->tombstone)
         return s->next;
-    if (s->max_count != 0 && s->next > s->max_count && s->next - s->max_count > low)
-        low = s->next - s->max_count;
-    return low;
+    if (count != 0 && s->next > count && s->next - count > low)
+        low = s->next - count;
+    return low > s->raised ? low : s->raised;
 }
 
 int
@@ -68,6 +68,36 @@ change(struct stream *s, const struct rec_change *c)
     }
 }
 
+static void
+note_high(struct stream *s)
+{
+    uint64_t low = state_low(s);
+
+    if (low > s->high)
+        s->high = low;
+}
+
+/* The change that metadata makes of the stream that it is about. */
+static void
+apply_meta(struct run *run, const struct rec *rec, uint32_t w)
+{
+    int32_t           of = run->streams[rec->w[w].stream].meta_of;
+    struct rec_change c = {.what = LOG_SET_LIMITS};
+    struct log_meta   m;
+
+    if (of < 0)
+        return;
+    m = rec_meta(run, rec, w);
+    c.max_count = m.max_count;
+    c.truncate = m.truncate;
+    if (m.deleted)
+        c.what |= LOG_SET_DELETED;
+    else if (m.has_truncate)
+        c.what |= LOG_SET_TRUNCATE;
+    change(&run->streams[of], &c);
+    note_high(&run->streams[of]);
+}
+
 void
 state_apply(struct run *run, const struct rec *rec)
 {
@@ -75,12 +105,46 @@ state_apply(struct run *run, const struct rec *rec)
         run->streams[rec->w[i].stream].deleted = false;
     for (uint32_t i = 0; i < rec->change_count; i++)
         change(&run->streams[rec->ch[i].stream], &rec->ch[i]);
+    for (uint32_t i = 0; i < rec->write_count; i++)
+        apply_meta(run, rec, i);
+    for (uint32_t i = 0; i < rec->write_count; i++)
+        note_high(&run->streams[rec->w[i].stream]);
+    for (uint32_t i = 0; i < rec->change_count; i++)
+        note_high(&run->streams[rec->ch[i].stream]);
+}
+
+/*
+ * Before a scavenge takes what only a limit hides it raises the stream's truncation, by a commit
+ * without events. So nothing may be readable that was hidden then; what was never hidden is.
+ */
+void
+state_learn(struct run *run)
+{
+    for (uint32_t i = 0; i < run->stream_count; i++) {
+        struct stream    *s = &run->streams[i];
+        struct log_stream info;
+        struct err        err;
+
+        if (state_read_code(s) != 0 ||
+            log_stream_info(run->log, slice_str(s->name), &info, &err) != 0)
+            continue; /* what is wrong is said elsewhere */
+        if (info.first > state_low(s) && info.first <= s->high && run->scavenged_recs > 0)
+            s->raised = info.first;
+    }
+    for (size_t i = 0; i < run->seen_count; i++) {
+        const struct seen   *e = &run->seen[i];
+        const struct stream *s = &run->streams[e->stream];
+
+        if (e->gone && (e->version >= state_low(s) || e->version + 1 >= s->next))
+            run_fail(run, "%s version %" PRIu64 " at %" PRIu64 " is gone, and has to be there",
+                     s->name, e->version, e->pos);
+    }
 }
 
 void
 state_reset(struct stream *s)
 {
-    s->next = s->low = s->max_count = 0;
+    s->next = s->low = s->max_count = s->high = s->raised = 0;
     s->stated = s->deleted = s->tombstone = false;
 }
 
@@ -117,6 +181,8 @@ state_pick(struct run *run, struct rec *rec)
 
         for (uint32_t i = 0; i < rec->change_count; i++)
             twice = twice || rec->ch[i].stream == stream;
+        for (uint32_t i = 0; i < rec->write_count; i++)
+            twice = twice || run->streams[rec->w[i].stream].meta_of == (int32_t)stream;
         if (twice)
             continue;
         *c = (struct rec_change){.stream = stream, .expected = LOG_ANY};
@@ -130,6 +196,8 @@ state_pick(struct run *run, struct rec *rec)
 bool
 state_repeatable(const struct run *run, const struct rec *rec)
 {
+    if (rec->no < run->scavenged_recs)
+        return false; /* may be gone */
     for (uint32_t i = 0; i < rec->write_count; i++)
         if (run->streams[rec->w[i].stream].mortal)
             return false;
