@@ -179,6 +179,51 @@ test_bad_events(void **state)
     assert_int_equal(w->sink->credit, 16);
 }
 
+#define TRACE "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+static void
+open_as(struct world *w, const char *rules)
+{
+    sink_free(w->sink);
+    w->sink = http_sink(http_fake_port(http_service_fake(w->service)), rules);
+}
+
+static int
+traced(struct world *w, const char *data)
+{
+    struct sink_item *item = make(w, "5", "OrderPlaced", data);
+
+    item->json = true;
+    item->meta = slice_str("{\"traceparent\":\"" TRACE "\"}");
+    submit(w, item);
+    finish(w);
+    w->err = w->decided[item - w->items].err;
+    return w->decided[item - w->items].rc;
+}
+
+static void
+test_cloudevents(void **state)
+{
+    struct world     *w = *state;
+    struct http_fake *fake = http_service_fake(w->service);
+
+    http_fake_push_many(fake, 3, false, FAKE_ANSWER, 200, NULL, "");
+    http_ok(traced(w, "{\"a\":1}"), &w->err);
+    assert_true(http_fake_last_has(fake, "traceparent: " TRACE "\r\n"));
+    assert_false(http_fake_last_has(fake, "ce-id"));
+    open_as(w, "- {method: POST, url: /events}\ncloudevents: binary\nsource: '/x/{category}'\n");
+    http_ok(traced(w, "{\"a\":1}"), &w->err);
+    assert_true(http_fake_last_has(fake, "ce-id: ab000000-0000-0000-0000-000000000002\r\n"));
+    assert_true(http_fake_last_has(fake, "ce-source: /x/order\r\n"));
+    assert_true(http_fake_last_has(fake, "Content-Type: application/json\r\n"));
+    assert_true(http_fake_last_has(fake, "\n{\"a\":1}"));
+    open_as(w, "- {method: POST, url: /events}\ncloudevents: structured\n");
+    http_ok(traced(w, "{\"a\":1}"), &w->err);
+    assert_true(http_fake_last_has(fake, "Content-Type: application/cloudevents+json\r\n"));
+    assert_true(http_fake_last_has(fake, "\"data\":{\"a\":1}}"));
+    assert_true(http_fake_last_has(fake, "traceparent: " TRACE "\r\n"));
+}
+
 struct outcome {
     enum fake_mode mode;
     int            status, rc;
@@ -296,6 +341,8 @@ test_configuration(void **state)
     refused("http://127.0.0.1", "{url: /x, body: '{\"a\":{b}}'}");
     refused("http://127.0.0.1", "{url: /x, headers: {X-Y: '{data'}}");
     refused("http://127.0.0.1/x?y=1", "{url: /x}");
+    refused("http://127.0.0.1", "{url: /x, body: '{}'}\ncloudevents: structured");
+    refused("http://127.0.0.1", "{url: /x}\nsource: '{nothing}'");
     http_conf_refused(sink_http_ops.schema, "url", "url: http://me:pw@h\nrules: [{url: /x}]\n");
     http_conf_refused(sink_http_ops.schema, "rules", "url: http://127.0.0.1\nrules: []\n");
     http_conf_refused(sink_http_ops.schema, "url", "rules: [{url: /x}]\n");
@@ -307,10 +354,9 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_put_and_delete), TEST(test_templates),
-        TEST(test_bad_events),     TEST(test_outcomes),
-        TEST(test_many),           TEST(test_close_in_flight),
-        TEST(test_check),          cmocka_unit_test(test_configuration),
+        TEST(test_put_and_delete), TEST(test_templates),   TEST(test_bad_events),
+        TEST(test_outcomes),       TEST(test_many),        TEST(test_close_in_flight),
+        TEST(test_check),          TEST(test_cloudevents), cmocka_unit_test(test_configuration),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

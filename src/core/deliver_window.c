@@ -207,6 +207,7 @@ deliveri_admit(struct deliver *d, const struct log_event *ev, enum admit how, st
     it->base.data = copy(&to, ev->data);
     it->base.meta = copy(&to, ev->meta);
     it->base.id = ev->id;
+    it->base.json = (ev->flags & LOG_JSON) != 0;
     it->base.created_us = ev->created_us;
     it->base.owner = d;
     dash = memchr(it->base.stream.data, '-', it->base.stream.len);

@@ -5,6 +5,7 @@
 #include "sink/http/http_int.h"
 
 static const char *const methods[] = {"PUT", "POST", "PATCH", "DELETE", "GET", NULL};
+static const char *const cloudevents[] = {"binary", "structured", "off", NULL}; /* sink_format */
 static const char *const otherwise[] = {"park", "skip", NULL};
 
 static const struct conf_type status = {.kind = CONF_INT, .min = 300, .max = 599};
@@ -60,6 +61,14 @@ static const struct conf_field sink_fields[] = {
      .type = {.kind = CONF_ENUM, .values = otherwise},
      .preset = "park",
      .doc = "what becomes of an event that no rule fits"},
+    {.name = "cloudevents",
+     .type = {.kind = CONF_ENUM, .values = cloudevents},
+     .preset = "off",
+     .doc = "binary: its attributes as headers; structured: the whole event is the body"},
+    {.name = "source",
+     .type = {.kind = CONF_STRING, .min = 1, .max = 1024},
+     .preset = "oxbow",
+     .doc = "the CloudEvents attribute, a URI with placeholders"},
     {.name = NULL},
 };
 const struct conf_type sinki_http_schema = {.kind = CONF_OBJECT, .fields = sink_fields};
@@ -80,7 +89,7 @@ compile(const struct conf *at, const char *text, enum template_kind kind, const 
 {
     struct err why = {0};
 
-    if (template_new(slice_str(text), kind, sinki_http_known, NULL, out, &why) != 0)
+    if (template_new(slice_str(text), kind, sink_fill_known, NULL, out, &why) != 0)
         return conf_fail(at, err, "%s: %s", what, why.text);
     return 0;
 }
@@ -125,10 +134,14 @@ conf_rule(struct httpi_sink *s, struct httpi_rule *r, const struct conf *conf, s
     TRY(copy_text(&r->type_prefix, conf, "type_prefix", err));
     (void)snprintf(r->method, sizeof r->method, "%s", methods[conf_enum(conf, "method")]);
     (void)snprintf(r->label, sizeof r->label, "%s %s", r->method, conf_str(conf, "url"));
-    TRY(net_service_template(s->service, conf, "url", sinki_http_known, NULL, &r->url, err));
+    TRY(net_service_template(s->service, conf, "url", sink_fill_known, NULL, &r->url, err));
     r->bare = strcmp(r->method, "DELETE") == 0 || strcmp(r->method, "GET") == 0;
     if (body != NULL)
         TRY(compile(conf, body, TEMPLATE_JSON, "body", &r->body, err));
+    if (body != NULL && s->format == SINK_STRUCTURED)
+        return conf_fail(conf_child(conf, "body"), err,
+                         "with cloudevents: structured the event is "
+                         "the body");
     TRY(conf_headers(r, conf_child(conf, "headers"), err));
     r->done_count = conf_statuses(r->done, conf_child(conf, "done"));
     r->retry_count = conf_statuses(r->retry, conf_child(conf, "retry"));
@@ -143,11 +156,16 @@ sinki_http_conf(struct httpi_sink *s, const struct conf *conf, struct err *err)
     int                rc = 0;
 
     s->credit = (uint32_t)conf_int(conf, "in_flight");
+    s->format = (enum sink_format)conf_enum(conf, "cloudevents");
     s->skip_others = conf_enum(conf, "otherwise") == 1;
     s->rules = calloc(conf_count(rules), sizeof *s->rules);
     s->slots = calloc(s->credit, sizeof *s->slots);
     if (s->rules == NULL || s->slots == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for the configuration");
+    TRY(sink_form_new(&(struct sink_form_def){.binding = SINK_HTTP,
+                                              .format = s->format,
+                                              .source = conf_str(conf, "source")},
+                      conf, &s->form, err));
     TRY(net_service_new(s->sink.env, conf, s->credit, &s->service, err));
     for (const struct conf *r = conf_first(rules); r != NULL; r = conf_next(r))
         TRY(conf_rule(s, &s->rules[s->rule_count++], r, err));
@@ -170,9 +188,11 @@ sinki_http_conf_free(struct httpi_sink *s)
             template_free(r->headers[j]);
         }
     }
+    sink_form_free(s->form);
     net_service_free(s->service);
     free(s->rules);
     free(s->slots);
+    s->form = NULL;
     s->service = NULL;
     s->rules = NULL;
     s->slots = NULL;

@@ -62,8 +62,7 @@ fill_headers(struct httpi_sink *s, const struct httpi_rule *r, struct sink_item 
 
     for (uint32_t i = 0; i < r->header_count; i++) {
         buf_clear(&s->values[i]);
-        TRY(template_expand(r->headers[i], sinki_http_lookup, item, &s->scratch, &s->values[i],
-                            err));
+        TRY(template_expand(r->headers[i], sink_fill, item, &s->scratch, &s->values[i], err));
         headers[*count].name = slice_str(r->header_names[i]);
         headers[*count].value = buf_slice(&s->values[i]);
         (*count)++;
@@ -77,31 +76,39 @@ static int
 start_request(struct httpi_sink *s, const struct httpi_rule *r, struct sink_item *item,
               struct httpi_slot *slot, struct err *err)
 {
-    struct net_header  headers[NET_HEADERS_MAX + HTTPI_RULE_HEADERS_MAX + 2];
-    struct net_request request = {.method = r->method,
-                                  .headers = headers,
-                                  .label = r->label,
-                                  .changes = true,
-                                  .head_only = true};
-    uint32_t           count = net_service_headers(s->service, headers);
-    char               id[ID_TEXT_LEN + 1];
-    int                rc = 0;
+    struct net_header   headers[NET_HEADERS_MAX + HTTPI_RULE_HEADERS_MAX + SINK_HEADERS_MAX + 2];
+    struct net_request  request = {.method = r->method,
+                                   .headers = headers,
+                                   .label = r->label,
+                                   .changes = true,
+                                   .head_only = true};
+    uint32_t            count = net_service_headers(s->service, headers);
+    struct sink_message m;
+    const char         *content_type = "application/json";
+    char                id[ID_TEXT_LEN + 1];
+    int                 rc = 0;
 
     clear_buf(&s->url);
     clear_buf(&s->body);
     clear_buf(&s->scratch);
-    TRY(template_expand(r->url, sinki_http_lookup, item, &s->scratch, &s->url, err));
+    TRY(template_expand(r->url, sink_fill, item, &s->scratch, &s->url, err));
     TRY(fill_headers(s, r, item, headers, &count, err));
+    TRY(sink_form_fill(s->form, item, &m, err));
+    for (uint32_t i = 0; i < m.count; i++)
+        headers[count++] = (struct net_header){slice_str(m.headers[i].name), m.headers[i].value};
     if (r->body != NULL) {
-        TRY(template_expand(r->body, sinki_http_lookup, item, &s->scratch, &s->body, err));
+        TRY(template_expand(r->body, sink_fill, item, &s->scratch, &s->body, err));
         request.body =
             slice_of(s->body.data == NULL ? (const void *)"" : s->body.data, s->body.len);
+    } else if (!r->bare && s->format != SINK_RAW && m.body.data != NULL) {
+        request.body = m.body;
+        content_type = m.content_type;
     } else if (!r->bare) {
         request.body = slice_of(item->data.data == NULL ? "" : item->data.data, item->data.len);
     }
     if (request.body.data != NULL) {
         headers[count].name = slice_str("Content-Type");
-        headers[count++].value = slice_str("application/json");
+        headers[count++].value = slice_str(content_type);
     }
     id_format(&item->id, id);
     headers[count].name = slice_str("Idempotency-Key");

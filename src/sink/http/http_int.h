@@ -4,6 +4,8 @@
 
 #include "net/http.h"
 #include "net/service.h"
+#include "sink/fill.h"
+#include "sink/message.h"
 #include "sink/sink.h"
 
 #define HTTPI_RULES_MAX 256
@@ -39,6 +41,8 @@ struct httpi_sink {
     struct httpi_rule  *rules;
     uint32_t            rule_count, credit, decided;
     bool                skip_others;
+    enum sink_format    format; /* raw: requests as the rules say */
+    struct sink_form   *form;
     struct httpi_slot  *slots;
     struct buf          url, body, scratch, values[HTTPI_RULE_HEADERS_MAX];
 };
@@ -50,9 +54,5 @@ void sinki_http_conf_free(struct httpi_sink *);
 
 /* NULL: none. */
 const struct httpi_rule *sinki_http_match(const struct httpi_sink *, struct slice type);
-
-/* For template_new and, with arg a struct sink_item, for template_expand. */
-bool sinki_http_known(void *arg, struct slice name);
-int  sinki_http_lookup(void *arg, struct slice name, bool raw, struct buf *value, struct err *);
 
 #endif

@@ -1,13 +1,13 @@
-/* The placeholders of a rule's templates, out of one event. */
+#include "sink/fill.h"
+
 #include "base/json.h"
 #include "base/rfc3339.h"
-#include "sink/http/http_int.h"
 
-static const char *const names[] = {"key",      "stream",  "type", "id",   "version",
-                                    "position", "created", "data", "meta", NULL};
+static const char *const names[] = {"key",      "stream",  "category", "type", "id", "version",
+                                    "position", "created", "data",     "meta", NULL};
 
 bool
-sinki_http_known(void *arg, struct slice name)
+sink_fill_known(void *arg, struct slice name)
 {
     (void)arg;
     for (const char *const *n = names; *n != NULL; n++)
@@ -40,7 +40,7 @@ put_raw(struct buf *value, bool raw, struct slice json, struct slice name, struc
         return 0;
     }
     if (type == JSON_STRING || type == JSON_NUMBER)
-        return net_text_of(json, "a value", value, err);
+        return template_put_json(json, false, value, err);
     RETURN_ERR(err, E_SCHEMA, ERR_DATA, "{%.*s} is %s: only texts and numbers fit there",
                SLICE_FMT(name), json_type_name(type));
 }
@@ -75,8 +75,20 @@ out:
     return rc;
 }
 
+/* All of the name where it has no key. */
+static struct slice
+category(const struct sink_item *item)
+{
+    const char *dash =
+        item->stream.len == 0 ? NULL : memchr(item->stream.data, '-', item->stream.len);
+
+    return dash == NULL
+               ? item->stream
+               : slice_of(item->stream.data, (size_t)(dash - (const char *)item->stream.data));
+}
+
 int
-sinki_http_lookup(void *arg, struct slice name, bool raw, struct buf *value, struct err *err)
+sink_fill(void *arg, struct slice name, bool raw, struct buf *value, struct err *err)
 {
     const struct sink_item *item = arg;
     char                    text[TIME_TEXT_MAX];
@@ -93,6 +105,8 @@ sinki_http_lookup(void *arg, struct slice name, bool raw, struct buf *value, str
         put_text(value, raw, item->key);
     } else if (slice_is(name, "stream")) {
         put_text(value, raw, item->stream);
+    } else if (slice_is(name, "category")) {
+        put_text(value, raw, category(item));
     } else if (slice_is(name, "type")) {
         put_text(value, raw, item->type);
     } else if (slice_is(name, "version")) {

@@ -1,0 +1,48 @@
+/*
+ * What a driver has in flight: an item and what the far side calls it, until it is decided. For the
+ * drivers whose far side answers each message by itself. Errors at submitting are kept and told at
+ * the next poll.
+ */
+#ifndef OX_SINK_SLOTS_H
+#define OX_SINK_SLOTS_H
+
+#include "sink/sink.h"
+
+#define SINK_SLOTS_MAX 4096
+
+struct sink_slot {
+    struct sink_item *item; /* NULL: free */
+    uint64_t          tag;  /* the driver's own, as are: */
+    uint64_t          due_us;
+    bool              returned;
+    /* decided without the far side */
+    bool       decided;
+    struct err err;
+};
+
+struct sink_slots {
+    struct sink      *sink;
+    struct sink_slot *slot;
+    uint32_t         *free;
+    uint32_t          count, free_count, decided;
+};
+
+/* Sets the sink's credit. */
+int  sink_slots_init(struct sink_slots *, struct sink *, uint32_t count, struct err *);
+void sink_slots_fini(struct sink_slots *); /* tells nobody */
+
+struct sink_slot *sink_slot_take(struct sink_slots *, struct sink_item *);
+void              sink_slot_decide(struct sink_slots *, struct sink_slot *, const struct err *);
+/* Tells the core; the slot is free. err NULL: it arrived. */
+void sink_slot_end(struct sink_slots *, struct sink_slot *, const struct err *);
+
+/* Tells what was decided; whether that was anything. */
+bool sink_slots_tell(struct sink_slots *);
+/* Ends all that the far side has not answered. */
+void sink_slots_end_all(struct sink_slots *, const struct err *);
+/* Whether any is due at `now_us`. */
+bool sink_slots_overdue(const struct sink_slots *, uint64_t now_us);
+/* How many wait for the far side. */
+uint32_t sink_slots_flying(const struct sink_slots *);
+
+#endif
