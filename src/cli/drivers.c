@@ -15,6 +15,9 @@
 #ifdef OX_SINK_HTTP
 #include "sink/http/http.h"
 #endif
+#ifdef OX_SINK_NATS
+#include "sink/nats/nats.h"
+#endif
 #ifdef OX_SINK_SQLITE
 #include "sink/sqlite/sqlite.h"
 #endif
@@ -38,6 +41,9 @@ static const struct source_ops *const sources[] = {
 static const struct sink_ops *const sinks[] = {
 #ifdef OX_SINK_HTTP
     &sink_http_ops,
+#endif
+#ifdef OX_SINK_NATS
+    &sink_nats_ops,
 #endif
 #ifdef OX_SINK_SQLITE
     &sink_sqlite_ops,

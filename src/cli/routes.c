@@ -73,6 +73,7 @@ put_deliver(struct json_out *o, struct deliver *deliver)
     put_str(o, "state", deliver_state_name(s.state));
     json_out_key(o, "caught_up");
     json_out_bool(o, s.caught_up);
+    put_u64(o, "done", s.done.v);
     put_u64(o, "checkpoint", s.checkpoint.v);
     put_u64(o, "lag_positions", s.lag_positions);
     put_u64(o, "behind_estimate", s.behind_estimate);

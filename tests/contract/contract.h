@@ -75,11 +75,21 @@ struct sink_fixture {
     struct sink *(*open)(void *world);
     /* What the far side holds: key to row. */
     void (*state)(void *world, struct fold *out);
-    /* Data that this far side refuses for good. */
+    /* Data that this far side refuses for good; NULL: what is larger than 64 KiB. */
     const char *bad;
 };
 
 extern const struct sink_fixture sink_fixture_sqlite, sink_fixture_http, sink_fixture_fake;
+/* Against servers that run already: their addresses are in the environment. */
+extern const struct sink_fixture sink_fixture_nats;
+
+/* A message as a row: what a consumer that keeps the last one of each key has afterwards. */
+void contract_fold_message(struct fold *f, struct slice key, struct slice type, struct slice data);
+
+/* {"a":"xxx…","b":1}, larger than 64 KiB; the messages of these fixtures have that limit. */
+const char *contract_large(void);
+/* An address out of the environment; fails the test where it is not there. */
+const char *contract_server(const char *name);
 
 /* Stores. */
 

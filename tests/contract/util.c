@@ -199,3 +199,35 @@ contract_random(uint64_t *state)
     *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
     return (uint32_t)(*state >> 33);
 }
+
+void
+contract_fold_message(struct fold *f, struct slice key, struct slice type, struct slice data)
+{
+    if (slice_is(type, "Deleted"))
+        fold_del(f, key);
+    else
+        fold_put(f, key, data);
+}
+
+const char *
+contract_large(void)
+{
+    static char text[70000];
+
+    if (text[0] == '\0') {
+        memset(text, 'x', sizeof text);
+        memcpy(text, "{\"a\":\"", 6);
+        memcpy(text + sizeof text - 9, "\",\"b\":1}", 9); /* with its NUL */
+    }
+    return text;
+}
+
+const char *
+contract_server(const char *name)
+{
+    const char *address = getenv(name);
+
+    if (address == NULL)
+        fail_msg("%s is not set: run this below tests/brokers.py", name);
+    return address;
+}
