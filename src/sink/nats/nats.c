@@ -28,11 +28,12 @@
 #define SAID_MAX 200
 #define HEADER_TOO_LARGE 10097 /* an err_code that this library does not name */
 
-#define MAIL_MAX (2 * SINK_SLOTS_MAX) /* answers; more are dropped, and their messages sent again  \
-                                       */
+/* Answers; more are dropped, and their messages sent again. */
+#define MAIL_MAX (2 * SINK_SLOTS_MAX)
+* /
 
-/* Outlives the connection until the library has let go of it. */
-struct mailbox {
+    /* Outlives the connection until the library has let go of it. */
+    struct mailbox {
     pthread_mutex_t lock;
     pthread_cond_t  filled;
     unsigned        refs;
