@@ -30,10 +30,9 @@
 
 /* Answers; more are dropped, and their messages sent again. */
 #define MAIL_MAX (2 * SINK_SLOTS_MAX)
-* /
 
-    /* Outlives the connection until the library has let go of it. */
-    struct mailbox {
+/* Outlives the connection until the library has let go of it. */
+struct mailbox {
     pthread_mutex_t lock;
     pthread_cond_t  filled;
     unsigned        refs;
