@@ -283,6 +283,7 @@ add_update(struct content *c, const struct index_update *u)
         s->head.max_count = before.max_count;
         s->head.max_age_us = before.max_age_us;
         s->head.flags = before.flags;
+        s->head.moved = before.moved;
     }
 }
 

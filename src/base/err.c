@@ -37,6 +37,7 @@ static const char *const names[E_COUNT] = {
     [E_INTERRUPTED] = "interrupted",
     [E_END] = "end",
     [E_MORE] = "more",
+    [E_MOVED] = "stream-moved",
 };
 
 int

@@ -34,7 +34,7 @@ enum err_code {
     E_INVALID,       /* a value that the caller gave is out of its range */
     E_LIMIT,         /* over a documented limit */
     E_WRONG_VERSION, /* expected version does not hold */
-    E_GONE,          /* deleted for good, or moved */
+    E_GONE,          /* deleted for good */
     E_SYNTAX,        /* malformed JSON, YAML, NDJSON, HTTP */
     E_SCHEMA,        /* well-formed, but not what was asked for */
     E_CONNECT,       /* a server cannot be reached */
@@ -50,6 +50,7 @@ enum err_code {
     E_INTERRUPTED,   /* stopped by a signal or a cancel */
     E_END,           /* nothing more: not a failure */
     E_MORE,          /* not finished: ask again; not a failure */
+    E_MOVED,         /* the stream was moved: its events go to others now */
     E_COUNT
 };
 

@@ -148,13 +148,16 @@ static int
 check_change(const struct log_change *c, uint64_t *bytes, struct err *err)
 {
     const uint32_t all = LOG_SET_TRUNCATE | LOG_SET_DELETED | LOG_SET_TOMBSTONE | LOG_SET_LIMITS |
-                         LOG_SET_CLOSED | LOG_SET_OPEN;
-    int rc;
+                         LOG_SET_CLOSED | LOG_SET_OPEN | LOG_SET_MOVED | LOG_SET_UNMOVED |
+                         LOG_SET_ROUTED;
+    const uint32_t moves = c->what & (LOG_SET_MOVED | LOG_SET_UNMOVED | LOG_SET_ROUTED);
+    int            rc;
 
     TRY(log_name_check(c->stream, true, err));
     TRY(check_expected(c->expected, err));
     if (c->what == 0 || (c->what & ~all) != 0 ||
-        ((c->what & LOG_SET_CLOSED) != 0 && (c->what & LOG_SET_OPEN) != 0))
+        ((c->what & LOG_SET_CLOSED) != 0 && (c->what & LOG_SET_OPEN) != 0) ||
+        (moves & (moves - 1)) != 0)
         FAIL(err, E_INVALID, ERR_DATA, "stream \"%.*s\": a change that sets nothing that is known",
              SLICE_FMT(c->stream));
     if (c->max_age_us < 0)
@@ -286,6 +289,23 @@ out:
     return rc;
 }
 
+/* A stream says itself where it went, or nobody could follow. */
+static int
+check_moves(const struct log_req *req, struct err *err)
+{
+    for (uint32_t i = 0; i < req->own_count; i++) {
+        const struct log_own   *own = &req->own[i];
+        const struct log_write *w = own->write == UINT32_MAX ? NULL : &req->writes[own->write];
+
+        if ((own->change.what & LOG_SET_MOVED) != 0 &&
+            (w == NULL || !slice_is(w->events[w->count - 1].type, LOG_MOVED_TYPE)))
+            RETURN_ERR(err, E_INVALID, ERR_DATA,
+                       "stream \"%.*s\" is moved without a last event of type " LOG_MOVED_TYPE,
+                       SLICE_FMT(own->change.stream));
+    }
+    return 0;
+}
+
 static int
 validate(struct log *log, struct log_req *req, uint64_t *bytes, struct err *err)
 {
@@ -307,6 +327,7 @@ validate(struct log *log, struct log_req *req, uint64_t *bytes, struct err *err)
              log->conf.commit_bytes_max);
     TRY(check_distinct(req, err));
     TRY(check_order(req, err));
+    TRY(check_moves(req, err));
     if (log->conf.read_only)
         FAIL(err, E_RDONLY, ERR_DATA, "the log was opened read-only");
     if (atomic_load(&log->closing))

@@ -160,6 +160,7 @@ wrong_version(struct log_req *req, struct slice stream, int64_t expected, const 
     req->wrong_stream = stream;
     req->wrong_expected = expected;
     req->wrong_actual = actual(t);
+    req->gone_flags = t->flags;
     req->rc = err_set(&req->err, __FILE__, __LINE__, E_WRONG_VERSION, ERR_DATA,
                       actual(t) == LOG_NO_STREAM ? "stream \"%.*s\" is not there"
                                                  : "stream \"%.*s\" is at version %" PRId64,
@@ -176,6 +177,35 @@ closed_stream(struct log_req *req, struct slice stream, const struct target *t)
                       (t->flags & INDEX_TOMBSTONE) != 0 ? "stream \"%.*s\" was deleted for good"
                                                         : "stream \"%.*s\" takes no more events",
                       SLICE_FMT(stream));
+    return CHECK_ANSWER;
+}
+
+/* What of the stream's state forbids this commit to write to it. */
+static uint32_t
+closed_by(const struct log_req *req, const struct target *t)
+{
+    return t->flags & CLOSED & ~((req->flags & LOG_MOVED_OK) != 0 ? (uint32_t)INDEX_MOVED : 0);
+}
+
+/* The answer names the streams, so it waits until the event that does is readable. */
+static enum check_result
+moved_stream(struct log *log, struct log_req *req, struct slice stream, const struct target *t)
+{
+    struct index_head head;
+    uint64_t          pos = 0;
+    struct buf        names = {0};
+
+    req->wrong_stream = stream;
+    req->gone_flags = t->flags;
+    if (logi_head(log, t->id, UINT64_MAX, &head, NULL) == 0 && head.moved != 0 &&
+        logi_position(log, t->id, head.moved - 1, UINT64_MAX, &pos, NULL) == 0 &&
+        pos >= atomic_load(&log->end))
+        return CHECK_LATER;
+    (void)logi_moved_names(log, t->id, head.moved, &names, NULL);
+    req->rc = err_set(&req->err, __FILE__, __LINE__, E_MOVED, ERR_DATA,
+                      "stream \"%.*s\" was moved to %.*s", SLICE_FMT(stream),
+                      SLICE_FMT(names.len > 0 ? buf_slice(&names) : slice_str("others")));
+    buf_fini(&names);
     return CHECK_ANSWER;
 }
 
@@ -210,6 +240,7 @@ load_state(struct log *log, struct log_req *req, struct target *t)
     t->state = true;
     t->max_count = head.max_count;
     t->max_age_us = head.max_age_us;
+    t->moved = head.moved;
     return CHECK_OK;
 }
 
@@ -240,6 +271,16 @@ change_target(const struct log_change *c, uint64_t next, struct target *t)
         t->flags |= INDEX_CLOSED;
     if ((c->what & LOG_SET_OPEN) != 0)
         t->flags &= ~(uint32_t)INDEX_CLOSED;
+    if ((c->what & LOG_SET_UNMOVED) != 0) {
+        t->flags &= ~(uint32_t)(INDEX_MOVED | INDEX_ROUTED);
+        t->moved = 0;
+    }
+    if ((c->what & LOG_SET_ROUTED) != 0)
+        t->flags |= INDEX_ROUTED;
+    if ((c->what & LOG_SET_MOVED) != 0) {
+        t->flags = (t->flags | INDEX_MOVED) & ~(uint32_t)INDEX_ROUTED;
+        t->moved = next; /* the last event's version, and 1 */
+    }
     if ((c->what & LOG_SET_LIMITS) != 0) {
         t->max_count = c->max_count;
         t->max_age_us = c->max_age_us;
@@ -318,10 +359,12 @@ check_write(struct log *log, struct log_req *req, uint32_t i)
             req->last = LOG_POS(last_pos);
         return CHECK_ANSWER;
     }
-    if ((t->flags & CLOSED) != 0)
+    if ((closed_by(req, t) & ~(uint32_t)INDEX_MOVED) != 0)
         return closed_stream(req, w->stream, t);
     if (!ok || (same == SAME_SOME && w->expected < 0))
         return wrong_version(req, w->stream, w->expected, t);
+    if (closed_by(req, t) != 0)
+        return moved_stream(log, req, w->stream, t);
     if ((t->flags & INDEX_DELETED) != 0)
         return revive(log, req, t);
     return CHECK_OK;
@@ -412,7 +455,7 @@ logi_check(struct log *log, struct log_req *req)
         for (uint32_t i = 0; i < req->write_count; i++) {
             const struct target *t = &log->targets[i];
 
-            if (t->there && (t->flags & CLOSED) != 0)
+            if (t->there && (closed_by(req, t) & ~(uint32_t)INDEX_MOVED) != 0)
                 return closed_stream(req, req->writes[i].stream, t);
             if (t->there && !holds(req->writes[i].expected, t))
                 return wrong_version(req, req->writes[i].stream, req->writes[i].expected, t);

@@ -345,7 +345,8 @@ put_state(struct enc *e, struct log_req *req, struct slice stream, struct target
           struct err *err)
 {
     static const uint8_t no_id[16] = {0};
-    struct state_data    s = {t->truncate, t->max_count, t->max_age_us, t->flags, 0};
+    struct state_data    s = {t->truncate, t->max_count, t->max_age_us, t->flags,
+                              fmt_state_moved_put(t->moved, t->next + t->done)};
     uint8_t              data[STATE_BYTES];
     struct log_new_event ev = {.data = {data, sizeof data}};
     struct record        r = {.kind = RECORD_STATE,
@@ -371,7 +372,8 @@ put_state(struct enc *e, struct log_req *req, struct slice stream, struct target
                                  .truncate = s.truncate,
                                  .max_count = s.max_count,
                                  .max_age_us = s.max_age_us,
-                                 .flags = s.flags};
+                                 .flags = s.flags,
+                                 .moved = t->moved};
     TRY(logi_mem_add_state(e->log->mem, &m, err));
     if (req->pos.v == 0)
         req->pos = req->last = LOG_POS(r.pos);

@@ -270,7 +270,8 @@ refused_early(struct log *log, const struct log_req *req)
     struct index_head now, then;
     uint64_t          end = atomic_load(&log->end);
 
-    if ((req->rc != E_WRONG_VERSION && req->rc != E_GONE) || log->next_pos == end)
+    if ((req->rc != E_WRONG_VERSION && req->rc != E_GONE && req->rc != E_MOVED) ||
+        log->next_pos == end)
         return false;
     if (logi_resolve(log, req->wrong_stream, &t, NULL) != 0)
         return true;

@@ -28,6 +28,7 @@ struct index_head {
     uint64_t max_count;
     int64_t  max_age_us;
     uint32_t flags; /* enum index_flags */
+    uint64_t moved; /* INDEX_MOVED: 1 + the version that says where to; 0: not known */
 };
 
 /* Shared with the STATE record (docs/format.md). */
@@ -37,6 +38,7 @@ enum index_flags {
     INDEX_MOVED = 4,     /* closed by a move; where to is in the last event */
     INDEX_STAGED = 8,    /* being filled by a staged move: hidden */
     INDEX_CLOSED = 16,   /* takes no more writes (links only) */
+    INDEX_ROUTED = 32,   /* moved; what is appended is copied on */
 };
 
 /* Does its state hide or forbid anything? */

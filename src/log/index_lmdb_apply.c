@@ -129,6 +129,7 @@ take_head(struct apply *a, const struct index_update *u, struct stream_rec *rec,
     rec->head.max_count = before.max_count;
     rec->head.max_age_us = before.max_age_us;
     rec->head.flags = before.flags;
+    rec->head.moved = before.moved;
     return 0;
 }
 

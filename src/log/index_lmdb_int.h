@@ -24,7 +24,7 @@
 
 #define RUN_MAX 64       /* versions in a run */
 #define BLOCK_BYTES 1900 /* of a list's block: two to a page of LMDB */
-#define HEAD_BYTES (6 * INDEX_VARINT_MAX + RUN_MAX * INDEX_VARINT_MAX)
+#define HEAD_BYTES (7 * INDEX_VARINT_MAX + RUN_MAX * INDEX_VARINT_MAX)
 #define HEAD_LIMITED 0x40000000u /* of the packed flags: the limits follow */
 #define NAME_MAX_BYTES 255
 #define STREAMS_PAGE 32 /* names copied out in one transaction */

@@ -68,6 +68,8 @@ logi_lmdb_pack_stream(const struct stream_rec *rec, uint8_t out[HEAD_BYTES])
         n += logi_varint_put(out + n, rec->head.max_count);
         n += logi_varint_put(out + n, (uint64_t)rec->head.max_age_us);
     }
+    if ((rec->head.flags & INDEX_MOVED) != 0)
+        n += logi_varint_put(out + n, rec->head.moved);
     memcpy(out + n, rec->bytes, rec->len);
     return n + rec->len;
 }
@@ -88,6 +90,9 @@ logi_lmdb_unpack_stream(struct slice from, struct stream_rec *out, uint64_t *pos
     out->head.max_count = 0;
     if ((flags & HEAD_LIMITED) != 0 &&
         (!logi_varint_get(&from, &out->head.max_count) || !logi_varint_get(&from, &age)))
+        return false;
+    out->head.moved = 0;
+    if ((flags & INDEX_MOVED) != 0 && !logi_varint_get(&from, &out->head.moved))
         return false;
     if (from.len > sizeof out->bytes || age > INT64_MAX)
         return false;

@@ -129,6 +129,10 @@ enum log_change_what {
     LOG_SET_LIMITS = 8,    /* max_count and max_age_us, 0: no bound */
     LOG_SET_CLOSED = 16,   /* takes no more events, stays readable */
     LOG_SET_OPEN = 32,     /* takes events again */
+    /* Closed by a move: the last event of its write in this commit is LOG_MOVED_TYPE. */
+    LOG_SET_MOVED = 64,
+    LOG_SET_UNMOVED = 128, /* neither moved nor routed any more */
+    LOG_SET_ROUTED = 256,  /* moved, and its appends are copied on: it stays open */
 };
 
 /*
@@ -146,9 +150,10 @@ struct log_change {
 };
 
 enum log_req_flags {
-    LOG_QUIET = 1,  /* a reader's own state: wakes nobody (DESIGN rule 3) */
-    LOG_BULK = 2,   /* takes at most 256 KiB of a group while anyone else waits */
-    LOG_SYSTEM = 4, /* may write streams whose names begin with '$' */
+    LOG_QUIET = 1,    /* a reader's own state: wakes nobody (DESIGN rule 3) */
+    LOG_BULK = 2,     /* takes at most 256 KiB of a group while anyone else waits */
+    LOG_SYSTEM = 4,   /* may write streams whose names begin with '$' */
+    LOG_MOVED_OK = 8, /* may write streams that were moved: who moves them */
 };
 
 /*
@@ -178,10 +183,11 @@ struct log_req {
     struct log_pos last;       /* of the last event; likewise */
     struct log_pos end;        /* first position after the commit */
     bool           idempotent; /* was there already; nothing was written */
-    /* with E_WRONG_VERSION: which stream, and what it has (LOG_NO_STREAM: none); E_GONE: which */
+    /* with E_WRONG_VERSION: which stream, and what it has (LOG_NO_STREAM: none); E_GONE and
+     * E_MOVED: which */
     struct slice wrong_stream;
     int64_t      wrong_expected, wrong_actual;
-    uint32_t     gone_flags; /* with E_GONE: enum log_stream_flags */
+    uint32_t     gone_flags; /* with each of them: enum log_stream_flags */
     /* the log's own */
     struct log_own    *own; /* the changes, with those that metadata makes */
     uint32_t           own_count;
@@ -305,6 +311,7 @@ enum log_stream_flags {
     LOG_STREAM_MOVED = 4,
     LOG_STREAM_STAGED = 8,
     LOG_STREAM_CLOSED = 16,
+    LOG_STREAM_ROUTED = 32,
 };
 
 struct log_stream {
@@ -314,12 +321,30 @@ struct log_stream {
     uint64_t       first;               /* first readable version; head + 1: none is */
     struct log_pos first_pos, last_pos; /* first_pos: 0 in a listing, or where none is readable */
     uint32_t       flags;               /* enum log_stream_flags */
+    uint64_t       moved;               /* with LOG_STREAM_MOVED: the version that says where to */
     uint64_t       max_count;           /* limits that hold, the category's included; 0: none */
     int64_t        max_age_us;
 };
 
 /* E_NOTFOUND where there is none or it is deleted, E_GONE where for good. */
 int log_stream_info(struct log *log, struct slice name, struct log_stream *out, struct err *err);
+
+/* moves (docs/surgery.md) */
+
+#define LOG_MOVED_TYPE "StreamMovedTo"
+
+/*
+ * Adds the names that a moved stream's events go to, as a JSON array. E_STATE: it was not moved;
+ * E_NOTFOUND, E_GONE: it, or the event that says so, is not there.
+ */
+int log_moved_to(struct log *log, struct slice stream, struct buf *array, struct err *err);
+
+/*
+ * The stream that takes the events of `stream` now, through at most LOG_HOPS_MAX moves; itself
+ * where it was not moved or is not there. E_MOVED: it went to several, the text names them.
+ */
+#define LOG_HOPS_MAX 16
+int log_moved_follow(struct log *log, struct slice stream, struct buf *name, struct err *err);
 
 /*
  * In byte order of the names, those with the prefix and after `after`, deleted ones left out;

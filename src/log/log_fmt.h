@@ -275,6 +275,21 @@ fmt_state_put(uint8_t p[STATE_BYTES], const struct state_data *s)
     put_u64(p + 24, (uint64_t)s->max_age_us);
 }
 
+/* 1 + the version of the event that says where the stream went, as the record of `next` has it. */
+static inline uint64_t
+fmt_state_moved(const struct state_data *s, uint64_t next)
+{
+    return s->moved == 0 || s->moved > next ? 0 : next - s->moved + 1;
+}
+
+/* What goes into a record of `next`. */
+static inline uint32_t
+fmt_state_moved_put(uint64_t moved, uint64_t next)
+{
+    return moved == 0 || moved > next || next - moved >= UINT32_MAX ? 0
+                                                                    : (uint32_t)(next - moved + 1);
+}
+
 /* False: too short to be one. */
 static inline bool
 fmt_state_get(const uint8_t *p, uint32_t len, struct state_data *s)

@@ -66,6 +66,7 @@ struct target {
     /* with `state` */
     uint64_t max_count;
     int64_t  max_age_us;
+    uint64_t moved; /* as in struct index_head */
 };
 
 /* What readers may see of a stream: versions from `low` to below `next`, if not too old. */
@@ -207,6 +208,11 @@ bool                        logi_is_metastream(struct slice name);
 void logi_view(const struct index_head *, struct slice stream, const struct log_retention *category,
                struct view *);
 bool logi_too_old(struct log *, int64_t max_age_us, int64_t created_us);
+
+/* moved.c */
+/* Where a stream went, as a JSON array; `moved` as in struct index_head. The segments are pinned.
+ */
+int logi_moved_names(struct log *, uint64_t id, uint64_t moved, struct buf *array, struct err *);
 
 /* encode.c */
 /* How many bytes a commit takes at most, frames and padding included. */

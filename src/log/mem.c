@@ -572,6 +572,7 @@ gen_head(const struct gen *g, uint64_t id, uint64_t bound, unsigned known, struc
         head->max_count = st->head.max_count;
         head->max_age_us = st->head.max_age_us;
         head->flags = st->head.flags;
+        head->moved = st->head.moved;
         known |= MEM_STATE;
         if ((known & MEM_NEXT) == 0) {
             head->next = st->head.next;

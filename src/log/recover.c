@@ -173,7 +173,8 @@ replay_state(struct replay *rp, const struct record *r, struct err *err)
                                  .truncate = s.truncate,
                                  .max_count = s.max_count,
                                  .max_age_us = s.max_age_us,
-                                 .flags = s.flags};
+                                 .flags = s.flags,
+                                 .moved = fmt_state_moved(&s, r->version)};
     TRY(logi_mark(rp->log, r->stream_id, err));
     TRY(logi_mem_add_state(rp->log->mem, &m, err));
 out:

@@ -118,6 +118,7 @@ logi_head(struct log *log, uint64_t id, uint64_t bound, struct index_head *out, 
         out->max_count = below.max_count;
         out->max_age_us = below.max_age_us;
         out->flags = below.flags;
+        out->moved = below.moved;
     }
     return 0;
 }

@@ -8,6 +8,7 @@ describe(const struct index_head *head, const struct view *v, struct log_stream 
     out->first = v->low;
     out->last_pos = head->last;
     out->flags = head->flags;
+    out->moved = head->moved == 0 ? 0 : head->moved - 1;
     out->max_count = v->max_count;
     out->max_age_us = v->max_age_us;
 }
