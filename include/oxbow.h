@@ -42,7 +42,7 @@ enum ox_status {
     OX_CLOSED = 10,
     OX_UNSURE = 11, /* the outcome is unknown: read before you write again */
     OX_ERROR = 12,  /* anything else: see the text */
-    OX_GONE = 13    /* the stream was deleted for good, or is closed */
+    OX_GONE = 13    /* the stream was deleted for good, closed, or moved */
 };
 
 struct ox_error {

@@ -71,6 +71,63 @@ test_delete(void **state)
     buf_fini(&b);
 }
 
+/* As a surgery does it: the last event and the state, in one commit. */
+static void
+move_stream(const struct fix *f, const char *stream, const char *data)
+{
+    struct log_new_event e = {
+        .type = slice_str(LOG_MOVED_TYPE), .data = slice_str(data), .flags = LOG_JSON};
+    struct log_write w = {
+        .stream = slice_str(stream), .expected = LOG_EXISTS, .events = &e, .count = 1};
+    struct log_change c = {
+        .stream = slice_str(stream), .expected = LOG_EXISTS, .what = LOG_SET_MOVED};
+    struct log_req req = {.writes = &w, .write_count = 1, .changes = &c, .change_count = 1};
+
+    assert_int_equal(log_append(f->log, &req), 0);
+}
+
+static void
+test_moved(void **state)
+{
+    struct fix *f = *state;
+    struct buf  b = {0};
+
+    append(f, "mv-1", 2);
+    append(f, "mv-4", 1);
+    move_stream(f, "mv-1", "{\"streams\":[\"mv-2\"]}");
+    append(f, "mv-2", 1);
+    move_stream(f, "mv-2", "{\"streams\":[\"mv-3\"]}");
+    move_stream(f, "mv-4", "{\"streams\":[\"mv-5\",\"mv-6\"]}");
+    assert_int_equal(post(f, "/v1/streams/mv-1", "", EVENT, &b), 409);
+    expect_body(&b, "{\"error\":\"stream-moved\",");
+    expect_body(&b, "\"stream\":\"mv-1\",\"streams\":[\"mv-2\"]}");
+    assert_int_equal(post(f, "/v1/streams/mv-1", "Expected-Version: 1\r\n", EVENT, &b), 409);
+    expect_body(&b, "{\"error\":\"wrong-expected-version\",");
+    expect_body(&b, "\"expected\":1,\"actual\":2,\"streams\":[\"mv-2\"]}");
+    assert_int_equal(get(f, "/v1/streams/mv-1/info", "", &b), 200);
+    expect_body(&b, "\"moved\":true,\"moved_to\":[\"mv-2\"]}");
+    assert_int_equal(get(f, "/v1/streams?prefix=mv-", "", &b), 200);
+    assert_int_equal(count_of(&b, "\"moved\":true}"), 3);
+
+    assert_int_equal(post(f, "/v1/streams/mv-1?follow=true", "", EVENT, &b), 201);
+    expect_body(&b, "\"stream\":\"mv-3\",\"first_version\":0,");
+    assert_int_equal(post(f, "/v1/streams/mv-3?follow=true", "", EVENT, &b), 201);
+    assert_false(buf_has(&b, "\"stream\""));
+    assert_int_equal(get(f, "/v1/streams/mv-1?follow=true", "", &b), 200);
+    assert_int_equal(count_of(&b, "\"stream\":\"mv-3\""), 2);
+    assert_int_equal(get(f, "/v1/streams/mv-1", "", &b), 200);
+    expect_body(&b, "\"type\":\"StreamMovedTo\"");
+
+    assert_int_equal(post(f, "/v1/streams/mv-4?follow=true", "", EVENT, &b), 409);
+    expect_body(&b, "\"streams\":[\"mv-5\",\"mv-6\"]}");
+    assert_int_equal(get(f, "/v1/streams/mv-4?follow=true", "", &b), 409);
+    expect_body(&b, "\"error\":\"stream-moved\"");
+    expect_body(&b, "\"stream\":\"mv-4\",\"streams\":[\"mv-5\",\"mv-6\"]}");
+    assert_int_equal(get(f, "/v1/streams/mv-4?follow=yes", "", &b), 400);
+    assert_int_equal(get(f, "/v1/all?follow=true", "", &b), 400);
+    buf_fini(&b);
+}
+
 static void
 test_tombstone(void **state)
 {
@@ -439,12 +496,13 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_delete),      cmocka_unit_test(test_tombstone),
-        cmocka_unit_test(test_truncate),    cmocka_unit_test(test_close),
-        cmocka_unit_test(test_metadata),    cmocka_unit_test(test_bad_metadata),
-        cmocka_unit_test(test_links),       cmocka_unit_test(test_native_reads),
-        cmocka_unit_test(test_list),        cmocka_unit_test(test_commit_changes),
-        cmocka_unit_test(test_bad_changes), cmocka_unit_test(test_quotas),
+        cmocka_unit_test(test_delete),         cmocka_unit_test(test_tombstone),
+        cmocka_unit_test(test_moved),          cmocka_unit_test(test_truncate),
+        cmocka_unit_test(test_close),          cmocka_unit_test(test_metadata),
+        cmocka_unit_test(test_bad_metadata),   cmocka_unit_test(test_links),
+        cmocka_unit_test(test_native_reads),   cmocka_unit_test(test_list),
+        cmocka_unit_test(test_commit_changes), cmocka_unit_test(test_bad_changes),
+        cmocka_unit_test(test_quotas),
     };
 
     return cmocka_run_group_tests(tests, fix_setup, fix_teardown);

@@ -40,6 +40,7 @@ const struct cli_option clii_options[OPT_COUNT] = {
     [OPT_PATH] = {"path", 0, "PATH", "the field: a.b.0 or a.*.b, or /a/b as a JSON Pointer"},
     [OPT_EVERY] = {"every", 0, "SECONDS", "between two looks (1)"},
     [OPT_INSECURE] = {"insecure", 0, NULL, "listen where others can reach it, as it is"},
+    [OPT_FOLLOW_MOVES] = {"follow-moves", 0, NULL, "go to where the stream was moved"},
     [OPT_METADATA] = {"metadata", 0, NULL, "the field is in the metadata, not in the data"},
 };
 

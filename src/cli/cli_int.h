@@ -53,6 +53,7 @@ enum cli_opt {
     OPT_METADATA,
     OPT_EVERY,
     OPT_INSECURE,
+    OPT_FOLLOW_MOVES,
     OPT_COUNT
 };
 
@@ -185,7 +186,7 @@ struct cli_read {
     const char *from;   /* NULL: the start, or backwards the end */
     const char *at;     /* a position or a time; NULL: now */
     const char *prefix, *category, *type;
-    bool        backwards, follow, resolve;
+    bool        backwards, follow, resolve, follow_moves;
     uint64_t    limit; /* 0: none; a hint: more may come */
 };
 
@@ -199,6 +200,7 @@ struct cli_batch {
     const struct log_new_event *events;
     uint32_t                    count;
     struct slice                lines; /* NDJSON */
+    bool                        follow_moves;
 };
 
 /* As struct log_change, of one stream. */

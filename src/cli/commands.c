@@ -4,7 +4,7 @@
 #define READ_OPTS                                                                                  \
     (CLI_HAS(OPT_FROM) | CLI_HAS(OPT_BACKWARDS) | CLI_HAS(OPT_LIMIT) | CLI_HAS(OPT_FOLLOW) |       \
      CLI_HAS(OPT_TYPE) | CLI_HAS(OPT_PREFIX) | CLI_HAS(OPT_CATEGORY) | CLI_HAS(OPT_AT) |           \
-     CLI_HAS(OPT_KEYS) | CLI_HAS(OPT_RESOLVE))
+     CLI_HAS(OPT_KEYS) | CLI_HAS(OPT_RESOLVE) | CLI_HAS(OPT_FOLLOW_MOVES))
 
 #define SOURCE_NAMES                                                                               \
     "NAME is a source of the configuration (-c FILE), or MIGRATION.old or MIGRATION.new."
@@ -30,7 +30,8 @@ const struct cli_command clii_commands[] = {
      "\"subject\":\"NAME\" keeps the data under that subject's key (oxbow subject erase).\n"
      "Up to --batch events (and 8 MiB) become one commit, all or nothing. What was\n"
      "committed before a bad line stays; the error says how far that is.",
-     1, 1, CLI_HAS(OPT_EXPECT) | CLI_HAS(OPT_BATCH) | CLI_HAS(OPT_KEYS), clii_append},
+     1, 1, CLI_HAS(OPT_EXPECT) | CLI_HAS(OPT_BATCH) | CLI_HAS(OPT_KEYS) | CLI_HAS(OPT_FOLLOW_MOVES),
+     clii_append},
     {"read", "STREAM|'$all'", "Read events",
      "On a terminal a table, otherwise or with --json a line of JSON for each event.\n"
      "'$ce-NAME' has the events of a category, '$et-TYPE' those of a type, '$streams' a\n"

@@ -168,12 +168,21 @@ local_append(struct cli_place *place, const char *stream, int64_t expected,
                               .events = batch->events,
                               .count = batch->count};
     struct log_req   req = {.writes = &write, .write_count = 1};
-    int              rc = log_append(((struct local *)place)->log, &req);
+    struct log      *log = ((struct local *)place)->log;
+    struct buf       name = {0};
+    int              rc = log_append(log, &req);
 
-    if (rc != 0) {
-        *err = req.err;
-        return rc;
+    /* Looked up in the stream as it was named first: it may be there already. */
+    if (rc == E_MOVED && batch->follow_moves &&
+        log_moved_follow(log, write.stream, &name, err) == 0) {
+        write.stream = buf_slice(&name);
+        rc = log_append(log, &req);
     }
+    if (rc != 0)
+        *err = req.err;
+    buf_fini(&name);
+    if (rc != 0)
+        return rc;
     *out = (struct cli_appended){.position = req.last.v,
                                  .first_version = write.first_version,
                                  .last_version = write.last_version,
@@ -288,8 +297,9 @@ local_read(struct cli_place *place, const struct cli_read *r, cli_line_fn *fn, v
     struct local   *l = (struct local *)place;
     struct log_read query = {
         .stream = slice_str(r->stream), .backwards = r->backwards, .resolve = r->resolve};
-    bool by_position = r->stream == NULL || clii_is_native(r->stream), nothing;
-    int  rc = 0;
+    bool       by_position = r->stream == NULL || clii_is_native(r->stream), nothing;
+    struct buf name = {0};
+    int        rc = 0;
 
     TRY(read_at(l->log, r->at, &query.at, &nothing, err));
     if (nothing && !by_position)
@@ -298,6 +308,10 @@ local_read(struct cli_place *place, const struct cli_read *r, cli_line_fn *fn, v
         goto out;
     if (r->stream != NULL && r->stream[0] == '\0')
         FAIL(err, E_INVALID, ERR_DATA, "the stream's name is empty");
+    if (r->follow_moves && !by_position) {
+        TRY(log_moved_follow(l->log, query.stream, &name, err));
+        query.stream = buf_slice(&name);
+    }
     TRY(read_from(l->log, r, by_position, &query.from, err));
     query.filter.prefix = slice_str(r->prefix);
     query.filter.category = slice_str(r->category);
@@ -310,6 +324,7 @@ local_read(struct cli_place *place, const struct cli_read *r, cli_line_fn *fn, v
     if (r->follow)
         rc = follow(l, &query, by_position, fn, arg, err);
 out:
+    buf_fini(&name);
     return rc;
 }
 
@@ -349,6 +364,10 @@ put_stream(struct buf *out, const struct log_stream *s)
         json_out_key(&o, "closed");
         json_out_bool(&o, true);
     }
+    if (s->flags & LOG_STREAM_MOVED) {
+        json_out_key(&o, "moved");
+        json_out_bool(&o, true);
+    }
     json_out_object_end(&o);
 }
 
@@ -383,6 +402,12 @@ local_stream(struct cli_place *place, const char *stream, struct buf *out, struc
     TRY(log_stream_info(((struct local *)place)->log, slice_str(stream), &info, err));
     info.name = slice_str(stream);
     put_stream(out, &info);
+    if (info.flags & LOG_STREAM_MOVED) {
+        out->len--;
+        buf_add_str(out, ",\"moved_to\":");
+        TRY(log_moved_to(((struct local *)place)->log, info.name, out, err));
+        buf_add_byte(out, '}');
+    }
 out:
     return rc;
 }

@@ -293,6 +293,7 @@ remote_append(struct cli_place *place, const char *stream, int64_t expected,
 
     begin_url(r, "/v1/streams/");
     url_encode(&r->url, slice_str(stream));
+    add_query(r, "follow", batch->follow_moves ? "true" : NULL);
     buf_add_str(&line, "Expected-Version: ");
     clii_expected_write(&line, expected);
     buf_add_byte(&line, '\0');
@@ -327,6 +328,8 @@ stream_url(struct remote *r, const struct cli_read *q, struct err *err)
         add_query(r, "direction", "backwards");
     if (q->resolve)
         add_query(r, "resolve", "true");
+    if (q->follow_moves && q->stream != NULL && !clii_is_native(q->stream))
+        add_query(r, "follow", "true");
     if (q->stream == NULL || clii_is_native(q->stream)) {
         add_query(r, "prefix", q->prefix);
         add_query(r, "category", q->category);

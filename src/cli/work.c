@@ -77,7 +77,8 @@ commit_batch(struct appending *a, struct err *err)
     if (a->count == 0)
         return 0;
     TRY(parse_batch(a, err));
-    batch = (struct cli_batch){a->events, a->count, buf_slice(&a->lines)};
+    batch = (struct cli_batch){a->events, a->count, buf_slice(&a->lines),
+                               a->cli->opt[OPT_FOLLOW_MOVES] != NULL};
     rc = a->place->ops->append(a->place, a->stream, a->expected, &batch, &done, err);
     if (rc != 0 && rc != E_WRONG_VERSION && a->marks[0].number != a->marks[a->count - 1].number)
         err_prefix(err, "lines %llu to %llu", (unsigned long long)a->marks[0].number,
@@ -328,7 +329,8 @@ read_options(struct reading *r, struct cli_read *q, struct err *err)
                            .type = c->opt[OPT_TYPE],
                            .backwards = c->opt[OPT_BACKWARDS] != NULL,
                            .follow = c->opt[OPT_FOLLOW] != NULL,
-                           .resolve = c->opt[OPT_RESOLVE] != NULL};
+                           .resolve = c->opt[OPT_RESOLVE] != NULL,
+                           .follow_moves = c->opt[OPT_FOLLOW_MOVES] != NULL};
     r->type = r->all ? NULL : q->type;
     TRY(clii_number(c, OPT_LIMIT, 0, &r->limit, err));
     if (c->opt[OPT_LIMIT] != NULL && r->limit == 0)

@@ -53,6 +53,7 @@ status_of(int rc, enum err_kind kind)
     case E_NOTFOUND:
         return OX_NOT_FOUND;
     case E_GONE:
+    case E_MOVED:
         return OX_GONE;
     case E_LIMIT:
         /* Over a limit for good, or too much is waiting just now. */

@@ -341,7 +341,7 @@ int log_moved_to(struct log *log, struct slice stream, struct buf *array, struct
 
 /*
  * The stream that takes the events of `stream` now, through at most LOG_HOPS_MAX moves; itself
- * where it was not moved or is not there. E_MOVED: it went to several, the text names them.
+ * where it was not moved or is not there. E_MOVED: *name went to several, the text names them.
  */
 #define LOG_HOPS_MAX 16
 int log_moved_follow(struct log *log, struct slice stream, struct buf *name, struct err *err);

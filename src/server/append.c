@@ -28,6 +28,7 @@ serveri_append_free(struct append *a)
     free(a->checks);
     free(a->changes);
     buf_fini(&a->names);
+    buf_fini(&a->followed);
     buf_fini(&a->scratch);
     free(a);
 }
@@ -50,7 +51,10 @@ reset(struct append *a)
     a->answer = NULL;
     a->count = a->write_count = a->check_count = a->change_count = a->append_count = a->flags = 0;
     a->target = (struct slice){0};
+    a->follow = false;
+    a->hops = 0;
     buf_fini(&a->names);
+    buf_fini(&a->followed);
     a->base = NULL;
     a->scanned = 0;
     a->lines = 0;
@@ -130,6 +134,8 @@ answer_wrong_version(struct call *call, const struct append *a)
     serveri_expected_write(&body, a->req.wrong_expected);
     buf_add_str(&body, ",\"actual\":");
     serveri_expected_write(&body, a->req.wrong_actual);
+    if ((a->req.gone_flags & LOG_STREAM_MOVED) != 0)
+        serveri_moved_put(&body, call->conn->server->log, a->req.wrong_stream, "streams");
     buf_add_str(&body, "}\n");
     call_answer(call, 409, CALL_JSON, buf_slice(&body));
     buf_fini(&body);
@@ -161,6 +167,11 @@ answer_done(struct call *call, struct append *a)
     buf_add_u64(body, a->req.last.v);
     buf_add_byte(body, ',');
     if (a->writes == NULL) {
+        if (a->hops > 0) {
+            buf_add_str(body, "\"stream\":");
+            json_put_string(body, a->one.stream);
+            buf_add_byte(body, ',');
+        }
         put_versions(body, &a->one);
     } else {
         buf_add_str(body, "\"appends\":[");
@@ -196,6 +207,8 @@ answer(struct call *call, struct append *a)
         call_refuse(call, 404, "stream-not-found", a->req.err.text);
     else if (a->req.rc == E_WRONG_VERSION)
         answer_wrong_version(call, a);
+    else if (a->req.rc == E_MOVED)
+        serveri_moved_answer(call, a->req.wrong_stream, &a->req.err);
     else if (is_closed(&a->req))
         call_refuse(call, 409, "stream-closed", a->req.err.text);
     else
@@ -218,6 +231,10 @@ on_answer(struct message *m)
     struct append *a = (struct append *)m;
     struct conn   *c = a->conn;
 
+    if (serveri_moved_follow(a)) {
+        log_submit(c->server->log, &a->req);
+        return;
+    }
     c->server->in_flight--;
     count(c->server, a);
     if (a->req.rc == 0 && a->req.change_count != 0)
@@ -343,6 +360,7 @@ read_stream(struct call *call, struct append *a, struct err *err)
     int          rc = 0;
 
     TRY(serveri_append_expected(call, LOG_ANY, &a->one.expected, err));
+    TRY(serveri_follow_read(call, &a->follow, err));
     if (a->ndjson) {
         TRY(serveri_lines_read(a, c->in + c->body_at, c->body_len, true, err));
     } else {

@@ -38,6 +38,9 @@ struct append {
     struct buf         names;                      /* that are made here; room is made before */
     struct slice       target;                     /* the stream that the path names */
     bool               unnamed_version;            /* no expected version was given */
+    bool               follow;                     /* to where the stream was moved */
+    unsigned           hops;
+    struct buf         followed;                         /* the stream that it came to */
     void (*answer)(struct call *call, struct append *a); /* NULL: an append's */
 
     struct buf scratch; /* for strings with escapes, before they go back in place */
@@ -53,6 +56,16 @@ struct append *serveri_append_begin(struct call *call);
 
 /* To the log, at the end of the loop's turn. */
 void serveri_append_send(struct call *call, struct append *a);
+
+/* moved.c */
+/* Is follow=true in the query? */
+int serveri_follow_read(const struct call *call, bool *follow, struct err *err);
+/* A member `key` with the names that the stream was moved to; nothing where it was not. */
+void serveri_moved_put(struct buf *body, struct log *log, struct slice stream, const char *key);
+/* 409 stream-moved. */
+void serveri_moved_answer(struct call *call, struct slice stream, const struct err *err);
+/* Was it refused for a move that it should follow? Then it is to be submitted again. */
+bool serveri_moved_follow(struct append *a);
 
 /* The header field Expected-Version; `preset` where there is none. */
 int serveri_append_expected(const struct call *call, int64_t preset, int64_t *expected,

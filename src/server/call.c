@@ -314,6 +314,7 @@ call_status(const struct err *err)
     case E_STATE:
     case E_DIVERGED:
     case E_FENCED:
+    case E_MOVED:
         return 409;
     case E_GONE:
         return 410;

@@ -7,6 +7,7 @@
 
 #include "base/must.h"
 #include "base/say.h"
+#include "server/append_int.h"
 #include "server/feed_int.h"
 
 #define CHECK_MS 1000   /* how often a silent subscriber's stream is looked up */
@@ -163,6 +164,18 @@ fail(struct feed *f, const struct err *err)
     serveri_conn_abort(call->conn);
 }
 
+static void
+fail_moved(struct feed *f, const struct err *err)
+{
+    struct buf   stream = f->query.moved;
+    struct call *call;
+
+    f->query.moved = (struct buf){0};
+    call = detach(f);
+    serveri_moved_answer(call, buf_slice(&stream), err);
+    buf_fini(&stream);
+}
+
 void
 serveri_feed_finish(struct feed *f)
 {
@@ -290,7 +303,10 @@ begin(struct call *call, bool all, const struct feed_reader_ops *ops, void *arg)
         return;
     }
     if (serveri_query_read(call, all, ops, arg, &f->query, &err) != 0) {
-        fail(f, &err);
+        if (err.code == E_MOVED) /* to several */
+            fail_moved(f, &err);
+        else
+            fail(f, &err);
         return;
     }
     run(f);

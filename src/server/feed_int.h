@@ -33,6 +33,7 @@ struct feed_query {
     bool             all;     /* by position: $all and the native reads; else one stream */
     bool             nothing; /* time travel to before the first commit */
     bool             from_end;
+    bool             follow;         /* to where the stream was moved */
     bool             alone;          /* keeps an iterator of its own, also when live */
     struct slice     category, type; /* of a native read */
     struct buf       texts;
@@ -40,9 +41,10 @@ struct feed_query {
     const struct feed_reader_ops *ops;
     void                         *ops_arg;
     struct buf                    key[2];
+    struct buf                    moved; /* the stream that a move led to */
 };
 
-/* From the request's target and header fields. */
+/* From the request's target and header fields; to be given back in any case. */
 int  serveri_query_read(struct call *call, bool all, const struct feed_reader_ops *ops, void *arg,
                         struct feed_query *query, struct err *err);
 void serveri_query_fini(struct feed_query *query);

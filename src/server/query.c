@@ -1,6 +1,7 @@
 /* What a reader asks for: the parameters of GET /v1/all and GET /v1/streams/{stream}. */
 #include "base/json.h"
 #include "base/rfc3339.h"
+#include "server/append_int.h"
 #include "server/feed_int.h"
 
 #define PATIENCE (1U << 20) /* bytes of the log that one call may look through */
@@ -12,6 +13,7 @@ serveri_query_fini(struct feed_query *q)
     buf_fini(&q->texts);
     buf_fini(&q->key[0]);
     buf_fini(&q->key[1]);
+    buf_fini(&q->moved);
 }
 
 static bool
@@ -46,19 +48,19 @@ check_names_of(const struct call *call, const char *const *more, struct err *err
 static int
 check_names(const struct call *call, bool all, struct err *err)
 {
-    static const char *const names[] = {"from",    "limit",  "direction", "at",
-                                        "resolve", "prefix", "category",  "type"};
-    size_t                   count = all ? 8 : 5;
+    static const char *const names[] = {"from",   "limit",    "direction", "at",    "resolve",
+                                        "prefix", "category", "type",      "follow"};
+    size_t                   first = all ? 5 : 8, last = all ? 8 : 9;
 
     for (unsigned i = 0; i < call->uri.param_count; i++) {
         size_t k = 0;
 
-        while (k < count && !slice_is(call->uri.params[i].name, names[k]))
-            k++;
-        if (k == count)
+        while (k < last && !slice_is(call->uri.params[i].name, names[k]))
+            k = k == 4 ? first : k + 1;
+        if (k == last)
             RETURN_ERR(err, E_INVALID, ERR_DATA,
-                       "an unknown parameter; known are from, limit, direction, at, resolve%s",
-                       all ? ", prefix, category, type" : "");
+                       "an unknown parameter; known are from, limit, direction, at, resolve, %s",
+                       all ? "prefix, category, type" : "follow");
     }
     return 0;
 }
@@ -108,6 +110,13 @@ read_texts(const struct call *call, bool all, struct feed_query *q, struct err *
 
     if (!all)
         stream = call_param(call, "stream");
+    if (q->follow) {
+        int rc = log_moved_follow(call->conn->server->log, stream, &q->moved, err);
+
+        if (rc != 0)
+            return rc;
+        stream = buf_slice(&q->moved);
+    }
     room += stream.len;
     for (int i = 0; i < 3; i++)
         if (call_query(call, names[i], &text))
@@ -244,6 +253,7 @@ serveri_query_read(struct call *call, bool all, const struct feed_reader_ops *op
     else if (accepts(call, "application/x-ndjson"))
         q->format = FEED_NDJSON;
     TRY(ops != NULL ? check_names_of(call, ops->params, err) : check_names(call, q->all, err));
+    TRY(serveri_follow_read(call, &q->follow, err));
     TRY(read_resolve(call, q, err));
     TRY(read_direction(call, q, err));
     TRY(read_from(call, q, err));
@@ -256,7 +266,5 @@ serveri_query_read(struct call *call, bool all, const struct feed_reader_ops *op
     if (ops != NULL)
         TRY(ops->prepare(call, arg, q, err));
 out:
-    if (rc != 0)
-        serveri_query_fini(q);
     return rc;
 }

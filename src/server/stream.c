@@ -55,6 +55,10 @@ put_stream(struct json_out *o, const struct log_stream *stream)
         json_out_key(o, "closed");
         json_out_bool(o, true);
     }
+    if (stream->flags & LOG_STREAM_MOVED) {
+        json_out_key(o, "moved");
+        json_out_bool(o, true);
+    }
     json_out_object_end(o);
 }
 
@@ -150,6 +154,11 @@ get_info(struct call *call, void *arg)
     json_out_init(&o, &s->scratch);
     stream.name = call_param(call, "stream");
     put_stream(&o, &stream);
+    if (stream.flags & LOG_STREAM_MOVED) {
+        s->scratch.len--;
+        serveri_moved_put(&s->scratch, s->log, stream.name, "moved_to");
+        buf_add_byte(&s->scratch, '}');
+    }
     call_answer(call, 200, CALL_JSON, buf_slice(&s->scratch));
 }
 
