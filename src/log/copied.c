@@ -1,0 +1,115 @@
+/* Reading what moves leave in events. */
+#include "log/copied.h"
+
+#include "base/json.h"
+
+/* The text of a raw string; `scratch` where it has escapes. */
+static bool
+text_of(struct slice raw, struct buf *scratch, struct slice *out)
+{
+    return json_type(raw) == JSON_STRING && json_string_view(raw, scratch, out, NULL) == 0;
+}
+
+static bool
+original_of(struct slice raw, struct buf scratch[2], struct log_original *out)
+{
+    struct json_field fields[] = {{.name = "stream", .required = true},
+                                  {.name = "type", .required = true},
+                                  {.name = "version", .required = true},
+                                  {.name = "position", .required = true}};
+
+    return json_pick(raw, fields, sizeof fields / sizeof *fields, JSON_PICK_ANY, NULL) == 0 &&
+           text_of(fields[0].value, &scratch[0], &out->stream) &&
+           text_of(fields[1].value, &scratch[1], &out->type) && out->stream.len > 0 &&
+           json_uint64(fields[2].value, &out->version) &&
+           json_uint64(fields[3].value, &out->pos.v) && out->pos.v != 0;
+}
+
+/* False: not well formed. */
+static bool
+each(struct slice list, struct buf scratch[2], log_original_fn *fn, void *arg, uint64_t *count,
+     bool *stopped)
+{
+    struct json_iter    it;
+    struct slice        raw;
+    struct log_original original;
+    int                 rc;
+
+    *count = 0;
+    if (json_array_iter(&it, list, NULL) != 0)
+        return false;
+    while ((rc = json_iter_next(&it, NULL, &raw, NULL)) == 0) {
+        if (!original_of(raw, scratch, &original))
+            return false;
+        ++*count;
+        if (fn != NULL && !*stopped)
+            *stopped = fn(arg, &original);
+    }
+    return rc == E_END;
+}
+
+uint64_t
+log_copied_from(struct slice meta, log_original_fn *fn, void *arg, bool *stopped)
+{
+    static const char key[] = "\"" LOG_COPIED_KEY "\"";
+    struct buf        scratch[2] = {{0}, {0}};
+    struct slice      list;
+    uint64_t          count = 0;
+    bool              unused = false;
+
+    if (stopped == NULL)
+        stopped = &unused;
+    *stopped = false;
+    if (meta.len < sizeof key || memmem(meta.data, meta.len, key, sizeof key - 1) == NULL ||
+        !json_get(meta, LOG_COPIED_KEY, &list))
+        return 0;
+    /* All of it first: nobody is told of half a list. */
+    if (!each(list, scratch, NULL, NULL, &count, &unused))
+        count = 0;
+    if (count > 0 && fn != NULL)
+        (void)each(list, scratch, fn, arg, &count, stopped);
+    buf_fini(&scratch[0]);
+    buf_fini(&scratch[1]);
+    return count;
+}
+
+enum log_mark
+log_mark_of(struct slice type, struct slice data)
+{
+    struct json_field fields[] = {
+        {.name = "surgery", .required = true}, {.name = "stream"}, {.name = "streams"}};
+    enum log_mark mark = slice_is(type, "StreamMovedTo")  ? LOG_MARK_TO
+                         : slice_is(type, "MigratedFrom") ? LOG_MARK_FROM
+                         : slice_is(type, "Invalidated")  ? LOG_MARK_INVALIDATED
+                                                          : LOG_MARK_NONE;
+
+    if (mark == LOG_MARK_NONE || json_type(data) != JSON_OBJECT ||
+        json_pick(data, fields, 3, JSON_PICK_ANY, NULL) != 0 ||
+        json_type(fields[0].value) != JSON_STRING)
+        return LOG_MARK_NONE;
+    if (mark == LOG_MARK_TO ? json_type(fields[2].value) != JSON_ARRAY
+                            : json_type(fields[1].value) != JSON_STRING)
+        return LOG_MARK_NONE;
+    return mark;
+}
+
+bool
+log_mark_from(struct slice type, struct slice data, struct slice stream, uint64_t *first,
+              uint64_t *last)
+{
+    struct json_field fields[] = {{.name = "stream", .required = true},
+                                  {.name = "first", .required = true},
+                                  {.name = "last", .required = true}};
+    struct buf        scratch = {0};
+    struct slice      name;
+    bool              yes;
+
+    if (log_mark_of(type, data) != LOG_MARK_FROM ||
+        json_pick(data, fields, 3, JSON_PICK_ANY, NULL) != 0)
+        return false;
+    yes = text_of(fields[0].value, &scratch, &name) && slice_eq(name, stream) &&
+          json_uint64(fields[1].value, first) && json_uint64(fields[2].value, last) &&
+          *first <= *last;
+    buf_fini(&scratch);
+    return yes;
+}
