@@ -271,6 +271,9 @@ same_at(const struct model *m, const struct log_write *w, const struct model_str
     uint32_t same = 0;
 
     for (uint32_t i = 0; i < w->count && version + i < s->next; i++)
+        if (m->events[s->events[version + i]].gone)
+            return 0;
+    for (uint32_t i = 0; i < w->count && version + i < s->next; i++)
         same += id_eq(&m->events[s->events[version + i]].id, &w->events[i].id);
     return same;
 }
@@ -428,6 +431,22 @@ judge_all(struct model *m, const struct log_req *req, const struct own *owns, ui
             wrong(out, s);
     }
     return out->rc == 0;
+}
+
+bool
+model_take(struct model *m, uint32_t event)
+{
+    struct model_event  *e = &m->events[event];
+    struct model_stream *s = m->streams[e->stream];
+
+    if (e->gone)
+        return true;
+    if (model_visible(m, event) || e->version + 1 >= s->next)
+        return false;
+    e->gone = true;
+    if (e->version >= s->truncate)
+        s->truncate = e->version + 1;
+    return true;
 }
 
 void

@@ -25,6 +25,7 @@ struct model_event {
     int64_t      created_us; /* 0: likewise */
     bool         quiet, link;
     bool         guessed; /* nobody has said `pos` yet: it is right in its order only */
+    bool         gone;    /* a scavenge has taken it: nobody can know it again */
 };
 
 struct model_stream {
@@ -70,6 +71,10 @@ struct model_answer {
 
 /* Does it, or says why not. The texts of the events are copied. */
 void model_commit(struct model *m, const struct log_req *req, struct model_answer *out);
+
+/* A scavenge has taken the event, and all before it in its stream are hidden for good. False: it
+ * may not. */
+bool model_take(struct model *m, uint32_t event);
 
 /* The stream's readable versions begin at `low`. */
 uint64_t model_low(const struct model *m, const struct model_stream *s);

@@ -87,10 +87,11 @@ pick_expected(struct world *w, struct slice stream)
 static struct slice
 pick_data(struct world *w, struct op *op)
 {
-    uint32_t kind = world_pick(w, 4000);
-    size_t   len = kind == 0 ? DATA_MAX : kind < 3 ? 70000 : kind < 60 ? 3000 : 0;
-    char    *text = text_room(op, len + 32);
-    int      n;
+    uint32_t kind = world_pick(w, 4000),
+             longer = w->seed % 4 == 1 ? 800 : 60; /* to seal segments */
+    size_t len = kind == 0 ? DATA_MAX : kind < 3 ? 70000 : kind < longer ? 3000 : 0;
+    char  *text = text_room(op, len + 32);
+    int    n;
 
     n = snprintf(text, 32, "{\"n\":%u}", w->tags);
     if (len > 0) { /* still JSON */

@@ -146,7 +146,7 @@ int
 main(int argc, char **argv)
 {
     uint64_t     ops = number(getenv("OPS"), 30000), seed = number(getenv("SEED"), 1);
-    uint64_t     each = WORLD_OPS, done = 0;
+    uint64_t     each = WORLD_OPS, done = 0, gone = 0;
     struct world w;
 
     for (int i = 1; i + 1 < argc; i += 2) {
@@ -168,8 +168,10 @@ main(int argc, char **argv)
             return 1;
         }
         done += w.ops;
+        gone += w.gone;
         seed++;
     }
-    printf("%" PRIu64 " operations, the last seed %" PRIu64 "\n", done, seed - 1);
+    printf("%" PRIu64 " operations, %" PRIu64 " events scavenged, the last seed %" PRIu64 "\n",
+           done, gone, seed - 1);
     return 0;
 }

@@ -1,6 +1,8 @@
 /* A world's folder, names and turns. */
 #include "tests/model_world.h"
 
+#include <inttypes.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,6 +119,62 @@ set_retention(struct world *w)
     w->ops++;
 }
 
+/* Which events are on the disk no more: each was hidden, and is so for good now. */
+static void
+note_gone(struct world *w)
+{
+    struct log_read  read = {.raw = true, .filter = {.system = true, .quiet = true}};
+    struct log_iter *it;
+    struct log_event e;
+    uint8_t         *there = calloc(w->model.count + 1, 1);
+    int              rc;
+
+    must(there != NULL);
+    must(log_iter_open(w->log, &read, &it, &w->err) == 0);
+    while ((rc = log_iter_next(it, &e, &w->err)) == 0) {
+        const struct model_stream *s = model_find(&w->model, e.stream);
+
+        if (s == NULL || e.version >= s->next)
+            world_differ(w, "%.*s version %" PRIu64 " is in the log, and nobody wrote it",
+                         SLICE_FMT(e.stream), e.version);
+        else
+            there[s->events[e.version]] = 1;
+    }
+    if (rc != E_END)
+        world_differ(w, "reading all: %s", w->err.text);
+    log_iter_close(it);
+    for (uint32_t i = 0; i < w->model.count && !w->failed; i++) {
+        const struct model_event *m = &w->model.events[i];
+
+        if (there[i] != 0 ? m->gone : !m->gone && !model_take(&w->model, i))
+            world_differ(w, "%s version %" PRIu64 " is %s", w->model.streams[m->stream]->name,
+                         m->version, there[i] != 0 ? "there again" : "gone");
+    }
+    free(there);
+}
+
+static void
+scavenge(struct world *w)
+{
+    struct log_scavenge_conf conf = {.min_share = 1 + world_pick(w, 20)};
+    struct log_scavenge      s;
+
+    if (log_scavenge_start(w->log, &conf, &w->err) != 0)
+        world_differ(w, "no scavenge: %s", w->err.text);
+    do {
+        (void)sched_yield();
+        log_scavenge_status(w->log, &s);
+    } while (!w->failed && s.state == LOG_SCAVENGE_RUNNING);
+    if (!w->failed && s.state != LOG_SCAVENGE_DONE)
+        world_differ(w, "a scavenge: %s", s.error);
+    if (w->say)
+        printf("%u: scavenged, %" PRIu64 " events are gone\n", w->step, s.events);
+    w->gone += s.events;
+    w->ops++;
+    if (!w->failed && s.events > 0)
+        note_gone(w);
+}
+
 static void
 turn(struct world *w)
 {
@@ -168,6 +226,8 @@ world_step(struct world *w)
         world_list(w);
     else if (kind < 10 && w->log != NULL)
         set_retention(w);
+    else if (kind < 12 && w->log != NULL)
+        scavenge(w);
     else if (kind < 550)
         world_commits(w);
     else if (kind < 650)

@@ -32,6 +32,7 @@ struct world {
     char        names[WORLD_SLOTS][LOG_NAME_MAX + 1];
     uint32_t    name_count; /* ever made */
     uint32_t    tags;       /* events ever made */
+    uint64_t    gone;       /* events that scavenges took */
     struct err  err;
 };
 
