@@ -132,7 +132,19 @@ check_restricted(void)
         assert_int_equal(got[i], want[i]);
 }
 
-/* The events of version 0, from each position on, in both directions. */
+/* Of its stream: version 0, or what is left in front where that was scavenged. */
+static bool
+is_first(const struct known *e)
+{
+    if (e->version == 0)
+        return true;
+    for (const struct known *k = events; k < e; k++)
+        if (k->id == e->id)
+            return false;
+    return true;
+}
+
+/* The streams' first events, from each position on, in both directions. */
 static void
 check_firsts(uint64_t from, bool backwards)
 {
@@ -143,7 +155,7 @@ check_firsts(uint64_t from, bool backwards)
     for (uint32_t k = 0; k < event_count; k++) {
         const struct known *e = &events[backwards ? event_count - 1 - k : k];
 
-        if (e->version != 0 || (backwards ? e->pos > from : e->pos < from))
+        if (!is_first(e) || (backwards ? e->pos > from : e->pos < from))
             continue;
         assert_true(n < count);
         assert_int_equal(positions[n], e->pos);
@@ -295,6 +307,34 @@ test_holes(void **state)
     check_positions(4, 0, false, 10);
     check_positions(4, 0, true, 10);
     check_stream(4);
+    check_firsts(0, false);
+}
+
+/* … or with a state alone, before anything that is left of their events. */
+static void
+test_first_behind_a_state(void **state)
+{
+    struct index_update update = {.id = 6, .has_state = true, .name = slice_str(stream_name(6))};
+    struct index_batch  batch = {.updates = &update, .update_count = 1, .stream_count = STREAMS};
+    uint32_t            from = 0;
+
+    heads[6].next = heads[6].truncate = 50;
+    update.head = heads[6];
+    batch.covers = LOG_POS(end_pos);
+    assert_int_equal(ops->apply(ix, &batch, &err), 0);
+    exists[6] = true;
+    check_firsts(0, false);
+    for (int i = 0; i < 3; i++) {
+        add_event(6);
+        add_event(5);
+        apply_events(from);
+        from = event_count;
+        check_firsts(0, false);
+        check_firsts(UINT64_MAX, true);
+    }
+    check_stream(6);
+    open_again(log_id);
+    check_firsts(0, false);
 }
 
 static void
@@ -369,7 +409,8 @@ test_read_only(void **state)
     FRESH(test_empty), FRESH(test_random), FRESH(test_one_by_one), FRESH(test_long_stream),        \
         FRESH(test_streams), FRESH(test_head_only), FRESH(test_states), FRESH(test_firsts),        \
         FRESH(test_state_first), FRESH(test_holes), FRESH(test_state_behind_a_hole),               \
-        FRESH(test_empty_batch), FRESH(test_reset), FRESH(test_another_log), FRESH(test_read_only)
+        FRESH(test_first_behind_a_state), FRESH(test_empty_batch), FRESH(test_reset),              \
+        FRESH(test_another_log), FRESH(test_read_only)
 
 int
 main(void)

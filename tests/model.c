@@ -450,6 +450,17 @@ model_take(struct model *m, uint32_t event)
 }
 
 void
+model_index_anew(struct model *m)
+{
+    for (uint32_t i = 0; i < m->stream_count; i++) {
+        struct model_stream *s = m->streams[i];
+
+        while (s->first < s->next && m->events[s->events[s->first]].gone)
+            s->first++;
+    }
+}
+
+void
 model_commit(struct model *m, const struct log_req *req, struct model_answer *out)
 {
     struct own owns[16];

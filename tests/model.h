@@ -34,6 +34,7 @@ struct model_stream {
     bool      known; /* the log has heard of it */
     bool      deleted, tombstone, closed;
     uint64_t  next, truncate, max_count;
+    uint64_t  first; /* version of the first event that the index knows */
     int64_t   max_age_us;
     uint32_t *events; /* numbers, by version */
     uint32_t  room;
@@ -75,6 +76,9 @@ void model_commit(struct model *m, const struct log_req *req, struct model_answe
 /* A scavenge has taken the event, and all before it in its stream are hidden for good. False: it
  * may not. */
 bool model_take(struct model *m, uint32_t event);
+
+/* The index was made again: it knows what is left. */
+void model_index_anew(struct model *m);
 
 /* The stream's readable versions begin at `low`. */
 uint64_t model_low(const struct model *m, const struct model_stream *s);

@@ -93,7 +93,8 @@ give(struct model *m, const struct log_read *read, uint32_t event, struct model_
     *out = (struct model_item){.event = event, .link = UINT32_MAX};
     if (slice_is(read->stream, "$streams")) {
         out->first = true;
-        out->dangling = read->resolve && !model_visible(m, event);
+        out->dangling =
+            read->resolve && (m->events[event].version != 0 || !model_visible(m, event));
         return;
     }
     if (!read->resolve || !m->events[event].link)
@@ -125,7 +126,7 @@ wanted(const struct model *m, const struct log_read *read, uint32_t event)
         return false;
     if (slice_starts(read->stream, slice_str("$et-")) && !slice_eq(type, native))
         return false;
-    if (firsts && (e->version != 0 || model_readable(s) != 0))
+    if (firsts && (e->version != s->first || model_readable(s) != 0))
         return false;
     if (!slice_starts(name, f->prefix) || !slice_starts(type, f->type_prefix))
         return false;

@@ -176,6 +176,18 @@ scavenge(struct world *w)
 }
 
 static void
+index_anew(struct world *w)
+{
+    struct log_conf conf = {.index = &log_index_lmdb, .segment_bytes = LOG_SEGMENT_MIN};
+
+    if (w->say)
+        printf("%u: indexed again\n", w->step);
+    if (log_reindex(env_real(), w->dir, &conf, NULL, &w->err) != 0)
+        world_differ(w, "it cannot be indexed again: %s", w->err.text);
+    model_index_anew(&w->model);
+}
+
+static void
 turn(struct world *w)
 {
     bool by_log = world_pick(w, 3) != 0;
@@ -183,6 +195,8 @@ turn(struct world *w)
     if (w->say)
         printf("%u: closed, opened by %s\n", w->step, by_log ? "the log" : "the library");
     close_folder(w);
+    if (world_pick(w, 4) == 0)
+        index_anew(w);
     open_folder(w, by_log);
     w->ops++;
     /* Who is gone for good makes room. */

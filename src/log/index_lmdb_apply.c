@@ -133,6 +133,21 @@ take_head(struct apply *a, const struct index_update *u, struct stream_rec *rec,
     return 0;
 }
 
+/* Only a state was known of the stream: its first events are scavenged. */
+static int
+put_first(struct apply *a, const struct index_update *u, struct err *err)
+{
+    struct ox_index *ix = a->ix;
+    size_t           pos = u->positions[0], id = u->id;
+    MDB_val          key = val_of(&pos, sizeof pos);
+    MDB_val          val = val_of(&id, sizeof id);
+    int              rc = 0;
+
+    TRY_MDB(mdb_put(a->txn, ix->dbi[T_FIRSTS], &key, &val, 0), "write a first event");
+out:
+    return rc;
+}
+
 static int
 put_update(struct apply *a, const struct index_update *u, struct err *err)
 {
@@ -149,6 +164,8 @@ put_update(struct apply *a, const struct index_update *u, struct err *err)
     must(u->count <= u->head.next);
     if (!is_new)
         TRY(find_update(a, u, &rec, err));
+    if (!is_new && u->count > 0 && u->head.next != u->count && rec.head.last.v == 0)
+        TRY(put_first(a, u, err));
     TRY(add_positions(a, u, &rec, err));
     TRY(take_head(a, u, &rec, err));
     val = val_of(bytes, logi_lmdb_pack_stream(&rec, bytes));
