@@ -52,6 +52,16 @@ stream_wanted(const struct log_filter *f, struct slice stream)
     return f->stream_regex == NULL || regex_holds(f->stream_regex, stream);
 }
 
+static bool
+type_wanted(const struct log_filter *f, struct slice type)
+{
+    if (f->type.len > 0 && !slice_eq(type, f->type))
+        return false;
+    if (!slice_starts(type, f->type_prefix))
+        return false;
+    return f->type_regex == NULL || regex_holds(f->type_regex, type);
+}
+
 bool
 logi_iter_wanted(struct log_iter *it, const struct record *r)
 {
@@ -65,13 +75,13 @@ logi_iter_wanted(struct log_iter *it, const struct record *r)
         it->known_id = r->stream_id;
         it->known = true;
     }
-    if (!it->known_answer)
-        return false;
-    if (f->type.len > 0 && !slice_eq(type, f->type))
-        return false;
-    if (!slice_starts(type, f->type_prefix))
-        return false;
-    return f->type_regex == NULL || regex_holds(f->type_regex, type);
+    return it->known_answer && type_wanted(f, type);
+}
+
+bool
+logi_filter_holds(const struct log_filter *f, struct slice stream, struct slice type)
+{
+    return stream_wanted(f, stream) && type_wanted(f, type);
 }
 
 /* what may be seen */
@@ -97,6 +107,8 @@ logi_iter_view(struct log_iter *it, uint64_t id, struct slice stream, struct vie
         if (rc != 0)
             return rc;
         logi_view(&head, stream, logi_retention_of(it->retention, stream), &seen->view);
+        if (it->read.skip_moved)
+            seen->view.shown = logi_moved_shown(it->log, id, stream, &head, &seen->view);
         seen->id = id;
         seen->epoch = it->epoch;
         seen->end = end;
@@ -117,7 +129,8 @@ logi_iter_visible(struct log_iter *it, const struct record *r, bool *yes, struct
                          logi_retention_of(it->retention, stream) == NULL))
         return 0;
     rc = logi_iter_view(it, r->stream_id, stream, &v, err);
-    *yes = rc == 0 && r->version >= v.low && !logi_too_old(it->log, v.max_age_us, r->created_us);
+    *yes = rc == 0 && r->version >= (it->read.skip_moved ? v.shown : v.low) &&
+           !logi_too_old(it->log, v.max_age_us, r->created_us);
     return rc;
 }
 
@@ -202,6 +215,27 @@ logi_iter_give(struct log_iter *it, const struct record *r, const struct frame *
     return rc;
 }
 
+int
+logi_iter_offer(struct log_iter *it, const struct record *r, const struct frame *f,
+                struct log_event *out, bool *given, struct err *err)
+{
+    int rc;
+
+    *given = false;
+    if (r->kind == RECORD_STUB)
+        return it->read.skip_moved ? logi_stub_give(it, r, f, out, given, err) : 0;
+    if (!logi_iter_wanted(it, r) || (it->read.skip_links && (r->flags & RECORD_LINK) != 0))
+        return 0;
+    rc = it->kind == ITER_FIRSTS
+             ? logi_iter_there(it, r->stream_id, slice_of(r->body, r->name_len), given, err)
+             : logi_iter_visible(it, r, given, err);
+    if (rc == 0 && *given)
+        rc = logi_iter_give(it, r, f, out, err);
+    if (rc == 0 && *given && it->read.skip_moved && (r->flags & RECORD_LINK) == 0)
+        rc = logi_copied_wanted(it, r, out, given, err);
+    return rc;
+}
+
 /* links */
 
 /* "VERSION@STREAM" */
@@ -244,7 +278,7 @@ find_linked(struct log_iter *it, struct slice data, struct record *r, struct fra
     if (rc != 0 || pos == 0)
         return rc;
     if (!logi_scan_record_at(it->log->segs, pos, end, true, r, f) || r->stream_id != id ||
-        r->version != version)
+        r->version != version || r->kind != RECORD_EVENT)
         return 0; /* scavenged */
     return logi_iter_visible(it, r, found, err);
 }
@@ -405,17 +439,15 @@ log_iter_at(struct log_iter *it, struct log_pos pos, struct log_event *out, stru
     must(it->magic == LOGI_MAGIC);
     must(it->kind == ITER_ALL);
     take_retention(it);
-    if (!logi_scan_record_at(it->log->segs, pos.v, end, true, &r, &f) || r.kind != RECORD_EVENT)
+    if (!logi_scan_record_at(it->log->segs, pos.v, end, true, &r, &f) ||
+        (r.kind != RECORD_EVENT && r.kind != RECORD_STUB))
         FAIL(err, E_GONE, ERR_DATA, "no event is at position %" PRIu64, pos.v);
     yes = (f.head.flags & FRAME_QUIET) == 0 || it->read.filter.quiet;
-    if (yes && logi_iter_wanted(it, &r))
-        TRY(logi_iter_visible(it, &r, &yes, err));
-    else
-        yes = false;
+    if (yes)
+        TRY(logi_iter_offer(it, &r, &f, out, &yes, err));
     if (!yes)
         FAIL(err, E_NOTFOUND, ERR_DATA, "the event at position %" PRIu64 " is not for this reader",
              pos.v);
-    TRY(logi_iter_give(it, &r, &f, out, err));
 out:
     return rc;
 }

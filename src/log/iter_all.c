@@ -11,24 +11,12 @@ frame_wanted(const struct log_iter *it)
            (it->frame.head.flags & FRAME_QUIET) == 0;
 }
 
-/* The record to the caller, where it wants it and may see it: *given. */
-static int
-offer(struct log_iter *it, const struct record *r, struct log_event *out, bool *given,
-      struct err *err)
+static bool
+is_offered(const struct log_iter *it, const struct record *r)
 {
-    int rc;
-
-    *given = false;
-    if (it->kind == ITER_FIRSTS && r->version != 0)
-        return 0;
-    if (!logi_iter_wanted(it, r))
-        return 0;
-    rc = it->kind == ITER_FIRSTS
-             ? logi_iter_there(it, r->stream_id, slice_of(r->body, r->name_len), given, err)
-             : logi_iter_visible(it, r, given, err);
-    if (rc != 0 || !*given)
-        return rc;
-    return logi_iter_give(it, r, &it->frame, out, err);
+    if (r->kind != RECORD_EVENT && (r->kind != RECORD_STUB || !it->read.skip_moved))
+        return false;
+    return it->kind != ITER_FIRSTS || r->version == 0;
 }
 
 /* Frame after frame of one segment is found without asking for the segment again. */
@@ -83,10 +71,10 @@ logi_all_forward(struct log_iter *it, struct log_event *out, struct err *err)
             }
             it->off += r.length;
             it->left--;
-            if (r.pos < it->read.from || r.kind != RECORD_EVENT)
+            if (r.pos < it->read.from || !is_offered(it, &r))
                 continue;
             it->passed = r.pos + 1;
-            rc = offer(it, &r, out, &given, err);
+            rc = logi_iter_offer(it, &r, &it->frame, out, &given, err);
             if (rc != 0 || given)
                 return rc;
         }
@@ -129,10 +117,10 @@ logi_all_backward(struct log_iter *it, struct log_event *out, struct err *err)
                 return logi_iter_damaged(it, it->frame.head.pos + it->off, err);
             it->off -= r.length;
             it->left--;
-            if (r.pos > it->read.from || r.pos < it->floor || r.kind != RECORD_EVENT)
+            if (r.pos > it->read.from || r.pos < it->floor || !is_offered(it, &r))
                 continue;
             it->passed = r.pos - 1;
-            rc = offer(it, &r, out, &given, err);
+            rc = logi_iter_offer(it, &r, &it->frame, out, &given, err);
             if (rc != 0 || given)
                 return rc;
         }

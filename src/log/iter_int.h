@@ -10,6 +10,7 @@
 
 #define ITER_BATCH 64u
 #define ITER_VIEWS 64u
+#define ITER_GIVEN 64u /* copies of several originals, remembered */
 
 enum iter_kind { ITER_ALL, ITER_STREAM, ITER_CATEGORY, ITER_TYPE, ITER_FIRSTS };
 
@@ -51,6 +52,10 @@ struct log_iter {
     uint64_t        known_id; /* filter: the last stream asked about, and the answer */
     bool            known, known_answer;
 
+    /* skip_moved: positions of copies that stood for one of their originals */
+    uint64_t given[ITER_GIVEN];
+    unsigned given_next;
+
     /* a stream, or a list */
     uint64_t    id, version;
     struct view view;  /* of the stream */
@@ -76,6 +81,11 @@ int logi_iter_there(struct log_iter *, uint64_t id, struct slice stream, bool *y
 /* A stream's view as it is now. */
 int
 logi_iter_view(struct log_iter *, uint64_t id, struct slice stream, struct view *, struct err *);
+/* The record to the caller, where it wants it and may see it: *given. */
+int logi_iter_offer(struct log_iter *, const struct record *, const struct frame *,
+                    struct log_event *out, bool *given, struct err *);
+/* Do its names pass the filter? */
+bool logi_filter_holds(const struct log_filter *, struct slice stream, struct slice type);
 /* The event as the caller gets it, its link followed where that was asked for. */
 int logi_iter_give(struct log_iter *, const struct record *, const struct frame *,
                    struct log_event *, struct err *);
@@ -83,6 +93,36 @@ int logi_iter_give(struct log_iter *, const struct record *, const struct frame 
 bool logi_iter_tired(struct log_iter *, uint64_t bytes);
 /* Follows the link in `data` from `out`, which is the link. */
 int logi_iter_resolve(struct log_iter *, struct log_event *out, struct err *);
+
+/* copied_read.c */
+
+/* One move of a stream: the mark that it left in it, and which versions it hid: first to
+ * below last. */
+struct logi_move {
+    struct slice  stream;
+    uint64_t      first, last;
+    bool          moved; /* to others; else rewritten in place */
+    struct record mark;
+    struct frame  frame;
+};
+
+/* Each move that hid something of the stream, the last one first; E_MORE: `fn` did not return 0.
+ * The segments are pinned. */
+typedef int logi_move_fn(void *arg, const struct logi_move *move);
+int logi_moves(struct log *, uint64_t id, struct slice stream, const struct index_head *head,
+               logi_move_fn *fn, void *arg);
+/* Each copy that the move made, with a position of a first original; stops where not 0. */
+typedef int logi_copy_fn(void *arg, uint64_t original, uint64_t copy);
+int         logi_move_copies(struct log *, const struct logi_move *, logi_copy_fn *fn, void *arg);
+/* view.shown */
+uint64_t logi_moved_shown(struct log *, uint64_t id, struct slice stream, const struct index_head *,
+                          const struct view *);
+/* skip_moved: is the event, which may be seen, for this reader? */
+int logi_copied_wanted(struct log_iter *, const struct record *, const struct log_event *,
+                       bool *yes, struct err *);
+/* skip_moved: the copy that a stub leads to, at the stub's position. */
+int logi_stub_give(struct log_iter *, const struct record *, const struct frame *,
+                   struct log_event *out, bool *given, struct err *);
 
 /* iter_all.c */
 int logi_all_open(struct log_iter *, struct err *);

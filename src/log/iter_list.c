@@ -87,12 +87,10 @@ offer_record(struct log_iter *it, uint64_t pos, struct log_event *out, struct er
 
     if (!logi_scan_record_at(it->log->segs, pos, atomic_load(&it->log->end), true, &r, &f))
         return logi_scan_gone(it->log->segs, pos) ? E_MORE : logi_iter_damaged(it, pos, err);
-    if (((f.head.flags & FRAME_QUIET) != 0 && !it->read.filter.quiet) || !logi_iter_wanted(it, &r))
+    if ((f.head.flags & FRAME_QUIET) != 0 && !it->read.filter.quiet)
         return E_MORE;
-    rc = logi_iter_visible(it, &r, &yes, err);
-    if (rc != 0 || !yes)
-        return rc != 0 ? rc : E_MORE;
-    return logi_iter_give(it, &r, &f, out, err);
+    rc = logi_iter_offer(it, &r, &f, out, &yes, err);
+    return rc != 0 || yes ? rc : E_MORE;
 }
 
 /* One position further in the list. E_END: the list is at its end. */
@@ -190,6 +188,9 @@ logi_list_open(struct log_iter *it, struct err *err)
     if (it->kind != ITER_FIRSTS && it->label.len > 0 && it->name[4] == '$')
         it->read.filter.system = true;
     it->at = it->passed = it->read.from;
+    /* An index that was made after a scavenge knows no stubs. */
+    if (it->read.skip_moved && !it->read.backwards && it->kind != ITER_FIRSTS)
+        TRY(begin_scan(it, it->read.from, err));
     if (it->read.backwards) {
         if (it->read.at.v != 0 && it->read.at.v < it->read.from)
             it->read.from = it->at = it->read.at.v;

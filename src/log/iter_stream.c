@@ -46,6 +46,8 @@ refresh(struct log_iter *it, struct err *err)
     if (it->read.raw) {
         it->shown = it->view.low;
         it->view.low = 0;
+    } else if (it->read.skip_moved) {
+        it->view.low = it->view.shown;
     }
     return refuse_hidden(it, &it->view, err);
 }
@@ -113,6 +115,25 @@ step(struct log_iter *it)
         it->over = true;
 }
 
+/* What a stream's reader passes over beside what is hidden. */
+static int
+offer(struct log_iter *it, const struct record *r, const struct frame *f, struct log_event *out,
+      bool *given, struct err *err)
+{
+    int rc;
+
+    *given = false;
+    if (r->kind == RECORD_STUB)
+        return it->read.skip_moved ? logi_stub_give(it, r, f, out, given, err) : 0;
+    if (it->read.skip_links && (r->flags & RECORD_LINK) != 0)
+        return 0;
+    *given = true;
+    rc = logi_iter_give(it, r, f, out, err);
+    if (rc == 0 && it->read.skip_moved && (r->flags & RECORD_LINK) == 0)
+        rc = logi_copied_wanted(it, r, out, given, err);
+    return rc;
+}
+
 int
 logi_stream_next(struct log_iter *it, struct log_event *out, struct err *err)
 {
@@ -131,8 +152,11 @@ logi_stream_next(struct log_iter *it, struct log_event *out, struct err *err)
         step(it);
         if (!there)
             continue; /* scavenged: the next version */
-        if (it->read.raw || !logi_too_old(it->log, it->view.max_age_us, r.created_us))
-            return logi_iter_give(it, &r, &f, out, err);
+        if (it->read.raw || !logi_too_old(it->log, it->view.max_age_us, r.created_us)) {
+            rc = offer(it, &r, &f, out, &there, err);
+            if (rc != 0 || there)
+                return rc;
+        }
         if (logi_iter_tired(it, r.length))
             return E_MORE;
     }

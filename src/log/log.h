@@ -267,8 +267,17 @@ struct log_read {
     struct log_pos    floor;   /* $all backwards: nothing before this position */
     struct log_filter filter;  /* by position only */
     bool              resolve; /* follow links, one step; one that leads nowhere is given itself */
-    bool              sealed;  /* what is under a subject's key is given as it is stored */
-    bool              raw; /* also what is hidden (truncated, deleted, too old) and on the disk */
+    bool              skip_links; /* instead: links are passed over */
+    /*
+     * Each event once, through all moves of streams (docs/surgery.md). A copy is passed over where
+     * one of its first originals stands at or after `start` (a position; of one stream a version)
+     * and is wanted; what a move hid is given where it stands, what is scavenged of that by its
+     * copy, at the original's position. Marks are given only where types are asked for.
+     */
+    bool     skip_moved;
+    uint64_t start;
+    bool     sealed;   /* what is under a subject's key is given as it is stored */
+    bool     raw;      /* also what is hidden (truncated, deleted, too old) and on the disk */
     uint64_t patience; /* bytes to look through in one call before E_MORE; 0: as many as it takes */
 };
 

@@ -72,6 +72,7 @@ struct target {
 /* What readers may see of a stream: versions from `low` to below `next`, if not too old. */
 struct view {
     uint64_t low, next, max_count;
+    uint64_t shown;      /* the same as `low` for who is given what moves hid */
     int64_t  max_age_us; /* 0: no bound */
     uint32_t flags;      /* enum index_flags */
 };

@@ -39,6 +39,7 @@ logi_scav_copy_begin(struct scavenge *s, struct err *err)
     c->frames_at = SEG_HEADER;
     c->table_at = SEG_HEADER + look->kept_bytes;
     c->entries = 0;
+    c->stub = 0;
     c->table_crc = logi_segs_seed(log->segs);
     c->head = (struct seg_head){.version = FMT_VERSION,
                                 .kind = SEG_SCAVENGED,
@@ -59,6 +60,31 @@ logi_scav_copy_begin(struct scavenge *s, struct err *err)
             logi_segs_new_drop(log->segs, look->first, &c->file);
     }
     return rc == E_NOSPC ? no_room(s, bytes, err) : rc;
+}
+
+/* In its place, where record `n` leaves a stub: its length; 0: it leaves none. */
+static uint32_t
+put_stub(struct scavenge *s, uint64_t n, const struct record *of, uint32_t frame_off, uint8_t *to)
+{
+    struct scav_copy       *c = &s->copy;
+    const struct scav_stub *stub = (const struct scav_stub *)(const void *)s->look.stubs.data;
+    struct record           r = *of;
+
+    if (c->stub == s->look.stubs.len / sizeof *stub || stub[c->stub].record != n)
+        return 0;
+    r.kind = RECORD_STUB;
+    r.flags &= RECORD_NEW_STREAM;
+    r.length = logi_scav_stub_bytes(of);
+    r.meta_len = 0;
+    r.data_len = sizeof stub->to;
+    r.frame_off = frame_off;
+    memset(to, 0, r.length);
+    fmt_record_put(to, &r);
+    memcpy(to + RECORD_HEADER, of->body, (size_t)of->name_len + of->type_len);
+    put_u64(to + RECORD_HEADER + of->name_len + of->type_len, stub[c->stub].to);
+    fmt_record_seal(to, r.length, logi_segs_seed(s->log->segs));
+    c->stub++;
+    return r.length;
 }
 
 /* Adds the frame's kept records. */
@@ -83,8 +109,13 @@ copy_frame(struct scavenge *s, const struct frame *f, struct err *err)
 
         if (!logi_scan_record(f, seed, off, !drop, &r))
             FAIL(err, E_DAMAGED, ERR_FATAL, "damaged at position %" PRIu64, f->head.pos + off);
-        if (drop)
+        if (drop) {
+            uint32_t stub = put_stub(s, n, &r, (uint32_t)(c->frames.len - begun), to);
+
+            c->frames.len += stub;
+            head.records += stub > 0;
             continue;
+        }
         memcpy(to, f->bytes + off, r.length);
         if (r.frame_off != c->frames.len - begun) { /* otherwise its checksum is right as it is */
             r.frame_off = (uint32_t)(c->frames.len - begun);
@@ -156,6 +187,7 @@ finish(struct scavenge *s, struct err *err)
     TRY(write_table(s, err));
     /* The same answers as in the look, or something is very wrong. */
     must(c->entries == s->look.kept_frames);
+    must(c->stub == s->look.stubs.len / sizeof(struct scav_stub));
     must(c->frames_at == c->head.table_at);
     put_u32(bytes, c->table_crc);
     put_u32(bytes + 4, 0);

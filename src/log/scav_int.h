@@ -18,6 +18,7 @@ struct scav_stream {
     uint64_t next, truncate;
     uint64_t below; /* versions that nobody can ever read again */
     uint64_t round; /* of which segment's look */
+    bool     moves; /* some of them a move hid: it may have left copies */
     /* what limits hide above that */
     uint64_t count_low;  /* versions that are too many; 0: none */
     int64_t  max_age_us; /* 0: none */
@@ -57,6 +58,11 @@ struct scav_place {
     uint64_t record; /* number of its first record in the segment */
 };
 
+/* A record that goes and leaves a stub: its number, and where the copy is. */
+struct scav_stub {
+    uint64_t record, to;
+};
+
 /* One segment's look, and what it found. */
 struct scav_look {
     uint64_t first, end;
@@ -69,6 +75,7 @@ struct scav_look {
     uint64_t          kept_bytes;  /* of the frames that stay, with what stays in them */
     uint64_t          kept_frames; /* and how many they are */
     uint64_t          dropped, dropped_events;
+    struct buf        stubs; /* struct scav_stub */
     int64_t           last_time_us;
 
     /* The head that continuations belong to, and what became of it. */
@@ -85,6 +92,7 @@ struct scav_copy {
     uint64_t          frames_at, table_at; /* where they go */
     uint64_t          entries;
     uint32_t          table_crc;
+    size_t            stub; /* the next one's number */
 };
 
 enum scav_phase {
@@ -117,6 +125,7 @@ struct scavenge {
     bool                no_limits; /* what only a limit hides stays */
     struct scav_stream *cache;
     struct scav_dead   *dead;
+    struct scav_moves  *moves;
     uint64_t            pace; /* bytes per second that the foreground leaves; 0: no bound */
     uint64_t            seen_syncs, calm_us, moved;
     bool                waits; /* for the index */
@@ -140,6 +149,18 @@ int logi_scav_by_limit(struct scavenge *, struct scav_stream *, const struct rec
 /* Commits what the look has noted; *done: all of it is durable. */
 int  logi_scav_raise_on(struct scavenge *, bool *done, struct err *);
 void logi_scav_raise_end(struct scavenge *); /* no request may be under way */
+
+/* scav_moves.c */
+struct scav_moves;
+void logi_scav_moves_free(struct scav_moves *); /* NULL is fine */
+/* Did moves hide some of its versions? */
+bool
+logi_scav_has_moves(struct scavenge *, uint64_t id, struct slice stream, const struct index_head *);
+/* A dead event of such a stream: where its copy is, 0: it has none; or it stays after all. */
+int logi_scav_stub(struct scavenge *, const struct record *, const struct frame *, uint64_t *to,
+                   bool *stays, struct err *);
+/* How long the record's stub is. */
+uint32_t logi_scav_stub_bytes(const struct record *);
 
 /* scav_copy.c */
 int  logi_scav_copy_begin(struct scavenge *, struct err *);

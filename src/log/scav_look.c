@@ -53,6 +53,7 @@ state_of(struct scavenge *s, uint64_t id, struct slice stream, struct scav_strea
         st->below = head.next;
     if (logi_is_metastream(stream) && st->next > 0 && st->next - 1 > st->below)
         st->below = st->next - 1;
+    st->moves = logi_scav_has_moves(s, id, stream, &head);
     logi_scav_limits(s, stream, &head, st);
     return 0;
 }
@@ -69,7 +70,8 @@ remember(struct scavenge *s, const struct scav_stream *st)
 {
     uint64_t below = st->below;
 
-    if (st->count_low != 0 || st->max_age_us != 0 || s->no_limits || st->id_plus_1 > UINT32_MAX)
+    if (st->moves || st->count_low != 0 || st->max_age_us != 0 || s->no_limits ||
+        st->id_plus_1 > UINT32_MAX)
         return;
     if (st->next == 0)
         below = 0;
@@ -80,19 +82,28 @@ remember(struct scavenge *s, const struct scav_stream *st)
                            .below = below < UINT32_MAX ? (uint32_t)below : UINT32_MAX};
 }
 
+/* *to: where a copy of it is, which a stub will name; 0: there is none. */
 static int
-event_is_dead(struct scavenge *s, const struct record *r, bool *dead, struct err *err)
+event_is_dead(struct scavenge *s, const struct record *r, const struct frame *f, bool *dead,
+              uint64_t *to, struct err *err)
 {
     const struct scav_dead *known = dead_of(s, r->stream_id);
     struct scav_stream     *st;
+    bool                    stays;
     int                     rc;
 
+    *to = 0;
     if (known->id_plus_1 == r->stream_id + 1) {
         *dead = r->version < known->below;
         return 0;
     }
     rc = state_of(s, r->stream_id, name_of(r), &st, err);
     *dead = rc == 0 && r->version < st->below && r->version + 1 < st->next;
+    if (*dead && st->moves) {
+        rc = logi_scav_stub(s, r, f, to, &stays, err);
+        *dead = rc == 0 && !stays;
+        return rc;
+    }
     if (rc == 0 && !*dead)
         rc = logi_scav_by_limit(s, st, r, dead, err);
     if (rc == 0)
@@ -106,7 +117,9 @@ static int
 rest_is_dead(struct scavenge *s, const struct record *r, bool *dead, struct err *err)
 {
     struct scav_look *look = &s->look;
-    uint64_t          pos;
+    uint64_t          pos, to;
+    struct record     head;
+    struct frame      at;
     int               rc = 0;
 
     if (!look->head_known || look->head_id != r->stream_id || look->head_version != r->version) {
@@ -116,9 +129,14 @@ rest_is_dead(struct scavenge *s, const struct record *r, bool *dead, struct err 
         look->head_known = true;
         look->head_id = r->stream_id;
         look->head_version = r->version;
-        look->head_dropped = pos != 0 && pos < look->first && logi_scan_gone(s->log->segs, pos);
+        if (pos == 0 || pos >= look->first)
+            look->head_dropped = false;
+        else if (logi_scan_record_at(s->log->segs, pos, look->end, true, &head, &at))
+            look->head_dropped = head.kind == RECORD_STUB;
+        else
+            look->head_dropped = logi_scan_gone(s->log->segs, pos);
         if (s->conf.dry_run && pos < look->first && !look->head_dropped)
-            rc = event_is_dead(s, r, &look->head_dropped, err); /* it would be gone by now */
+            rc = event_is_dead(s, &head, &at, &look->head_dropped, &to, err); /* by now */
     }
     *dead = look->head_dropped;
     return rc;
@@ -144,16 +162,19 @@ state_is_dead(struct scavenge *s, const struct record *r, bool *dead, struct err
 
 static int
 is_dead(struct scavenge *s, const struct frame *f, uint32_t off, const struct record *r, bool *dead,
-        struct err *err)
+        uint64_t *to, struct err *err)
 {
     struct scav_look *look = &s->look;
+    const uint8_t    *data;
     struct record     next;
+    uint64_t          none;
     int               rc = 0;
 
     *dead = false;
+    *to = 0;
     switch (r->kind) {
     case RECORD_EVENT:
-        rc = event_is_dead(s, r, dead, err);
+        rc = event_is_dead(s, r, f, dead, to, err);
         look->head_known = (r->flags & RECORD_CONTINUED) != 0;
         look->head_id = r->stream_id;
         look->head_version = r->version;
@@ -168,7 +189,11 @@ is_dead(struct scavenge *s, const struct frame *f, uint32_t off, const struct re
     case RECORD_SUBJECT:
         if (logi_scan_record(f, logi_segs_seed(s->log->segs), off + r->length, true, &next) &&
             next.kind == RECORD_EVENT)
-            rc = event_is_dead(s, &next, dead, err);
+            rc = event_is_dead(s, &next, f, dead, &none, err);
+        break;
+    case RECORD_STUB:
+        data = r->body + r->name_len + r->type_len;
+        *dead = r->data_len == sizeof none && logi_scan_gone(s->log->segs, get_u64(data));
         break;
     default:
         break;
@@ -192,6 +217,7 @@ logi_scav_look_begin(struct scavenge *s, const struct seg_view *view, struct err
         room = look->drop_room;
     }
     memset(drop, 0, room);
+    buf_fini(&look->stubs);
     *look = (struct scav_look){.first = view->first,
                                .end = view->end,
                                .round = round,
@@ -207,7 +233,7 @@ look_at_frame(struct scavenge *s, const struct frame *f, struct err *err)
 {
     struct scav_look *look = &s->look;
     uint32_t          seed = logi_segs_seed(s->log->segs), off = FRAME_HEADER;
-    uint64_t          kept = 0, n = look->at.record;
+    uint64_t          kept = 0, n = look->at.record, to;
     struct record     r;
     bool              dead;
     int               rc = 0;
@@ -215,7 +241,7 @@ look_at_frame(struct scavenge *s, const struct frame *f, struct err *err)
     for (uint32_t i = 0; i < f->head.records; i++, off += r.length, n++) {
         if (!logi_scan_record(f, seed, off, false, &r))
             FAIL(err, E_DAMAGED, ERR_FATAL, "damaged at position %" PRIu64, f->head.pos + off);
-        TRY(is_dead(s, f, off, &r, &dead, err));
+        TRY(is_dead(s, f, off, &r, &dead, &to, err));
         if (!dead) {
             kept += r.length;
             continue;
@@ -225,6 +251,14 @@ look_at_frame(struct scavenge *s, const struct frame *f, struct err *err)
             FAIL(err, E_DAMAGED, ERR_FATAL, "damaged at position %" PRIu64, f->head.pos + off);
         must(n / 8 < look->drop_room);
         look->drop[n / 8] |= (uint8_t)(1u << (n % 8));
+        if (to != 0) {
+            struct scav_stub stub = {n, to};
+
+            buf_add(&look->stubs, &stub, sizeof stub);
+            if (look->stubs.failed)
+                FAIL(err, E_NOMEM, ERR_RETRY, "scavenge: out of memory");
+            kept += logi_scav_stub_bytes(&r);
+        }
         look->dropped++;
         look->dropped_events += r.kind == RECORD_EVENT;
     }
@@ -274,6 +308,7 @@ logi_scav_look_end(struct scavenge *s)
     free(s->look.drop);
     s->look.drop = NULL;
     s->look.drop_room = 0;
+    buf_fini(&s->look.stubs);
 }
 
 uint64_t

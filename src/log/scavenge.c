@@ -95,6 +95,8 @@ end_look(struct scavenge *s)
 static void
 drop_caches(struct scavenge *s)
 {
+    logi_scav_moves_free(s->moves);
+    s->moves = NULL;
     free(s->cache);
     free(s->dead);
     s->cache = NULL;
