@@ -18,6 +18,9 @@
 #ifdef OX_SINK_NATS
 #include "sink/nats/nats.h"
 #endif
+#ifdef OX_SINK_RABBITMQ
+#include "sink/rabbitmq/rabbitmq.h"
+#endif
 #ifdef OX_SINK_SQLITE
 #include "sink/sqlite/sqlite.h"
 #endif
@@ -44,6 +47,9 @@ static const struct sink_ops *const sinks[] = {
 #endif
 #ifdef OX_SINK_NATS
     &sink_nats_ops,
+#endif
+#ifdef OX_SINK_RABBITMQ
+    &sink_rabbitmq_ops,
 #endif
 #ifdef OX_SINK_SQLITE
     &sink_sqlite_ops,

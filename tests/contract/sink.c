@@ -11,6 +11,9 @@ static const struct sink_fixture *const fixtures[] = {
 #ifdef OX_SINK_NATS
     &sink_fixture_nats,
 #endif
+#ifdef OX_SINK_RABBITMQ
+    &sink_fixture_rabbitmq,
+#endif
 #else
 #ifdef OX_SINK_SQLITE
     &sink_fixture_sqlite,

@@ -1,0 +1,604 @@
+/*
+ * The sink `rabbitmq`. Every message is persistent, mandatory and confirmed. What no queue takes
+ * comes back before it is confirmed: returned and confirmed is not arrived. Confirms may come out
+ * of order and for many at once.
+ *
+ * Anything that ends the channel or the connection decides all in flight as unsure; the next
+ * message makes a new connection. A message to an exchange that is not there would end the channel,
+ * and all others with it: so an exchange is asked after, once a connection, before its first
+ * message.
+ */
+#include "sink/rabbitmq/rabbitmq.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/conf.h"
+#include "base/template.h"
+#include "sink/fill.h"
+#include "sink/message.h"
+#include "sink/rabbitmq/rabbitmq_int.h"
+#include "sink/slots.h"
+
+#define PAUSE_US UINT64_C(200000) /* between two attempts to connect */
+#define SHORT_MAX 255             /* bytes of AMQP's short strings */
+#define EXCHANGES_MAX 64          /* known to be there */
+#define WHY_MAX 128
+
+/* A message that came back; its content follows in frames of its own. */
+struct returned {
+    bool     pending; /* its header is not here yet */
+    uint64_t body;    /* bytes to come */
+    int      code;
+    char     exchange[SHORT_MAX + 1], key[SHORT_MAX + 1], why[WHY_MAX];
+};
+
+struct rabbitmq_sink {
+    struct sink             base;
+    struct rabbitmqi_def    def;
+    char                    host[256], name[64];
+    amqp_connection_state_t conn;
+    struct sink_slots       slots;
+    struct sink_form       *form;
+    struct template        *exchange, *key;
+    bool                    park_unroutable, exchange_varies;
+    struct sink_message     message;
+    struct buf              exchange_text, key_text, scratch;
+    uint64_t                next_tag, timeout_us, connect_at_us, message_max;
+    struct err              why; /* of the last attempt to connect */
+    struct returned         ret;
+    bool                    blocked;
+    char                   *known[EXCHANGES_MAX];
+    uint32_t                known_count;
+};
+
+static const char *const schemes[] = {"amqp", "amqps", NULL};
+static const char *const unroutable[] = {"park", "retry", NULL};
+
+static const struct conf_field fields[] = {
+    {.name = "url",
+     .type = {.kind = CONF_URL, .values = schemes},
+     .required = true,
+     .doc = "amqp://HOST:PORT or amqps://…"},
+    {.name = "vhost",
+     .type = {.kind = CONF_STRING, .min = 1, .max = SHORT_MAX},
+     .preset = "/",
+     .doc = "the virtual host"},
+    {.name = "user",
+     .type = {.kind = CONF_STRING, .min = 1, .max = SHORT_MAX},
+     .preset = "guest",
+     .doc = "who Oxbow is"},
+    {.name = "password",
+     .type = {.kind = CONF_SECRET, .min = 1, .max = SHORT_MAX},
+     .preset = "guest",
+     .doc = "of `user`"},
+    {.name = "ca_file", .type = {.kind = CONF_PATH}, .doc = "certificates to trust, for amqps"},
+    {.name = "exchange",
+     .type = {.kind = CONF_STRING, .max = 1024},
+     .preset = "",
+     .doc = "with placeholders; empty: the default one, whose keys are names of queues"},
+    {.name = "routing_key",
+     .type = {.kind = CONF_STRING, .max = 1024},
+     .required = true,
+     .doc = "with placeholders"},
+    {.name = "unroutable",
+     .type = {.kind = CONF_ENUM, .values = unroutable},
+     .preset = "park",
+     .doc = "what becomes of a message that no queue takes"},
+    SINK_FORM_FIELDS,
+    {.name = "in_flight",
+     .type = {.kind = CONF_INT, .min = 1, .max = SINK_SLOTS_MAX},
+     .preset = "256",
+     .doc = "messages at a time, each of another stream"},
+    {.name = "connect_timeout",
+     .type = {.kind = CONF_DURATION, .min = 10000, .max = 60000000},
+     .preset = "3s",
+     .doc = "to wait for a connection and for each step of the login"},
+    {.name = "timeout",
+     .type = {.kind = CONF_DURATION, .min = 10000, .max = 600000000},
+     .preset = "30s",
+     .doc = "to wait for a confirm"},
+    {.name = "message_max",
+     .type = {.kind = CONF_SIZE, .min = 1024, .max = 512 << 20},
+     .preset = "16MiB",
+     .doc = "a larger message is parked; set it no higher than the broker's max_message_size"},
+    {.name = NULL},
+};
+static const struct conf_type schema = {.kind = CONF_OBJECT, .fields = fields};
+
+static struct rabbitmq_sink *
+mine(struct sink *s)
+{
+    return (struct rabbitmq_sink *)s;
+}
+
+static uint64_t
+now_us(const struct rabbitmq_sink *s)
+{
+    return s->base.env->ops->mono_us(s->base.env);
+}
+
+/* opening */
+
+static int
+take_url(struct rabbitmq_sink *s, const struct conf *conf, struct err *err)
+{
+    struct url url;
+    int        rc = url_parse(slice_str(conf_str(conf, "url")), &url, err);
+
+    if (rc != 0)
+        return rc;
+    if (url.host.len == 0 || url.host.len >= sizeof s->host || url.path.len > 1)
+        return conf_fail(conf_child(conf, "url"), err, "must be amqp://HOST:PORT");
+    memcpy(s->host, url.host.data, url.host.len);
+    s->def.tls = slice_is(url.scheme, "amqps");
+    s->def.port = url.port != 0 ? url.port : s->def.tls ? 5671 : 5672;
+    if (s->def.tls && !conf_has(conf, "ca_file"))
+        return conf_fail(conf_child(conf, "url"), err, "amqps needs ca_file");
+    return 0;
+}
+
+static void
+forget_exchanges(struct rabbitmq_sink *s)
+{
+    while (s->known_count > 0)
+        free(s->known[--s->known_count]);
+}
+
+static void
+disconnect(struct rabbitmq_sink *s)
+{
+    rabbitmqi_disconnect(s->conn);
+    s->conn = NULL;
+    s->blocked = false;
+    s->ret = (struct returned){0};
+    forget_exchanges(s);
+}
+
+static void
+close_sink(struct sink *base)
+{
+    struct rabbitmq_sink *s = mine(base);
+
+    disconnect(s);
+    sink_slots_fini(&s->slots);
+    sink_form_free(s->form);
+    template_free(s->exchange);
+    template_free(s->key);
+    buf_fini(&s->exchange_text);
+    buf_fini(&s->key_text);
+    buf_fini(&s->scratch);
+}
+
+static int
+open_sink(struct sink *base, const struct conf *conf, struct err *err)
+{
+    struct rabbitmq_sink *s = mine(base);
+    int                   rc;
+
+    (void)snprintf(s->name, sizeof s->name, "oxbow sink %s", base->instance);
+    s->def = (struct rabbitmqi_def){.name = s->name,
+                                    .host = s->host,
+                                    .user = conf_str(conf, "user"),
+                                    .password = conf_str(conf, "password"),
+                                    .vhost = conf_str(conf, "vhost"),
+                                    .ca_file = conf_str(conf, "ca_file"),
+                                    .connect_us = conf_duration_us(conf, "connect_timeout")};
+    s->timeout_us = conf_duration_us(conf, "timeout");
+    s->message_max = conf_size(conf, "message_max");
+    s->park_unroutable = conf_enum(conf, "unroutable") == 0;
+    TRY(take_url(s, conf, err));
+    TRY(sink_form_open(conf, SINK_AMQP, &s->form, err));
+    TRY(sink_template(conf, "exchange", TEMPLATE_TEXT, &s->exchange, err));
+    TRY(sink_template(conf, "routing_key", TEMPLATE_TEXT, &s->key, err));
+    s->exchange_varies = template_count(s->exchange) > 0;
+    TRY(sink_slots_init(&s->slots, base, (uint32_t)conf_int(conf, "in_flight"), err));
+out:
+    if (rc != 0)
+        close_sink(base);
+    return rc;
+}
+
+/* the connection */
+
+/* One attempt for all who want it: a broker that does not answer must not be asked by each. */
+static int
+need_connection(struct rabbitmq_sink *s, struct err *err)
+{
+    int rc;
+
+    if (s->conn != NULL)
+        return 0;
+    if (now_us(s) < s->connect_at_us) {
+        *err = s->why;
+        return err->code;
+    }
+    rc = rabbitmqi_connect(&s->def, &s->conn, err);
+    s->next_tag = 1;
+    if (rc != 0) {
+        s->why = *err;
+        s->connect_at_us = now_us(s) + PAUSE_US;
+    }
+    return rc;
+}
+
+static void
+lose_connection(struct rabbitmq_sink *s, const char *why, int len)
+{
+    struct err err;
+
+    (void)err_set(&err, __FILE__, __LINE__, E_REMOTE, ERR_UNSURE,
+                  "RabbitMQ: %.*s; whether it arrived is not known", len, why);
+    disconnect(s);
+    sink_slots_end_all(&s->slots, &err);
+}
+
+static int
+need_exchange(struct rabbitmq_sink *s, const char *name, struct err *err)
+{
+    int rc;
+
+    if (name[0] == '\0')
+        return 0;
+    for (uint32_t i = 0; i < s->known_count; i++)
+        if (strcmp(s->known[i], name) == 0)
+            return 0;
+    rc = rabbitmqi_find_exchange(s->conn, name, err);
+    if (rc == E_NOTFOUND) {
+        if (s->exchange_varies && s->park_unroutable)
+            err->kind = ERR_DATA;
+        return rc;
+    }
+    if (rc != 0) {
+        lose_connection(s, err->text, (int)strlen(err->text));
+        return rc;
+    }
+    if (s->known_count == EXCHANGES_MAX)
+        forget_exchanges(s);
+    s->known[s->known_count] = strdup(name);
+    if (s->known[s->known_count] != NULL)
+        s->known_count++;
+    return 0;
+}
+
+/* frames */
+
+static void
+end_tag(struct rabbitmq_sink *s, struct sink_slot *slot, bool nack)
+{
+    struct err err;
+
+    if (slot->returned)
+        (void)err_set(&err, __FILE__, __LINE__, E_REJECTED,
+                      s->park_unroutable ? ERR_DATA : ERR_RETRY, "%s", slot->err.text);
+    else if (nack)
+        (void)err_set(&err, __FILE__, __LINE__, E_REMOTE, ERR_RETRY,
+                      "RabbitMQ does not take it: a queue is full, or its broker fails");
+    sink_slot_end(&s->slots, slot, slot->returned || nack ? &err : NULL);
+}
+
+/* Of a multiple confirm in the order of sending. */
+static void
+take_confirm(struct rabbitmq_sink *s, uint64_t tag, bool multiple, bool nack)
+{
+    for (;;) {
+        struct sink_slot *first = NULL;
+
+        for (uint32_t i = 0; i < s->slots.count; i++) {
+            struct sink_slot *slot = &s->slots.slot[i];
+
+            if (slot->item != NULL && !slot->decided && slot->tag != 0 &&
+                (slot->tag == tag || (multiple && slot->tag < tag)) &&
+                (first == NULL || slot->tag < first->tag))
+                first = slot;
+        }
+        if (first == NULL)
+            return;
+        end_tag(s, first, nack);
+    }
+}
+
+static void
+copy_short(char *to, size_t size, amqp_bytes_t from)
+{
+    size_t len = from.len < size - 1 ? from.len : size - 1;
+
+    if (len > 0)
+        memcpy(to, from.bytes, len);
+    to[len] = '\0';
+}
+
+static void
+take_return(struct rabbitmq_sink *s, const amqp_basic_return_t *m)
+{
+    s->ret = (struct returned){.pending = true, .code = m->reply_code};
+    copy_short(s->ret.exchange, sizeof s->ret.exchange, m->exchange);
+    copy_short(s->ret.key, sizeof s->ret.key, m->routing_key);
+    copy_short(s->ret.why, sizeof s->ret.why, m->reply_text);
+}
+
+static int
+fill_route(struct rabbitmq_sink *s, const struct sink_item *item, struct err *err)
+{
+    void *arg = (void *)(uintptr_t)item;
+    int   rc;
+
+    buf_clear(&s->exchange_text);
+    buf_clear(&s->key_text);
+    TRY(template_expand(s->exchange, sink_fill, arg, &s->scratch, &s->exchange_text, err));
+    TRY(template_expand(s->key, sink_fill, arg, &s->scratch, &s->key_text, err));
+    if (s->exchange_text.len > SHORT_MAX || s->key_text.len > SHORT_MAX ||
+        (s->exchange_text.len > 0 &&
+         memchr(s->exchange_text.data, 0, s->exchange_text.len) != NULL))
+        FAIL(err, E_SCHEMA, ERR_DATA, "its exchange or routing key is longer than %d bytes",
+             SHORT_MAX);
+    buf_add_byte(&s->exchange_text, 0);
+    buf_add_byte(&s->key_text, 0);
+    if (s->exchange_text.failed || s->key_text.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a message");
+out:
+    return rc;
+}
+
+/* Two events of one id may be in flight, in two streams: the route tells them apart where it
+ * matters. */
+static bool
+is_returned(struct rabbitmq_sink *s, const struct sink_slot *slot, const struct ox_id *id)
+{
+    struct err err;
+
+    return slot->item != NULL && !slot->decided && !slot->returned && slot->tag != 0 &&
+           id_eq(&slot->item->id, id) && fill_route(s, slot->item, &err) == 0 &&
+           strcmp((const char *)s->exchange_text.data, s->ret.exchange) == 0 &&
+           strcmp((const char *)s->key_text.data, s->ret.key) == 0;
+}
+
+static void
+take_returned_header(struct rabbitmq_sink *s, const amqp_frame_t *f)
+{
+    const amqp_basic_properties_t *p = f->payload.properties.decoded;
+    struct sink_slot              *found = NULL;
+    struct ox_id                   id;
+
+    s->ret.pending = false;
+    s->ret.body = f->payload.properties.body_size;
+    if ((p->_flags & AMQP_BASIC_MESSAGE_ID_FLAG) == 0 ||
+        !id_parse(slice_of(p->message_id.bytes, p->message_id.len), &id))
+        return;
+    for (uint32_t i = 0; i < s->slots.count; i++) {
+        struct sink_slot *slot = &s->slots.slot[i];
+
+        if ((found == NULL || slot->tag < found->tag) && is_returned(s, slot, &id))
+            found = slot;
+    }
+    if (found == NULL)
+        return;
+    found->returned = true;
+    (void)snprintf(found->err.text, sizeof found->err.text, "no queue takes it: %d %s", s->ret.code,
+                   s->ret.why);
+}
+
+/* False: the connection is of no more use. */
+static bool
+take_method(struct rabbitmq_sink *s, const amqp_frame_t *f)
+{
+    const void *m = f->payload.method.decoded;
+
+    switch (f->payload.method.id) {
+    case AMQP_BASIC_ACK_METHOD: {
+        const amqp_basic_ack_t *ack = m;
+        take_confirm(s, ack->delivery_tag, ack->multiple != 0, false);
+        return true;
+    }
+    case AMQP_BASIC_NACK_METHOD: {
+        const amqp_basic_nack_t *nack = m;
+        take_confirm(s, nack->delivery_tag, nack->multiple != 0, true);
+        return true;
+    }
+    case AMQP_BASIC_RETURN_METHOD:
+        take_return(s, m);
+        return true;
+    case AMQP_CONNECTION_BLOCKED_METHOD:
+        s->blocked = true;
+        return true;
+    case AMQP_CONNECTION_UNBLOCKED_METHOD:
+        s->blocked = false;
+        return true;
+    case AMQP_CHANNEL_CLOSE_METHOD: {
+        const amqp_channel_close_t *c = m;
+        lose_connection(s, c->reply_text.bytes, (int)c->reply_text.len);
+        return false;
+    }
+    case AMQP_CONNECTION_CLOSE_METHOD: {
+        const amqp_connection_close_t *c = m;
+        lose_connection(s, c->reply_text.bytes, (int)c->reply_text.len);
+        return false;
+    }
+    default:
+        return true;
+    }
+}
+
+/* Works off what is there, and waits for the first for at most wait_ms. */
+static void
+read_frames(struct rabbitmq_sink *s, uint32_t wait_ms)
+{
+    struct timeval wait = {wait_ms / 1000, (suseconds_t)(wait_ms % 1000) * 1000};
+    amqp_frame_t   f;
+
+    for (;;) {
+        int rc = amqp_simple_wait_frame_noblock(s->conn, &f, &wait);
+
+        if (rc == AMQP_STATUS_TIMEOUT)
+            break;
+        if (rc != AMQP_STATUS_OK) {
+            const char *why = amqp_error_string2(rc);
+
+            lose_connection(s, why, (int)strlen(why));
+            return;
+        }
+        wait = (struct timeval){0};
+        if (f.frame_type == AMQP_FRAME_METHOD && !take_method(s, &f))
+            return;
+        if (f.frame_type == AMQP_FRAME_HEADER && s->ret.pending)
+            take_returned_header(s, &f);
+        amqp_maybe_release_buffers(s->conn);
+    }
+}
+
+/* sending */
+
+static amqp_bytes_t
+bytes_of(struct slice s)
+{
+    return (amqp_bytes_t){s.len, (void *)(uintptr_t)s.data};
+}
+
+static int
+publish(struct rabbitmq_sink *s, struct sink_slot *slot, struct err *err)
+{
+    const struct sink_message *m = &s->message;
+    const struct sink_item    *item = slot->item;
+    amqp_table_entry_t         entries[SINK_HEADERS_MAX];
+    amqp_basic_properties_t    p = {0};
+    char                       id[ID_TEXT_LEN + 1];
+    int                        rc;
+
+    for (uint32_t i = 0; i < m->count; i++)
+        entries[i] = (amqp_table_entry_t){
+            amqp_cstring_bytes(m->headers[i].name),
+            {.kind = AMQP_FIELD_KIND_UTF8, .value.bytes = bytes_of(m->headers[i].value)}};
+    id_format(&item->id, id);
+    p._flags = AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_MESSAGE_ID_FLAG |
+               AMQP_BASIC_TIMESTAMP_FLAG | AMQP_BASIC_HEADERS_FLAG;
+    p.delivery_mode = AMQP_DELIVERY_PERSISTENT;
+    p.message_id = amqp_cstring_bytes(id);
+    p.timestamp = item->created_us < 0 ? 0 : (uint64_t)(item->created_us / 1000000);
+    p.headers = (amqp_table_t){(int)m->count, entries};
+    if (m->content_type != NULL) {
+        p._flags |= AMQP_BASIC_CONTENT_TYPE_FLAG;
+        p.content_type = amqp_cstring_bytes(m->content_type);
+    }
+    if (item->type.len <= SHORT_MAX) {
+        p._flags |= AMQP_BASIC_TYPE_FLAG;
+        p.type = bytes_of(item->type);
+    }
+    slot->tag = s->next_tag++;
+    slot->due_us = now_us(s) + s->timeout_us;
+    rc = amqp_basic_publish(
+        s->conn, RABBITMQI_CHANNEL, amqp_cstring_bytes((const char *)s->exchange_text.data),
+        amqp_cstring_bytes((const char *)s->key_text.data), 1, 0, &p, bytes_of(m->body));
+    if (rc != AMQP_STATUS_OK)
+        RETURN_ERR(err, E_REMOTE, ERR_UNSURE, "RabbitMQ: %s", amqp_error_string2(rc));
+    return 0;
+}
+
+static int
+fill(struct rabbitmq_sink *s, const struct sink_item *item, struct err *err)
+{
+    int rc;
+
+    TRY(fill_route(s, item, err));
+    TRY(sink_form_fill(s->form, item, &s->message, err));
+    if (s->message.body.len > s->message_max)
+        FAIL(err, E_LIMIT, ERR_DATA, "the message is larger than message_max");
+out:
+    return rc;
+}
+
+/* A broker that takes no bytes must not hold up the thread; it says so when it can. */
+static int
+need_broker(struct rabbitmq_sink *s, struct err *err)
+{
+    int rc;
+
+    /* Nobody reads while nothing is in flight: it may have closed the connection. */
+    if (s->conn != NULL && sink_slots_flying(&s->slots) == 1)
+        read_frames(s, 0);
+    TRY(need_connection(s, err));
+    TRY(need_exchange(s, (const char *)s->exchange_text.data, err));
+    if (s->blocked || !rabbitmqi_is_writable(s->conn))
+        FAIL(err, E_BUSY, ERR_RETRY,
+             "RabbitMQ takes no messages just now: its disk or memory is "
+             "short");
+out:
+    return rc;
+}
+
+static int
+submit(struct sink *base, struct sink_item *item, struct err *err)
+{
+    struct rabbitmq_sink *s = mine(base);
+    struct sink_slot     *slot = sink_slot_take(&s->slots, item);
+    struct err            why;
+    int                   rc;
+
+    TRY(fill(s, item, &why));
+    TRY(need_broker(s, &why));
+    rc = publish(s, slot, &why);
+    if (rc != 0) {
+        sink_slot_decide(&s->slots, slot, &why);
+        lose_connection(s, why.text, (int)strlen(why.text));
+        return 0;
+    }
+out:
+    if (rc != 0)
+        sink_slot_decide(&s->slots, slot, &why);
+    return 0;
+}
+
+static int
+poll_sink(struct sink *base, bool flush, struct log_pos upto, uint32_t wait_ms, struct err *err)
+{
+    struct rabbitmq_sink *s = mine(base);
+
+    if (sink_slots_tell(&s->slots))
+        wait_ms = 0;
+    if (s->conn == NULL || sink_slots_flying(&s->slots) == 0)
+        return 0;
+    read_frames(s, wait_ms);
+    if (s->conn != NULL && sink_slots_overdue(&s->slots, now_us(s)))
+        lose_connection(s, "no confirm in time", 18);
+    return 0;
+}
+
+static int
+checkpoint(struct sink *base, struct log_pos *pos, struct err *err)
+{
+    pos->v = 0;
+    return 0;
+}
+
+static int
+check(struct sink *base, finding_line_fn *say, void *arg, struct err *err)
+{
+    struct rabbitmq_sink *s = mine(base);
+    struct sink_item      nothing = {0};
+    int                   rc;
+
+    TRY(rabbitmqi_connect(&s->def, &s->conn, err));
+    say(arg, 0, "RabbitMQ answers and confirms messages");
+    if (!s->exchange_varies) {
+        TRY(template_expand(s->exchange, sink_fill, &nothing, &s->scratch, &s->exchange_text, err));
+        buf_add_byte(&s->exchange_text, 0);
+        if (s->exchange_text.len > 1)
+            TRY(rabbitmqi_find_exchange(s->conn, (const char *)s->exchange_text.data, err));
+        say(arg, 0, "the exchange is there");
+    }
+out:
+    disconnect(s);
+    return rc;
+}
+
+const struct sink_ops sink_rabbitmq_ops = {
+    .name = "rabbitmq",
+    .size = sizeof(struct rabbitmq_sink),
+    .schema = &schema,
+    .transactional = false,
+    .open = open_sink,
+    .close = close_sink,
+    .check = check,
+    .checkpoint = checkpoint,
+    .submit = submit,
+    .poll = poll_sink,
+};
