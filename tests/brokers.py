@@ -300,7 +300,43 @@ class Postgres(Server):
         return [line.split('\t') for line in done.stdout.decode().splitlines()]
 
 
-KINDS = {'nats': Nats, 'rabbitmq': Rabbitmq, 'postgres': Postgres}
+class Kafka:
+    """librdkafka's mock cluster: tests/kafka_mock.c, which KAFKA_MOCK names."""
+
+    @classmethod
+    def missing(cls):
+        return None if os.access(os.environ.get('KAFKA_MOCK', ''), os.X_OK) else 'no KAFKA_MOCK'
+
+    def start(self):
+        self.process = subprocess.Popen([os.environ['KAFKA_MOCK']], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True, encoding='utf-8')
+        self.brokers = self.process.stdout.readline().strip()
+
+    def environment(self):
+        return {'KAFKA_BROKERS': self.brokers}
+
+    def tell(self, line):
+        """The lines of the answer."""
+        self.process.stdin.write(line + '\n')
+        self.process.stdin.flush()
+        said = []
+        while not said or said[-1].startswith('{'):
+            said.append(self.process.stdout.readline().strip())
+        if said.pop() != 'ok':
+            raise AssertionError(f'{line}: {said}')
+        return said
+
+    def dump(self, topic, partitions):
+        return [json.loads(line) for line in self.tell(f'dump {topic} {partitions}')]
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+KINDS = {'kafka': Kafka, 'nats': Nats, 'rabbitmq': Rabbitmq, 'postgres': Postgres}
 
 
 def skip_without(*kinds):

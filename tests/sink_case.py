@@ -46,6 +46,9 @@ class SinkCase(unittest.TestCase):
                                              self.path('c.yaml')], stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, env=self.env)
         self.addCleanup(self.end, self.process)
+        self.listening()
+
+    def listening(self):
         self.until(lambda: self.process.poll() is not None or 'msg=listening' in self.said(),
                    'no server')
         found = re.search(r'msg=listening .*port=(\d+)', self.said())

@@ -3,6 +3,7 @@
 
 #include "base/conf.h"
 #include "cli/engine_int.h"
+#include "sink/file/file.h"
 #include "sink/sink.h"
 #include "source/source.h"
 #include "store/store.h"
@@ -14,6 +15,9 @@
 #endif
 #ifdef OX_SINK_HTTP
 #include "sink/http/http.h"
+#endif
+#ifdef OX_SINK_KAFKA
+#include "sink/kafka/kafka.h"
 #endif
 #ifdef OX_SINK_NATS
 #include "sink/nats/nats.h"
@@ -42,8 +46,12 @@ static const struct source_ops *const sources[] = {
 };
 
 static const struct sink_ops *const sinks[] = {
+    &sink_file_ops,
 #ifdef OX_SINK_HTTP
     &sink_http_ops,
+#endif
+#ifdef OX_SINK_KAFKA
+    &sink_kafka_ops,
 #endif
 #ifdef OX_SINK_NATS
     &sink_nats_ops,
@@ -54,7 +62,7 @@ static const struct sink_ops *const sinks[] = {
 #ifdef OX_SINK_SQLITE
     &sink_sqlite_ops,
 #endif
-    NULL,
+    &sink_stdout_ops,   NULL,
 };
 
 static const struct store_ops *const stores[] = {

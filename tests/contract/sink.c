@@ -8,6 +8,9 @@
 
 static const struct sink_fixture *const fixtures[] = {
 #ifdef CONTRACT_SERVERS /* those that need one running */
+#ifdef OX_SINK_KAFKA
+    &sink_fixture_kafka,
+#endif
 #ifdef OX_SINK_NATS
     &sink_fixture_nats,
 #endif
@@ -15,6 +18,7 @@ static const struct sink_fixture *const fixtures[] = {
     &sink_fixture_rabbitmq,
 #endif
 #else
+    &sink_fixture_file,
 #ifdef OX_SINK_SQLITE
     &sink_fixture_sqlite,
 #endif
@@ -58,8 +62,13 @@ begin(const struct sink_fixture *f, void *world, struct told *told)
 static struct sink_item
 item_of(uint64_t pos, const char *key, const char *type, const char *data)
 {
+    static char     streams[2 * ITEMS][32];
+    static unsigned next;
+    char           *stream = streams[next++ % (2 * ITEMS)];
+
+    (void)snprintf(stream, sizeof streams[0], "t-%s", key);
     return (struct sink_item){.pos = {pos},
-                              .stream = slice_str("t-1"),
+                              .stream = slice_str(stream),
                               .type = slice_str(type),
                               .data = slice_str(data),
                               .key = slice_str(key),

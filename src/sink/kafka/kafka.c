@@ -1,0 +1,434 @@
+/*
+ * The sink `kafka`. An idempotent producer (acks=all) that is asked for nothing but a report for
+ * each record; reports come while it is polled, on this thread. What it gives up it says it gave
+ * up: not written, or perhaps written.
+ *
+ * A fatal error of the producer (its sequence is broken) is the end of that producer, not of the
+ * sink: it is purged and replaced, and what it had is sent again by the core.
+ */
+#include "sink/kafka/kafka.h"
+
+#include <librdkafka/rdkafka.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/conf.h"
+#include "base/template.h"
+#include "sink/fill.h"
+#include "sink/message.h"
+#include "sink/slots.h"
+
+#define TOPIC_MAX 249 /* bytes of a topic's name */
+#define FLUSH_MS 500
+#define CHECK_MS 5000
+#define SAID_MAX 256
+
+struct kafka_sink {
+    struct sink         base;
+    const struct conf  *conf;
+    rd_kafka_t         *producer;
+    struct sink_slots   slots;
+    struct sink_form   *form;
+    struct template    *topic, *key;
+    struct sink_message message;
+    struct buf          topic_text, key_text, scratch;
+    uint64_t            timeout_us, message_max;
+    bool                broken, closing;
+};
+
+static const char *const mechanisms[] = {"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", NULL};
+static const char *const codecs[] = {"none", "gzip", "snappy", "lz4", "zstd", NULL};
+
+static const struct conf_field fields[] = {
+    {.name = "brokers",
+     .type = {.kind = CONF_STRING, .min = 1, .max = 4096},
+     .required = true,
+     .doc = "HOST:PORT,…: some of the cluster"},
+    {.name = "topic",
+     .type = {.kind = CONF_STRING, .min = 1, .max = 1024},
+     .required = true,
+     .doc = "with placeholders"},
+    {.name = "key",
+     .type = {.kind = CONF_STRING, .min = 1, .max = 1024},
+     .preset = "{stream}",
+     .doc = "with placeholders: records of one key keep their order"},
+    SINK_FORM_FIELDS,
+    {.name = "user", .type = {.kind = CONF_STRING, .min = 1}, .doc = "of SASL"},
+    {.name = "password", .type = {.kind = CONF_SECRET, .min = 1}, .doc = "of `user`"},
+    {.name = "mechanism",
+     .type = {.kind = CONF_ENUM, .values = mechanisms},
+     .preset = "SCRAM-SHA-512",
+     .doc = "of SASL, where there is a user"},
+    {.name = "tls", .type = {.kind = CONF_BOOL}, .preset = "false", .doc = "to the brokers"},
+    {.name = "ca_file",
+     .type = {.kind = CONF_PATH},
+     .doc = "certificates to trust instead of the system's"},
+    {.name = "compression",
+     .type = {.kind = CONF_ENUM, .values = codecs},
+     .preset = "none",
+     .doc = "of batches of records"},
+    {.name = "linger",
+     .type = {.kind = CONF_DURATION, .max = 10000000},
+     .preset = "2ms",
+     .doc = "how long records gather into a batch"},
+    {.name = "in_flight",
+     .type = {.kind = CONF_INT, .min = 1, .max = SINK_SLOTS_MAX},
+     .preset = "1000",
+     .doc = "records at a time, each of another stream"},
+    {.name = "timeout",
+     .type = {.kind = CONF_DURATION, .min = 1000000, .max = 600000000},
+     .preset = "30s",
+     .doc = "how long a record is tried before it counts as failed"},
+    {.name = "message_max",
+     .type = {.kind = CONF_SIZE, .min = 1024, .max = 512 << 20},
+     .preset = "1000000",
+     .doc = "a larger record is parked; the topic's own limit holds too"},
+    {.name = NULL},
+};
+static const struct conf_type schema = {.kind = CONF_OBJECT, .fields = fields};
+
+static struct kafka_sink *
+mine(struct sink *s)
+{
+    return (struct kafka_sink *)s;
+}
+
+/* reports */
+
+static enum err_kind
+kind_of(const rd_kafka_message_t *m)
+{
+    switch (m->err) {
+    case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+    case RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE:
+    case RD_KAFKA_RESP_ERR_INVALID_RECORD:
+    case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
+        return ERR_DATA;
+    default:
+        return rd_kafka_message_status(m) == RD_KAFKA_MSG_STATUS_NOT_PERSISTED ? ERR_RETRY
+                                                                               : ERR_UNSURE;
+    }
+}
+
+static void
+on_report(rd_kafka_t *producer, const rd_kafka_message_t *m, void *arg)
+{
+    struct kafka_sink *s = arg;
+    struct sink_slot  *slot = m->_private;
+    struct err         err;
+    enum err_kind      kind;
+
+    if (s->closing)
+        return;
+    if (m->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
+        sink_slot_end(&s->slots, slot, NULL);
+        return;
+    }
+    kind = kind_of(m);
+    (void)err_set(&err, __FILE__, __LINE__, kind == ERR_DATA ? E_REJECTED : E_REMOTE, kind,
+                  "Kafka: %s", rd_kafka_err2str(m->err));
+    sink_slot_end(&s->slots, slot, &err);
+}
+
+static void
+on_error(rd_kafka_t *producer, int code, const char *why, void *arg)
+{
+    struct kafka_sink *s = arg;
+
+    if (code == RD_KAFKA_RESP_ERR__FATAL)
+        s->broken = true;
+}
+
+/* What matters comes with the reports. */
+static void
+on_log(const rd_kafka_t *producer, int level, const char *facility, const char *text)
+{
+}
+
+/* the producer */
+
+static int
+set(rd_kafka_conf_t *to, const char *name, const char *value, struct err *err)
+{
+    char why[SAID_MAX];
+
+    if (value == NULL)
+        return 0;
+    if (rd_kafka_conf_set(to, name, value, why, sizeof why) != RD_KAFKA_CONF_OK)
+        RETURN_ERR(err, E_INVALID, ERR_FATAL, "Kafka: %s is not taken", name);
+    return 0;
+}
+
+static int
+set_ms(rd_kafka_conf_t *to, const char *name, uint64_t us, struct err *err)
+{
+    char text[32];
+
+    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)(us / 1000));
+    return set(to, name, text, err);
+}
+
+static int
+set_all(struct kafka_sink *s, rd_kafka_conf_t *to, struct err *err)
+{
+    const struct conf *conf = s->conf;
+    bool               tls = conf_bool(conf, "tls"), sasl = conf_has(conf, "user");
+    char               text[32];
+    int                rc;
+
+    TRY(set(to, "bootstrap.servers", conf_str(conf, "brokers"), err));
+    TRY(set(to, "client.id", "oxbow", err));
+    TRY(set(to, "enable.idempotence", "true", err));
+    TRY(set(to, "partitioner", "murmur2_random", err)); /* as the Java client's */
+    TRY(set(to, "compression.codec", codecs[conf_enum(conf, "compression")], err));
+    TRY(set_ms(to, "linger.ms", conf_duration_us(conf, "linger"), err));
+    TRY(set_ms(to, "message.timeout.ms", s->timeout_us, err));
+    TRY(set_ms(to, "socket.timeout.ms", s->timeout_us > 20000000 ? 20000000 : s->timeout_us, err));
+    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)s->message_max + 65536);
+    TRY(set(to, "message.max.bytes", text, err));
+    if (tls || sasl)
+        TRY(set(to, "security.protocol",
+                tls && sasl ? "SASL_SSL"
+                : tls       ? "SSL"
+                            : "SASL_PLAINTEXT",
+                err));
+    if (tls)
+        TRY(set(to, "ssl.ca.location", conf_str(conf, "ca_file"), err));
+    if (sasl) {
+        TRY(set(to, "sasl.mechanisms", mechanisms[conf_enum(conf, "mechanism")], err));
+        TRY(set(to, "sasl.username", conf_str(conf, "user"), err));
+        TRY(set(to, "sasl.password", conf_str(conf, "password"), err));
+    }
+out:
+    return rc;
+}
+
+static int
+need_producer(struct kafka_sink *s, struct err *err)
+{
+    rd_kafka_conf_t *to;
+    char             why[SAID_MAX];
+    int              rc;
+
+    if (s->producer != NULL)
+        return 0;
+    to = rd_kafka_conf_new();
+    TRY(set_all(s, to, err));
+    rd_kafka_conf_set_opaque(to, s);
+    rd_kafka_conf_set_dr_msg_cb(to, on_report);
+    rd_kafka_conf_set_error_cb(to, on_error);
+    rd_kafka_conf_set_log_cb(to, on_log);
+    s->producer = rd_kafka_new(RD_KAFKA_PRODUCER, to, why, sizeof why);
+    if (s->producer == NULL)
+        FAIL(err, E_INVALID, ERR_FATAL, "Kafka: no producer: %s", why);
+    to = NULL; /* the producer's now */
+    s->broken = false;
+out:
+    if (to != NULL)
+        rd_kafka_conf_destroy(to);
+    return rc;
+}
+
+/* Everything it holds is reported on the way, unless the sink is being closed. */
+static void
+drop_producer(struct kafka_sink *s)
+{
+    if (s->producer == NULL)
+        return;
+    (void)rd_kafka_purge(s->producer, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
+    (void)rd_kafka_flush(s->producer, FLUSH_MS);
+    if (!s->closing && sink_slots_flying(&s->slots) > 0) {
+        struct err err;
+
+        (void)err_set(&err, __FILE__, __LINE__, E_REMOTE, ERR_UNSURE,
+                      "Kafka: the producer failed; whether it was written is not known");
+        s->closing = true; /* reports that come still are of what was decided here */
+        sink_slots_end_all(&s->slots, &err);
+        rd_kafka_destroy(s->producer);
+        s->closing = false;
+    } else {
+        rd_kafka_destroy(s->producer);
+    }
+    s->producer = NULL;
+}
+
+static void
+close_sink(struct sink *base)
+{
+    struct kafka_sink *s = mine(base);
+
+    s->closing = true;
+    drop_producer(s);
+    sink_slots_fini(&s->slots);
+    sink_form_free(s->form);
+    template_free(s->topic);
+    template_free(s->key);
+    buf_fini(&s->topic_text);
+    buf_fini(&s->key_text);
+    buf_fini(&s->scratch);
+}
+
+static int
+open_sink(struct sink *base, const struct conf *conf, struct err *err)
+{
+    struct kafka_sink *s = mine(base);
+    int                rc;
+
+    s->conf = conf;
+    s->timeout_us = conf_duration_us(conf, "timeout");
+    s->message_max = conf_size(conf, "message_max");
+    TRY(sink_form_open(conf, SINK_KAFKA, &s->form, err));
+    TRY(sink_template(conf, "topic", TEMPLATE_TEXT, &s->topic, err));
+    TRY(sink_template(conf, "key", TEMPLATE_TEXT, &s->key, err));
+    TRY(need_producer(s, err)); /* what it does not like shows now */
+    TRY(sink_slots_init(&s->slots, base, (uint32_t)conf_int(conf, "in_flight"), err));
+out:
+    if (rc != 0)
+        close_sink(base);
+    return rc;
+}
+
+/* sending */
+
+static int
+check_topic(struct slice t, struct err *err)
+{
+    const char *p = t.data;
+    bool        fine = t.len > 0 && t.len <= TOPIC_MAX && !slice_is(t, ".") && !slice_is(t, "..");
+
+    for (size_t i = 0; fine && i < t.len; i++)
+        fine = (p[i] >= 'a' && p[i] <= 'z') || (p[i] >= 'A' && p[i] <= 'Z') ||
+               (p[i] >= '0' && p[i] <= '9') || p[i] == '.' || p[i] == '_' || p[i] == '-';
+    if (!fine)
+        RETURN_ERR(err, E_SCHEMA, ERR_DATA,
+                   "the event makes no name of a topic: 1 to %d of a-z A-Z 0-9 . _ -", TOPIC_MAX);
+    return 0;
+}
+
+static int
+fill(struct kafka_sink *s, const struct sink_item *item, struct err *err)
+{
+    void *arg = (void *)(uintptr_t)item;
+    int   rc;
+
+    buf_clear(&s->topic_text);
+    buf_clear(&s->key_text);
+    TRY(template_expand(s->topic, sink_fill, arg, &s->scratch, &s->topic_text, err));
+    TRY(check_topic(buf_slice(&s->topic_text), err));
+    TRY(template_expand(s->key, sink_fill, arg, &s->scratch, &s->key_text, err));
+    TRY(sink_form_fill(s->form, item, &s->message, err));
+    buf_add_byte(&s->topic_text, 0);
+    if (s->topic_text.failed || s->key_text.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a record");
+    if (s->message.body.len > s->message_max)
+        FAIL(err, E_LIMIT, ERR_DATA, "the record is larger than message_max");
+out:
+    return rc;
+}
+
+static rd_kafka_headers_t *
+headers_of(const struct sink_message *m)
+{
+    rd_kafka_headers_t *h = rd_kafka_headers_new(m->count + 1);
+
+    for (uint32_t i = 0; i < m->count; i++)
+        (void)rd_kafka_header_add(h, m->headers[i].name, -1, m->headers[i].value.data,
+                                  (ssize_t)m->headers[i].value.len);
+    if (m->content_type != NULL)
+        (void)rd_kafka_header_add(h, "content-type", -1, m->content_type, -1);
+    return h;
+}
+
+static int
+produce(struct kafka_sink *s, struct sink_slot *slot, struct err *err)
+{
+    const struct sink_message *m = &s->message;
+    rd_kafka_headers_t        *headers = headers_of(m);
+    enum err_kind              kind = ERR_RETRY;
+    rd_kafka_resp_err_t        rc;
+
+    rc = rd_kafka_producev(
+        s->producer, RD_KAFKA_V_TOPIC((const char *)s->topic_text.data),
+        RD_KAFKA_V_KEY(s->key_text.data, s->key_text.len),
+        RD_KAFKA_V_VALUE((void *)(uintptr_t)m->body.data, m->body.len),
+        RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+        RD_KAFKA_V_TIMESTAMP(slot->item->created_us < 0 ? 0 : slot->item->created_us / 1000),
+        RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_OPAQUE(slot), RD_KAFKA_V_END);
+    if (rc == RD_KAFKA_RESP_ERR_NO_ERROR)
+        return 0; /* it has the headers */
+    rd_kafka_headers_destroy(headers);
+    if (rc == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE)
+        kind = ERR_DATA;
+    if (rc == RD_KAFKA_RESP_ERR__FATAL)
+        s->broken = true;
+    RETURN_ERR(err, kind == ERR_DATA ? E_LIMIT : E_REMOTE, kind, "Kafka: %s", rd_kafka_err2str(rc));
+}
+
+static int
+submit(struct sink *base, struct sink_item *item, struct err *err)
+{
+    struct kafka_sink *s = mine(base);
+    struct sink_slot  *slot = sink_slot_take(&s->slots, item);
+    struct err         why;
+    int                rc;
+
+    TRY(fill(s, item, &why));
+    TRY(need_producer(s, &why));
+    rc = produce(s, slot, &why);
+out:
+    if (rc != 0)
+        sink_slot_decide(&s->slots, slot, &why);
+    return 0;
+}
+
+static int
+poll_sink(struct sink *base, bool flush, struct log_pos upto, uint32_t wait_ms, struct err *err)
+{
+    struct kafka_sink *s = mine(base);
+
+    if (sink_slots_tell(&s->slots))
+        wait_ms = 0;
+    if (s->producer == NULL)
+        return 0;
+    (void)rd_kafka_poll(s->producer, sink_slots_flying(&s->slots) == 0 ? 0 : (int)wait_ms);
+    if (s->broken)
+        drop_producer(s);
+    return 0;
+}
+
+static int
+checkpoint(struct sink *base, struct log_pos *pos, struct err *err)
+{
+    pos->v = 0;
+    return 0;
+}
+
+static int
+check(struct sink *base, finding_line_fn *say, void *arg, struct err *err)
+{
+    struct kafka_sink              *s = mine(base);
+    const struct rd_kafka_metadata *m = NULL;
+    rd_kafka_resp_err_t             rc;
+    char                            line[96];
+
+    rc = rd_kafka_metadata(s->producer, 0, NULL, &m, CHECK_MS);
+    if (rc != RD_KAFKA_RESP_ERR_NO_ERROR)
+        RETURN_ERR(err, E_REMOTE, ERR_RETRY, "Kafka: %s", rd_kafka_err2str(rc));
+    (void)snprintf(line, sizeof line, "Kafka answers: %d brokers", m->broker_cnt);
+    rd_kafka_metadata_destroy(m);
+    say(arg, 0, line);
+    return 0;
+}
+
+const struct sink_ops sink_kafka_ops = {
+    .name = "kafka",
+    .size = sizeof(struct kafka_sink),
+    .schema = &schema,
+    .transactional = false,
+    .open = open_sink,
+    .close = close_sink,
+    .check = check,
+    .checkpoint = checkpoint,
+    .submit = submit,
+    .poll = poll_sink,
+};

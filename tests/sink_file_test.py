@@ -1,0 +1,107 @@
+"""The sinks file and stdout: whole lines only, through kill -9, rotation and a file that cannot grow."""
+import glob
+import json
+import resource
+import subprocess
+import unittest
+
+from sink_case import OXBOW, PATIENCE, Seen, SinkCase
+
+
+class FileSink(SinkCase):
+    def setUp(self):
+        super().setUp()
+        self.out = self.path('out.ndjson')
+        self.configure_with()
+
+    def configure_with(self, **more):
+        self.configure(f'    type: file\n    path: {self.out}\n' +
+                       ''.join(f'    {k}: {v}\n' for k, v in more.items()))
+
+    def lines(self):
+        """Of all files, the oldest first."""
+        found = []
+        for name in sorted(glob.glob(self.out + '.*')) + [self.out]:
+            with open(name, encoding='utf-8') as f:
+                text = f.read()
+            self.assertTrue(text == '' or text.endswith('\n'), 'a torn line')
+            found += text.splitlines()
+        return found
+
+    def seen(self):
+        events = map(json.loads, self.lines())
+        return [Seen(e['subject'], int(e['sequence']), e['id']) for e in events]
+
+    def test_lines(self):
+        self.start()
+        self.append('order-1', 2, metadata={'by': 'x'})
+        self.delivered()
+        first, second = map(json.loads, self.lines())
+        self.assertEqual((first['data'], second['data'], first['subject'], first['specversion']),
+                         ({'n': 0}, {'n': 1}, 'order-1', '1.0'))
+        self.stop()
+
+    def test_raw(self):
+        self.configure_with(format='raw')
+        self.start()
+        self.append('order-1', data={'a': 'x\ny'})
+        self.delivered()
+        self.assertEqual([json.loads(x) for x in self.lines()], [{'a': 'x\ny'}])
+
+    def test_killed(self):
+        self.configure_with(rotate='64KiB')
+        self.start()
+        for _ in range(3):
+            self.fill(20, 40)
+            self.until(lambda: self.show()['delivered'] >= 200, 'nothing is delivered')
+            self.kill()
+            with open(self.out, 'a', encoding='utf-8') as f:
+                f.write('{"torn":')  # as a crash within a write leaves it
+            self.start()
+        self.delivered()
+        self.came(self.seen())
+        self.assertGreater(len(glob.glob(self.out + '.*')), 3)
+        self.assertEqual(self.show()['parked'], 0)
+
+    def test_full(self):
+        """A file that cannot grow: it waits, says so, and goes on when there is room."""
+        self.configure_with(rotate=0)
+        self.start()
+        limit = 4 << 20  # above what a file of the log has
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE,
+                         (limit, resource.RLIM_INFINITY))
+        for _ in range(5):
+            self.append('big-1', data={'n': 'x' * 1000000})
+        self.complains('write')
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE,
+                         (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        self.delivered()
+        self.came(self.seen())
+
+    def test_not_there(self):
+        self.configure(f'    type: file\n    path: {self.path("none")}/x\n')
+        self.start()
+        self.append('order-1')
+        self.complains('none/x')
+
+
+class StdoutSink(SinkCase):
+    def test_stdout(self):
+        self.configure('    type: stdout\n')
+        with open(self.path('log'), 'wb') as log:
+            self.process = subprocess.Popen(
+                [OXBOW, 'serve', '--listen', '127.0.0.1:0', '-c', self.path('c.yaml')],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=self.env)
+        self.addCleanup(self.process.stdout.close)
+        self.addCleanup(self.end, self.process)
+        self.listening()
+        self.append('order-1', 3)
+        self.delivered()
+        self.stop()
+        lines = self.process.stdout.read().decode().splitlines()
+        self.assertEqual([json.loads(x)['data'] for x in lines], [{'n': 0}, {'n': 1}, {'n': 2}])
+        self.assertEqual(self.process.wait(PATIENCE), 0)
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)
