@@ -1,0 +1,344 @@
+/*
+ * The decoders of MariaDB's binary log: every type of column as 10.11 logs it
+ * (tests/fuzz/corpus/binlog/all_types: one table, full and minimal images,
+ * compressed rows), checksums, and events that are not what they say.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "source/mariadb/rows.h"
+
+#define FILE_MAX 65536
+
+static const char        *path;
+static uint8_t            bytes[FILE_MAX];
+static size_t             size;
+static struct my_charsets charsets;
+static struct my_cell     before[MARIADBI_COLUMNS_MAX], after[MARIADBI_COLUMNS_MAX];
+
+static void
+ok(int rc, const struct err *err)
+{
+    if (rc != 0)
+        fail_msg("%s", err->text);
+}
+
+static int
+set_up(void **state)
+{
+    FILE *f = fopen(path, "rb");
+
+    (void)state;
+    if (f == NULL)
+        return -1;
+    size = fread(bytes, 1, sizeof bytes, f);
+    mariadbi_charsets_preset(&charsets);
+    return fclose(f);
+}
+
+/* The nth event of the file. */
+static void
+event(unsigned nth, struct my_event *out)
+{
+    struct err err;
+    size_t     at = 0;
+
+    while (nth-- > 0)
+        at += get_u32(bytes + at + 9);
+    assert_true(at + MARIADBI_HEADER < size);
+    ok(mariadbi_event_take(slice_of(bytes + at, get_u32(bytes + at + 9)), false, out, &err), &err);
+}
+
+static uint8_t
+hint_of(struct slice name)
+{
+    if (slice_is(name, "js"))
+        return MY_HINT_JSON;
+    if (slice_is(name, "u"))
+        return MY_HINT_UUID;
+    if (slice_is(name, "i6"))
+        return MY_HINT_INET6;
+    return slice_is(name, "i4") ? MY_HINT_INET4 : MY_HINT_NONE;
+}
+
+static void
+table(unsigned nth, struct my_table *t)
+{
+    struct my_event e;
+    struct err      err;
+
+    event(nth, &e);
+    ok(mariadbi_table_take(&e, t, &err), &err);
+    for (uint32_t i = 0; i < t->count; i++)
+        t->columns[i].hint = hint_of(t->columns[i].name);
+}
+
+/* `name=value` lines of what is in an image. */
+static void
+show(const struct my_table *t, const struct my_cell *row, struct buf *out)
+{
+    struct buf      scratch = {0};
+    struct my_value v;
+    struct err      err;
+
+    buf_clear(out);
+    for (uint32_t i = 0; i < t->count; i++) {
+        if (row[i].state == MY_CELL_ABSENT)
+            continue;
+        ok(mariadbi_cell_value(&charsets, &t->columns[i], &row[i], &scratch, &v, &err), &err);
+        buf_printf(out, "%.*s=", SLICE_FMT(t->columns[i].name));
+        mariadbi_value_json(out, &v);
+        buf_add_byte(out, '\n');
+    }
+    buf_add_byte(out, 0);
+    buf_fini(&scratch);
+}
+
+static const char extremes[] =
+    "id=1\nt1=-128\nt1u=255\nt2=-32768\nt3=-8388608\nt3u=16777215\nt4u=4294967295\n"
+    "t8=-9223372036854775808\nt8u=18446744073709551615\nzf=42\ndc=-12345678901234.567891\n"
+    "dc2=99999999999999999999999999999999999.999999999999999999999999999999\ndc3=99999\n"
+    "fl=1.5e-10\ndb=1e+308\nbo=1\nbi1=1\nbi9=257\nbi64=18446744073709551615\ny=2155\n"
+    "d=\"9999-12-31\"\ntm=\"-838:59:59\"\ntm3=\"-12:34:56.789\"\ntm6=\"-00:00:00.000001\"\n"
+    "dt=\"9999-12-31 23:59:59\"\ndt1=\"2024-02-29 12:34:56.7\"\n"
+    "dt6=\"2024-02-29 12:34:56.000001\"\nts=\"2038-01-19 03:14:07\"\n"
+    "ts2=\"1970-01-01 00:00:01.25\"\nch=\"äö\"\nchl=\"€ÿ\"\nvc=\"ß\"\nvcl=\"‰\"\n"
+    "bin={\"$blob\":\"78303178\"}\nvbin={\"$blob\":\"00ff\"}\ntt=\"tiny\"\ntx=\"lätin\"\n"
+    "lt=\"a\\\"b\\\\c\\n😀\"\nbl={\"$blob\":\"00ff7f\"}\njs={\"a\": [1, 2.50, \"x\"]}\nen=\"é\"\n"
+    "enl=\"é\"\nse=\"r,ü\"\n"
+    "pt={\"$blob\":\"000000000101000000000000000000f03f0000000000000040\"}\n"
+    "ge={\"$blob\":\"e610000001020000000200000000000000000000000000000000000000000000000000f03f"
+    "000000000000f03f\"}\n"
+    "u=\"f47ac10b-58cc-4372-a567-0e02b2c3d400\"\ni6=\"2001:db8::\"\ni4=\"10.0.0.0\"\ngv=2\n"
+    "gs=2\ninv=7\nasc1=\"asc\"\n";
+
+static const char lows[] =
+    "id=2\nt1=127\nt1u=0\nt2=32767\nt3=8388607\nt3u=0\nt4u=0\nt8=9223372036854775807\nt8u=0\n"
+    "zf=999999\ndc=0.000001\ndc2=-0.500000000000000000000000000000\ndc3=0\n"
+    "fl=3.4028235e+38\ndb=-0.1\nbo=0\nbi1=0\nbi9=0\nbi64=0\ny=0\nd=\"0000-00-00\"\n"
+    "tm=\"838:59:59\"\ntm3=\"00:00:00.001\"\ntm6=\"838:59:58.999999\"\n"
+    "dt=\"0000-00-00 00:00:00\"\ndt1=\"1000-01-01 00:00:00.1\"\n"
+    "dt6=\"0000-00-00 00:00:00.000000\"\nts=\"0000-00-00 00:00:00\"\n"
+    "ts2=\"2024-01-01 00:00:00.00\"\nch=\"\"\nchl=\"\"\nvc=\"\"\nvcl=\"\"\n"
+    "bin={\"$blob\":\"00000000\"}\nvbin={\"$blob\":\"\"}\ntt=\"\"\ntx=\"\"\nlt=\"\"\n"
+    "bl={\"$blob\":\"\"}\njs=[]\nen=\"\"\nenl=\"x\"\nse=\"\"\npt=null\nge=null\n"
+    "u=\"00000000-0000-0000-0000-000000000000\"\ni6=\"::\"\ni4=\"0.0.0.0\"\ngv=3\ngs=4\ninv=7\n"
+    "asc1=\"\"\n";
+
+static void
+every_type(void **state)
+{
+    struct my_table t = {0};
+    struct my_event e;
+    struct my_rows  r;
+    struct buf      text = {0}, scratch = {0};
+    struct err      err;
+    uint32_t        nulls = 0;
+
+    (void)state;
+    table(0, &t);
+    assert_true(slice_is(t.db, "shop"));
+    assert_true(slice_is(t.name, "al"));
+    assert_int_equal(t.key_count, 1);
+    assert_int_equal(t.key[0], 0);
+    event(1, &e);
+    ok(mariadbi_rows_take(&e, &t, &scratch, &r, &err), &err);
+    assert_int_equal(r.op, MY_WRITE_ROWS);
+    assert_true(r.last);
+    ok(mariadbi_rows_next(&r, before, after, &err), &err);
+    show(&t, after, &text);
+    assert_string_equal((const char *)text.data, extremes);
+    ok(mariadbi_rows_next(&r, before, after, &err), &err);
+    show(&t, after, &text);
+    assert_string_equal((const char *)text.data, lows);
+    ok(mariadbi_rows_next(&r, before, after, &err), &err);
+    for (uint32_t i = 0; i < t.count; i++)
+        nulls += after[i].state == MY_CELL_NULL;
+    assert_int_equal(nulls, t.count - 4); /* the key, two generated ones and a preset */
+    assert_int_equal(mariadbi_rows_next(&r, before, after, &err), E_END);
+    mariadbi_table_fini(&t);
+    buf_fini(&text);
+    buf_fini(&scratch);
+}
+
+static void
+minimal_images(void **state)
+{
+    struct my_table t = {0};
+    struct my_event e;
+    struct my_rows  r;
+    struct buf      text = {0}, scratch = {0};
+    struct err      err;
+
+    (void)state;
+    table(2, &t);
+    event(3, &e);
+    ok(mariadbi_rows_take(&e, &t, &scratch, &r, &err), &err);
+    ok(mariadbi_rows_next(&r, before, after, &err), &err);
+    show(&t, before, &text);
+    assert_string_equal((const char *)text.data, "id=2\n");
+    show(&t, after, &text);
+    assert_string_equal((const char *)text.data, "t1=5\nen=\"b'c\"\ngs=4\n");
+    table(4, &t);
+    event(5, &e);
+    ok(mariadbi_rows_take(&e, &t, &scratch, &r, &err), &err);
+    assert_int_equal(r.op, MY_DELETE_ROWS);
+    ok(mariadbi_rows_next(&r, before, after, &err), &err);
+    show(&t, before, &text);
+    assert_string_equal((const char *)text.data, "id=3\n");
+    mariadbi_table_fini(&t);
+    buf_fini(&text);
+    buf_fini(&scratch);
+}
+
+static void
+compressed_rows(void **state)
+{
+    struct my_table t = {0};
+    struct my_event e;
+    struct my_rows  r;
+    struct buf      text = {0}, scratch = {0};
+    struct err      err;
+
+    (void)state;
+    table(6, &t);
+    event(7, &e);
+    assert_int_equal(e.type, MY_UPDATE_ROWS_COMPRESSED);
+    ok(mariadbi_rows_take(&e, &t, &scratch, &r, &err), &err);
+    ok(mariadbi_rows_next(&r, before, after, &err), &err);
+    show(&t, before, &text);
+    assert_string_equal((const char *)text.data, extremes);
+    show(&t, after, &text);
+    assert_non_null(strstr((const char *)text.data, "\nvc=\"zip\"\n"));
+    assert_int_equal(mariadbi_rows_next(&r, before, after, &err), E_END);
+    mariadbi_table_fini(&t);
+    buf_fini(&text);
+    buf_fini(&scratch);
+}
+
+/* One byte less anywhere is refused, and read no further. */
+static void
+cut_short(void **state)
+{
+    struct my_table t = {0};
+    struct my_event e;
+    struct my_rows  r;
+    struct buf      scratch = {0};
+    struct err      err;
+    struct slice    whole;
+    unsigned        refused = 0;
+
+    (void)state;
+    table(0, &t);
+    event(1, &e);
+    whole = e.body;
+    for (size_t len = 0; len < whole.len; len++) {
+        uint8_t *copy = malloc(len + 1);
+        int      rc;
+
+        assert_non_null(copy);
+        memcpy(copy, whole.data, len);
+        e.body = slice_of(copy, len);
+        rc = mariadbi_rows_take(&e, &t, &scratch, &r, &err);
+        while (rc == 0)
+            rc = mariadbi_rows_next(&r, before, after, &err);
+        refused += rc != E_END;
+        free(copy);
+    }
+    /* Between two rows it is a shorter event. */
+    assert_int_equal(refused, whole.len - 3);
+    mariadbi_table_fini(&t);
+    buf_fini(&scratch);
+}
+
+/* A GTID event, with the checksum of its bytes. */
+static const uint8_t gtid[] = {0x00, 0x00, 0x00, 0x00, 0xa2, 0x07, 0x00, 0x00, 0x00, 0x2a, 0x00,
+                               0x00, 0x00, 0x2a, 0x01, 0x00, 0x00, 0x08, 0x00, 0x2f, 0x00, 0x00,
+                               0x00, 0x00, 0x00, 0x00, 0x00, 0x03, 0x00, 0x00, 0x00, 0x0c, 0x00,
+                               0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00};
+
+static void
+checksums(void **state)
+{
+    uint8_t         copy[sizeof gtid];
+    struct my_event e;
+    struct my_gtid  id;
+    struct err      err;
+    uint8_t         flags;
+
+    (void)state;
+    memcpy(copy, gtid, sizeof gtid);
+    assert_int_equal(mariadbi_event_take(slice_of(copy, sizeof copy), true, &e, &err), E_DAMAGED);
+    put_u32(copy + sizeof copy - 4, 0xc1732370);
+    ok(mariadbi_event_take(slice_of(copy, sizeof copy), true, &e, &err), &err);
+    ok(mariadbi_gtid_take(&e, &id, &flags, &err), &err);
+    assert_int_equal(id.domain, 3);
+    assert_int_equal(id.server, 7);
+    assert_int_equal(id.seq, 47);
+    assert_int_equal(flags, 0x0c);
+    for (size_t i = 0; i < sizeof copy; i++) {
+        copy[i] ^= 1;
+        assert_int_equal(mariadbi_event_take(slice_of(copy, sizeof copy), true, &e, &err),
+                         E_DAMAGED);
+        copy[i] ^= 1;
+    }
+    assert_int_equal(mariadbi_event_take(slice_of(copy, 18), true, &e, &err), E_DAMAGED);
+}
+
+static void
+keys(void **state)
+{
+    struct my_value text = {MY_TEXT, slice_str("a|b\\c")},
+                    blob = {MY_BYTES, slice_of("\x01\xff", 2)};
+    struct buf out = {0};
+
+    (void)state;
+    mariadbi_value_key(&out, &text, false);
+    mariadbi_value_key(&out, &text, true);
+    mariadbi_value_key(&out, &blob, true);
+    assert_true(slice_is(buf_slice(&out), "a|b\\ca\\|b\\\\c\\x01ff"));
+    buf_fini(&out);
+}
+
+static void
+answers_of_queries(void **state)
+{
+    struct buf      scratch = {0};
+    struct my_value v;
+
+    (void)state;
+    mariadbi_sql_value(MY_SQL_INTEGER, slice_str("000042"), &scratch, &v);
+    assert_true(slice_is(v.text, "42"));
+    mariadbi_sql_value(MY_SQL_INTEGER, slice_str("000"), &scratch, &v);
+    assert_true(slice_is(v.text, "0"));
+    mariadbi_sql_value(MY_SQL_INTEGER, slice_str("00.50"), &scratch, &v);
+    assert_true(slice_is(v.text, "0.50"));
+    mariadbi_sql_value(MY_SQL_FLOAT, slice_str("0.10000000149011612"), &scratch, &v);
+    assert_true(slice_is(v.text, "0.1"));
+    mariadbi_sql_value(MY_SQL_BIT, slice_of("\x01\x01", 2), &scratch, &v);
+    assert_true(slice_is(v.text, "257"));
+    mariadbi_sql_value(MY_SQL_JSON, slice_str("{oops"), &scratch, &v);
+    assert_int_equal(v.kind, MY_TEXT);
+    buf_fini(&scratch);
+}
+
+int
+main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_type),         cmocka_unit_test(minimal_images),
+        cmocka_unit_test(compressed_rows),    cmocka_unit_test(cut_short),
+        cmocka_unit_test(checksums),          cmocka_unit_test(keys),
+        cmocka_unit_test(answers_of_queries),
+    };
+
+    path = argc > 1 ? argv[1] : "";
+    return cmocka_run_group_tests(tests, set_up, NULL);
+}
