@@ -228,7 +228,6 @@ test_refusals(void **state)
     refused(f, "DELETE /v1/all HTTP/1.1\r\n" HOST "\r\n", 405, "method-not-allowed");
     refused(f, "BREW / HTTP/1.1\r\n" HOST "\r\n", 501, "not-implemented");
     refused(f, "GET / HTTP/2.0\r\n" HOST "\r\n", 505, "version-not-supported");
-    refused(f, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "version-not-supported");
     refused(f, "POST / HTTP/1.1\r\n" HOST "Expect: tea\r\n\r\n", 417, "expectation-failed");
     refused(f, "GET / HTTP/1.1\r\n" HOST "Content-Length: 1\r\n\r\nx", 400, "bad-request");
     refused(f,

@@ -2,6 +2,7 @@
 #include "base/json.h"
 #include "base/must.h"
 #include "log/log.h"
+#include "server/grpc_int.h"
 #include "server/server_int.h"
 
 static void
@@ -156,12 +157,71 @@ get_stats(struct call *call, void *arg)
     call_answer(call, 200, CALL_JSON, buf_slice(&s->scratch));
 }
 
+/* What KurrentDB's clients and their tools ask of a node. */
+
+static void
+get_ping(struct call *call, void *arg)
+{
+    answer_text(call, 200, "{\"text\":\"Ping request successfully handled\"}\n");
+}
+
+static void
+get_info(struct call *call, void *arg)
+{
+    answer_text(call, 200,
+                "{\"dbVersion\":\"" GRPCI_VERSION "\",\"esVersion\":\"" GRPCI_VERSION
+                "\",\"state\":\"leader\",\"features\":{\"projections\":false,"
+                "\"userManagement\":false,\"atomPub\":false},\"authentication\":"
+                "{\"type\":\"insecure\",\"properties\":{}}}\n");
+}
+
+/* The node's address is the one that the client used. */
+static void
+get_gossip(struct call *call, void *arg)
+{
+    struct server  *s = call->conn->server;
+    struct json_out o;
+    struct log_info info;
+    struct slice    host;
+    char            id[ID_TEXT_LEN + 1];
+
+    log_get_info(s->log, &info);
+    id_format(&info.id, id);
+    if (!call_header(call, "host", &host))
+        host = slice_str(s->conf.host);
+    for (size_t i = host.len; i > 0 && ((const char *)host.data)[i - 1] != ']'; i--)
+        if (((const char *)host.data)[i - 1] == ':')
+            host.len = i - 1;
+    buf_clear(&s->scratch);
+    json_out_init(&o, &s->scratch);
+    json_out_object(&o);
+    json_out_key(&o, "members");
+    json_out_array(&o);
+    json_out_object(&o);
+    json_out_key(&o, "instanceId");
+    json_out_str(&o, id);
+    json_out_key(&o, "state");
+    json_out_str(&o, "Leader");
+    json_out_key(&o, "isAlive");
+    json_out_bool(&o, true);
+    json_out_key(&o, "httpEndPointIp");
+    json_out_string(&o, host);
+    put_number(&o, "httpEndPointPort", s->port);
+    json_out_object_end(&o);
+    json_out_array_end(&o);
+    json_out_key(&o, "serverIp");
+    json_out_string(&o, host);
+    put_number(&o, "serverPort", s->port);
+    json_out_object_end(&o);
+    buf_add_byte(&s->scratch, '\n');
+    call_answer(call, 200, CALL_JSON, buf_slice(&s->scratch));
+}
+
 static const struct server_route routes[] = {
-    {"GET", "/", get_root, 0},
-    {"GET", "/health/live", get_live, 0},
-    {"GET", "/health/ready", get_ready, 0},
-    {"GET", "/v1/stats", get_stats, 0},
-    {"GET", "/metrics", serveri_get_metrics, 0},
+    {"GET", "/ping", get_ping, 0},        {"GET", "/info", get_info, 0},
+    {"GET", "/gossip", get_gossip, 0},    {"GET", "/", get_root, 0},
+    {"GET", "/health/live", get_live, 0}, {"GET", "/health/ready", get_ready, 0},
+    {"GET", "/v1/stats", get_stats, 0},   {"GET", "/metrics", serveri_get_metrics, 0},
 };
 
 int

@@ -111,13 +111,13 @@ serveri_append_begin(struct call *call)
 
 /* What the log said. */
 
-static void
-count(struct server *s, const struct append *a)
+void
+serveri_append_count(struct server *s, uint64_t submitted_us, int rc, uint64_t events)
 {
-    hist_add(&s->stats.append_us, s->taken_us - a->submitted_us);
+    hist_add(&s->stats.append_us, s->taken_us - submitted_us);
     s->stats.appends++;
-    if (a->req.rc == 0)
-        s->stats.append_events += a->count;
+    if (rc == 0)
+        s->stats.append_events += events;
 }
 
 static void
@@ -236,7 +236,7 @@ on_answer(struct message *m)
         return;
     }
     c->server->in_flight--;
-    count(c->server, a);
+    serveri_append_count(c->server, a->submitted_us, a->req.rc, a->count);
     if (a->req.rc == 0 && a->req.change_count != 0)
         note_changes(c->server, a);
     if (c->state != CONN_CLOSED)

@@ -58,6 +58,7 @@ serveri_conn_abort(struct conn *c)
     if (c->state == CONN_CLOSED)
         return;
     c->state = CONN_CLOSED;
+    serveri_h2_free(c);
     if (c->feed != NULL)
         serveri_feed_free(c->feed);
     c->feed = NULL;
@@ -71,7 +72,8 @@ bool
 serveri_charge(struct conn *c)
 {
     struct server *s = c->server;
-    uint64_t       all = c->in_cap + c->out.cap + c->sealed.cap + c->flight.cap;
+    uint64_t       all =
+        c->in_cap + c->out.cap + c->sealed.cap + c->flight.cap + serveri_h2_bytes(c);
 
     s->charged -= c->charged;
     c->charged = all <= 2 * SERVERI_IN_MIN ? 0 : all;
@@ -168,7 +170,9 @@ on_progress(struct conn *c)
     }
     if (pending > SERVERI_OUT_LOW)
         return;
-    if (c->feed != NULL)
+    if (c->state == CONN_H2)
+        serveri_h2_go_on(c);
+    else if (c->feed != NULL)
         serveri_feed_wake(c->feed);
     else if (c->call.later != NULL)
         serveri_later_drained(c->call.later);
@@ -219,6 +223,8 @@ serveri_conn_flush(struct conn *c)
         return;
     (void)serveri_charge(c);
     if (c->writing)
+        return;
+    if (c->state == CONN_H2 && !serveri_h2_fill(c))
         return;
     if (c->out.failed || (c->tls != NULL && !seal(c))) {
         serveri_conn_abort(c);
@@ -358,6 +364,8 @@ set_reading(struct conn *c)
         return;
     }
     want = !c->eof && c->in_len < c->in_cap;
+    if (c->state == CONN_H2)
+        want = want && serveri_conn_pending(c) <= SERVERI_OUT_HIGH;
     if (want == c->reading)
         return;
     c->reading = want;
@@ -386,8 +394,6 @@ arrived(struct conn *c, size_t n)
         c->in_len += n;
 }
 
-static void end(struct conn *c, bool unread);
-
 /* Who speaks plain HTTP here is told so in plain HTTP. */
 static void
 refuse_tls(struct conn *c)
@@ -401,7 +407,7 @@ refuse_tls(struct conn *c)
         return;
     }
     if (!plain) {
-        end(c, false);
+        serveri_conn_end(c, false);
         return;
     }
     serveri_tls_free(c->tls);
@@ -436,6 +442,10 @@ pull(struct conn *c)
     }
     if (serveri_tls_has(c->tls) || (c->out.len != 0 && serveri_tls_ready(c->tls)))
         serveri_conn_dirty(c);
+    if (result == TLS_END && c->state == CONN_H2) {
+        serveri_conn_abort(c);
+        return false;
+    }
     if (result == TLS_END && !c->eof) {
         c->eof = some = true;
         c->reading = false;
@@ -475,7 +485,7 @@ on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *bytes)
     if (c->state == CONN_CLOSED)
         return;
     /* Nobody ends a stream of events by half: who closes has gone. */
-    if (c->eof && c->state == CONN_WAIT && is_live(c)) {
+    if (c->eof && (c->state == CONN_H2 || (c->state == CONN_WAIT && is_live(c)))) {
         serveri_conn_abort(c);
         return;
     }
@@ -489,9 +499,8 @@ on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *bytes)
 
 /* From bytes to requests. */
 
-/* Answers nothing more: closes once the output is out. */
-static void
-end(struct conn *c, bool unread)
+void
+serveri_conn_end(struct conn *c, bool unread)
 {
     c->state = CONN_LINGER;
     c->last = true;
@@ -529,22 +538,20 @@ read_head(struct conn *c)
 
     if (c->in_len == 0 || serveri_conn_pending(c) > SERVERI_OUT_HIGH) {
         if (c->eof && c->in_len == 0)
-            end(c, false);
+            serveri_conn_end(c, false);
         return false;
     }
     result = http1_head_feed(&c->head, c->in, c->in_len);
     switch (result) {
     case HTTP1_MORE:
         if (c->eof)
-            end(c, false);
+            serveri_conn_end(c, false);
         return false;
     case HTTP1_DONE:
         begin_call(c);
         return serveri_call_begin(&c->call);
     case HTTP1_PREFACE:
-        begin_call(c);
-        c->head.minor0 = false;
-        call_refuse(&c->call, 505, "version-not-supported", "HTTP/2 is not spoken here yet");
+        serveri_h2_begin(c);
         return false;
     case HTTP1_BAD:
     default:
@@ -595,7 +602,7 @@ read_body(struct conn *c)
         return false;
     if (result == HTTP1_MORE) {
         if (c->eof)
-            end(c, false);
+            serveri_conn_end(c, false);
         return false;
     }
     c->state = CONN_WAIT;
@@ -614,8 +621,11 @@ serveri_conn_process(struct conn *c)
     c->users++;
     do {
         while (more) {
-            if (c->state == CONN_HEAD)
-                more = read_head(c) || (c->state == CONN_HEAD && c->again);
+            if (c->state == CONN_H2)
+                more = serveri_h2_process(c);
+            else if (c->state == CONN_HEAD)
+                more =
+                    read_head(c) || (c->state == CONN_HEAD && c->again) || c->state == CONN_H2;
             else
                 more = c->state == CONN_BODY && read_body(c);
             c->again = false;
@@ -685,7 +695,7 @@ serveri_call_finish(struct call *call)
     if (c->state == CONN_CLOSED)
         return;
     if (c->last || !whole) {
-        end(c, !whole || c->in_len > c->raw_at);
+        serveri_conn_end(c, !whole || c->in_len > c->raw_at);
     } else {
         next_request(c);
         serveri_conn_dirty(c);
@@ -700,8 +710,10 @@ void
 serveri_conn_drain(struct conn *c)
 {
     c->last = true;
-    if (c->state == CONN_HEAD && c->in_len == 0)
-        end(c, false);
+    if (c->state == CONN_H2)
+        serveri_h2_drain(c);
+    else if (c->state == CONN_HEAD && c->in_len == 0)
+        serveri_conn_end(c, false);
     else if (c->feed != NULL)
         serveri_feed_end(c->feed);
     else if (c->call.later != NULL)
@@ -715,7 +727,7 @@ tick_input(struct conn *c, uint64_t now)
     uint64_t                  age = now - c->since_ms;
 
     if (c->state == CONN_HEAD && c->in_len == 0 && age > conf->idle_ms_max) {
-        end(c, false);
+        serveri_conn_end(c, false);
     } else if (c->tls != NULL && !serveri_tls_ready(c->tls) && age > conf->head_ms_max) {
         serveri_conn_abort(c);
     } else if (c->state == CONN_HEAD && c->in_len != 0 && age > conf->head_ms_max &&
@@ -742,7 +754,9 @@ serveri_conn_tick(struct conn *c, uint64_t now)
         return;
     }
     tick_input(c, now);
-    if (c->state == CONN_WAIT && c->feed != NULL)
+    if (c->state == CONN_H2)
+        serveri_h2_tick(c);
+    else if (c->state == CONN_WAIT && c->feed != NULL)
         serveri_feed_tick(c->feed, now);
     else if (c->state == CONN_WAIT && c->call.later != NULL)
         serveri_later_tick(c->call.later, now);

@@ -252,6 +252,7 @@ serveri_feeds_wake(struct server *s)
         stop_waiting(f);
         serveri_feed_enqueue(f);
     }
+    serveri_grpc_readers_wake(s);
     serveri_live_wake(s);
 }
 

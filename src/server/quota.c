@@ -234,23 +234,11 @@ wait_s(const struct bucket *b)
     return s;
 }
 
-static void
-refuse(struct call *call, struct slice category, uint64_t seconds)
+/* True: what is asked for was taken; else the category that has to wait, and how long. */
+static bool
+take(struct server *s, const struct log_write *writes, uint32_t count, struct slice *category,
+     uint64_t *seconds)
 {
-    char text[400];
-
-    call->conn->server->stats.quota_refused++;
-    call->retry_after_s = seconds < 3600 ? (uint32_t)seconds : 3600;
-    (void)snprintf(text, sizeof text,
-                   "the quota of category \"%.*s\" is used up: send again in %llu s",
-                   SLICE_FMT(category), (unsigned long long)seconds);
-    call_refuse(call, 429, "over-quota", text);
-}
-
-bool
-serveri_quota_take(struct call *call, const struct log_write *writes, uint32_t count)
-{
-    struct server *s = call->conn->server;
     struct quotas *q = s->quotas;
     uint64_t       now;
 
@@ -259,11 +247,12 @@ serveri_quota_take(struct call *call, const struct log_write *writes, uint32_t c
     now = s->env->ops->mono_us(s->env);
     for (uint32_t i = 0; i < count; i++) {
         struct bucket *b = find(q, &writes[i], now);
-        uint64_t       wait = b == NULL ? 0 : wait_s(b);
 
-        if (wait == 0)
+        *seconds = b == NULL ? 0 : wait_s(b);
+        if (*seconds == 0)
             continue;
-        refuse(call, category_of(writes[i].stream), wait);
+        *category = category_of(writes[i].stream);
+        s->stats.quota_refused++;
         return false;
     }
     for (uint32_t i = 0; i < count; i++) {
@@ -277,4 +266,30 @@ serveri_quota_take(struct call *call, const struct log_write *writes, uint32_t c
             b->tokens[1] -= (int64_t)bytes_of(&writes[i]) * SECOND_US;
     }
     return true;
+}
+
+int
+serveri_quota_try(struct server *s, const struct log_write *writes, uint32_t count,
+                  uint64_t *seconds, struct err *err)
+{
+    struct slice category;
+
+    if (take(s, writes, count, &category, seconds))
+        return 0;
+    RETURN_ERR(err, E_LIMIT, ERR_RETRY,
+               "the quota of category \"%.*s\" is used up: send again in %llu s",
+               SLICE_FMT(category), (unsigned long long)*seconds);
+}
+
+bool
+serveri_quota_take(struct call *call, const struct log_write *writes, uint32_t count)
+{
+    struct err err;
+    uint64_t   seconds;
+
+    if (serveri_quota_try(call->conn->server, writes, count, &seconds, &err) == 0)
+        return true;
+    call->retry_after_s = seconds < 3600 ? (uint32_t)seconds : 3600;
+    call_refuse(call, 429, "over-quota", err.text);
+    return false;
 }

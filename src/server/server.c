@@ -127,6 +127,7 @@ static void
 flush(struct server *s)
 {
     serveri_append_submit(s);
+    serveri_grpc_submit(s);
     while (s->dirty != NULL) {
         struct conn *c = s->dirty;
 
@@ -157,7 +158,8 @@ on_idle(uv_idle_t *handle)
     if (serveri_live_is_due(s))
         serveri_live_run(s);
     serveri_feeds_run(s);
-    if (s->runnable == NULL && !serveri_live_is_due(s))
+    serveri_grpc_readers_run(s);
+    if (s->runnable == NULL && s->grpc_runnable == NULL && !serveri_live_is_due(s))
         (void)uv_idle_stop(&s->idle);
 }
 

@@ -17,6 +17,10 @@
 struct append;
 struct conn;
 struct feed;
+struct groups;
+struct grpc_op;
+struct grpc_reader;
+struct h2;
 struct live;
 struct log_write;
 struct quotas;
@@ -121,6 +125,7 @@ enum conn_state {
     CONN_HEAD,   /* reading a head */
     CONN_BODY,   /* reading a body */
     CONN_WAIT,   /* a handler has the request */
+    CONN_H2,     /* speaks HTTP/2 */
     CONN_LINGER, /* answered for the last time; what still arrives is thrown away */
     CONN_CLOSED, /* the handle is closing or closed */
 };
@@ -158,6 +163,7 @@ struct conn {
     uint64_t       charged;     /* bytes of memory counted against the server's limit */
     struct append *append;      /* kept from request to request */
     struct feed   *feed;
+    struct h2     *h2;    /* CONN_H2 only */
     unsigned       users; /* what still points here: append in flight */
 };
 
@@ -176,6 +182,9 @@ void serveri_conn_process(struct conn *c);
 /* Gives back what an idle connection needs not. */
 void serveri_conn_slim(struct conn *c);
 
+/* Answers nothing more: closes once the output is out. */
+void serveri_conn_end(struct conn *c, bool unread);
+
 /* Closes at once, whatever is unsent. */
 void serveri_conn_abort(struct conn *c);
 
@@ -191,10 +200,23 @@ void serveri_conn_drain(struct conn *c);
 /* Memory beyond what every connection has: false when the server's limit is reached. */
 bool serveri_charge(struct conn *c);
 
+/* HTTP/2 (h2_conn.c). */
+
+void   serveri_h2_begin(struct conn *c);   /* the preface has arrived */
+bool   serveri_h2_process(struct conn *c); /* always false: all that arrived was taken */
+bool   serveri_h2_fill(struct conn *c);    /* frames into the output; false: the connection ended */
+void   serveri_h2_go_on(struct conn *c);   /* the output has room again */
+void   serveri_h2_tick(struct conn *c);
+void   serveri_h2_drain(struct conn *c);
+void   serveri_h2_free(struct conn *c);
+size_t serveri_h2_bytes(const struct conn *c);
+
 /* What hangs on a connection. */
 
 void serveri_append_free(struct append *a);
-void serveri_append_trim(struct append *a);   /* between requests: gives large tables back */
+void serveri_append_trim(struct append *a); /* between requests: gives large tables back */
+/* The log has answered one that was submitted then. */
+void serveri_append_count(struct server *s, uint64_t submitted_us, int rc, uint64_t events);
 void serveri_append_submit(struct server *s); /* all that this turn of the loop read */
 int  serveri_append_routes(struct server *s, struct err *err);
 
@@ -205,6 +227,9 @@ void serveri_feed_end(struct feed *f);                   /* the server stops */
 void serveri_feed_tick(struct feed *f, uint64_t now_ms); /* keep-alive comments */
 void serveri_feeds_run(struct server *s);                /* a slice of each that can go on */
 void serveri_feeds_wake(struct server *s);               /* the log has grown */
+void serveri_grpc_readers_run(struct server *s);         /* likewise, those of gRPC */
+void serveri_grpc_readers_wake(struct server *s);
+void serveri_grpc_submit(struct server *s); /* all appends over gRPC of this turn */
 int  serveri_feed_routes(struct server *s, struct err *err);
 
 bool serveri_live_is_due(const struct server *s);
@@ -220,6 +245,9 @@ void serveri_live_check_stream(struct server *s, struct slice stream);
 
 /* Takes what is appended from the quotas; false: it was answered. */
 bool serveri_quota_take(struct call *call, const struct log_write *writes, uint32_t count);
+/* The same: 0, or E_LIMIT and in how many seconds it may be tried again. */
+int  serveri_quota_try(struct server *s, const struct log_write *writes, uint32_t count,
+                       uint64_t *seconds, struct err *err);
 void serveri_quotas_free(struct quotas *quotas);
 
 int serveri_stream_routes(struct server *s, struct err *err);
@@ -286,6 +314,10 @@ struct server {
     uint64_t     charged;
 
     struct append *submit, *submit_last; /* what goes to the log at the end of this turn */
+
+    struct grpc_op     *grpc_submit, *grpc_submit_last;
+    struct grpc_reader *grpc_waiting, *grpc_runnable, *grpc_runnable_last;
+    struct groups      *groups; /* NULL: not in this program */
 
     struct feed *feeds, *runnable, *runnable_last; /* feeds: those that wait for the log */
     unsigned     feed_count;

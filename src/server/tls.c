@@ -23,7 +23,7 @@ struct tls {
 /* contexts */
 
 /* Most preferred first; each with its length in front, as the protocol has it (RFC 7301). */
-static const unsigned char protocols[] = "\x08http/1.1";
+static const unsigned char protocols[] = "\x02h2\x08http/1.1";
 
 static int
 choose(SSL *ssl, const unsigned char **out, unsigned char *len, const unsigned char *in,

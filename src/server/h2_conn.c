@@ -1,0 +1,147 @@
+/* Between a connection and its HTTP/2 session: bytes both ways, the clock, the methods. */
+#include "server/h2.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+
+#include "server/grpc_int.h"
+#include "server/server_int.h"
+
+#define IN_CAP (64U << 10)
+#define IDLE_FACTOR 4 /* a client keeps its connection longer than one of HTTP/1.1 */
+
+static uint64_t
+now_ms(void *arg)
+{
+    struct conn *c = arg;
+
+    return serveri_now_ms(c->server);
+}
+
+static void
+dirty(void *arg)
+{
+    serveri_conn_dirty(arg);
+}
+
+static bool
+has_room(void *arg)
+{
+    return serveri_charge(arg);
+}
+
+static const struct rpc_method *
+find(void *arg, struct slice path)
+{
+    struct conn *c = arg;
+
+    c->server->stats.requests++;
+    return grpci_find(path);
+}
+
+/* A client that sends headers and data apart waits for the acknowledgement in between. */
+static void
+acknowledge_soon(struct conn *c)
+{
+    uv_os_fd_t fd;
+    int        on = 1;
+
+    if (uv_fileno((uv_handle_t *)&c->tcp, &fd) == 0)
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on);
+}
+
+void
+serveri_h2_begin(struct conn *c)
+{
+    struct h2_host host = {
+        .find = find,
+        .now_ms = now_ms,
+        .dirty = dirty,
+        .room = has_room,
+        .arg = c,
+        .body_ms_max = c->server->conf.body_ms_max,
+        .idle_ms_max = c->server->conf.idle_ms_max * IDLE_FACTOR,
+    };
+    size_t   cap = c->in_cap > IN_CAP ? c->in_cap : IN_CAP;
+    uint8_t *in = realloc(c->in, cap);
+
+    if (in != NULL) {
+        c->in = in;
+        c->in_cap = cap;
+    }
+    c->h2 = in == NULL ? NULL : h2_new(&host);
+    if (c->h2 == NULL) {
+        serveri_conn_end(c, true);
+        return;
+    }
+    c->state = CONN_H2;
+    if (c->server->draining)
+        h2_drain(c->h2);
+}
+
+bool
+serveri_h2_process(struct conn *c)
+{
+    size_t len = c->in_len;
+
+    c->in_len = 0;
+    if (len == 0)
+        return false;
+    acknowledge_soon(c);
+    (void)h2_input(c->h2, slice_of(c->in, len));
+    (void)serveri_charge(c);
+    return false;
+}
+
+bool
+serveri_h2_fill(struct conn *c)
+{
+    if (!h2_output(c->h2, &c->out, SERVERI_OUT_HIGH)) {
+        serveri_conn_abort(c);
+        return false;
+    }
+    if (h2_is_done(c->h2)) {
+        serveri_h2_free(c);
+        serveri_conn_end(c, true);
+    }
+    return true;
+}
+
+void
+serveri_h2_go_on(struct conn *c)
+{
+    serveri_conn_process(c);
+    if (h2_wants_output(c->h2))
+        serveri_conn_dirty(c);
+}
+
+void
+serveri_h2_tick(struct conn *c)
+{
+    if (!h2_tick(c->h2))
+        serveri_conn_abort(c);
+    else
+        (void)serveri_charge(c);
+}
+
+void
+serveri_h2_drain(struct conn *c)
+{
+    h2_drain(c->h2);
+}
+
+void
+serveri_h2_free(struct conn *c)
+{
+    struct h2 *h2 = c->h2;
+
+    c->h2 = NULL;
+    h2_free(h2);
+}
+
+size_t
+serveri_h2_bytes(const struct conn *c)
+{
+    return c->h2 == NULL ? 0 : h2_bytes(c->h2);
+}
