@@ -216,9 +216,11 @@ class Call:
 
 
 class Conn:
-    def __init__(self, port, settings=(), window=1 << 24):
+    def __init__(self, port, settings=(), window=1 << 24, tls=None):
         self.sock = socket.create_connection(('127.0.0.1', port), PATIENCE)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname='127.0.0.1')
         self.inflater = Inflater()
         self.calls = {}
         self.next_number = 1

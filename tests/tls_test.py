@@ -11,9 +11,11 @@ import sys
 import tempfile
 import threading
 import unittest
+import uuid
 import warnings
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import grpc_client  # noqa: E402
 from cli_test import UNREACHABLE, Case as Base  # noqa: E402
 
 
@@ -162,6 +164,21 @@ class Served(Case):
             rest = answer.read()
             self.assertEqual(len(json.loads(first + rest)['events']), 12)
 
+    def test_grpc(self):
+        """The other protocol of the port; more than either side's windows and buffers hold."""
+        with self.server('-c', self.config()) as (url, _):
+            context = self.context()
+            context.set_alpn_protocols(['h2'])
+            with grpc_client.Conn(int(url.split(':')[2]), window=1 << 16, tls=context) as conn:
+                data = b'"' + b'x' * (1 << 20) + b'"'
+                for _ in range(4):
+                    event = grpc_client.proposed(uuid.uuid4(), data=data)
+                    got = grpc_client.append(conn, 's', [event]).only()
+                    self.assertIsNotNone(grpc_client.one(got, 1))
+                events = grpc_client.kinds(grpc_client.read(conn, 's').all())
+                self.assertEqual([(e.revision, len(e.data)) for e in events],
+                                 [(i, len(data)) for i in range(4)])
+
     def test_command_line(self):
         with self.server('-c', self.config()) as (url, _):
             secure = url.replace('http:', 'https:')
@@ -202,10 +219,13 @@ class LetIn(Case):
 
     def test_protocol_of_the_handshake(self):
         with self.server('-c', self.config()) as (url, _):
-            context = self.context()
-            context.set_alpn_protocols(['http/1.1'])
-            sock = context.wrap_socket(self.raw(url), server_hostname='127.0.0.1')
-            self.assertEqual(sock.selected_alpn_protocol(), 'http/1.1')
+            for offered, chosen in ((['http/1.1'], 'http/1.1'), (['h2'], 'h2'),
+                                    (['h2', 'http/1.1'], 'http/1.1'), ([], None)):
+                context = self.context()
+                if offered:
+                    context.set_alpn_protocols(offered)
+                with context.wrap_socket(self.raw(url), server_hostname='127.0.0.1') as sock:
+                    self.assertEqual(sock.selected_alpn_protocol(), chosen)
             context = self.context()
             context.set_alpn_protocols(['nonsense'])
             with self.assertRaises(ssl.SSLError):

@@ -72,8 +72,7 @@ bool
 serveri_charge(struct conn *c)
 {
     struct server *s = c->server;
-    uint64_t       all =
-        c->in_cap + c->out.cap + c->sealed.cap + c->flight.cap + serveri_h2_bytes(c);
+    uint64_t all = c->in_cap + c->out.cap + c->sealed.cap + c->flight.cap + serveri_h2_bytes(c);
 
     s->charged -= c->charged;
     c->charged = all <= 2 * SERVERI_IN_MIN ? 0 : all;
@@ -624,8 +623,7 @@ serveri_conn_process(struct conn *c)
             if (c->state == CONN_H2)
                 more = serveri_h2_process(c);
             else if (c->state == CONN_HEAD)
-                more =
-                    read_head(c) || (c->state == CONN_HEAD && c->again) || c->state == CONN_H2;
+                more = read_head(c) || (c->state == CONN_HEAD && c->again) || c->state == CONN_H2;
             else
                 more = c->state == CONN_BODY && read_body(c);
             c->again = false;

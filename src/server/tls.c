@@ -22,8 +22,11 @@ struct tls {
 
 /* contexts */
 
-/* Most preferred first; each with its length in front, as the protocol has it (RFC 7301). */
-static const unsigned char protocols[] = "\x02h2\x08http/1.1";
+/*
+ * Most preferred first; each with its length in front, as the protocol has it (RFC 7301). HTTP/2 is
+ * for gRPC alone, whose clients offer nothing else; those that offer both want the other routes.
+ */
+static const unsigned char protocols[] = "\x08http/1.1\x02h2";
 
 static int
 choose(SSL *ssl, const unsigned char **out, unsigned char *len, const unsigned char *in,
