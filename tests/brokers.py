@@ -290,6 +290,20 @@ class Postgres(Server):
         if process.poll() is not None:
             raise AssertionError('PostgreSQL: ' + self.text())
 
+    @contextlib.contextmanager
+    def session(self, text):
+        """Holds what the statements took until its end."""
+        process = subprocess.Popen(['psql', '-X', '-q', '-t', '-A', self.url],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            process.stdin.write(text + "\nSELECT 'held';\n")
+            process.stdin.flush()
+            while process.stdout.readline().strip() != 'held':
+                pass
+            yield
+        finally:
+            process.communicate('ROLLBACK;\n')
+
     def sql(self, text):
         """Rows of text."""
         done = subprocess.run(['psql', '-X', '-q', '-t', '-A', '-F', '\t', '-v', 'ON_ERROR_STOP=1',

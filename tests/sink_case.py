@@ -14,7 +14,7 @@ import unittest
 import urllib.parse
 
 OXBOW = os.path.abspath(os.environ.get('OXBOW', 'build/src/cli/oxbow'))
-PATIENCE = 90
+PATIENCE = int(os.environ.get('PATIENCE', '90'))
 
 # What a consumer saw of one message.
 Seen = collections.namedtuple('Seen', 'stream version id')
@@ -114,8 +114,10 @@ class SinkCase(unittest.TestCase):
 
     def delivered(self):
         """Waits until all is delivered or parked."""
-        self.until(lambda: self.show().get('done', 0) >= self.end_of_log,
-                   'the sink does not catch up')
+        try:
+            self.until(lambda: self.show().get('done', 0) >= self.end_of_log, '')
+        except AssertionError:
+            self.fail(f'the sink does not catch up: {self.show()}')
 
     def came(self, seen, doubles=True):
         """Lost 0; each stream in order; what came twice has the same id, and comes again in order."""

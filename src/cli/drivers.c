@@ -22,6 +22,9 @@
 #ifdef OX_SINK_NATS
 #include "sink/nats/nats.h"
 #endif
+#ifdef OX_SINK_POSTGRES
+#include "sink/postgres/postgres.h"
+#endif
 #ifdef OX_SINK_RABBITMQ
 #include "sink/rabbitmq/rabbitmq.h"
 #endif
@@ -55,6 +58,9 @@ static const struct sink_ops *const sinks[] = {
 #endif
 #ifdef OX_SINK_NATS
     &sink_nats_ops,
+#endif
+#ifdef OX_SINK_POSTGRES
+    &sink_postgres_ops,
 #endif
 #ifdef OX_SINK_RABBITMQ
     &sink_rabbitmq_ops,

@@ -1,0 +1,289 @@
+/* The connection: made, prepared, asked; and what its errors mean. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/json.h"
+#include "sink/postgres/postgres_int.h"
+
+#define SECONDS_MAX 16
+
+/* PostgreSQL's own words may quote a row: only the code's meaning and the constraint's name go on.
+ */
+static int
+fail(struct postgresi_sink *s, const PGresult *r, struct err *err)
+{
+    const char   *state = r == NULL ? NULL : PQresultErrorField(r, PG_DIAG_SQLSTATE);
+    const char   *name = r == NULL ? NULL : PQresultErrorField(r, PG_DIAG_CONSTRAINT_NAME);
+    const char   *column = r == NULL ? NULL : PQresultErrorField(r, PG_DIAG_COLUMN_NAME);
+    const char   *what = "refuses the statement";
+    int           code = E_REMOTE;
+    enum err_kind kind = ERR_RETRY;
+
+    if (state == NULL || PQstatus(s->conn) != CONNECTION_OK)
+        RETURN_ERR(err, E_REMOTE, ERR_RETRY, "PostgreSQL: the connection is lost");
+    if (memcmp(state, "22", 2) == 0 || memcmp(state, "23", 2) == 0 || memcmp(state, "54", 2) == 0) {
+        code = E_REJECTED;
+        kind = ERR_DATA;
+        what = state[1] == '3' ? "a constraint refuses the row" : "the row does not fit the table";
+    } else if (memcmp(state, "40", 2) == 0 || memcmp(state, "55", 2) == 0) {
+        what = "another transaction was in the way";
+    } else if (memcmp(state, "42", 2) == 0) {
+        code = E_SCHEMA;
+        what = "a table or column is missing, or a right to it";
+    } else if (memcmp(state, "53", 2) == 0 || memcmp(state, "57", 2) == 0) {
+        what = "it is short of something, or stopping";
+    }
+    RETURN_ERR(err, code, kind, "PostgreSQL: %s (%s)%s%s", what, state,
+               name != NULL     ? ": "
+               : column != NULL ? ": column "
+                                : "",
+               name != NULL     ? name
+               : column != NULL ? column
+                                : "");
+}
+
+static int
+ask(struct postgresi_sink *s, const char *sql, const char *param, PGresult **out, struct err *err)
+{
+    const char *params[1] = {param};
+    PGresult   *r = PQexecParams(s->conn, sql, param == NULL ? 0 : 1, NULL, params, NULL, NULL, 0);
+    ExecStatusType st = PQresultStatus(r);
+    int            rc = 0;
+
+    *out = NULL;
+    if (st == PGRES_COMMAND_OK || st == PGRES_TUPLES_OK)
+        *out = r;
+    else {
+        rc = fail(s, r, err);
+        PQclear(r);
+    }
+    return rc;
+}
+
+int
+postgresi_run(struct postgresi_sink *s, const char *sql, const char *param, int64_t *rows,
+              struct err *err)
+{
+    PGresult *r;
+    int       rc = ask(s, sql, param, &r, err);
+
+    if (rc == 0 && rows != NULL)
+        *rows = strtoll(PQcmdTuples(r), NULL, 10);
+    PQclear(r);
+    return rc;
+}
+
+int
+postgresi_number(struct postgresi_sink *s, const char *sql, const char *param, int64_t none,
+                 int64_t *out, struct err *err)
+{
+    PGresult *r;
+    int       rc = ask(s, sql, param, &r, err);
+
+    *out = none;
+    if (rc == 0 && PQntuples(r) > 0 && !PQgetisnull(r, 0, 0))
+        *out = strtoll(PQgetvalue(r, 0, 0), NULL, 10);
+    PQclear(r);
+    return rc;
+}
+
+void
+postgresi_quote(struct buf *out, struct slice name)
+{
+    buf_add_byte(out, '"');
+    for (size_t i = 0; i < name.len; i++) {
+        uint8_t c = ((const uint8_t *)name.data)[i];
+
+        if (c == '"')
+            buf_add_byte(out, c);
+        buf_add_byte(out, c);
+    }
+    buf_add_byte(out, '"');
+}
+
+/* columns */
+
+static void
+forget_columns(struct postgresi_sink *s)
+{
+    for (uint32_t i = 0; i < s->column_count; i++)
+        free(s->columns[i]);
+    free(s->columns);
+    s->columns = NULL;
+    s->column_count = 0;
+}
+
+int
+postgresi_load_columns(struct postgresi_sink *s, struct err *err)
+{
+    static const char sql[] = "SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND "
+                              "attnum > 0 AND NOT attisdropped AND attgenerated = ''";
+    PGresult         *r = NULL;
+    int               rc;
+
+    forget_columns(s);
+    TRY(ask(s, sql, s->table, &r, err));
+    s->columns = calloc((size_t)PQntuples(r) + 1, sizeof(char *));
+    if (s->columns == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for the table's columns");
+    for (int i = 0; i < PQntuples(r); i++) {
+        s->columns[s->column_count] = strdup(PQgetvalue(r, i, 0));
+        if (s->columns[s->column_count] == NULL)
+            FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for the table's columns");
+        s->column_count++;
+    }
+out:
+    PQclear(r);
+    return rc;
+}
+
+int
+postgresi_find_column(const struct postgresi_sink *s, struct slice name)
+{
+    for (uint32_t i = 0; i < s->column_count; i++)
+        if (slice_is(name, s->columns[i]))
+            return (int)i;
+    return -1;
+}
+
+/* connecting */
+
+static void
+ignore_notice(void *arg, const char *text)
+{
+}
+
+static int
+make_table(struct postgresi_sink *s, struct err *err)
+{
+    int rc;
+
+    buf_clear(&s->text);
+    if (s->append) {
+        buf_printf(&s->text,
+                   "CREATE TABLE IF NOT EXISTS %s(position bigint PRIMARY KEY, id uuid NOT NULL, "
+                   "stream text NOT NULL, version bigint NOT NULL, type text NOT NULL, created "
+                   "timestamptz NOT NULL, data jsonb, meta jsonb)",
+                   s->table);
+    } else {
+        buf_printf(&s->text, "CREATE TABLE IF NOT EXISTS %s(", s->table);
+        postgresi_quote(&s->text, slice_str(s->key));
+        buf_add_str(&s->text, " text PRIMARY KEY)");
+    }
+    buf_add_byte(&s->text, 0);
+    if (s->text.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
+    rc = postgresi_run(s, (const char *)s->text.data, NULL, NULL, err);
+out:
+    return rc;
+}
+
+static int
+check_table(struct postgresi_sink *s, struct err *err)
+{
+    struct json_out o;
+    int64_t         found;
+    int             rc;
+
+    for (uint32_t i = 0; i < s->map_count; i++)
+        if (postgresi_find_column(s, slice_str(s->map[i].column)) < 0 && !s->create)
+            FAIL(err, E_SCHEMA, ERR_RETRY, "table %s has no column %s", s->table, s->map[i].column);
+    if (s->append) {
+        rc = 0;
+        goto out;
+    }
+    buf_clear(&s->json);
+    json_out_init(&o, &s->json);
+    json_out_object(&o);
+    json_out_key(&o, "table");
+    json_out_str(&o, s->table);
+    json_out_key(&o, "key");
+    json_out_str(&o, s->key);
+    json_out_object_end(&o);
+    buf_add_byte(&s->json, 0);
+    if (s->json.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
+    TRY(postgresi_number(
+        s,
+        "SELECT 1 FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = "
+        "i.indkey[0], (SELECT $1::json AS j) p WHERE i.indisunique AND i.indpred IS NULL AND "
+        "i.indnkeyatts = 1 AND i.indrelid = (p.j->>'table')::regclass AND a.attname = "
+        "p.j->>'key'",
+        (const char *)s->json.data, 0, &found, err));
+    if (found == 0)
+        FAIL(err, E_SCHEMA, ERR_RETRY, "table %s: %s is no primary or unique key", s->table,
+             s->key);
+out:
+    return rc;
+}
+
+static int
+prepare(struct postgresi_sink *s, struct err *err)
+{
+    char    text[160];
+    int64_t ignored;
+    int     rc;
+
+    (void)snprintf(text, sizeof text, "SET statement_timeout = %llu",
+                   (unsigned long long)(conf_duration_us(s->conf, "timeout") / 1000));
+    TRY(postgresi_run(s, text, NULL, NULL, err));
+    TRY(postgresi_run(s, "SET standard_conforming_strings = on", NULL, NULL, err));
+    /* What is confirmed has to be on disk. */
+    TRY(postgresi_number(s,
+                         "SELECT length(set_config('synchronous_commit', 'on', false)) WHERE "
+                         "current_setting('synchronous_commit') = 'off'",
+                         NULL, 0, &ignored, err));
+    TRY(postgresi_run(s,
+                      "CREATE TABLE IF NOT EXISTS oxbow_sink(name text PRIMARY KEY, pos bigint "
+                      "NOT NULL)",
+                      NULL, NULL, err));
+    if (s->create)
+        TRY(make_table(s, err));
+    TRY(postgresi_load_columns(s, err));
+    rc = check_table(s, err);
+out:
+    return rc;
+}
+
+int
+postgresi_connect(struct postgresi_sink *s, struct err *err)
+{
+    const char *names[] = {"dbname",          "password",         "application_name",
+                           "connect_timeout", "tcp_user_timeout", NULL};
+    const char *values[6] = {conf_str(s->conf, "url"), NULL, "oxbow", NULL, "30000", NULL};
+    char        seconds[SECONDS_MAX];
+    int         rc = 0;
+
+    if (s->conn != NULL && PQstatus(s->conn) == CONNECTION_OK)
+        return 0;
+    postgresi_disconnect(s);
+    (void)snprintf(seconds, sizeof seconds, "%llu",
+                   (unsigned long long)(conf_duration_us(s->conf, "connect_timeout") + 999999) /
+                       1000000);
+    values[3] = seconds;
+    if (conf_has(s->conf, "password"))
+        values[1] = conf_str(s->conf, "password");
+    s->conn = PQconnectdbParams(names, values, 1);
+    if (s->conn == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a connection");
+    if (PQstatus(s->conn) != CONNECTION_OK)
+        FAIL(err, E_REMOTE, ERR_RETRY, "no connection to PostgreSQL%s",
+             PQconnectionNeedsPassword(s->conn) ? ": it wants a password" : "");
+    (void)PQsetNoticeProcessor(s->conn, ignore_notice, NULL);
+    rc = prepare(s, err);
+out:
+    if (rc != 0) {
+        if (err->kind == ERR_DATA)
+            err->kind = ERR_RETRY; /* two that make the same table at once */
+        postgresi_disconnect(s);
+    }
+    return rc;
+}
+
+void
+postgresi_disconnect(struct postgresi_sink *s)
+{
+    PQfinish(s->conn);
+    s->conn = NULL;
+    forget_columns(s);
+}

@@ -1,0 +1,280 @@
+/*
+ * The sink `postgres`. Items gather until a flush and go in one transaction with the checkpoint:
+ * all of them, or none.
+ *
+ * They go in as few statements as possible. Where one is refused, the transaction is made again
+ * with a statement for each item, so that the one at fault shows; it is reported, the others are
+ * handed back.
+ */
+#include "sink/postgres/postgres.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "sink/postgres/postgres_int.h"
+
+static const char *const schemes[] = {"postgresql", "postgres", NULL};
+static const char *const modes[] = {"upsert", "append", NULL};
+
+static const struct conf_type text_type = {.kind = CONF_STRING, .min = 1, .max = 200};
+
+static const struct conf_field fields[] = {
+    {.name = "url",
+     .type = {.kind = CONF_URL, .values = schemes},
+     .required = true,
+     .doc = "postgresql://USER@HOST:PORT/DATABASE"},
+    {.name = "password", .type = {.kind = CONF_SECRET, .min = 1}, .doc = "of the URL's user"},
+    {.name = "table",
+     .type = {.kind = CONF_STRING, .min = 1, .max = 200},
+     .required = true,
+     .doc = "TABLE or SCHEMA.TABLE"},
+    {.name = "mode",
+     .type = {.kind = CONF_ENUM, .values = modes},
+     .preset = "upsert",
+     .doc = "a row for each key, or append: a row for each event"},
+    {.name = "key",
+     .type = {.kind = CONF_STRING, .min = 1, .max = 200},
+     .preset = "key",
+     .doc = "its key column, which takes the key of the event's stream"},
+    {.name = "columns",
+     .type = {.kind = CONF_MAP, .of = &text_type, .min = 1, .max = POSTGRESI_COLUMNS_MAX},
+     .doc = "column: field of the data; without it each field goes to the column of its name"},
+    {.name = "deletes",
+     .type = {.kind = CONF_LIST, .of = &text_type, .max = 50},
+     .doc = "event types that delete the row; [Deleted] when not given"},
+    {.name = "create",
+     .type = {.kind = CONF_BOOL},
+     .preset = "false",
+     .doc = "make the table and columns that are missing"},
+    {.name = "connect_timeout",
+     .type = {.kind = CONF_DURATION, .min = 1000000, .max = 60000000},
+     .preset = "3s",
+     .doc = "to wait for a connection"},
+    {.name = "timeout",
+     .type = {.kind = CONF_DURATION, .min = 10000, .max = 600000000},
+     .preset = "30s",
+     .doc = "of a statement"},
+    {.name = NULL},
+};
+static const struct conf_type schema = {.kind = CONF_OBJECT, .fields = fields};
+
+static struct postgresi_sink *
+mine(struct sink *s)
+{
+    return (struct postgresi_sink *)s;
+}
+
+static int
+quote_table(struct postgresi_sink *s, const char *name, struct err *err)
+{
+    const char *dot = strchr(name, '.');
+    struct buf  b = {0};
+    int         rc = 0;
+
+    if (dot != NULL) {
+        postgresi_quote(&b, slice_of(name, (size_t)(dot - name)));
+        buf_add_byte(&b, '.');
+        name = dot + 1;
+    }
+    postgresi_quote(&b, slice_str(name));
+    buf_add_byte(&b, 0);
+    if (b.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    must(b.len <= sizeof s->table);
+    memcpy(s->table, b.data, b.len);
+out:
+    buf_fini(&b);
+    return rc;
+}
+
+static int
+take_conf(struct postgresi_sink *s, const struct conf *conf, struct err *err)
+{
+    const struct conf *map = conf_child(conf, "columns"), *c;
+    const struct conf *deletes = conf_child(conf, "deletes");
+
+    s->conf = conf;
+    s->key = conf_str(conf, "key");
+    s->create = conf_bool(conf, "create");
+    s->append = conf_enum(conf, "mode") == 1;
+    s->items = calloc(POSTGRESI_GATHER_MAX, sizeof(struct sink_item *));
+    s->deletes = calloc(conf_count(deletes) + 1, sizeof s->deletes[0]);
+    s->map = map == NULL ? NULL : calloc(conf_count(map), sizeof s->map[0]);
+    if (s->items == NULL || s->deletes == NULL || (map != NULL && s->map == NULL))
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
+    for (c = conf_first(deletes); c != NULL; c = conf_next(c))
+        s->deletes[s->delete_count++] = conf_text(c);
+    if (deletes == NULL)
+        s->deletes[s->delete_count++] = "Deleted";
+    for (c = s->map == NULL ? NULL : conf_first(map); c != NULL; c = conf_next(c))
+        s->map[s->map_count++] = (struct postgresi_mapped){conf_key(c), conf_text(c)};
+    return quote_table(s, conf_str(conf, "table"), err);
+}
+
+static void
+close_sink(struct sink *base)
+{
+    struct postgresi_sink *s = mine(base);
+
+    postgresi_disconnect(s);
+    free(s->items);
+    free(s->deletes);
+    free(s->map);
+    buf_fini(&s->json);
+    buf_fini(&s->text);
+    buf_fini(&s->name);
+    buf_fini(&s->list);
+}
+
+static int
+open_sink(struct sink *base, const struct conf *conf, struct err *err)
+{
+    int rc = take_conf(mine(base), conf, err);
+
+    base->credit = POSTGRESI_GATHER_MAX;
+    if (rc != 0)
+        close_sink(base);
+    return rc;
+}
+
+static int
+check(struct sink *base, finding_line_fn *say, void *arg, struct err *err)
+{
+    int rc = postgresi_connect(mine(base), err);
+
+    if (rc == 0)
+        say(arg, 0, "the table is there and has its key");
+    return rc;
+}
+
+static int
+checkpoint(struct sink *base, struct log_pos *pos, struct err *err)
+{
+    struct postgresi_sink *s = mine(base);
+    int64_t                v = 0;
+    int                    rc;
+
+    TRY(postgresi_connect(s, err));
+    TRY(postgresi_number(s, "SELECT pos FROM oxbow_sink WHERE name = $1", base->instance, 0, &v,
+                         err));
+out:
+    pos->v = (uint64_t)v;
+    return rc;
+}
+
+static int
+submit(struct sink *base, struct sink_item *item, struct err *err)
+{
+    struct postgresi_sink *s = mine(base);
+
+    must(s->count < POSTGRESI_GATHER_MAX);
+    s->items[s->count++] = item;
+    return 0;
+}
+
+/* Never back: whoever is behind another one of its name takes nothing. */
+static int
+store_checkpoint(struct postgresi_sink *s, struct log_pos upto, struct err *err)
+{
+    char    sql[256];
+    int64_t rows;
+    int     rc;
+
+    (void)snprintf(sql, sizeof sql,
+                   "INSERT INTO oxbow_sink(name, pos) VALUES ($1, %llu) ON CONFLICT (name) DO "
+                   "UPDATE SET pos = EXCLUDED.pos WHERE oxbow_sink.pos <= EXCLUDED.pos",
+                   (unsigned long long)upto.v);
+    TRY(postgresi_run(s, sql, s->base.instance, &rows, err));
+    if (rows == 0)
+        FAIL(err, E_FENCED, ERR_RETRY, "PostgreSQL: the checkpoint there is further already");
+out:
+    return rc;
+}
+
+/* *bad: which item was refused; count where none was, or where it is not known yet. */
+static int
+apply(struct postgresi_sink *s, uint32_t limit, struct log_pos upto, uint32_t *bad, struct err *err)
+{
+    struct err ignored;
+    bool       committing = false;
+    uint32_t   next;
+    int        rc;
+
+    *bad = s->count;
+    TRY(postgresi_connect(s, err));
+    TRY(postgresi_run(s, "BEGIN", NULL, NULL, err));
+    TRY(postgresi_run(s, "SET CONSTRAINTS ALL IMMEDIATE", NULL, NULL, err));
+    for (uint32_t i = 0; i < s->count; i = next) {
+        rc = postgresi_apply(s, i, limit, &next, err);
+        if (rc != 0 && err->kind == ERR_DATA && limit == 1)
+            *bad = i;
+        TRY(rc);
+    }
+    TRY(store_checkpoint(s, upto, err));
+    committing = true;
+    rc = postgresi_run(s, "COMMIT", NULL, NULL, err);
+out:
+    if (rc != 0 && s->conn != NULL) {
+        if (committing && PQstatus(s->conn) != CONNECTION_OK)
+            err->kind = ERR_UNSURE;
+        if (postgresi_run(s, "ROLLBACK", NULL, NULL, &ignored) != 0 ||
+            postgresi_load_columns(s, &ignored) != 0) /* those that were made are gone again */
+            postgresi_disconnect(s);
+    }
+    return rc;
+}
+
+/* Nothing stays here: the core alone knows what may go in the next transaction. */
+static void
+hand_back(struct postgresi_sink *s, uint32_t except)
+{
+    uint32_t count = s->count;
+
+    s->count = 0;
+    for (uint32_t i = 0; i < count; i++)
+        if (i != except)
+            sink_back(&s->base, s->items[i]);
+}
+
+static int
+poll_sink(struct sink *base, bool flush, struct log_pos upto, uint32_t wait_ms, struct err *err)
+{
+    struct postgresi_sink *s = mine(base);
+    struct err             own;
+    uint32_t               bad, count = s->count;
+    int                    rc;
+
+    must(flush);
+    rc = apply(s, POSTGRESI_GATHER_MAX, upto, &bad, &own);
+    if (rc != 0 && own.kind == ERR_DATA)
+        rc = apply(s, 1, upto, &bad, &own);
+    if (rc == 0) {
+        s->count = 0;
+        for (uint32_t i = 0; i < count; i++)
+            sink_done(base, s->items[i], 0, NULL);
+        return 0;
+    }
+    if (own.kind == ERR_DATA && bad < count) {
+        sink_done(base, s->items[bad], rc, &own);
+        hand_back(s, bad);
+        return 0;
+    }
+    hand_back(s, count);
+    if (own.kind == ERR_DATA)
+        own.kind = ERR_RETRY; /* of no one item's */
+    err_copy(err, &own);
+    return rc;
+}
+
+const struct sink_ops sink_postgres_ops = {
+    .name = "postgres",
+    .size = sizeof(struct postgresi_sink),
+    .schema = &schema,
+    .transactional = true,
+    .open = open_sink,
+    .close = close_sink,
+    .check = check,
+    .checkpoint = checkpoint,
+    .submit = submit,
+    .poll = poll_sink,
+};

@@ -1,0 +1,303 @@
+/*
+ * Items into statements. Rows go as one JSON array, which PostgreSQL itself turns into the columns'
+ * types; so a statement takes as many items as have the same columns and different keys. Types are
+ * PostgreSQL's affair: numbers keep their digits, a text becomes whatever its column is.
+ */
+#include <stdlib.h>
+
+#include "base/json.h"
+#include "base/rfc3339.h"
+#include "sink/postgres/postgres_int.h"
+
+#define ROWS_BYTES ((size_t)8 << 20) /* of one statement, or one row that is larger */
+
+static bool
+is_delete(const struct postgresi_sink *s, struct slice type)
+{
+    for (uint32_t i = 0; i < s->delete_count; i++)
+        if (slice_is(type, s->deletes[i]))
+            return true;
+    return false;
+}
+
+static const char *
+type_for(struct slice value)
+{
+    switch (json_type(value)) {
+    case JSON_NUMBER:
+        return "numeric";
+    case JSON_TRUE:
+    case JSON_FALSE:
+        return "boolean";
+    case JSON_OBJECT:
+    case JSON_ARRAY:
+        return "jsonb";
+    default:
+        return "text";
+    }
+}
+
+/* Whether the field has a column, which `create` may make now. `name` ends with NUL. */
+static int
+need_column(struct postgresi_sink *s, struct slice name, struct slice value, struct err *err)
+{
+    struct buf sql = {0};
+    int        rc = 0;
+
+    if (postgresi_find_column(s, name) >= 0)
+        return 0;
+    if (!s->create)
+        FAIL(err, E_REJECTED, ERR_DATA, "table %s has no column for a field of the event",
+             s->table);
+    if (s->column_count >= POSTGRESI_COLUMNS_MAX)
+        FAIL(err, E_REJECTED, ERR_DATA, "table %s has %d columns already", s->table,
+             POSTGRESI_COLUMNS_MAX);
+    buf_printf(&sql, "ALTER TABLE %s ADD COLUMN ", s->table);
+    postgresi_quote(&sql, name);
+    buf_printf(&sql, " %s", type_for(value));
+    buf_add_byte(&sql, 0);
+    if (sql.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
+    TRY(postgresi_run(s, (const char *)sql.data, NULL, NULL, err));
+    rc = postgresi_load_columns(s, err);
+out:
+    buf_fini(&sql);
+    return rc;
+}
+
+/* A field into the row that is being made, and its column into the list. */
+static int
+add_field(struct postgresi_sink *s, struct slice column, struct slice value, struct err *err)
+{
+    int rc;
+
+    if (column.len == 0 || memchr(column.data, 0, column.len) != NULL)
+        FAIL(err, E_REJECTED, ERR_DATA, "a field of the event has a name that no column can have");
+    if (slice_is(column, s->key))
+        return 0; /* that is the stream's */
+    if (s->create && json_is_null(value) && postgresi_find_column(s, column) < 0)
+        return 0; /* a value that comes later says of what type it is */
+    TRY(need_column(s, column, value, err));
+    buf_add_byte(&s->json, ',');
+    json_put_string(&s->json, column);
+    buf_add_byte(&s->json, ':');
+    buf_add_slice(&s->json, value);
+    buf_add_str(&s->list, ", ");
+    postgresi_quote(&s->list, column);
+out:
+    return rc;
+}
+
+static int
+add_all_fields(struct postgresi_sink *s, struct slice data, struct err *err)
+{
+    struct json_iter it;
+    struct slice     key, value;
+    struct buf       quoted = {0};
+    int              rc;
+
+    TRY(json_object_iter(&it, data, err));
+    while ((rc = json_iter_next(&it, &key, &value, err)) == 0) {
+        buf_clear(&quoted);
+        buf_clear(&s->name);
+        buf_add_byte(&quoted, '"');
+        buf_add_slice(&quoted, key);
+        buf_add_byte(&quoted, '"');
+        TRY(json_string_decode(buf_slice(&quoted), &s->name, err));
+        TRY(add_field(s, buf_slice(&s->name), value, err));
+    }
+    if (rc == E_END)
+        rc = 0;
+out:
+    buf_fini(&quoted);
+    return rc;
+}
+
+/* {"KEY":"…","a":1,…} onto s->json, its columns onto s->list. */
+static int
+add_row(struct postgresi_sink *s, const struct sink_item *item, struct err *err)
+{
+    struct slice value;
+    int          rc = 0;
+
+    buf_add_byte(&s->json, '{');
+    json_put_str(&s->json, s->key);
+    buf_add_byte(&s->json, ':');
+    json_put_string(&s->json, item->key);
+    if (!is_delete(s, item->type)) {
+        if (s->map == NULL)
+            TRY(add_all_fields(s, item->data, err));
+        for (uint32_t i = 0; i < s->map_count; i++)
+            if (json_get_path(item->data, slice_str(s->map[i].field), &value))
+                TRY(add_field(s, slice_str(s->map[i].column), value, err));
+    }
+    buf_add_byte(&s->json, '}');
+out:
+    return rc;
+}
+
+static void
+add_raw(struct json_out *o, const char *key, struct slice json)
+{
+    json_out_key(o, key);
+    if (json.len == 0)
+        json_out_null(o);
+    else
+        json_out_raw(o, json);
+}
+
+static int
+add_event(struct postgresi_sink *s, const struct sink_item *item, struct err *err)
+{
+    struct json_out o;
+    struct slice    meta;
+    char            text[TIME_TEXT_MAX];
+
+    if (item->data.len > 0 && !item->json)
+        RETURN_ERR(err, E_SCHEMA, ERR_DATA, "its data is no JSON");
+    if (item->meta.len == 0 || json_value(item->meta, &meta, NULL) != 0)
+        meta = slice_of(NULL, 0);
+    json_out_init(&o, &s->json);
+    json_out_object(&o);
+    json_out_key(&o, "position");
+    json_out_u64(&o, item->pos.v);
+    id_format(&item->id, text);
+    json_out_key(&o, "id");
+    json_out_str(&o, text);
+    json_out_key(&o, "stream");
+    json_out_string(&o, item->stream);
+    json_out_key(&o, "version");
+    json_out_u64(&o, item->version);
+    json_out_key(&o, "type");
+    json_out_string(&o, item->type);
+    time_format(item->created_us, text);
+    json_out_key(&o, "created");
+    json_out_str(&o, text);
+    add_raw(&o, "data", item->data);
+    add_raw(&o, "meta", meta);
+    json_out_object_end(&o);
+    return 0;
+}
+
+/* groups */
+
+static bool
+has_key(const struct postgresi_sink *s, uint32_t from, uint32_t to, struct slice key)
+{
+    for (uint32_t i = from; i < to; i++)
+        if (slice_eq(s->items[i]->key, key))
+            return true;
+    return false;
+}
+
+/* How many items the array holds; *next is left at the first that is not in it. */
+static int
+gather(struct postgresi_sink *s, uint32_t from, uint32_t limit, uint32_t *next, struct err *err)
+{
+    struct buf columns = {0};
+    bool       gone = is_delete(s, s->items[from]->type);
+    int        rc = 0;
+
+    buf_clear(&s->json);
+    buf_add_byte(&s->json, '[');
+    for (*next = from; *next < s->count && *next - from < limit && s->json.len < ROWS_BYTES;
+         ++*next) {
+        const struct sink_item *item = s->items[*next];
+        size_t                  before = s->json.len;
+
+        if (!s->append && (is_delete(s, item->type) != gone || has_key(s, from, *next, item->key)))
+            break;
+        if (*next > from)
+            buf_add_byte(&s->json, ',');
+        buf_clear(&s->list);
+        TRY(s->append ? add_event(s, item, err) : add_row(s, item, err));
+        if (*next == from) {
+            buf_add_slice(&columns, buf_slice(&s->list));
+        } else if (!slice_eq(buf_slice(&columns), buf_slice(&s->list))) {
+            s->json.len = before;
+            break;
+        }
+    }
+    buf_clear(&s->list);
+    buf_add_slice(&s->list, buf_slice(&columns));
+    buf_add_byte(&s->json, ']');
+    buf_add_byte(&s->json, 0);
+    if (s->json.failed || s->list.failed || columns.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
+out:
+    buf_fini(&columns);
+    return rc;
+}
+
+/* SET a = EXCLUDED.a, …; the list has each column with ", " before it. */
+static void
+add_update(struct postgresi_sink *s)
+{
+    const char *at = (const char *)s->list.data, *end = at + s->list.len;
+    const char *glue = "";
+
+    buf_add_str(&s->text, "DO UPDATE SET ");
+    while (at < end) {
+        const char  *to = at + 3; /* behind ', "' */
+        struct slice column;
+
+        while (*to != '"' || (to + 1 < end && to[1] == '"'))
+            to += *to == '"' ? 2 : 1;
+        column = slice_of(at + 2, (size_t)(to + 1 - (at + 2)));
+        buf_add_str(&s->text, glue);
+        buf_add_slice(&s->text, column);
+        buf_add_str(&s->text, " = EXCLUDED.");
+        buf_add_slice(&s->text, column);
+        glue = ", ";
+        at = to + 1;
+    }
+}
+
+static void
+make_statement(struct postgresi_sink *s, bool gone)
+{
+    static const char of[] = "FROM json_populate_recordset(NULL::%s, $1::json) r";
+
+    buf_clear(&s->text);
+    buf_clear(&s->name);
+    postgresi_quote(&s->name, slice_str(s->key));
+    if (s->append) {
+        buf_printf(
+            &s->text,
+            "INSERT INTO %s(position, id, stream, version, type, created, data, meta) SELECT "
+            "position, id, stream, version, type, created, data, meta ",
+            s->table);
+        buf_printf(&s->text, of, s->table);
+    } else if (gone) {
+        buf_printf(&s->text, "DELETE FROM %s WHERE %.*s IN (SELECT r.%.*s ", s->table,
+                   SLICE_FMT(buf_slice(&s->name)), SLICE_FMT(buf_slice(&s->name)));
+        buf_printf(&s->text, of, s->table);
+        buf_add_byte(&s->text, ')');
+    } else {
+        buf_printf(&s->text, "INSERT INTO %s(%.*s%.*s) SELECT %.*s%.*s ", s->table,
+                   SLICE_FMT(buf_slice(&s->name)), SLICE_FMT(buf_slice(&s->list)),
+                   SLICE_FMT(buf_slice(&s->name)), SLICE_FMT(buf_slice(&s->list)));
+        buf_printf(&s->text, of, s->table);
+        buf_printf(&s->text, " ON CONFLICT (%.*s) ", SLICE_FMT(buf_slice(&s->name)));
+        if (s->list.len > 0)
+            add_update(s);
+        else
+            buf_add_str(&s->text, "DO NOTHING");
+    }
+    buf_add_byte(&s->text, 0);
+}
+
+int
+postgresi_apply(struct postgresi_sink *s, uint32_t from, uint32_t limit, uint32_t *next,
+                struct err *err)
+{
+    int rc;
+
+    TRY(gather(s, from, limit, next, err));
+    make_statement(s, is_delete(s, s->items[from]->type));
+    if (s->text.failed || s->name.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
+    rc = postgresi_run(s, (const char *)s->text.data, (const char *)s->json.data, NULL, err);
+out:
+    return rc;
+}

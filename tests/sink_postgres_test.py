@@ -1,0 +1,138 @@
+"""The sink postgres against a real server: rows and checkpoint together, through kill -9 on either
+side. What came is in the table, and how often it was applied is counted there by a trigger."""
+import json
+import unittest
+
+import brokers
+from sink_case import Seen, SinkCase
+
+
+class PostgresSink(SinkCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.server = brokers.Postgres()
+        cls.addClassCleanup(cls.server.end)
+        cls.server.start()
+
+    def setUp(self):
+        super().setUp()
+        self.sql('DROP SCHEMA IF EXISTS public CASCADE', 'CREATE SCHEMA public')
+
+    def sql(self, *statements):
+        return [row for s in statements for row in self.server.sql(s)][:100000]
+
+    def configure_with(self, **more):
+        self.configure(f'    type: postgres\n    url: {self.server.url}\n' +
+                       ''.join(f'    {k}: {v}\n' for k, v in more.items()))
+
+    def seen(self):
+        return [Seen(stream, int(version), id) for stream, version, id in
+                self.sql('SELECT stream, version, id FROM events ORDER BY position')]
+
+    def count(self):
+        return int(self.sql('SELECT count(*) FROM events')[0][0])
+
+    def append_conf(self):
+        # Without a key, so that what came twice is there twice.
+        self.sql('CREATE TABLE events(position bigint, id uuid, stream text, version bigint, '
+                 'type text, created timestamptz, data jsonb, meta jsonb)')
+        self.configure_with(table='events', mode='append')
+
+    def test_killed(self):
+        self.append_conf()
+        self.start()
+        for at in (500, 1500):
+            self.fill(30, 40)
+            self.until(lambda n=at: self.count() >= n, 'nothing comes')
+            self.kill()
+            self.start()
+        self.delivered()
+        self.came(self.seen(), doubles=False)
+
+    def test_server_killed(self):
+        self.append_conf()
+        self.start()
+        self.fill(30, 40)
+        self.until(lambda: self.count() >= 500, 'nothing comes')
+        self.server.restart()
+        self.fill(30, 40)
+        self.delivered()
+        self.came(self.seen(), doubles=False)
+        self.assertEqual(self.show()['parked'], 0)
+
+    def test_upsert(self):
+        """Every type as the column has it; only the fields that an event has."""
+        self.sql('CREATE TABLE t(id int PRIMARY KEY, n numeric, f float8, b boolean, j jsonb, '
+                 "at timestamptz, u uuid, a int[], s text DEFAULT 'kept')")
+        self.configure_with(table='public.t', key='id')
+        self.start()
+        self.append('order-1', data={'n': 1, 's': 'x'})
+        self.append('order-2', data={'n': 5})
+        conn = self.ask('POST', '/v1/streams/order-1', [{'type': 'Updated', 'data': {
+            'n': 12345678901234567890.0, 'f': 0.5, 'b': True, 'j': {'a': [1, None]},
+            'at': '2026-11-30T01:02:03Z', 'u': '0af76519-16cd-43dd-8448-eb211c80319c',
+            'a': [1, 2]}}])
+        self.end_of_log = conn['position']
+        self.delivered()
+        row, = self.sql("SELECT s, f, b, j->'a'->>0, a[2], extract(year from at)::int, "
+                        'u IS NOT NULL FROM t WHERE id = 1')
+        self.assertEqual(row, ['x', '0.5', 't', '1', '2', '2026', 't'])
+        self.assertEqual(self.sql('SELECT s FROM t WHERE id = 2'), [['kept']])
+        self.ask('POST', '/v1/streams/order-1', [{'type': 'Deleted', 'data': {}}])
+        self.until(lambda: self.sql('SELECT id FROM t') == [['2']], 'not deleted')
+
+    def test_create(self):
+        self.configure_with(table='made', create='true', columns='{amount: data.total, who: by}')
+        self.start()
+        self.append('order-a"b', data={'data': {'total': 1.50}, 'by': 'Zoë'})
+        self.delivered()
+        self.assertEqual(self.sql('SELECT key, amount, who FROM made'), [['a"b', '1.5', 'Zoë']])
+
+    def test_refused(self):
+        """A constraint parks its event; the others of the transaction arrive, once."""
+        self.sql('CREATE TABLE t(key text PRIMARY KEY, n int CHECK (n <> 7))')
+        self.configure_with(table='t')
+        self.start()
+        for i in range(20):
+            self.append(f'order-{i}', data={'n': i})
+        self.append('order-x', data={'n': 'no number'})
+        self.append('order-y', data={'other': 1})
+        self.delivered()
+        self.assertEqual(self.show()['parked'], 3)
+        self.assertEqual(self.sql('SELECT count(*), count(*) FILTER (WHERE n = 7) FROM t'),
+                         [['19', '0']])
+        reasons = [json.loads(line)['data']['reason'] for line in
+                   self.oxbow('read', '$parked-sink-out', '--json').splitlines()]
+        self.assertEqual(len(reasons), 3)
+        self.assertTrue(any('t_n_check' in r for r in reasons), reasons)
+
+    def test_table_missing(self):
+        self.configure_with(table='late')
+        self.start()
+        self.append('order-1', data={'n': 1})
+        self.complains('missing')
+        self.sql('CREATE TABLE late(key text PRIMARY KEY, n int)')
+        self.delivered()
+        self.sql('ALTER TABLE late DROP COLUMN n')
+        self.sql('ALTER TABLE late ADD COLUMN n int')
+        self.append('order-2', data={'n': 2})
+        self.delivered()
+        self.assertEqual(self.sql('SELECT n FROM late WHERE key = $$2$$'), [['2']])
+
+    def test_locked(self):
+        """A row that somebody else has is waited for, and then taken once."""
+        self.sql('CREATE TABLE t(key text PRIMARY KEY, n int)', "INSERT INTO t VALUES ('1', 0)")
+        self.configure_with(table='t', timeout='200ms')
+        self.start()
+        with self.server.session("BEGIN; SELECT * FROM t WHERE key = '1' FOR UPDATE;"):
+            self.append('order-1', data={'n': 1})
+            self.append('order-2', data={'n': 2})
+            self.complains('PostgreSQL')
+        self.delivered()
+        self.assertEqual(self.sql('SELECT key, n FROM t ORDER BY key'), [['1', '1'], ['2', '2']])
+        self.assertEqual(self.show()['parked'], 0)
+
+
+if __name__ == '__main__':
+    brokers.skip_without(brokers.Postgres)
+    unittest.main(verbosity=2)
