@@ -13,6 +13,7 @@
 #include "core/deliver.h"
 #include "core_fake.h"
 #include "env/env_real.h"
+#include "tests/moves_fake.h"
 
 struct fix {
     struct fake_log     log;
@@ -804,6 +805,71 @@ test_far_side_ahead(void **state)
     assert_non_null(strstr(status(f).error, "belongs to another log"));
 }
 
+static bool
+is_running(void *arg)
+{
+    struct deliver_status s = status(arg);
+
+    return s.state == DELIVER_RUNNING && s.caught_up;
+}
+
+/* Each event once: what was parked too, hidden by a move since; and the start is kept. */
+static void
+test_moved(void **state)
+{
+    struct fix *f = *state;
+
+    f->conf.skip_moved = true;
+    f->conf.from = DELIVER_END;
+    append(f, 1, 1); /* before the start */
+    start(f);
+    fake_until(is_running, f, "it is running");
+    append(f, 1, 1);
+    until_caught_up(f);
+    assert_int_equal(count_of(f, "s-0"), 1);
+    tell(f, refuse_stream, "s-0", 0);
+    append(f, 2, 1);
+    f->want = 2;
+    fake_until(parked_as_wanted, f, "two were parked");
+    stop(f);
+    moves_fake(f->log.log, "s-0", "s-0");
+    tell(f, NULL, "", 0);
+    start(f);
+    f->want = 3; /* the copy of the first one stands behind what is parked */
+    fake_until(parked_as_wanted, f, "the copy was parked");
+    assert_int_equal(deliver_replay(f->d, slice_str("s-0"), &f->err), 0);
+    f->want = 0;
+    fake_until(parked_as_wanted, f, "none is parked any more");
+    append(f, 1, 1);
+    until_caught_up(f);
+    assert_int_equal(count_of(f, "s-0"), 5);
+    stop(f);
+}
+
+static void
+test_links(void **state)
+{
+    struct fix          *f = *state;
+    struct log_new_event e = {
+        .type = slice_str("$>"), .data = slice_str("0@s-0"), .flags = LOG_LINK};
+    struct log_write w = {.stream = slice_str("l"), .expected = LOG_ANY, .events = &e, .count = 1};
+    struct log_req   req = {.writes = &w, .write_count = 1};
+
+    append(f, 1, 1);
+    assert_int_equal(log_append(f->log.log, &req), 0);
+    append(f, 1, 1);
+    start(f);
+    until_caught_up(f);
+    stop(f);
+    assert_int_equal(count_of(f, "l"), 0);
+    assert_int_equal(count_of(f, "s-0"), 2);
+    f->conf.name = "resolving";
+    f->conf.resolve_links = true;
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(count_of(f, "s-0"), 5);
+}
+
 int
 main(void)
 {
@@ -829,6 +895,8 @@ main(void)
         cmocka_unit_test_setup_teardown(test_transaction_failures, setup, teardown),
         cmocka_unit_test_setup_teardown(test_transaction_parking, setup, teardown),
         cmocka_unit_test_setup_teardown(test_far_side_ahead, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_moved, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_links, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

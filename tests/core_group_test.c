@@ -10,6 +10,7 @@
 
 #include "env/env_real.h"
 #include "group_fake.h"
+#include "tests/moves_fake.h"
 
 struct home {
     struct fake_log f;
@@ -625,6 +626,8 @@ test_bad_commands(void **state)
         {"s", "g", "{\"from\":\"middle\"}", E_SCHEMA},
         {"s", "g", "{\"form\":1}", E_SCHEMA},
         {"s", "g", "{\"resolve_links\":1}", E_SCHEMA},
+        {"s", "g", "{\"links\":\"no\"}", E_SCHEMA},
+        {"s", "g", "{\"moved\":true}", E_SCHEMA},
         {"s", "g", "{\"filter\":{\"type\":\"x\"}}", E_INVALID},
         {"s", "g", "{\"park_behind\":true}", E_INVALID},
         {"s", "g", "{\"min_checkpoint_count\":20,\"max_checkpoint_count\":10}", E_INVALID},
@@ -751,6 +754,60 @@ test_links(void **state)
     fake_leave(m);
 }
 
+/* Links are passed over unless the settings say otherwise. */
+static void
+test_links_are_passed_over(void **state)
+{
+    struct home        *h = *state;
+    struct fake_member *m;
+
+    (void)fake_append(&h->f, "s", "7");
+    (void)append_with(h, "l", "$>", "0@s", "", LOG_LINK);
+    (void)append_with(h, "l", "t", "8", "", LOG_JSON);
+    fake_create(h->gs, "l", "g", "{" BEGIN "}");
+    fake_create(h->gs, "l", "as-they-are", "{\"links\":\"deliver\"," BEGIN "}");
+    m = fake_join(h->gs, "l", "g", 10, false);
+    assert_string_equal(fake_take(m).data, "8");
+    fake_leave(m);
+    m = fake_join(h->gs, "l", "as-they-are", 10, false);
+    assert_string_equal(fake_take(m).data, "0@s");
+    fake_leave(m);
+}
+
+/* Each event once through two moves, over a restart, whatever of it is hidden by then. */
+static void
+test_moved(void **state)
+{
+    struct home        *h = *state;
+    struct fake_member *m;
+    struct fake_got     got;
+
+    (void)fake_append(&h->f, "s-1", "1");
+    fake_create(h->gs, "$all", "g", "{\"moved\":\"skip\",\"from\":\"end\"}");
+    fake_create(h->gs, "$all", "all", "{\"moved\":\"skip\"," BEGIN "}");
+    (void)fake_append(&h->f, "s-1", "2");
+    (void)fake_append(&h->f, "s-1", "3");
+    m = fake_join(h->gs, "$all", "g", 1, false);
+    got = fake_take(m);
+    assert_string_equal(got.data, "2");
+    moves_fake(h->f.log, "s-1", "s-1"); /* what is out and what waits are hidden now */
+    fake_leave(m);
+    reopen(h);
+    m = fake_join(h->gs, "$all", "g", 1, false);
+    for (char want = '2'; want <= '4'; want++) {
+        got = fake_take(m);
+        assert_int_equal(got.data[0], want == '4' ? '1' : want); /* 1 was before it began */
+        assert_int_equal(fake_ack(m, got.pos), 0);
+    }
+    (void)fake_append(&h->f, "s-1", "5");
+    assert_string_equal(fake_take(m).data, "5");
+    fake_leave(m);
+    m = fake_join(h->gs, "$all", "all", 10, false);
+    for (const char *want = "1235"; *want != '\0'; want++)
+        assert_int_equal(fake_take(m).data[0], *want);
+    fake_leave(m);
+}
+
 static void
 test_pull(void **state)
 {
@@ -853,6 +910,8 @@ main(void)
         TEST(test_members_limits),
         TEST(test_sources),
         TEST(test_links),
+        TEST(test_links_are_passed_over),
+        TEST(test_moved),
         TEST(test_pull),
         TEST(test_stall),
         TEST(test_many_behind_one),

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include "server_fix.h"
+#include "tests/moves_fake.h"
 
 #define EVENT "{\"type\":\"A\",\"data\":1}"
 #define SSE "Accept: text/event-stream\r\n"
@@ -321,6 +322,50 @@ test_coming_and_going(void **state)
     assert_int_equal(metric(f, "oxbow_readers"), 0);
 }
 
+/* Each event once through a move; an id says where it began, so that coming back needs no more. */
+static void
+test_moved(void **state)
+{
+    struct fix   *f = *state;
+    struct client c;
+    char          request[300];
+    uint64_t      id;
+
+    append(f, "mv-1", 2);
+    subscribe(&c, f, "/v1/all?prefix=mv-&moved=skip", 0);
+    until_version(&c, 0);
+    id = next_id(&c);
+    client_until(&c, "@0\n");
+    until_version(&c, 1);
+    client_until(&c, "event: caught-up\n");
+    client_close(&c);
+    moves_fake(f->log, "mv-1", "mv-2");
+    append(f, "mv-2", 1);
+    (void)snprintf(request, sizeof request,
+                   "GET /v1/all?prefix=mv-&moved=skip&from=end HTTP/1.1\r\n" HOST SSE
+                   "Last-Event-ID: %llu@0\r\n\r\n",
+                   (unsigned long long)id);
+    client_open(&c, f);
+    client_send(&c, request);
+    client_until(&c, "\"stream\":\"mv-");
+    while (memchr(c.in.data, '\n', c.in.len) == NULL)
+        assert_true(client_more(&c));
+    assert_memory_equal(c.in.data, "2\",\"version\":3,", 15);
+    client_close(&c);
+    subscribe(&c, f, "/v1/all?prefix=mv-&moved=skip", id); /* no start in the id: from's */
+    client_until(&c, "\"stream\":\"mv-2\",\"version\":");
+    assert_int_equal(c.in.data[0], '3');
+    client_close(&c);
+    subscribe(&c, f, "/v1/streams/mv-2?moved=skip", 0);
+    until_version(&c, 1);
+    until_version(&c, 2);
+    until_version(&c, 3);
+    client_close(&c);
+    assert_int_equal(get(f, "/v1/all?moved=maybe", "", NULL), 400);
+    assert_int_equal(get(f, "/v1/all?start=1", "", NULL), 400);
+    assert_int_equal(get(f, "/v1/all?links=deliver", "", NULL), 400);
+}
+
 int
 main(void)
 {
@@ -333,6 +378,7 @@ main(void)
         cmocka_unit_test(test_coming_and_going),
         cmocka_unit_test(test_deleted),
         cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_moved),
     };
 
     return cmocka_run_group_tests(tests, fix_setup, fix_teardown);

@@ -41,6 +41,10 @@ const struct cli_option clii_options[OPT_COUNT] = {
     [OPT_EVERY] = {"every", 0, "SECONDS", "between two looks (1)"},
     [OPT_INSECURE] = {"insecure", 0, NULL, "listen where others can reach it, as it is"},
     [OPT_FOLLOW_MOVES] = {"follow-moves", 0, NULL, "go to where the stream was moved"},
+    [OPT_MOVED] = {"moved", 0, "WHAT",
+                   "deliver copies of moved streams' events, or skip those of events seen"},
+    [OPT_LINKS] = {"links", 0, "WHAT", "ignore links, or resolve them"},
+    [OPT_START] = {"start", 0, "N", "with --moved skip: where reading once began (as --from)"},
     [OPT_METADATA] = {"metadata", 0, NULL, "the field is in the metadata, not in the data"},
 };
 

@@ -54,6 +54,9 @@ enum cli_opt {
     OPT_EVERY,
     OPT_INSECURE,
     OPT_FOLLOW_MOVES,
+    OPT_MOVED,
+    OPT_LINKS,
+    OPT_START,
     OPT_COUNT
 };
 
@@ -186,6 +189,7 @@ struct cli_read {
     const char *from;   /* NULL: the start, or backwards the end */
     const char *at;     /* a position or a time; NULL: now */
     const char *prefix, *category, *type;
+    const char *moved, *links, *start; /* "skip", "ignore"; NULL: deliver, as --from */
     bool        backwards, follow, resolve, follow_moves;
     uint64_t    limit; /* 0: none; a hint: more may come */
 };

@@ -4,7 +4,8 @@
 #define READ_OPTS                                                                                  \
     (CLI_HAS(OPT_FROM) | CLI_HAS(OPT_BACKWARDS) | CLI_HAS(OPT_LIMIT) | CLI_HAS(OPT_FOLLOW) |       \
      CLI_HAS(OPT_TYPE) | CLI_HAS(OPT_PREFIX) | CLI_HAS(OPT_CATEGORY) | CLI_HAS(OPT_AT) |           \
-     CLI_HAS(OPT_KEYS) | CLI_HAS(OPT_RESOLVE) | CLI_HAS(OPT_FOLLOW_MOVES))
+     CLI_HAS(OPT_KEYS) | CLI_HAS(OPT_RESOLVE) | CLI_HAS(OPT_FOLLOW_MOVES) | CLI_HAS(OPT_MOVED) |   \
+     CLI_HAS(OPT_LINKS) | CLI_HAS(OPT_START))
 
 #define SOURCE_NAMES                                                                               \
     "NAME is a source of the configuration (-c FILE), or MIGRATION.old or MIGRATION.new."
@@ -14,7 +15,7 @@
     "given:\n"                                                                                     \
     "  strategy=round-robin|single|pinned|pinned-by-correlation\n"                                 \
     "  from=end|beginning|N  message_timeout_ms=30000  max_retry_count=10  park_behind=false\n"    \
-    "  resolve_links=false  max_subscriber_count=0  checkpoint_after_ms=2000\n"                    \
+    "  links=ignore  moved=deliver  max_subscriber_count=0  checkpoint_after_ms=2000\n"            \
     "  min_checkpoint_count=10  max_checkpoint_count=1000  live_buffer_size=500\n"                 \
     "  history_buffer_size=500  read_batch_size=20  extra_statistics=false\n"                      \
     "and for $all filter.prefix, .category, .type, .type_prefix, .stream_regex, .type_regex,\n"    \

@@ -74,6 +74,9 @@ static const struct conf_field event_fields[] = {
     {.name = NULL},
 };
 
+static const char *const moved_words[] = {"deliver", "skip", NULL};
+static const char *const link_words[] = {"ignore", "resolve", "deliver", NULL};
+
 static const struct conf_field sink_fields[] = {
     {.name = "events",
      .type = {.kind = CONF_OBJECT, .fields = event_fields},
@@ -83,6 +86,14 @@ static const struct conf_field sink_fields[] = {
      .type = {.kind = CONF_STRING, .min = 1, .max = 20},
      .preset = "beginning",
      .doc = "where a first start begins: beginning, end, or a position"},
+    {.name = "moved",
+     .type = {.kind = CONF_ENUM, .values = moved_words},
+     .preset = "deliver",
+     .doc = "copies of moved streams' events: skip those of events that it is given anyway"},
+    {.name = "links",
+     .type = {.kind = CONF_ENUM, .values = link_words},
+     .preset = "ignore",
+     .doc = "links: ignore them, resolve them to their events, or deliver them as they are"},
     {.name = NULL},
 };
 

@@ -291,6 +291,22 @@ out:
 }
 
 static int
+read_moves(const struct cli_read *r, struct log_read *query, struct err *err)
+{
+    if (r->moved != NULL && strcmp(r->moved, "skip") != 0 && strcmp(r->moved, "deliver") != 0)
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "moved: must be deliver or skip");
+    if (r->links != NULL && strcmp(r->links, "ignore") != 0 && strcmp(r->links, "resolve") != 0)
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "links: must be ignore or resolve");
+    query->skip_moved = r->moved != NULL && strcmp(r->moved, "skip") == 0;
+    query->skip_links = r->links != NULL && strcmp(r->links, "ignore") == 0;
+    query->resolve = query->resolve || (r->links != NULL && !query->skip_links);
+    query->start = query->backwards ? 0 : query->from;
+    if (r->start != NULL && !json_uint64(slice_str(r->start), &query->start))
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "start: must be a number");
+    return 0;
+}
+
+static int
 local_read(struct cli_place *place, const struct cli_read *r, cli_line_fn *fn, void *arg,
            struct err *err)
 {
@@ -313,6 +329,7 @@ local_read(struct cli_place *place, const struct cli_read *r, cli_line_fn *fn, v
         query.stream = buf_slice(&name);
     }
     TRY(read_from(l->log, r, by_position, &query.from, err));
+    TRY(read_moves(r, &query, err));
     query.filter.prefix = slice_str(r->prefix);
     query.filter.category = slice_str(r->category);
     query.filter.type = slice_str(by_position ? r->type : NULL);

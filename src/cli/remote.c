@@ -328,6 +328,9 @@ stream_url(struct remote *r, const struct cli_read *q, struct err *err)
         add_query(r, "direction", "backwards");
     if (q->resolve)
         add_query(r, "resolve", "true");
+    add_query(r, "moved", q->moved);
+    add_query(r, "links", q->links);
+    add_query(r, "start", q->start);
     if (q->follow_moves && q->stream != NULL && !clii_is_native(q->stream))
         add_query(r, "follow", "true");
     if (q->stream == NULL || clii_is_native(q->stream)) {

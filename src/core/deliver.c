@@ -104,6 +104,13 @@ close_readers(struct deliver *d)
     d->holding = d->at_end = false;
 }
 
+void
+deliveri_place(struct log_event *ev)
+{
+    if (ev->link.stream.len > 0)
+        ev->pos = ev->link.pos;
+}
+
 static int
 open_reader(struct deliver *d, struct err *err)
 {
@@ -112,7 +119,11 @@ open_reader(struct deliver *d, struct err *err)
                                        .category = slice_str(d->category),
                                        .type = slice_str(d->type),
                                        .system = d->conf.system},
-                            .patience = READ_PATIENCE};
+                            .patience = READ_PATIENCE,
+                            .resolve = d->conf.resolve_links,
+                            .skip_links = !d->conf.resolve_links && !d->conf.deliver_links,
+                            .skip_moved = d->conf.skip_moved,
+                            .start = d->start};
 
     must(d->reader == NULL);
     d->read_from = read.from;
@@ -209,8 +220,9 @@ read_live(struct deliver *d, bool *progress, struct err *err)
             }
             TRY(rc);
             /* Of what was erased there is nothing to deliver. */
-            if (own(d, d->held.stream) || (d->held.flags & LOG_ERASED) != 0)
+            if (own(d, d->held.stream) || (d->held.flags & LOG_ERASED) != 0 || d->held.dangling)
                 continue;
+            deliveri_place(&d->held);
             d->holding = true;
             d->events_read++;
         }

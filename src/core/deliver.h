@@ -40,6 +40,10 @@ struct deliver_conf {
     const char *category, *prefix, *type;
     bool        system; /* also streams whose names begin with '$', its own two excepted */
 
+    bool skip_moved;    /* each event once, through all moves of streams (docs/surgery.md) */
+    bool resolve_links; /* deliver what a link points to */
+    bool deliver_links; /* else: deliver links as they are; neither: pass them over */
+
     enum deliver_from from; /* where a first start begins */
     struct log_pos    position;
 

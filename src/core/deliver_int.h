@@ -142,8 +142,9 @@ struct deliver {
     /* The records. */
     int64_t        mark_version, parked_version; /* of the last event in the two streams */
     bool           has_mark;
-    struct log_pos mark; /* the checkpoint that is durable */
-    struct log_pos far;  /* transactional: the checkpoint on the far side */
+    uint64_t       start; /* the first position that it was ever to deliver; in each checkpoint */
+    struct log_pos mark;  /* the checkpoint that is durable */
+    struct log_pos far;   /* transactional: the checkpoint on the far side */
     bool           far_due;
     uint64_t       mark_us, mark_delivered, next_mark_delivered;
 
@@ -188,6 +189,10 @@ int  deliveri_command(struct deliver *d, const struct command *c);
 void deliveri_replay_refused(struct deliver *d, struct item *it);
 void deliveri_write_record(struct deliver *d, const struct item *it);
 void deliveri_recorded(struct deliver *d, struct item *it, uint64_t version);
+
+/* deliver.c */
+/* Of a resolved link the position that counts is where the link stands. */
+void deliveri_place(struct log_event *ev);
 
 /* deliver_mark.c */
 int  deliveri_load_mark(struct deliver *d, struct err *err);

@@ -27,6 +27,7 @@ read_mark(struct deliver *d, struct err *err)
     d->mark_version = LOG_NO_STREAM;
     d->mark = LOG_POS(0);
     d->has_mark = false;
+    d->start = 0;
     rc = log_iter_open(d->log, &read, &it, err);
     if (rc == E_NOTFOUND)
         return 0;
@@ -35,6 +36,8 @@ read_mark(struct deliver *d, struct err *err)
     TRY(log_iter_next(it, &ev, err));
     if (!json_get(ev.data, "position", &raw) || !json_uint64(raw, &d->mark.v))
         FAIL(err, E_SCHEMA, ERR_FATAL, "%s: its last event has no position", d->mark_stream);
+    if (json_get(ev.data, "start", &raw) && !json_uint64(raw, &d->start))
+        FAIL(err, E_SCHEMA, ERR_FATAL, "%s: its last event has no start", d->mark_stream);
     d->mark_version = (int64_t)ev.version;
     d->has_mark = true;
 out:
@@ -43,7 +46,7 @@ out:
 }
 
 static struct log_pos
-first_start(const struct deliver *d)
+first_position(const struct deliver *d)
 {
     uint64_t end = log_end(d->log).v;
 
@@ -56,6 +59,15 @@ first_start(const struct deliver *d)
         return LOG_POS(d->conf.position.v == 0 ? 0 : d->conf.position.v - 1);
     }
     return LOG_POS(0);
+}
+
+static struct log_pos
+first_start(struct deliver *d)
+{
+    struct log_pos before = first_position(d);
+
+    d->start = before.v + 1;
+    return before;
 }
 
 int
@@ -135,7 +147,7 @@ int
 deliveri_commit_mark(struct deliver *d, struct log_pos pos, struct err *err)
 {
     buf_clear(&d->text);
-    buf_printf(&d->text, "{\"position\":%" PRIu64 "}", pos.v);
+    buf_printf(&d->text, "{\"position\":%" PRIu64 ",\"start\":%" PRIu64 "}", pos.v, d->start);
     if (d->text.failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a checkpoint");
     d->events[0] = (struct log_new_event){

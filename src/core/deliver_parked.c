@@ -301,20 +301,49 @@ deliveri_replay_refused(struct deliver *d, struct item *it)
     }
 }
 
+/* Where what stands at a position need not be what its stream has there. */
+static int
+find_at(struct deliver *d, struct log_pos pos, struct log_iter **it, struct log_event *ev,
+        struct err *err)
+{
+    struct log_read read = {.from = pos.v,
+                            .filter = {.system = true, .quiet = true},
+                            .resolve = d->conf.resolve_links,
+                            .skip_moved = d->conf.skip_moved,
+                            .start = UINT64_MAX};
+    int             rc = log_iter_open(d->log, &read, it, err);
+
+    if (rc == 0)
+        rc = log_iter_at(*it, pos, ev, err);
+    if (rc == 0)
+        deliveri_place(ev);
+    return rc;
+}
+
+static int
+find(struct deliver *d, const struct parked_record *r, struct log_iter **it, struct log_event *ev,
+     struct err *err)
+{
+    struct log_read read = {.stream = r->stream, .from = r->version};
+    int             rc;
+
+    if (d->conf.skip_moved || d->conf.resolve_links)
+        return find_at(d, r->pos, it, ev, err);
+    rc = log_iter_open(d->log, &read, it, err);
+    return rc == 0 ? log_iter_next(*it, ev, err) : rc;
+}
+
 /* The event itself; gone where the log does not have it any more. */
 static int
 load(struct deliver *d, struct lane *lane, const struct parked_record *r, struct err *err)
 {
-    struct log_read  read = {.stream = r->stream, .from = r->version};
     struct log_iter *it = NULL;
     struct log_event ev;
     struct item     *item;
     enum lane_mode   mode = lane->mode;
     bool             gone;
-    int              rc = log_iter_open(d->log, &read, &it, err);
+    int              rc = find(d, r, &it, &ev, err);
 
-    if (rc == 0)
-        rc = log_iter_next(it, &ev, err);
     gone = rc == E_NOTFOUND || rc == E_GONE || rc == E_END ||
            (rc == 0 && (ev.pos.v != r->pos.v || (ev.flags & LOG_ERASED) != 0));
     if (rc != 0 && !gone)

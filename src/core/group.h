@@ -77,6 +77,8 @@ struct group_settings {
     uint32_t history_buffer_size;  /* 500: the larger of the two counts: events ready to go */
 
     bool resolve_links;    /* give what a link points to */
+    bool deliver_links;    /* else: give links as they are; neither: pass them over */
+    bool skip_moved;       /* each event once, through all moves of streams (docs/surgery.md) */
     bool extra_statistics; /* kept for those who ask for it */
     bool park_behind;      /* pinned: later events of a stream are parked behind a parked one */
 

@@ -171,11 +171,31 @@ read_strategy(struct slice raw, struct group_settings *s, struct err *err)
                "strategy: must be single, round-robin, pinned or pinned-by-correlation");
 }
 
+static int
+read_moved(struct slice raw, struct group_settings *s, struct err *err)
+{
+    s->skip_moved = slice_is(raw, "\"skip\"");
+    if (!s->skip_moved && !slice_is(raw, "\"deliver\""))
+        RETURN_ERR(err, E_SCHEMA, ERR_DATA, "moved: must be \"deliver\" or \"skip\"");
+    return 0;
+}
+
+static int
+read_links(struct slice raw, struct group_settings *s, struct err *err)
+{
+    s->resolve_links = slice_is(raw, "\"resolve\"");
+    s->deliver_links = slice_is(raw, "\"deliver\"");
+    if (!s->resolve_links && !s->deliver_links && !slice_is(raw, "\"ignore\""))
+        RETURN_ERR(err, E_SCHEMA, ERR_DATA,
+                   "links: must be \"ignore\", \"resolve\" or \"deliver\"");
+    return 0;
+}
+
 int
 group_settings_read(struct slice json, struct group_settings *s, struct buf *texts, struct err *err)
 {
     struct number     numbers[NUMBERS];
-    struct json_field f[NUMBERS + 6] = {{0}};
+    struct json_field f[NUMBERS + 8] = {{0}};
     struct flag       flags[] = {{"resolve_links", &s->resolve_links},
                                  {"extra_statistics", &s->extra_statistics},
                                  {"park_behind", &s->park_behind}};
@@ -189,11 +209,13 @@ group_settings_read(struct slice json, struct group_settings *s, struct buf *tex
     f[NUMBERS + 3].name = "strategy";
     f[NUMBERS + 4].name = "from";
     f[NUMBERS + 5].name = "filter";
+    f[NUMBERS + 6].name = "moved";
+    f[NUMBERS + 7].name = "links";
     if (json.len > GROUPI_SETTINGS_MAX)
         FAIL(err, E_LIMIT, ERR_DATA, "the settings are longer than %u bytes", GROUPI_SETTINGS_MAX);
     if (!buf_reserve(texts, GROUPI_SETTINGS_MAX))
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for settings");
-    TRY(json_pick(json, f, NUMBERS + 6, JSON_PICK_ONLY, err));
+    TRY(json_pick(json, f, NUMBERS + 8, JSON_PICK_ONLY, err));
     TRY(read_numbers(f, numbers, err));
     for (int i = 0; i < 3; i++)
         if (f[NUMBERS + i].value.data != NULL && !json_bool(f[NUMBERS + i].value, flags[i].value))
@@ -204,6 +226,10 @@ group_settings_read(struct slice json, struct group_settings *s, struct buf *tex
         TRY(read_from(f[NUMBERS + 4].value, s, err));
     if (f[NUMBERS + 5].value.data != NULL)
         TRY(read_filter(f[NUMBERS + 5].value, s, texts, err));
+    if (f[NUMBERS + 6].value.data != NULL)
+        TRY(read_moved(f[NUMBERS + 6].value, s, err));
+    if (f[NUMBERS + 7].value.data != NULL)
+        TRY(read_links(f[NUMBERS + 7].value, s, err));
 out:
     return rc;
 }
@@ -288,6 +314,10 @@ group_settings_write(const struct group_settings *s, struct json_out *o)
     }
     json_out_key(o, "resolve_links");
     json_out_bool(o, s->resolve_links);
+    json_out_key(o, "links");
+    json_out_str(o, s->resolve_links ? "resolve" : s->deliver_links ? "deliver" : "ignore");
+    json_out_key(o, "moved");
+    json_out_str(o, s->skip_moved ? "skip" : "deliver");
     json_out_key(o, "extra_statistics");
     json_out_bool(o, s->extra_statistics);
     json_out_key(o, "park_behind");

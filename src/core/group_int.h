@@ -103,6 +103,7 @@ struct mark {
     struct log_pos done;
     uint64_t       next;        /* number of the first event that is not looked at */
     uint64_t       parked_from; /* records from here on are parked */
+    uint64_t       start; /* where the group began, for ever: moved events before it are its own */
 };
 
 struct group {

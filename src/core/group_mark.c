@@ -42,7 +42,7 @@ static struct mark
 current(const struct group *g)
 {
     const struct item *tail = untouched(g), *oldest = g->live.head;
-    struct mark        m = {.created = g->created, .parked_from = g->parked_from};
+    struct mark m = {.created = g->created, .parked_from = g->parked_from, .start = g->mark.start};
 
     while (oldest != NULL && oldest->recording)
         oldest = oldest->next;
@@ -108,9 +108,10 @@ put_parked_pending(struct buf *out, const struct group *g)
 void
 groupi_mark_write(struct buf *out, const struct group *g, const struct mark *m)
 {
-    buf_printf(
-        out, "{\"created\":%" PRIu64 ",\"position\":%" PRIu64 ",\"next\":%" PRIu64 ",\"pending\":[",
-        m->created, m->done.v, m->next);
+    buf_printf(out,
+               "{\"created\":%" PRIu64 ",\"start\":%" PRIu64 ",\"position\":%" PRIu64
+               ",\"next\":%" PRIu64 ",\"pending\":[",
+               m->created, m->start, m->done.v, m->next);
     if (g != NULL)
         put_pending(out, g);
     buf_printf(out, "],\"parked_from\":%" PRIu64 ",\"parked_pending\":[", m->parked_from);
@@ -161,15 +162,21 @@ static int
 parse(struct group *g, struct slice text, struct err *err)
 {
     struct json_field f[] = {
-        {.name = "created", .required = true},     {.name = "position", .required = true},
-        {.name = "next", .required = true},        {.name = "pending", .required = true},
-        {.name = "parked_from", .required = true}, {.name = "parked_pending", .required = true}};
+        {.name = "created", .required = true},
+        {.name = "position", .required = true},
+        {.name = "next", .required = true},
+        {.name = "pending", .required = true},
+        {.name = "parked_from", .required = true},
+        {.name = "parked_pending", .required = true},
+        {.name = "start"}}; /* an older one has none: all there was is the group's */
     struct mark *m = &g->mark;
     int          rc;
 
-    if (json_pick(text, f, 6, JSON_PICK_ANY, NULL) != 0 || !json_uint64(f[0].value, &m->created) ||
+    m->start = 0;
+    if (json_pick(text, f, 7, JSON_PICK_ANY, NULL) != 0 || !json_uint64(f[0].value, &m->created) ||
         !json_uint64(f[1].value, &m->done.v) || !json_uint64(f[2].value, &m->next) ||
-        !json_uint64(f[4].value, &m->parked_from) || m->created != g->created)
+        !json_uint64(f[4].value, &m->parked_from) || m->created != g->created ||
+        (f[6].value.data != NULL && !json_uint64(f[6].value, &m->start)))
         return bad(g, err);
     TRY(read_deltas(g, f[3].value, &g->pending, &g->pending_count, err));
     TRY(read_deltas(g, f[5].value, &g->parked_pending, &g->parked_pending_count, err));

@@ -97,7 +97,11 @@ static int
 read_one(struct group *g, struct slice stream, uint64_t version, struct log_iter **iter,
          struct log_event *out, struct err *err)
 {
-    struct log_read read = {.stream = stream, .from = version};
+    /* It was wanted: what a move has hidden since is given nonetheless. */
+    struct log_read read = {.stream = stream,
+                            .from = version,
+                            .skip_moved = g->settings.skip_moved,
+                            .start = UINT64_MAX};
     int             rc = log_iter_open(g->groups->log, &read, iter, err);
 
     if (rc == 0)
@@ -113,7 +117,13 @@ groupi_find(struct group *g, const struct item *it, struct log_iter **iter, stru
 {
     int rc = read_one(g, slice_of(it->name, it->name_len), it->version, iter, out, err);
 
-    return rc == 0 && out->pos.v != it->pos.v ? E_NOTFOUND : rc;
+    if (rc != 0 || out->pos.v == it->pos.v)
+        return rc;
+    /* A copy that was given at its original's position is found at its own. */
+    if (!g->settings.skip_moved)
+        return E_NOTFOUND;
+    out->pos = it->pos;
+    return 0;
 }
 
 int
@@ -195,12 +205,25 @@ has_room_locked(struct group *g)
 
 /* what the last life left */
 
+static void
+set_moves(const struct group *g, struct log_read *read)
+{
+    read->skip_links = !g->settings.resolve_links && !g->settings.deliver_links;
+    read->skip_moved = g->settings.skip_moved;
+    read->start = g->mark.start;
+}
+
 static int
 open_all(struct group *g, uint64_t from, bool everything, struct err *err)
 {
     struct log_read read = {.from = from};
 
     must(g->reader == NULL);
+    set_moves(g, &read);
+    if (everything) { /* what was wanted before is wanted still */
+        read.skip_links = false;
+        read.start = UINT64_MAX;
+    }
     read.filter.system = read.filter.quiet = everything;
     read.patience = PIECE_BYTES;
     if (!everything && strcmp(g->source, "$all") != 0) {
@@ -277,6 +300,7 @@ open_reader(struct group *g, struct err *err)
 {
     struct log_read read = {.stream = slice_str(g->source), .from = g->next_number};
 
+    set_moves(g, &read);
     if (g->by_version)
         return log_iter_open(g->groups->log, &read, &g->reader, err);
     return open_all(g, g->next_number, false, err);

@@ -345,6 +345,7 @@ find_start(struct groups *gs, struct group *g, struct err *err)
         m->next = (uint64_t)(head + 1);
     }
 out:
+    m->start = m->next;
     return rc;
 }
 
@@ -381,7 +382,7 @@ same_source(const struct group_settings *a, const struct group_settings *b)
            slice_eq(a->prefix, b->prefix) && slice_eq(a->category, b->category) &&
            slice_eq(a->type, b->type) && slice_eq(a->type_prefix, b->type_prefix) &&
            slice_eq(a->stream_regex, b->stream_regex) && slice_eq(a->type_regex, b->type_regex) &&
-           a->system == b->system;
+           a->system == b->system && a->skip_moved == b->skip_moved;
 }
 
 /* Order and lanes are other ones: what is in memory is read anew. */
@@ -389,7 +390,7 @@ static bool
 is_reshaped(const struct group_settings *a, const struct group_settings *b)
 {
     return a->strategy != b->strategy || a->park_behind != b->park_behind ||
-           a->resolve_links != b->resolve_links;
+           a->resolve_links != b->resolve_links || a->deliver_links != b->deliver_links;
 }
 
 static int

@@ -342,6 +342,10 @@ logi_stub_give(struct log_iter *it, const struct record *stub, const struct fram
     }
     out->pos = LOG_POS(stub->pos); /* where the reader is */
     out->commit = LOG_POS(frame->head.commit);
+    if (it->kind != ITER_STREAM)
+        return 0;
+    out->stream = it->read.stream;
+    out->version = stub->version;
 out:
     return rc;
 }

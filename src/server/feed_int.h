@@ -28,10 +28,11 @@ struct feed_reader_ops {
 struct feed_query {
     enum feed_format format;
     struct log_read  read;
-    uint64_t         limit;   /* 0: none */
-    uint64_t         after;   /* a stream: events up to this position are known; 0: none */
-    bool             all;     /* by position: $all and the native reads; else one stream */
-    bool             nothing; /* time travel to before the first commit */
+    uint64_t         limit;     /* 0: none */
+    uint64_t         after;     /* a stream: events up to this position are known; 0: none */
+    bool             all;       /* by position: $all and the native reads; else one stream */
+    bool             has_start; /* read.start is known */
+    bool             nothing;   /* time travel to before the first commit */
     bool             from_end;
     bool             follow;         /* to where the stream was moved */
     bool             alone;          /* keeps an iterator of its own, also when live */

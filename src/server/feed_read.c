@@ -106,6 +106,9 @@ open_iter(struct feed *f, struct err *err)
     q->from_end = false;
     q->after = 0;
     f->next_from = q->read.from;
+    if (!q->has_start)
+        q->read.start = q->read.from;
+    q->has_start = true;
     if (q->ops != NULL)
         TRY(q->ops->open(q->ops_arg, q, &f->reader, err));
     else
@@ -151,6 +154,10 @@ begin_event(struct feed *f, const struct log_event *event, struct buf *out)
         return;
     buf_add_str(out, "id: ");
     buf_add_u64(out, place_of(event).v);
+    if (f->query.read.skip_moved) {
+        buf_add_byte(out, '@');
+        buf_add_u64(out, f->query.read.start);
+    }
     buf_add_str(out, "\ndata: ");
 }
 

@@ -48,18 +48,20 @@ check_names_of(const struct call *call, const char *const *more, struct err *err
 static int
 check_names(const struct call *call, bool all, struct err *err)
 {
-    static const char *const names[] = {"from",   "limit",    "direction", "at",    "resolve",
-                                        "prefix", "category", "type",      "follow"};
-    size_t                   first = all ? 5 : 8, last = all ? 8 : 9;
+    static const char *const names[] = {"from",    "limit",    "direction", "at",
+                                        "resolve", "moved",    "links",     "start",
+                                        "prefix",  "category", "type",      "follow"};
+    size_t                   first = all ? 8 : 11, last = all ? 11 : 12;
 
     for (unsigned i = 0; i < call->uri.param_count; i++) {
         size_t k = 0;
 
         while (k < last && !slice_is(call->uri.params[i].name, names[k]))
-            k = k == 4 ? first : k + 1;
+            k = k == 7 ? first : k + 1;
         if (k == last)
             RETURN_ERR(err, E_INVALID, ERR_DATA,
-                       "an unknown parameter; known are from, limit, direction, at, resolve, %s",
+                       "an unknown parameter; known are from, limit, direction, at, resolve, "
+                       "moved, links, start, %s",
                        all ? "prefix, category, type" : "follow");
     }
     return 0;
@@ -131,8 +133,8 @@ read_texts(const struct call *call, bool all, struct feed_query *q, struct err *
     q->type = after_prefix(q->read.stream, "$et-");
     q->read.filter.system =
         is_system(q->read.filter.prefix) || is_system(q->category) || is_system(q->type);
-    q->alone =
-        q->ops != NULL || q->read.resolve || q->limit != 0 || slice_is(q->read.stream, "$streams");
+    q->alone = q->ops != NULL || q->read.resolve || q->read.skip_moved || q->read.skip_links ||
+               q->limit != 0 || slice_is(q->read.stream, "$streams");
     return 0;
 }
 
@@ -188,6 +190,47 @@ read_resolve(const struct call *call, struct feed_query *q, struct err *err)
     return 0;
 }
 
+/* Whether the parameter is the second of two words; not there: the first one. */
+static int
+read_word(const struct call *call, const char *name, const char *first, const char *second,
+          bool *is_second, bool *there, struct err *err)
+{
+    struct slice text;
+
+    *is_second = false;
+    *there = call_query(call, name, &text);
+    if (!*there || slice_is(text, first))
+        return 0;
+    if (!slice_is(text, second))
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "%s: must be %s or %s", name, first, second);
+    *is_second = true;
+    return 0;
+}
+
+/* Behind read_from. */
+static int
+read_moves(const struct call *call, struct feed_query *q, struct err *err)
+{
+    struct slice text;
+    bool         there, resolve;
+    int          rc;
+
+    TRY(read_word(call, "moved", "deliver", "skip", &q->read.skip_moved, &there, err));
+    TRY(read_word(call, "links", "ignore", "resolve", &resolve, &there, err));
+    q->read.skip_links = there && !resolve;
+    q->read.resolve = resolve || (q->read.resolve && !there);
+    q->has_start = !q->from_end || q->read.backwards;
+    q->read.start = q->read.backwards ? 0 : q->read.from;
+    if (!call_query(call, "start", &text))
+        return 0;
+    if (!q->read.skip_moved)
+        FAIL(err, E_INVALID, ERR_DATA, "start: goes with moved=skip only");
+    q->has_start = true;
+    return read_number(call, "start", &q->read.start, err);
+out:
+    return rc;
+}
+
 static int
 read_direction(const struct call *call, struct feed_query *q, struct err *err)
 {
@@ -227,9 +270,20 @@ static int
 read_last_id(const struct call *call, struct feed_query *q, struct err *err)
 {
     struct slice text;
+    const char  *at;
 
     if (q->format != FEED_SSE || !call_header(call, "last-event-id", &text) || text.len == 0)
         return 0;
+    /* Where it once began comes with it: the request need not know. */
+    at = q->read.skip_moved ? memchr(text.data, '@', text.len) : NULL;
+    if (at != NULL) {
+        size_t len = (size_t)(at - (const char *)text.data);
+
+        if (!json_uint64(slice_of(at + 1, text.len - len - 1), &q->read.start))
+            RETURN_ERR(err, E_INVALID, ERR_DATA, "Last-Event-ID: must be POSITION@START");
+        q->has_start = true;
+        text.len = len;
+    }
     if (!json_uint64(text, &q->after))
         RETURN_ERR(err, E_INVALID, ERR_DATA, "Last-Event-ID: must be a position");
     q->from_end = false;
@@ -257,6 +311,7 @@ serveri_query_read(struct call *call, bool all, const struct feed_reader_ops *op
     TRY(read_resolve(call, q, err));
     TRY(read_direction(call, q, err));
     TRY(read_from(call, q, err));
+    TRY(read_moves(call, q, err));
     TRY(read_limit(call, q, err));
     TRY(read_at(call, q, err));
     TRY(read_last_id(call, q, err));
