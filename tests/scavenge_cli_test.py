@@ -1,11 +1,18 @@
 """oxbow log scavenge on a folder and at a server, /v1/scavenge, and the configuration's plan."""
 import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
 import unittest
 import urllib.error
 import urllib.request
 
-from cli_test import REFUSED, UNREACHABLE, USAGE, Case, event
+from cli_test import OXBOW, REFUSED, UNREACHABLE, USAGE, Case, event
+
+
+KILLER = os.environ.get('KILL_AT_SYNC', '')
 
 
 def ask(url, method, body=None):
@@ -81,6 +88,33 @@ class Scavenge(Case):
                            ('{min_share: 0}', 'min_share'), ('{often: 1d}', 'often')):
             config = self.write('oxbow.yaml', f'log: {{scavenge: {text}}}\n')
             self.refused('check', '-c', config, says=says, status=REFUSED)
+
+    def test_killed(self):
+        """At each of its syncs; the next run goes on where that one was."""
+        if not os.path.exists(KILLER):
+            self.skipTest('KILL_AT_SYNC names no library')
+        self.fill()
+        before, kill, resumed = self.path('before'), {'LD_PRELOAD': KILLER}, set()
+        shutil.copytree(self.data, before)
+        whole = self.oxbow('log', 'scavenge', '--json').lines[0]
+        self.assertGreater(whole['segments_rewritten'], 1)
+        for number in range(1, 100):
+            shutil.rmtree(self.data)
+            shutil.copytree(before, self.data)
+            kill['KILL_AT'] = str(number)
+            status = subprocess.run([OXBOW, 'log', 'scavenge'], env={**self.env, **kill},
+                                    capture_output=True, check=False, timeout=60).returncode
+            if status == 0:
+                break
+            self.assertEqual(status, -signal.SIGKILL)
+            rest = self.oxbow('log', 'scavenge', '--json').lines[0]
+            resumed.add(rest['resumed_at'])
+            self.assertEqual(rest['all_bytes'] + max(rest['resumed_at'] - 4096, 0), whole['all_bytes'])
+            again = self.oxbow('log', 'scavenge', '--json').lines[0]
+            self.assertEqual((again['resumed_at'], again['freed_bytes']), (0, 0))
+            self.oxbow('log', 'verify')
+        self.assertGreater(len(resumed), whole['segments_rewritten'] - 1)
+        self.assertEqual(self.versions(), list(range(1490, 1500)))
 
     def test_plan(self):
         self.fill()

@@ -241,7 +241,7 @@ check_counts(struct story *t, size_t gone)
 }
 
 /* To its end now: all that is hidden in the sealed segments is gone, and so is its disk. */
-static void
+static struct log_scavenge
 finish(struct story *t)
 {
     struct log_scavenge s;
@@ -258,21 +258,24 @@ finish(struct story *t)
         (void)sim_step(t->sim);
     assert_true(used(t, &unfinished) < t->used);
     assert_false(unfinished);
+    return s;
 }
 
 static void
 the_machine_may_stop_in_any_call(void **state)
 {
     static struct story t;
-    unsigned            crashes = 0;
+    unsigned            crashes = 0, resumes = 0, others = 0;
 
     for (uint64_t nth = 0; nth < CALLS_MAX; nth++) {
         struct log_scavenge s;
         bool                unfinished;
+        uint64_t            was_at;
 
         begin(&t, nth);
         sim_crash_at(t.sim, nth);
         s = scavenge(&t);
+        was_at = s.examined == 0 ? 0 : s.pos.v;
         if (!sim_crashed(t.sim)) {
             assert_int_equal(s.state, LOG_SCAVENGE_DONE);
             end(&t);
@@ -284,7 +287,11 @@ the_machine_may_stop_in_any_call(void **state)
         (void)used(&t, &unfinished);
         assert_false(unfinished);
         check_counts(&t, check(&t));
-        finish(&t);
+        s = finish(&t);
+        /* Where it was; but it may have stopped in saying so. */
+        assert_true(s.resumed_at.v <= was_at);
+        if (nth % 3 == 0 && was_at > 0)
+            s.resumed_at.v == was_at ? resumes++ : others++;
         /* With another index, made from what is left. */
         log_close(t.log);
         index_maps_remove(t.maps, DIR "/index");
@@ -294,6 +301,8 @@ the_machine_may_stop_in_any_call(void **state)
         end(&t);
     }
     assert_true(crashes > 40);
+    assert_true(resumes > 20);
+    assert_true(others < resumes / 4);
     assert_true(crashes < CALLS_MAX);
     (void)state;
 }
@@ -324,7 +333,7 @@ any_call_may_fail(void **state)
             log_get_info(t.log, &info);
             assert_false(info.failed);
             check_counts(&t, check(&t));
-            finish(&t);
+            (void)finish(&t);
             end(&t);
         }
     assert_true(failed > 10);
@@ -358,7 +367,7 @@ a_full_disk_ends_the_run_and_nothing_else(void **state)
     (void)sim_run(t.sim, 3000);
     assert_int_equal(log_append(t.log, &req), 0);
     t.seen[t.count++] = (struct seen){req.pos.v, 0, STREAMS, crc32c(0, "x", 1)};
-    finish(&t);
+    (void)finish(&t);
     end(&t);
     (void)state;
 }

@@ -461,12 +461,16 @@ struct log_scavenge {
     uint64_t                freed_bytes, written_bytes;
     uint64_t                bytes_per_s; /* examined, over the whole run */
     struct log_pos          pos;         /* how far it is */
+    struct log_pos          resumed_at;  /* where the run before was cut short; 0: from the front */
     int64_t                 started_us, ended_us;
     int                     rc; /* of a failed one */
     char                    error[ERR_TEXT_MAX];
 };
 
-/* Begins a run and returns. E_STATE: one is running; E_RDONLY; E_INVALID. */
+/*
+ * Begins a run and returns; after one that was stopped or ended with its process it goes on where
+ * that one was. E_STATE: one is running; E_RDONLY; E_INVALID.
+ */
 int log_scavenge_start(struct log *log, const struct log_scavenge_conf *conf, struct err *err);
 /* Asks the run to end; what it has done stays. */
 void log_scavenge_stop(struct log *log);

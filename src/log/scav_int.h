@@ -162,6 +162,12 @@ int logi_scav_stub(struct scavenge *, const struct record *, const struct frame 
 /* How long the record's stub is. */
 uint32_t logi_scav_stub_bytes(const struct record *);
 
+/* scav_mark.c */
+void logi_scav_mark(struct scavenge *); /* the run is at `pos` */
+void logi_scav_unmark(struct scavenge *);
+/* Where the run before was cut short, and one of `conf` may go on; 0: nowhere. */
+uint64_t logi_scav_marked(struct log *, const struct log_scavenge_conf *conf);
+
 /* scav_copy.c */
 int  logi_scav_copy_begin(struct scavenge *, struct err *);
 int  logi_scav_copy_on(struct scavenge *, bool *done, struct err *);

@@ -42,7 +42,8 @@ log_scavenge_json(const struct log_scavenge *s, struct buf *out)
                    {"events", s->events},
                    {"records", s->records},
                    {"bytes_per_s", s->bytes_per_s},
-                   {"position", s->pos.v}};
+                   {"position", s->pos.v},
+                   {"resumed_at", s->resumed_at.v}};
     struct json_out o;
 
     json_out_init(&o, out);

@@ -5,8 +5,8 @@
  * syncs of the log's own commits do.
  *
  * It only ever touches segments that lie below the published end and below what the
- * index covers. A crash loses the segment that it was at; what it has done stays, and
- * another run finds little in it.
+ * index covers. A crash loses the segment that it was at; what it has done stays, and the
+ * next run goes on there.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -112,6 +112,8 @@ end_run(struct scavenge *s, int rc, const struct err *err)
     logi_scav_look_end(s);
     end_look(s);
     drop_caches(s);
+    if (rc != E_INTERRUPTED)
+        logi_scav_unmark(s);
     lock_take(&log->admin);
     s->status.state = rc == 0               ? LOG_SCAVENGE_DONE
                       : rc == E_INTERRUPTED ? LOG_SCAVENGE_STOPPED
@@ -215,6 +217,7 @@ to_next(struct scavenge *s, bool rewritten)
     end_look(s);
     s->no_limits = false;
     s->pos = s->look.end;
+    logi_scav_mark(s);
     s->phase = SCAV_NEXT;
 }
 
@@ -381,20 +384,19 @@ logi_scavenge_reserved(struct log *log)
 }
 
 static void
-reset(struct scavenge *s, const struct log_scavenge_conf *conf)
+reset(struct scavenge *s, const struct log_scavenge_conf *conf, uint64_t resume)
 {
     struct log     *log = s->log;
     uint64_t        run = s->status.run + 1;
     struct seg_view view;
 
     s->conf = *conf;
-    if (s->conf.min_share == 0)
-        s->conf.min_share = SHARE_DEFAULT;
     s->status = (struct log_scavenge){.state = LOG_SCAVENGE_RUNNING,
                                       .run = run,
                                       .dry_run = conf->dry_run,
+                                      .resumed_at = LOG_POS(resume),
                                       .started_us = log->env->ops->wall_us(log->env)};
-    s->pos = logi_segs_first(log->segs);
+    s->pos = resume != 0 ? resume : logi_segs_first(log->segs);
     s->until = s->pos;
     s->status.pos = LOG_POS(s->pos);
     s->phase = SCAV_NEXT;
@@ -414,10 +416,12 @@ reset(struct scavenge *s, const struct log_scavenge_conf *conf)
 int
 log_scavenge_start(struct log *log, const struct log_scavenge_conf *conf, struct err *err)
 {
-    struct scavenge    *s = log->scavenge;
-    struct scav_stream *cache;
-    struct scav_dead   *dead;
-    int                 rc = 0;
+    struct scavenge         *s = log->scavenge;
+    struct log_scavenge_conf own = *conf;
+    struct scav_stream      *cache;
+    struct scav_dead        *dead;
+    uint64_t                 resume;
+    int                      rc = 0;
 
     must(log->magic == LOGI_MAGIC);
     if (conf->min_share > 100)
@@ -425,6 +429,9 @@ log_scavenge_start(struct log *log, const struct log_scavenge_conf *conf, struct
                    conf->min_share);
     if (s == NULL)
         RETURN_ERR(err, E_RDONLY, ERR_DATA, "the log was opened read-only");
+    if (own.min_share == 0)
+        own.min_share = SHARE_DEFAULT;
+    resume = logi_scav_marked(log, &own);
     cache = calloc(LOGI_SCAV_CACHE, sizeof *cache);
     dead = calloc(LOGI_SCAV_DEAD, sizeof *dead);
     lock_take(&log->admin);
@@ -433,7 +440,7 @@ log_scavenge_start(struct log *log, const struct log_scavenge_conf *conf, struct
     if (atomic_load(&s->wanted))
         FAIL(err, E_STATE, ERR_RETRY, "a scavenge is running already");
     atomic_store(&s->cancel, false);
-    reset(s, conf);
+    reset(s, &own, resume);
     s->cache = cache;
     s->dead = dead;
     cache = NULL;
