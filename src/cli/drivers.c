@@ -10,6 +10,9 @@
 #ifdef OX_SOURCE_HTTP
 #include "source/http/http.h"
 #endif
+#ifdef OX_SOURCE_POSTGRES
+#include "source/postgres/postgres.h"
+#endif
 #ifdef OX_SOURCE_SQLITE
 #include "source/sqlite/sqlite.h"
 #endif
@@ -41,6 +44,9 @@
 static const struct source_ops *const sources[] = {
 #ifdef OX_SOURCE_HTTP
     &source_http_ops,
+#endif
+#ifdef OX_SOURCE_POSTGRES
+    &source_postgres_ops,
 #endif
 #ifdef OX_SOURCE_SQLITE
     &source_sqlite_ops,

@@ -47,21 +47,23 @@ struct capture {
 };
 
 static const char *const types[] = {
-    [CHANGE_READ] = "Read",      [CHANGE_INSERT] = "Inserted",    [CHANGE_UPDATE] = "Updated",
-    [CHANGE_DELETE] = "Deleted", [CHANGE_TRUNCATE] = "Truncated",
+    [CHANGE_READ] = "Read",          [CHANGE_INSERT] = "Inserted",
+    [CHANGE_UPDATE] = "Updated",     [CHANGE_DELETE] = "Deleted",
+    [CHANGE_TRUNCATE] = "Truncated", [CHANGE_SCHEMA] = "SchemaChanged",
+    [CHANGE_MESSAGE] = "Message",
 };
 
 const char *
 capture_type_name(enum change_op op)
 {
-    must(op >= CHANGE_READ && op <= CHANGE_TRUNCATE);
+    must(op >= CHANGE_READ && op <= CHANGE_MESSAGE);
     return types[op];
 }
 
 enum change_op
 capture_type_op(struct slice type)
 {
-    for (int op = CHANGE_READ; op <= CHANGE_TRUNCATE; op++)
+    for (int op = CHANGE_READ; op <= CHANGE_MESSAGE; op++)
         if (slice_is(type, types[op]))
             return (enum change_op)op;
     return (enum change_op)0;
@@ -205,6 +207,10 @@ add_metadata(struct capture *c, const struct change *ch)
     if (ch->origin.len > 0) {
         json_out_key(&o, "origin");
         json_out_string(&o, ch->origin);
+    }
+    if (ch->unchanged.len > 0) {
+        json_out_key(&o, "unchanged");
+        json_out_raw(&o, ch->unchanged);
     }
     if (ch->before.len > 0) {
         json_out_key(&o, "before");

@@ -6,8 +6,8 @@
  * goes on from it.
  *
  * Streams: `<table>-<key>`, or another category where `category` is given.
- * Types: Inserted, Updated, Deleted, Truncated, Read. Data: the row. What else
- * is known of the change stands in the metadata, under "$source".
+ * Types: Inserted, Updated, Deleted, Truncated, Read, SchemaChanged, Message. Data: the row. What
+ * else is known of the change stands in the metadata, under "$source".
  *
  * A change that cannot be an event (a key too long for a name, a row over
  * 16 MiB) is parked: `$parked-source-NAME` says which and why, the rest flows on.

@@ -28,16 +28,20 @@ enum change_op {
     CHANGE_UPDATE,
     CHANGE_DELETE,
     CHANGE_TRUNCATE,
+    CHANGE_SCHEMA,  /* of a table's columns; `after` says what they are from here on */
+    CHANGE_MESSAGE, /* of no table: what the application wrote into the source's log */
 };
 
 /* One change of one row; all slices live until the next call on the source. */
 struct change {
     enum change_op op;
-    struct slice   table;  /* or whatever the source calls a kind of row */
-    struct slice   key;    /* as it stands in the stream's name */
-    struct slice   before; /* the row as JSON object; empty: not known */
-    struct slice   after;  /* the row as JSON object; empty: none (delete, truncate) */
-    struct slice   origin; /* the mark of who made it; empty: an application */
+    struct slice   table;     /* or whatever the source calls a kind of row */
+    struct slice   key;       /* as it stands in the stream's name */
+    struct slice   before;    /* the row as JSON object; empty: not known */
+    struct slice   after;     /* the row as JSON object; empty: none (delete, truncate) */
+    struct slice   unchanged; /* JSON array: columns that `after` leaves out, since the source did
+                                 not say them again; empty: none */
+    struct slice origin;      /* the mark of who made it; empty: an application */
     struct slice
             position; /* of this change in the source, text; unique: the event's id is made of it */
     int64_t time_us;  /* when, as the source says; 0: it does not */

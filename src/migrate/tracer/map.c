@@ -341,6 +341,8 @@ traceri_map_event(const struct traceri_map *m, enum tracer_side from, const stru
     known = json_get_path(ev->meta, slice_str("$source.before"), &before) &&
             json_type(before) == JSON_OBJECT;
     *effect = EFFECT_NONE;
+    if (op == CHANGE_SCHEMA || op == CHANGE_MESSAGE)
+        goto out; /* of no row */
     if (op == 0 || op == CHANGE_TRUNCATE)
         FAIL(err, E_STATE, ERR_DATA,
              "%s a table cannot be carried over: empty it at the other "

@@ -10,7 +10,7 @@
 /* PostgreSQL's own words may quote a row: only the code's meaning and the constraint's name go on.
  */
 static int
-fail(struct postgresi_sink *s, const PGresult *r, struct err *err)
+fail(struct sinki_postgres_sink *s, const PGresult *r, struct err *err)
 {
     const char   *state = r == NULL ? NULL : PQresultErrorField(r, PG_DIAG_SQLSTATE);
     const char   *name = r == NULL ? NULL : PQresultErrorField(r, PG_DIAG_CONSTRAINT_NAME);
@@ -43,7 +43,8 @@ fail(struct postgresi_sink *s, const PGresult *r, struct err *err)
 }
 
 static int
-ask(struct postgresi_sink *s, const char *sql, const char *param, PGresult **out, struct err *err)
+ask(struct sinki_postgres_sink *s, const char *sql, const char *param, PGresult **out,
+    struct err *err)
 {
     const char *params[1] = {param};
     PGresult   *r = PQexecParams(s->conn, sql, param == NULL ? 0 : 1, NULL, params, NULL, NULL, 0);
@@ -61,8 +62,8 @@ ask(struct postgresi_sink *s, const char *sql, const char *param, PGresult **out
 }
 
 int
-postgresi_run(struct postgresi_sink *s, const char *sql, const char *param, int64_t *rows,
-              struct err *err)
+sinki_postgres_run(struct sinki_postgres_sink *s, const char *sql, const char *param, int64_t *rows,
+                   struct err *err)
 {
     PGresult *r;
     int       rc = ask(s, sql, param, &r, err);
@@ -74,8 +75,8 @@ postgresi_run(struct postgresi_sink *s, const char *sql, const char *param, int6
 }
 
 int
-postgresi_number(struct postgresi_sink *s, const char *sql, const char *param, int64_t none,
-                 int64_t *out, struct err *err)
+sinki_postgres_number(struct sinki_postgres_sink *s, const char *sql, const char *param,
+                      int64_t none, int64_t *out, struct err *err)
 {
     PGresult *r;
     int       rc = ask(s, sql, param, &r, err);
@@ -88,7 +89,7 @@ postgresi_number(struct postgresi_sink *s, const char *sql, const char *param, i
 }
 
 void
-postgresi_quote(struct buf *out, struct slice name)
+sinki_postgres_quote(struct buf *out, struct slice name)
 {
     buf_add_byte(out, '"');
     for (size_t i = 0; i < name.len; i++) {
@@ -104,7 +105,7 @@ postgresi_quote(struct buf *out, struct slice name)
 /* columns */
 
 static void
-forget_columns(struct postgresi_sink *s)
+forget_columns(struct sinki_postgres_sink *s)
 {
     for (uint32_t i = 0; i < s->column_count; i++)
         free(s->columns[i]);
@@ -114,7 +115,7 @@ forget_columns(struct postgresi_sink *s)
 }
 
 int
-postgresi_load_columns(struct postgresi_sink *s, struct err *err)
+sinki_postgres_load_columns(struct sinki_postgres_sink *s, struct err *err)
 {
     static const char sql[] = "SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND "
                               "attnum > 0 AND NOT attisdropped AND attgenerated = ''";
@@ -138,7 +139,7 @@ out:
 }
 
 int
-postgresi_find_column(const struct postgresi_sink *s, struct slice name)
+sinki_postgres_find_column(const struct sinki_postgres_sink *s, struct slice name)
 {
     for (uint32_t i = 0; i < s->column_count; i++)
         if (slice_is(name, s->columns[i]))
@@ -154,7 +155,7 @@ ignore_notice(void *arg, const char *text)
 }
 
 static int
-make_table(struct postgresi_sink *s, struct err *err)
+make_table(struct sinki_postgres_sink *s, struct err *err)
 {
     int rc;
 
@@ -167,26 +168,26 @@ make_table(struct postgresi_sink *s, struct err *err)
                    s->table);
     } else {
         buf_printf(&s->text, "CREATE TABLE IF NOT EXISTS %s(", s->table);
-        postgresi_quote(&s->text, slice_str(s->key));
+        sinki_postgres_quote(&s->text, slice_str(s->key));
         buf_add_str(&s->text, " text PRIMARY KEY)");
     }
     buf_add_byte(&s->text, 0);
     if (s->text.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
-    rc = postgresi_run(s, (const char *)s->text.data, NULL, NULL, err);
+    rc = sinki_postgres_run(s, (const char *)s->text.data, NULL, NULL, err);
 out:
     return rc;
 }
 
 static int
-check_table(struct postgresi_sink *s, struct err *err)
+check_table(struct sinki_postgres_sink *s, struct err *err)
 {
     struct json_out o;
     int64_t         found;
     int             rc;
 
     for (uint32_t i = 0; i < s->map_count; i++)
-        if (postgresi_find_column(s, slice_str(s->map[i].column)) < 0 && !s->create)
+        if (sinki_postgres_find_column(s, slice_str(s->map[i].column)) < 0 && !s->create)
             FAIL(err, E_SCHEMA, ERR_RETRY, "table %s has no column %s", s->table, s->map[i].column);
     if (s->append) {
         rc = 0;
@@ -203,7 +204,7 @@ check_table(struct postgresi_sink *s, struct err *err)
     buf_add_byte(&s->json, 0);
     if (s->json.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
-    TRY(postgresi_number(
+    TRY(sinki_postgres_number(
         s,
         "SELECT 1 FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = "
         "i.indkey[0], (SELECT $1::json AS j) p WHERE i.indisunique AND i.indpred IS NULL AND "
@@ -218,7 +219,7 @@ out:
 }
 
 static int
-prepare(struct postgresi_sink *s, struct err *err)
+prepare(struct sinki_postgres_sink *s, struct err *err)
 {
     char    text[160];
     int64_t ignored;
@@ -226,27 +227,28 @@ prepare(struct postgresi_sink *s, struct err *err)
 
     (void)snprintf(text, sizeof text, "SET statement_timeout = %llu",
                    (unsigned long long)(conf_duration_us(s->conf, "timeout") / 1000));
-    TRY(postgresi_run(s, text, NULL, NULL, err));
-    TRY(postgresi_run(s, "SET standard_conforming_strings = on", NULL, NULL, err));
+    TRY(sinki_postgres_run(s, text, NULL, NULL, err));
+    TRY(sinki_postgres_run(s, "SET standard_conforming_strings = on", NULL, NULL, err));
     /* What is confirmed has to be on disk. */
-    TRY(postgresi_number(s,
-                         "SELECT length(set_config('synchronous_commit', 'on', false)) WHERE "
-                         "current_setting('synchronous_commit') = 'off'",
-                         NULL, 0, &ignored, err));
-    TRY(postgresi_run(s,
-                      "CREATE TABLE IF NOT EXISTS oxbow_sink(name text PRIMARY KEY, pos bigint "
-                      "NOT NULL)",
-                      NULL, NULL, err));
+    TRY(sinki_postgres_number(s,
+                              "SELECT length(set_config('synchronous_commit', 'on', false)) WHERE "
+                              "current_setting('synchronous_commit') = 'off'",
+                              NULL, 0, &ignored, err));
+    TRY(sinki_postgres_run(
+        s,
+        "CREATE TABLE IF NOT EXISTS oxbow_sink(name text PRIMARY KEY, pos bigint "
+        "NOT NULL)",
+        NULL, NULL, err));
     if (s->create)
         TRY(make_table(s, err));
-    TRY(postgresi_load_columns(s, err));
+    TRY(sinki_postgres_load_columns(s, err));
     rc = check_table(s, err);
 out:
     return rc;
 }
 
 int
-postgresi_connect(struct postgresi_sink *s, struct err *err)
+sinki_postgres_connect(struct sinki_postgres_sink *s, struct err *err)
 {
     const char *names[] = {"dbname",          "password",         "application_name",
                            "connect_timeout", "tcp_user_timeout", NULL};
@@ -256,7 +258,7 @@ postgresi_connect(struct postgresi_sink *s, struct err *err)
 
     if (s->conn != NULL && PQstatus(s->conn) == CONNECTION_OK)
         return 0;
-    postgresi_disconnect(s);
+    sinki_postgres_disconnect(s);
     (void)snprintf(seconds, sizeof seconds, "%llu",
                    (unsigned long long)(conf_duration_us(s->conf, "connect_timeout") + 999999) /
                        1000000);
@@ -275,13 +277,13 @@ out:
     if (rc != 0) {
         if (err->kind == ERR_DATA)
             err->kind = ERR_RETRY; /* two that make the same table at once */
-        postgresi_disconnect(s);
+        sinki_postgres_disconnect(s);
     }
     return rc;
 }
 
 void
-postgresi_disconnect(struct postgresi_sink *s)
+sinki_postgres_disconnect(struct sinki_postgres_sink *s)
 {
     PQfinish(s->conn);
     s->conn = NULL;

@@ -37,7 +37,7 @@ static const struct conf_field fields[] = {
      .preset = "key",
      .doc = "its key column, which takes the key of the event's stream"},
     {.name = "columns",
-     .type = {.kind = CONF_MAP, .of = &text_type, .min = 1, .max = POSTGRESI_COLUMNS_MAX},
+     .type = {.kind = CONF_MAP, .of = &text_type, .min = 1, .max = SINKI_POSTGRES_COLUMNS_MAX},
      .doc = "column: field of the data; without it each field goes to the column of its name"},
     {.name = "deletes",
      .type = {.kind = CONF_LIST, .of = &text_type, .max = 50},
@@ -58,25 +58,25 @@ static const struct conf_field fields[] = {
 };
 static const struct conf_type schema = {.kind = CONF_OBJECT, .fields = fields};
 
-static struct postgresi_sink *
+static struct sinki_postgres_sink *
 mine(struct sink *s)
 {
-    return (struct postgresi_sink *)s;
+    return (struct sinki_postgres_sink *)s;
 }
 
 static int
-quote_table(struct postgresi_sink *s, const char *name, struct err *err)
+quote_table(struct sinki_postgres_sink *s, const char *name, struct err *err)
 {
     const char *dot = strchr(name, '.');
     struct buf  b = {0};
     int         rc = 0;
 
     if (dot != NULL) {
-        postgresi_quote(&b, slice_of(name, (size_t)(dot - name)));
+        sinki_postgres_quote(&b, slice_of(name, (size_t)(dot - name)));
         buf_add_byte(&b, '.');
         name = dot + 1;
     }
-    postgresi_quote(&b, slice_str(name));
+    sinki_postgres_quote(&b, slice_str(name));
     buf_add_byte(&b, 0);
     if (b.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
@@ -88,7 +88,7 @@ out:
 }
 
 static int
-take_conf(struct postgresi_sink *s, const struct conf *conf, struct err *err)
+take_conf(struct sinki_postgres_sink *s, const struct conf *conf, struct err *err)
 {
     const struct conf *map = conf_child(conf, "columns"), *c;
     const struct conf *deletes = conf_child(conf, "deletes");
@@ -97,7 +97,7 @@ take_conf(struct postgresi_sink *s, const struct conf *conf, struct err *err)
     s->key = conf_str(conf, "key");
     s->create = conf_bool(conf, "create");
     s->append = conf_enum(conf, "mode") == 1;
-    s->items = calloc(POSTGRESI_GATHER_MAX, sizeof(struct sink_item *));
+    s->items = calloc(SINKI_POSTGRES_GATHER_MAX, sizeof(struct sink_item *));
     s->deletes = calloc(conf_count(deletes) + 1, sizeof s->deletes[0]);
     s->map = map == NULL ? NULL : calloc(conf_count(map), sizeof s->map[0]);
     if (s->items == NULL || s->deletes == NULL || (map != NULL && s->map == NULL))
@@ -107,16 +107,16 @@ take_conf(struct postgresi_sink *s, const struct conf *conf, struct err *err)
     if (deletes == NULL)
         s->deletes[s->delete_count++] = "Deleted";
     for (c = s->map == NULL ? NULL : conf_first(map); c != NULL; c = conf_next(c))
-        s->map[s->map_count++] = (struct postgresi_mapped){conf_key(c), conf_text(c)};
+        s->map[s->map_count++] = (struct sinki_postgres_mapped){conf_key(c), conf_text(c)};
     return quote_table(s, conf_str(conf, "table"), err);
 }
 
 static void
 close_sink(struct sink *base)
 {
-    struct postgresi_sink *s = mine(base);
+    struct sinki_postgres_sink *s = mine(base);
 
-    postgresi_disconnect(s);
+    sinki_postgres_disconnect(s);
     free(s->items);
     free(s->deletes);
     free(s->map);
@@ -131,7 +131,7 @@ open_sink(struct sink *base, const struct conf *conf, struct err *err)
 {
     int rc = take_conf(mine(base), conf, err);
 
-    base->credit = POSTGRESI_GATHER_MAX;
+    base->credit = SINKI_POSTGRES_GATHER_MAX;
     if (rc != 0)
         close_sink(base);
     return rc;
@@ -140,7 +140,7 @@ open_sink(struct sink *base, const struct conf *conf, struct err *err)
 static int
 check(struct sink *base, finding_line_fn *say, void *arg, struct err *err)
 {
-    int rc = postgresi_connect(mine(base), err);
+    int rc = sinki_postgres_connect(mine(base), err);
 
     if (rc == 0)
         say(arg, 0, "the table is there and has its key");
@@ -150,13 +150,13 @@ check(struct sink *base, finding_line_fn *say, void *arg, struct err *err)
 static int
 checkpoint(struct sink *base, struct log_pos *pos, struct err *err)
 {
-    struct postgresi_sink *s = mine(base);
-    int64_t                v = 0;
-    int                    rc;
+    struct sinki_postgres_sink *s = mine(base);
+    int64_t                     v = 0;
+    int                         rc;
 
-    TRY(postgresi_connect(s, err));
-    TRY(postgresi_number(s, "SELECT pos FROM oxbow_sink WHERE name = $1", base->instance, 0, &v,
-                         err));
+    TRY(sinki_postgres_connect(s, err));
+    TRY(sinki_postgres_number(s, "SELECT pos FROM oxbow_sink WHERE name = $1", base->instance, 0,
+                              &v, err));
 out:
     pos->v = (uint64_t)v;
     return rc;
@@ -165,16 +165,16 @@ out:
 static int
 submit(struct sink *base, struct sink_item *item, struct err *err)
 {
-    struct postgresi_sink *s = mine(base);
+    struct sinki_postgres_sink *s = mine(base);
 
-    must(s->count < POSTGRESI_GATHER_MAX);
+    must(s->count < SINKI_POSTGRES_GATHER_MAX);
     s->items[s->count++] = item;
     return 0;
 }
 
 /* Never back: whoever is behind another one of its name takes nothing. */
 static int
-store_checkpoint(struct postgresi_sink *s, struct log_pos upto, struct err *err)
+store_checkpoint(struct sinki_postgres_sink *s, struct log_pos upto, struct err *err)
 {
     char    sql[256];
     int64_t rows;
@@ -184,7 +184,7 @@ store_checkpoint(struct postgresi_sink *s, struct log_pos upto, struct err *err)
                    "INSERT INTO oxbow_sink(name, pos) VALUES ($1, %llu) ON CONFLICT (name) DO "
                    "UPDATE SET pos = EXCLUDED.pos WHERE oxbow_sink.pos <= EXCLUDED.pos",
                    (unsigned long long)upto.v);
-    TRY(postgresi_run(s, sql, s->base.instance, &rows, err));
+    TRY(sinki_postgres_run(s, sql, s->base.instance, &rows, err));
     if (rows == 0)
         FAIL(err, E_FENCED, ERR_RETRY, "PostgreSQL: the checkpoint there is further already");
 out:
@@ -193,7 +193,8 @@ out:
 
 /* *bad: which item was refused; count where none was, or where it is not known yet. */
 static int
-apply(struct postgresi_sink *s, uint32_t limit, struct log_pos upto, uint32_t *bad, struct err *err)
+apply(struct sinki_postgres_sink *s, uint32_t limit, struct log_pos upto, uint32_t *bad,
+      struct err *err)
 {
     struct err ignored;
     bool       committing = false;
@@ -201,32 +202,32 @@ apply(struct postgresi_sink *s, uint32_t limit, struct log_pos upto, uint32_t *b
     int        rc;
 
     *bad = s->count;
-    TRY(postgresi_connect(s, err));
-    TRY(postgresi_run(s, "BEGIN", NULL, NULL, err));
-    TRY(postgresi_run(s, "SET CONSTRAINTS ALL IMMEDIATE", NULL, NULL, err));
+    TRY(sinki_postgres_connect(s, err));
+    TRY(sinki_postgres_run(s, "BEGIN", NULL, NULL, err));
+    TRY(sinki_postgres_run(s, "SET CONSTRAINTS ALL IMMEDIATE", NULL, NULL, err));
     for (uint32_t i = 0; i < s->count; i = next) {
-        rc = postgresi_apply(s, i, limit, &next, err);
+        rc = sinki_postgres_apply(s, i, limit, &next, err);
         if (rc != 0 && err->kind == ERR_DATA && limit == 1)
             *bad = i;
         TRY(rc);
     }
     TRY(store_checkpoint(s, upto, err));
     committing = true;
-    rc = postgresi_run(s, "COMMIT", NULL, NULL, err);
+    rc = sinki_postgres_run(s, "COMMIT", NULL, NULL, err);
 out:
     if (rc != 0 && s->conn != NULL) {
         if (committing && PQstatus(s->conn) != CONNECTION_OK)
             err->kind = ERR_UNSURE;
-        if (postgresi_run(s, "ROLLBACK", NULL, NULL, &ignored) != 0 ||
-            postgresi_load_columns(s, &ignored) != 0) /* those that were made are gone again */
-            postgresi_disconnect(s);
+        if (sinki_postgres_run(s, "ROLLBACK", NULL, NULL, &ignored) != 0 ||
+            sinki_postgres_load_columns(s, &ignored) != 0) /* those that were made are gone again */
+            sinki_postgres_disconnect(s);
     }
     return rc;
 }
 
 /* Nothing stays here: the core alone knows what may go in the next transaction. */
 static void
-hand_back(struct postgresi_sink *s, uint32_t except)
+hand_back(struct sinki_postgres_sink *s, uint32_t except)
 {
     uint32_t count = s->count;
 
@@ -239,13 +240,13 @@ hand_back(struct postgresi_sink *s, uint32_t except)
 static int
 poll_sink(struct sink *base, bool flush, struct log_pos upto, uint32_t wait_ms, struct err *err)
 {
-    struct postgresi_sink *s = mine(base);
-    struct err             own;
-    uint32_t               bad, count = s->count;
-    int                    rc;
+    struct sinki_postgres_sink *s = mine(base);
+    struct err                  own;
+    uint32_t                    bad, count = s->count;
+    int                         rc;
 
     must(flush);
-    rc = apply(s, POSTGRESI_GATHER_MAX, upto, &bad, &own);
+    rc = apply(s, SINKI_POSTGRES_GATHER_MAX, upto, &bad, &own);
     if (rc != 0 && own.kind == ERR_DATA)
         rc = apply(s, 1, upto, &bad, &own);
     if (rc == 0) {
@@ -268,7 +269,7 @@ poll_sink(struct sink *base, bool flush, struct log_pos upto, uint32_t wait_ms, 
 
 const struct sink_ops sink_postgres_ops = {
     .name = "postgres",
-    .size = sizeof(struct postgresi_sink),
+    .size = sizeof(struct sinki_postgres_sink),
     .schema = &schema,
     .transactional = true,
     .open = open_sink,

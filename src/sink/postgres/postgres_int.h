@@ -7,24 +7,24 @@
 #include "base/conf.h"
 #include "sink/sink.h"
 
-#define POSTGRESI_GATHER_MAX 1000
-#define POSTGRESI_COLUMNS_MAX 500
-#define POSTGRESI_TABLE_MAX 600
+#define SINKI_POSTGRES_GATHER_MAX 1000
+#define SINKI_POSTGRES_COLUMNS_MAX 500
+#define SINKI_POSTGRES_TABLE_MAX 600
 
-struct postgresi_mapped {
+struct sinki_postgres_mapped {
     const char *column, *field; /* the field as a path: "a.b" */
 };
 
-struct postgresi_sink {
-    struct sink              base;
-    const struct conf       *conf;
-    const char              *key;
-    char                     table[POSTGRESI_TABLE_MAX]; /* quoted, with its schema */
-    const char             **deletes;
-    uint32_t                 delete_count;
-    struct postgresi_mapped *map; /* NULL: every field of the data has a column of its name */
-    uint32_t                 map_count;
-    bool                     create, append;
+struct sinki_postgres_sink {
+    struct sink                   base;
+    const struct conf            *conf;
+    const char                   *key;
+    char                          table[SINKI_POSTGRES_TABLE_MAX]; /* quoted, with its schema */
+    const char                  **deletes;
+    uint32_t                      delete_count;
+    struct sinki_postgres_mapped *map; /* NULL: every field of the data has a column of its name */
+    uint32_t                      map_count;
+    bool                          create, append;
 
     PGconn *conn;
     /* of the table, while connected */
@@ -37,24 +37,24 @@ struct postgresi_sink {
 
 /* link.c: the connection */
 
-int  postgresi_connect(struct postgresi_sink *, struct err *);
-void postgresi_disconnect(struct postgresi_sink *);
+int  sinki_postgres_connect(struct sinki_postgres_sink *, struct err *);
+void sinki_postgres_disconnect(struct sinki_postgres_sink *);
 /* One statement of one text parameter, or of none where it is NULL. *rows: how many it changed. */
-int postgresi_run(struct postgresi_sink *, const char *sql, const char *param, int64_t *rows,
-                  struct err *);
+int sinki_postgres_run(struct sinki_postgres_sink *, const char *sql, const char *param,
+                       int64_t *rows, struct err *);
 /* The first column of the first row; `none` where there is no row. */
-int postgresi_number(struct postgresi_sink *, const char *sql, const char *param, int64_t none,
-                     int64_t *out, struct err *);
-int postgresi_load_columns(struct postgresi_sink *, struct err *);
+int sinki_postgres_number(struct sinki_postgres_sink *, const char *sql, const char *param,
+                          int64_t none, int64_t *out, struct err *);
+int sinki_postgres_load_columns(struct sinki_postgres_sink *, struct err *);
 /* -1: there is none. */
-int  postgresi_find_column(const struct postgresi_sink *, struct slice name);
-void postgresi_quote(struct buf *out, struct slice name); /* an identifier */
+int  sinki_postgres_find_column(const struct sinki_postgres_sink *, struct slice name);
+void sinki_postgres_quote(struct buf *out, struct slice name); /* an identifier */
 
 /* rows.c: items into statements */
 
 /* Items from `from` on, as many as one statement takes and no more than `limit`; *next is the first
  * one that was not in it. */
-int postgresi_apply(struct postgresi_sink *, uint32_t from, uint32_t limit, uint32_t *next,
-                    struct err *);
+int sinki_postgres_apply(struct sinki_postgres_sink *, uint32_t from, uint32_t limit,
+                         uint32_t *next, struct err *);
 
 #endif

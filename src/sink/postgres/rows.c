@@ -12,7 +12,7 @@
 #define ROWS_BYTES ((size_t)8 << 20) /* of one statement, or one row that is larger */
 
 static bool
-is_delete(const struct postgresi_sink *s, struct slice type)
+is_delete(const struct sinki_postgres_sink *s, struct slice type)
 {
     for (uint32_t i = 0; i < s->delete_count; i++)
         if (slice_is(type, s->deletes[i]))
@@ -39,27 +39,27 @@ type_for(struct slice value)
 
 /* Whether the field has a column, which `create` may make now. `name` ends with NUL. */
 static int
-need_column(struct postgresi_sink *s, struct slice name, struct slice value, struct err *err)
+need_column(struct sinki_postgres_sink *s, struct slice name, struct slice value, struct err *err)
 {
     struct buf sql = {0};
     int        rc = 0;
 
-    if (postgresi_find_column(s, name) >= 0)
+    if (sinki_postgres_find_column(s, name) >= 0)
         return 0;
     if (!s->create)
         FAIL(err, E_REJECTED, ERR_DATA, "table %s has no column for a field of the event",
              s->table);
-    if (s->column_count >= POSTGRESI_COLUMNS_MAX)
+    if (s->column_count >= SINKI_POSTGRES_COLUMNS_MAX)
         FAIL(err, E_REJECTED, ERR_DATA, "table %s has %d columns already", s->table,
-             POSTGRESI_COLUMNS_MAX);
+             SINKI_POSTGRES_COLUMNS_MAX);
     buf_printf(&sql, "ALTER TABLE %s ADD COLUMN ", s->table);
-    postgresi_quote(&sql, name);
+    sinki_postgres_quote(&sql, name);
     buf_printf(&sql, " %s", type_for(value));
     buf_add_byte(&sql, 0);
     if (sql.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
-    TRY(postgresi_run(s, (const char *)sql.data, NULL, NULL, err));
-    rc = postgresi_load_columns(s, err);
+    TRY(sinki_postgres_run(s, (const char *)sql.data, NULL, NULL, err));
+    rc = sinki_postgres_load_columns(s, err);
 out:
     buf_fini(&sql);
     return rc;
@@ -67,7 +67,7 @@ out:
 
 /* A field into the row that is being made, and its column into the list. */
 static int
-add_field(struct postgresi_sink *s, struct slice column, struct slice value, struct err *err)
+add_field(struct sinki_postgres_sink *s, struct slice column, struct slice value, struct err *err)
 {
     int rc;
 
@@ -75,7 +75,7 @@ add_field(struct postgresi_sink *s, struct slice column, struct slice value, str
         FAIL(err, E_REJECTED, ERR_DATA, "a field of the event has a name that no column can have");
     if (slice_is(column, s->key))
         return 0; /* that is the stream's */
-    if (s->create && json_is_null(value) && postgresi_find_column(s, column) < 0)
+    if (s->create && json_is_null(value) && sinki_postgres_find_column(s, column) < 0)
         return 0; /* a value that comes later says of what type it is */
     TRY(need_column(s, column, value, err));
     buf_add_byte(&s->json, ',');
@@ -83,13 +83,13 @@ add_field(struct postgresi_sink *s, struct slice column, struct slice value, str
     buf_add_byte(&s->json, ':');
     buf_add_slice(&s->json, value);
     buf_add_str(&s->list, ", ");
-    postgresi_quote(&s->list, column);
+    sinki_postgres_quote(&s->list, column);
 out:
     return rc;
 }
 
 static int
-add_all_fields(struct postgresi_sink *s, struct slice data, struct err *err)
+add_all_fields(struct sinki_postgres_sink *s, struct slice data, struct err *err)
 {
     struct json_iter it;
     struct slice     key, value;
@@ -115,7 +115,7 @@ out:
 
 /* {"KEY":"…","a":1,…} onto s->json, its columns onto s->list. */
 static int
-add_row(struct postgresi_sink *s, const struct sink_item *item, struct err *err)
+add_row(struct sinki_postgres_sink *s, const struct sink_item *item, struct err *err)
 {
     struct slice value;
     int          rc = 0;
@@ -147,7 +147,7 @@ add_raw(struct json_out *o, const char *key, struct slice json)
 }
 
 static int
-add_event(struct postgresi_sink *s, const struct sink_item *item, struct err *err)
+add_event(struct sinki_postgres_sink *s, const struct sink_item *item, struct err *err)
 {
     struct json_out o;
     struct slice    meta;
@@ -182,7 +182,7 @@ add_event(struct postgresi_sink *s, const struct sink_item *item, struct err *er
 /* groups */
 
 static bool
-has_key(const struct postgresi_sink *s, uint32_t from, uint32_t to, struct slice key)
+has_key(const struct sinki_postgres_sink *s, uint32_t from, uint32_t to, struct slice key)
 {
     for (uint32_t i = from; i < to; i++)
         if (slice_eq(s->items[i]->key, key))
@@ -192,7 +192,8 @@ has_key(const struct postgresi_sink *s, uint32_t from, uint32_t to, struct slice
 
 /* How many items the array holds; *next is left at the first that is not in it. */
 static int
-gather(struct postgresi_sink *s, uint32_t from, uint32_t limit, uint32_t *next, struct err *err)
+gather(struct sinki_postgres_sink *s, uint32_t from, uint32_t limit, uint32_t *next,
+       struct err *err)
 {
     struct buf columns = {0};
     bool       gone = is_delete(s, s->items[from]->type);
@@ -231,7 +232,7 @@ out:
 
 /* SET a = EXCLUDED.a, …; the list has each column with ", " before it. */
 static void
-add_update(struct postgresi_sink *s)
+add_update(struct sinki_postgres_sink *s)
 {
     const char *at = (const char *)s->list.data, *end = at + s->list.len;
     const char *glue = "";
@@ -254,13 +255,13 @@ add_update(struct postgresi_sink *s)
 }
 
 static void
-make_statement(struct postgresi_sink *s, bool gone)
+make_statement(struct sinki_postgres_sink *s, bool gone)
 {
     static const char of[] = "FROM json_populate_recordset(NULL::%s, $1::json) r";
 
     buf_clear(&s->text);
     buf_clear(&s->name);
-    postgresi_quote(&s->name, slice_str(s->key));
+    sinki_postgres_quote(&s->name, slice_str(s->key));
     if (s->append) {
         buf_printf(
             &s->text,
@@ -288,8 +289,8 @@ make_statement(struct postgresi_sink *s, bool gone)
 }
 
 int
-postgresi_apply(struct postgresi_sink *s, uint32_t from, uint32_t limit, uint32_t *next,
-                struct err *err)
+sinki_postgres_apply(struct sinki_postgres_sink *s, uint32_t from, uint32_t limit, uint32_t *next,
+                     struct err *err)
 {
     int rc;
 
@@ -297,7 +298,7 @@ postgresi_apply(struct postgresi_sink *s, uint32_t from, uint32_t limit, uint32_
     make_statement(s, is_delete(s, s->items[from]->type));
     if (s->text.failed || s->name.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
-    rc = postgresi_run(s, (const char *)s->text.data, (const char *)s->json.data, NULL, err);
+    rc = sinki_postgres_run(s, (const char *)s->text.data, (const char *)s->json.data, NULL, err);
 out:
     return rc;
 }

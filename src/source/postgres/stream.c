@@ -1,0 +1,399 @@
+/*
+ * The replication connection: opened where `place` stands, read without
+ * waiting, and the one place where the server is told what is durable.
+ */
+#include <inttypes.h>
+#include <libpq-fe.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "source/postgres/postgres_int.h"
+
+#define TELL_US UINT64_C(5000000)
+#define SILENCE_US UINT64_C(45000000) /* a server that was asked and says nothing */
+#define BYTES_SOFT ((size_t)4 << 20)  /* a batch ends after the change that passes this */
+
+void
+postgresi_stream_close(struct pg_source *s)
+{
+    postgresi_disconnect(&s->stream);
+    postgresi_relations_forget(s);
+    postgresi_spills_drop(s);
+    postgresi_snapshot_drop(s);
+    postgresi_steps_drop(s);
+    s->in_xact = s->drop = false;
+}
+
+/* The cluster and where its log is. */
+static int
+identify(struct pg_source *s, struct pg_lsn *head, struct err *err)
+{
+    PGresult *r = NULL;
+    int       rc;
+
+    TRY(postgresi_query(s, s->stream, "IDENTIFY_SYSTEM", &r, err));
+    if (PQntuples(r) != 1 || !postgresi_lsn_parse(postgresi_cell(r, 0, 2), head) ||
+        PQgetlength(r, 0, 0) >= (int)sizeof s->place.system)
+        FAIL(err, E_FORMAT, ERR_FATAL, "source %s: IDENTIFY_SYSTEM is not answered as it should be",
+             s->base.instance);
+    s->other = s->place.system[0] != '\0' && strcmp(s->place.system, PQgetvalue(r, 0, 0)) != 0;
+    (void)snprintf(s->place.system, sizeof s->place.system, "%s", PQgetvalue(r, 0, 0));
+out:
+    PQclear(r);
+    return rc;
+}
+
+/* The operator takes the gap that ends at the slot's position: all tables are read again. */
+static bool
+accept_gap(struct pg_source *s, struct pg_lsn confirmed)
+{
+    struct pg_lsn accepted;
+
+    if (s->accept == NULL || !postgresi_lsn_parse(slice_str(s->accept), &accepted) ||
+        accepted.v != confirmed.v)
+        return false;
+    s->place.lsn = confirmed;
+    s->place.commit.v = 0;
+    s->place.done = 0;
+    buf_clear(&s->place.after);
+    for (uint32_t i = 0; i < s->want_count; i++)
+        s->place.read[i] = false;
+    return true;
+}
+
+/* A slot that is where it should be, or what has become of it. */
+static int
+judge_slot(struct pg_source *s, PGresult *r, struct pg_lsn head, struct err *err)
+{
+    const char   *name = s->base.instance;
+    char          here[PG_LSN_TEXT], there[PG_LSN_TEXT];
+    struct pg_lsn confirmed = {0};
+
+    postgresi_lsn_format(s->place.lsn, here);
+    if (PQntuples(r) == 0) {
+        if (s->place.lsn.v == 0)
+            RETURN_ERR(
+                err, E_STATE, ERR_FATAL,
+                "source %s is not prepared: there is no slot %s; run `oxbow source prepare %s`",
+                name, s->slot, name);
+        RETURN_ERR(
+            err, E_GONE, ERR_FATAL,
+            "source %s: gap: the slot %s is gone, and changes after %s with it; run `oxbow "
+            "source prepare %s`, then set `accept` as the next refusal says: it goes on with a "
+            "new snapshot",
+            name, s->slot, here, name);
+    }
+    if (strcmp(PQgetvalue(r, 0, 0), "pgoutput") != 0)
+        RETURN_ERR(err, E_STATE, ERR_FATAL, "source %s: the slot %s is one of the plugin %s", name,
+                   s->slot, PQgetvalue(r, 0, 0));
+    if (strcmp(PQgetvalue(r, 0, 2), "lost") == 0)
+        RETURN_ERR(
+            err, E_GONE, ERR_FATAL,
+            "source %s: gap: the server removed the WAL that the slot %s needs "
+            "(max_slot_wal_keep_size); changes after %s are lost; run `oxbow source unprepare "
+            "%s` and `prepare`, then set `accept` as the next refusal says: it goes on with a "
+            "new snapshot",
+            name, s->slot, here, name);
+    if (!postgresi_lsn_parse(postgresi_cell(r, 0, 1), &confirmed))
+        RETURN_ERR(err, E_BUSY, ERR_RETRY, "source %s: the slot %s is still being made", name,
+                   s->slot);
+    postgresi_lsn_format(confirmed, there);
+    if (s->place.lsn.v == 0)
+        s->place.lsn = confirmed;
+    if (s->other && !accept_gap(s, confirmed))
+        RETURN_ERR(
+            err, E_GONE, ERR_FATAL,
+            "source %s: gap: this is another cluster than was captured up to %s; `accept: %s` "
+            "goes on with it and a new snapshot",
+            name, here, there);
+    if (confirmed.v > s->place.lsn.v && !accept_gap(s, confirmed))
+        RETURN_ERR(
+            err, E_GONE, ERR_FATAL,
+            "source %s: gap: captured up to %s, but the slot %s begins at %s: it was made anew "
+            "or read by others; `accept: %s` goes on from there with a new snapshot",
+            name, here, s->slot, there, there);
+    if (head.v < s->place.lsn.v && !accept_gap(s, confirmed))
+        RETURN_ERR(
+            err, E_STATE, ERR_FATAL,
+            "source %s: gap: captured up to %s, but the server's log ends before it: it is an "
+            "older copy; make its slot anew, then `accept` goes on with a new snapshot",
+            name, here);
+    return 0;
+}
+
+static int
+find_slot(struct pg_source *s, struct pg_lsn head, struct err *err)
+{
+    struct buf sql = {0};
+    PGresult  *r = NULL;
+    int        rc;
+
+    TRY(postgresi_need_query(s, err));
+    buf_printf(&sql,
+               "SELECT plugin, confirmed_flush_lsn, %s FROM pg_catalog.pg_replication_slots "
+               "WHERE slot_name = ",
+               s->version >= 130000 ? "wal_status" : "''");
+    postgresi_add_literal(s->query, &sql, s->slot);
+    TRY(postgresi_query_buf(s, s->query, &sql, &r, err));
+    TRY(judge_slot(s, r, head, err));
+out:
+    PQclear(r);
+    buf_fini(&sql);
+    return rc;
+}
+
+/* Names within the option's list are quoted as identifiers, the list as a literal. */
+static int
+start_streaming(struct pg_source *s, struct err *err)
+{
+    struct buf sql = {0}, names = {0};
+    char       at[PG_LSN_TEXT];
+    int        rc;
+
+    postgresi_lsn_format(s->place.lsn, at);
+    buf_add_str(&sql, "START_REPLICATION SLOT ");
+    postgresi_add_name(s->stream, &sql, s->slot);
+    buf_printf(&sql, " LOGICAL %s (proto_version '%d', ", at, s->version >= 140000 ? 2 : 1);
+    if (s->version >= 140000)
+        buf_printf(&sql, "streaming 'on', messages '%s', ", s->messages ? "true" : "false");
+    postgresi_add_name(s->stream, &names, s->publication);
+    buf_add_byte(&names, 0);
+    buf_add_str(&sql, "publication_names ");
+    if (!names.failed)
+        postgresi_add_literal(s->stream, &sql, (const char *)names.data);
+    buf_add_byte(&sql, ')');
+    TRY(postgresi_query_buf(s, s->stream, &sql, NULL, err));
+out:
+    buf_fini(&sql);
+    buf_fini(&names);
+    return rc;
+}
+
+int
+postgresi_stream_open(struct pg_source *s, struct err *err)
+{
+    struct ox_env *env = s->base.env;
+    struct pg_lsn  head;
+    int            rc;
+
+    postgresi_stream_close(s);
+    TRY(postgresi_connect(s, true, &s->stream, err));
+    TRY(identify(s, &head, err));
+    TRY(find_slot(s, head, err));
+    TRY(start_streaming(s, err));
+    memcpy(s->shapes, s->place.shapes, s->want_count * sizeof s->shapes[0]);
+    s->skip_commit = s->place.commit;
+    s->skip_done = s->place.done;
+    s->received = s->durable = s->place.lsn;
+    s->confirmed.v = 0;
+    s->told_us = s->heard_us = s->advanced_us = env->ops->mono_us(env);
+out:
+    if (rc != 0)
+        postgresi_stream_close(s);
+    return rc;
+}
+
+int
+postgresi_stream_tell(struct pg_source *s, bool reply, struct err *err)
+{
+    struct ox_env *env = s->base.env;
+    uint8_t        status[PG_STATUS_BYTES];
+
+    if (s->stream == NULL)
+        return 0;
+    /* Never more than the log has for good. */
+    must(s->confirmed.v <= s->durable.v);
+    s->confirmed = s->durable;
+    postgresi_status_build(status, s->received.v > s->durable.v ? s->received : s->durable,
+                           s->confirmed, env->ops->wall_us(env), reply);
+    if (PQputCopyData(s->stream, (const char *)status, sizeof status) <= 0 ||
+        PQflush(s->stream) < 0)
+        RETURN_ERR(err, E_CONNECT, ERR_RETRY, "source %s: the replication connection was lost",
+                   s->base.instance);
+    s->told_us = env->ops->mono_us(env);
+    return 0;
+}
+
+int
+postgresi_mark(struct pg_source *s, struct err *err)
+{
+    int rc;
+
+    TRY(postgresi_need_query(s, err));
+    TRY(postgresi_query(s, s->query,
+                        "SET synchronous_commit = local; SELECT "
+                        "pg_catalog.pg_logical_emit_message(true, '" POSTGRESI_MARK "', '')",
+                        NULL, err));
+out:
+    return rc;
+}
+
+bool
+postgresi_full(const struct pg_source *s, uint32_t max)
+{
+    return s->waiting >= max || s->bytes.len >= BYTES_SOFT;
+}
+
+static int
+end_xact(struct pg_source *s, struct pg_lsn end, struct err *err)
+{
+    struct pg_step *step = postgresi_step_new(s, STEP_END);
+
+    if (step == NULL)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
+    step->lsn = end;
+    s->in_xact = false;
+    s->drop = false;
+    if (end.v > s->received.v)
+        s->received = end;
+    return 0;
+}
+
+/* A message between S and E belongs to a transaction that still runs. */
+static int
+take_streamed(struct pg_source *s, struct slice bytes, const struct pg_message *m, struct err *err)
+{
+    if (m->kind == PG_STREAM_STOP) {
+        s->filling = NULL;
+        return 0;
+    }
+    return postgresi_spill_add(s, bytes, err);
+}
+
+static int
+take_message(struct pg_source *s, struct slice bytes, struct err *err)
+{
+    struct pg_message m;
+    int               rc;
+
+    TRY(postgresi_message_parse(bytes, s->filling != NULL, &m, err));
+    if (s->filling != NULL)
+        return take_streamed(s, bytes, &m, err);
+    switch (m.kind) {
+    case PG_BEGIN:
+        postgresi_xact_begin(s, m.xid, m.commit, m.time_us);
+        break;
+    case PG_COMMIT:
+        TRY(end_xact(s, m.end, err));
+        break;
+    case PG_STREAM_START:
+        TRY(postgresi_spill_start(s, &m, err));
+        break;
+    case PG_STREAM_COMMIT:
+        TRY(postgresi_spill_commit(s, &m, err));
+        break;
+    case PG_STREAM_ABORT:
+        TRY(postgresi_spill_abort(s, &m, err));
+        break;
+    default:
+        if (s->in_xact || m.kind == PG_RELATION || m.kind == PG_TYPE || m.kind == PG_MESSAGE)
+            TRY(postgresi_change_take(s, &m, err));
+        else
+            FAIL(err, E_FORMAT, ERR_FATAL, "source %s: a message %c outside of a transaction",
+                 s->base.instance, m.kind);
+    }
+out:
+    return rc;
+}
+
+static int
+take_envelope(struct pg_source *s, struct slice bytes, struct err *err)
+{
+    struct pg_envelope e;
+    int                rc;
+
+    TRY(postgresi_envelope_parse(bytes, &e, err));
+    s->heard_us = s->base.env->ops->mono_us(s->base.env);
+    if (e.kind == 'w') {
+        TRY(take_message(s, e.payload, err));
+        goto out;
+    }
+    /* All transactions that ended before this were sent. */
+    if (!s->in_xact && e.wal_end.v > s->received.v)
+        s->received = e.wal_end;
+    if (e.reply)
+        TRY(postgresi_stream_tell(s, false, err));
+out:
+    return rc;
+}
+
+/* The end of the COPY: why. */
+static int
+copy_ended(struct pg_source *s, struct err *err)
+{
+    PGresult *r = PQgetResult(s->stream);
+    int       rc;
+
+    if (r != NULL && PQresultStatus(r) == PGRES_FATAL_ERROR)
+        rc = postgresi_fail(s, r, "replication ended", err);
+    else
+        rc = err_set(err, __FILE__, __LINE__, E_CONNECT, ERR_RETRY,
+                     "source %s: the replication connection was closed", s->base.instance);
+    PQclear(r);
+    return rc;
+}
+
+/* One message of the connection; *dry: there is none now. */
+static int
+take_one(struct pg_source *s, bool *dry, struct err *err)
+{
+    char *bytes = NULL;
+    int   n, rc;
+
+    *dry = false;
+    n = PQgetCopyData(s->stream, &bytes, 1);
+    if (n == 0) {
+        if (PQconsumeInput(s->stream) == 0)
+            RETURN_ERR(err, E_CONNECT, ERR_RETRY, "source %s: the replication connection was lost",
+                       s->base.instance);
+        n = PQgetCopyData(s->stream, &bytes, 1);
+    }
+    if (n == 0) {
+        *dry = true;
+        return 0;
+    }
+    if (n < 0)
+        return copy_ended(s, err);
+    rc = take_envelope(s, slice_of(bytes, (size_t)n), err);
+    PQfreemem(bytes);
+    return rc;
+}
+
+static int
+take_replayed(struct pg_source *s, struct err *err)
+{
+    struct pg_message m;
+    int               rc = postgresi_spill_next(s, &m, err);
+
+    if (rc == E_END)
+        return end_xact(s, postgresi_spill_finish(s), err);
+    return rc != 0 ? rc : postgresi_change_take(s, &m, err);
+}
+
+int
+postgresi_stream_take(struct pg_source *s, uint32_t max, bool *dry, struct err *err)
+{
+    struct ox_env *env = s->base.env;
+    uint64_t       now = env->ops->mono_us(env);
+    int            rc = 0;
+
+    if (now - s->told_us >= TELL_US)
+        TRY(postgresi_stream_tell(s, false, err));
+    *dry = false;
+    for (uint32_t n = 0; !*dry && !postgresi_full(s, max); n++) {
+        if (s->replay != NULL)
+            TRY(take_replayed(s, err));
+        else if (postgresi_snapshot_ripe(s))
+            TRY(postgresi_snapshot_give(s, max, err));
+        else
+            TRY(take_one(s, dry, err));
+        /* Many transactions of others leave ends only: let these be taken too. */
+        if (n >= 100000)
+            break;
+    }
+    if (*dry && env->ops->mono_us(env) - s->heard_us > SILENCE_US)
+        FAIL(err, E_TIMEOUT, ERR_RETRY, "source %s: the server has said nothing for %u s",
+             s->base.instance, (unsigned)(SILENCE_US / 1000000));
+out:
+    return rc;
+}

@@ -1,0 +1,557 @@
+"""The source postgres in the built binary, against a real server: what the log holds afterwards,
+folded stream by stream, is the table. OXBOW names the binary, KILL_AT_SYNC the library of
+kill_at_sync.c. SEED repeats a workload."""
+import collections
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+import urllib.request
+
+import servers
+
+OXBOW = os.path.abspath(os.environ.get('OXBOW', 'build/src/cli/oxbow'))
+KILLER = os.environ.get('KILL_AT_SYNC', '')
+SEED = int(os.environ.get('SEED', '1'))
+PATIENCE = 90
+
+
+def exact(text):
+    """JSON with every number as its own text."""
+    return json.loads(text, parse_float=str, parse_int=str)
+
+
+def without_nulls(rows):
+    """A column that was added is not in the rows from before."""
+    return {key: {k: v for k, v in row.items() if v is not None} for key, row in rows.items()}
+
+
+class Cutter:
+    """A TCP proxy that cuts each connection after so many bytes from the server, while there are
+    numbers left; then it lets all through."""
+
+    def __init__(self, port, after):
+        self.target, self.after, self.cuts = port, list(after), 0
+        self.listener = socket.create_server(('127.0.0.1', 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(('127.0.0.1', self.target))
+            except OSError:
+                client.close()
+                continue
+            limit = self.after.pop(0) if self.after else None
+            threading.Thread(target=self.pump, args=(client, server, None), daemon=True).start()
+            threading.Thread(target=self.pump, args=(server, client, limit), daemon=True).start()
+
+    def pump(self, a, b, limit):
+        try:
+            while True:
+                data = a.recv(65536)
+                if limit is not None and len(data) >= limit:
+                    b.sendall(data[:limit])
+                    self.cuts += 1
+                    break
+                if not data:
+                    break
+                b.sendall(data)
+                limit = None if limit is None else limit - len(data)
+        except OSError:
+            pass
+        for s in (a, b):
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        a.close()
+
+    def close(self):
+        self.listener.close()
+
+
+class Case(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.top = tempfile.mkdtemp(prefix='oxbow-postgres-')
+        cls.addClassCleanup(shutil.rmtree, cls.top, True)
+        try:
+            cls.pg = servers.Postgres(os.path.join(cls.top, 'pg'),
+                                      logical_decoding_work_mem='64kB').start()
+        except servers.Missing as e:
+            raise unittest.SkipTest(f'{e} is not installed') from e
+        cls.addClassCleanup(cls.pg.end)
+
+    def setUp(self):
+        self.name = self.id().split('.')[-1][5:]
+        self.folder = os.path.join(self.top, self.name)
+        os.makedirs(self.folder)
+        self.process = None
+
+    def configure(self, tables, connection=None, **settings):
+        """tables: names, or dicts as in the configuration."""
+        self.conf = os.path.join(self.folder, 'conf.yaml')
+        source = {'type': 'postgres', 'connection': connection or self.pg.connection(),
+                  'tables': [t if isinstance(t, dict) else {'name': t} for t in tables],
+                  'spill': self.folder, 'idle': '200ms', **settings}
+        with open(self.conf, 'w', encoding='utf-8') as f:
+            json.dump({'data': os.path.join(self.folder, 'data'), 'listen': '127.0.0.1:0',
+                       'sources': {self.name: source}}, f)
+
+    def oxbow(self, *args, status=0):
+        done = subprocess.run([OXBOW, *args], capture_output=True, timeout=PATIENCE, check=False)
+        text = done.stdout.decode() + done.stderr.decode()
+        self.assertEqual(done.returncode, status, text)
+        return text
+
+    def prepare(self, *args, status=0):
+        text = self.oxbow('source', 'prepare', self.name, '-c', self.conf, *args, status=status)
+        self.addCleanup(subprocess.run, [OXBOW, 'source', 'unprepare', self.name, '-c', self.conf],
+                        capture_output=True, check=False)
+        return text
+
+    def serve(self, **env):
+        log = os.path.join(self.folder, 'log')
+        with open(log, 'wb') as f:
+            self.process = subprocess.Popen([OXBOW, 'serve', '-c', self.conf], stdout=f, stderr=f,
+                                            stdin=subprocess.DEVNULL, env={**os.environ, **env})
+        self.addCleanup(self.kill, self.process)
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and self.process.poll() is None:
+            with open(log, encoding='utf-8') as f:
+                found = re.search(r'msg=listening .*port=(\d+)', f.read())
+            if found:
+                self.port = found.group(1)
+                return
+            time.sleep(0.01)
+        if not env:
+            with open(log, encoding='utf-8') as f:
+                self.fail(f.read())
+
+    def kill(self, process=None):
+        process = process or self.process
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+    def show(self):
+        with urllib.request.urlopen(f'http://127.0.0.1:{self.port}/v1/sources/{self.name}',
+                                    timeout=PATIENCE) as answer:
+            return json.load(answer)
+
+    def until(self, wanted, what):
+        end = time.monotonic() + PATIENCE
+        while True:
+            shown = self.show()
+            if wanted(shown):
+                return shown
+            if time.monotonic() > end or (shown['state'] == 'failed' and 'failed' not in what):
+                self.fail(f'{what}: {shown}')
+            time.sleep(0.02)
+
+    def caught_up(self):
+        """All that was committed before this call is in the log."""
+        lsn = self.pg.psql('SELECT pg_current_wal_insert_lsn() - \'0/0\'').strip()
+
+        def done(shown):
+            at = shown['checkpoint'] and shown['checkpoint']['lsn'].split('/')
+            return shown['caught_up'] and at and int(at[0], 16) << 32 | int(at[1], 16) >= int(lsn)
+        return self.until(done, 'caught up')
+
+    def failed(self):
+        return self.until(lambda shown: shown['state'] == 'failed', 'failed')['error']
+
+    def events(self, *args):
+        where = ['--server', f'http://127.0.0.1:{self.port}'] if self.process.poll() is None \
+            else ['--data', os.path.join(self.folder, 'data')]
+        done = subprocess.run([OXBOW, 'read', *args, '--json', *where], capture_output=True,
+                              timeout=PATIENCE, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return [exact(line) for line in done.stdout.decode().splitlines()]
+
+    def fold(self):
+        """table -> stream's key -> row; and that no event is there twice."""
+        tables, ids = collections.defaultdict(dict), set()
+        for e in self.events('$all'):
+            source = (e.get('metadata') or {}).get('$source')
+            if not source:
+                continue
+            self.assertNotIn(e['id'], ids)
+            ids.add(e['id'])
+            rows, kind = tables[source['table']], e['type']
+            if kind == 'Deleted':
+                self.assertTrue(source['key'] in rows or self.late, e)
+                rows.pop(source['key'], None)
+            elif kind == 'Truncated':
+                rows.clear()
+            elif kind in ('Read', 'Inserted', 'Updated'):
+                self.assertTrue(kind != 'Updated' or source['key'] in rows or self.late, e)
+                row = dict(e['data'])
+                for name in source.get('unchanged', []):
+                    row[name] = rows[source['key']][name]
+                rows[source['key']] = row
+        return tables
+
+    maxDiff = 3000
+    late = False  # changes may come before the row's Read
+
+    def table(self, name, key='id'):
+        """The same by the table itself."""
+        lines = self.pg.psql(f'SELECT row_to_json(t) FROM {name} t').splitlines()
+        return {row[key]: row for row in map(exact, lines)}
+
+    def same(self, name, key='id'):
+        self.caught_up()
+        self.assertEqual(without_nulls(self.fold()[name]), without_nulls(self.table(name, key)))
+
+
+class Basics(Case):
+    def test_dry_run_makes_nothing(self):
+        self.pg.psql('CREATE TABLE dry (id int PRIMARY KEY); CREATE TABLE nokey (v int)')
+        self.configure(['dry'])
+        text = self.prepare('--dry-run')
+        self.assertIn('would run: CREATE PUBLICATION', text)
+        self.assertIn('would make the slot', text)
+        self.assertEqual(self.pg.psql("SELECT count(*) FROM pg_publication WHERE pubname LIKE '%dry%'"),
+                         '0\n')
+        self.configure(['dry', 'nokey', 'nothing'])
+        text = self.prepare(status=1)
+        self.assertIn('every UPDATE and DELETE of it would fail', text)
+        self.assertIn('there is no table public.nothing', text)
+        self.assertEqual(self.pg.psql("SELECT count(*) FROM pg_publication WHERE pubname LIKE '%dry%'"),
+                         '0\n')
+
+    def test_not_prepared(self):
+        self.pg.psql('CREATE TABLE bare (id int PRIMARY KEY)')
+        self.configure(['bare'])
+        self.serve()
+        self.assertIn('run `oxbow source prepare not_prepared`', self.failed())
+
+    def test_changes(self):
+        self.pg.psql('CREATE TABLE c (id int PRIMARY KEY, v text, n numeric);'
+                     "INSERT INTO c SELECT i, 'v' || i, i * 1.50 FROM generate_series(1, 20) i")
+        self.configure(['c'], messages=True)
+        self.prepare()
+        self.serve()
+        self.caught_up()
+        self.pg.psql("BEGIN; INSERT INTO c VALUES (30, NULL, 'NaN'); UPDATE c SET v = 'x' WHERE id = 1;"
+                     "SELECT pg_logical_emit_message(true, 'note', '{\"a\": 1.10}');"
+                     'DELETE FROM c WHERE id = 2; UPDATE c SET id = 103 WHERE id = 3; COMMIT;'
+                     "BEGIN; INSERT INTO c VALUES (99, 'gone', 0); ROLLBACK;"
+                     'ALTER TABLE c ADD COLUMN more bool; UPDATE c SET more = true WHERE id = 4')
+        self.same('c')
+        self.assertEqual([(e['type'], e['data']) for e in self.events('c-3')],
+                         [('Read', {'id': '3', 'v': 'v3', 'n': '4.50'}), ('Deleted', None)])
+        self.assertEqual([e['type'] for e in self.events('c-103')], ['Inserted'])
+        self.assertEqual([(e['type'], len(e['data']['columns'])) for e in self.events('c')],
+                         [('SchemaChanged', 3), ('SchemaChanged', 4)])
+        self.assertEqual([e['data'] for e in self.events('note')], [{'content': {'a': '1.10'}}])
+        self.pg.psql('TRUNCATE c; INSERT INTO c VALUES (1, \'again\', 1)')
+        self.same('c')
+
+    def test_idle_database_holds_no_wal(self):
+        self.pg.psql('CREATE TABLE quiet (id int PRIMARY KEY); CREATE TABLE busy (id int)')
+        self.configure(['quiet'])
+        self.prepare()
+        self.serve()
+        self.caught_up()
+        self.pg.psql('INSERT INTO busy SELECT generate_series(1, 5000); CHECKPOINT')
+        self.caught_up()
+        lsn = self.pg.psql('SELECT pg_current_wal_flush_lsn()').strip()
+        end = time.monotonic() + PATIENCE
+        while self.pg.psql("SELECT confirmed_flush_lsn >= '" + lsn + "' FROM pg_replication_slots "
+                           f"WHERE slot_name = 'oxbow_{self.name}'") != 't\n':
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.05)
+
+    def test_lost_slot_is_a_gap(self):
+        self.pg.psql('CREATE TABLE gap (id int PRIMARY KEY); INSERT INTO gap VALUES (1)')
+        self.configure(['gap'])
+        self.prepare()
+        self.serve()
+        self.same('gap')
+        self.kill()
+        self.oxbow('source', 'unprepare', self.name, '-c', self.conf)
+        self.pg.psql('INSERT INTO gap VALUES (2)')
+        self.serve()
+        self.assertIn('gap: the slot', self.failed())
+        self.kill()
+        self.prepare()
+        self.pg.psql('INSERT INTO gap VALUES (3)')
+        self.serve()
+        found = re.search(r'`accept: ([0-9A-F/]+)`', self.failed())
+        self.kill()
+        self.configure(['gap'], accept=found.group(1))
+        self.serve()
+        self.same('gap')
+
+    def test_unpublished_table_is_a_gap(self):
+        self.pg.psql('CREATE TABLE unpub (id int PRIMARY KEY)')
+        self.configure(['unpub'])
+        self.prepare()
+        self.serve()
+        self.caught_up()
+        self.pg.psql('ALTER TABLE unpub RENAME TO other; INSERT INTO other VALUES (1)')
+        self.assertIn('gap: table public.unpub is not in the publication', self.failed())
+
+    def test_keys(self):
+        self.pg.psql('CREATE SCHEMA s; CREATE TABLE s."odd.name" (b int, a text, v text, PRIMARY KEY (a, b));'
+                     'CREATE TABLE whole (id int, v text); ALTER TABLE whole REPLICA IDENTITY FULL;'
+                     'CREATE TABLE part (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);'
+                     'CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (10);'
+                     'CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM (10) TO (20);'
+                     "INSERT INTO part VALUES (1, 'a'), (11, 'b');"
+                     "INSERT INTO s.\"odd.name\" VALUES (1, 'x|y', 'v')")
+        self.configure(['s.odd.name', {'name': 'whole', 'key': ['id']}, 'part'])
+        self.prepare()
+        self.serve()
+        self.caught_up()
+        self.pg.psql("UPDATE part SET id = 12 WHERE id = 1; INSERT INTO part VALUES (2, 'c');"
+                     "INSERT INTO whole VALUES (1, 'a'), (2, 'b'); UPDATE whole SET v = 'c';"
+                     "DELETE FROM whole WHERE id = 2; UPDATE s.\"odd.name\" SET v = 'w'")
+        self.same('part')
+        self.assertEqual(self.fold()['whole'], self.table('whole'))
+        self.assertEqual(self.fold()['s.odd.name'],
+                         {'1|x\\|y': {'b': '1', 'a': 'x|y', 'v': 'w'}})
+
+
+class Types(Case):
+    COLUMNS = [
+        ('smallint', "'-32768'", '-32768'), ('bigint', "'9223372036854775807'", '9223372036854775807'),
+        ('numeric', "'-123456789012345678901234567890.123456789012345678900'",
+         '-123456789012345678901234567890.123456789012345678900'),
+        ('numeric', "'NaN'", 'NaN'), ('real', "'-Infinity'", '-Infinity'),
+        ('double precision', "'0.1'", '0.1'), ('double precision', "'1e300'", '1e+300'),
+        ('money', "'12.34'", '$12.34'), ('boolean', "'f'", False), ('boolean', 'NULL', None),
+        ('text', "E'a\"b\\n\\u00e9'", 'a"b\né'), ('char(4)', "'ab'", 'ab  '), ('varchar(9)', "''", ''),
+        ('bytea', "'\\x00ff'", '\\x00ff'), ('date', "'0044-03-15 BC'", '0044-03-15 BC'),
+        ('date', "'infinity'", 'infinity'), ('time', "'24:00'", '24:00:00'),
+        ('timetz', "'01:02:03.000004+05:30'", '01:02:03.000004+05:30'),
+        ('timestamp', "'294276-12-31 23:59:59.999999'", '294276-12-31 23:59:59.999999'),
+        ('timestamptz', "'2000-01-01 01:00+01'", '2000-01-01 00:00:00+00'),
+        ('timestamptz', "'-infinity'", '-infinity'), ('interval', "'1 year -2 days 3.5s'", 'P1Y-2DT3.5S'),
+        ('uuid', "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'", 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'),
+        ('json', "'{\"a\" : 1.10, \"a\":2}'", {'a': '2'}),
+        ('jsonb', "'[1.10, null, \"x\"]'", ['1.10', None, 'x']), ('jsonb', "'null'", None),
+        ('int[]', "'{1,NULL,3}'", ['1', None, '3']), ('int[]', "'{{1,2},{3,4}}'", [['1', '2'], ['3', '4']]),
+        ('int[]', "'[0:1]={1,2}'", '[0:1]={1,2}'), ('int[]', "'{}'", []),
+        ('text[]', "ARRAY['NULL', 'a,\"b\\', NULL, '{}']", ['NULL', 'a,"b\\', None, '{}']),
+        ('bool[]', "'{t,f}'", [True, False]), ('numeric[]', "'{1.00,NaN}'", ['1.00', 'NaN']),
+        ('jsonb[]', "ARRAY['{\"a\": [1]}'::jsonb]", [{'a': ['1']}]),
+        ('box[]', "'{(1,1),(0,0);(2,2),(0,0)}'", ['(1,1),(0,0)', '(2,2),(0,0)']),
+        ('mood', "'sad'", 'sad'), ('mood[]', "'{sad,ok}'", ['sad', 'ok']),
+        ('pair', "ROW(1, 'a,b')", '(1,"a,b")'), ('posint', "'7'", '7'), ('posint[]', "'{7}'", ['7']),
+        ('int4range', "'[1,5)'", '[1,5)'), ('tstzrange', "'[2000-01-01 00:00+00,)'",
+                                            '["2000-01-01 00:00:00+00",)'),
+        ('point', "'(1.5,2)'", '(1.5,2)'), ('line', "'{1,2,3}'", '{1,2,3}'),
+        ('polygon', "'((0,0),(1,1))'", '((0,0),(1,1))'), ('circle', "'<(0,0),1>'", '<(0,0),1>'),
+        ('inet', "'10.0.0.1/8'", '10.0.0.1/8'), ('cidr', "'10.0.0.0/8'", '10.0.0.0/8'),
+        ('macaddr', "'08:00:2b:01:02:03'", '08:00:2b:01:02:03'), ('bit(3)', "B'101'", '101'),
+        ('varbit', "B'1'", '1'), ('tsvector', "'a:1 b'", "'a':1 'b'"), ('tsquery', "'a & b'", "'a' & 'b'"),
+        ('xml', "'<a/>'", '<a/>'), ('oid', "'4294967295'", '4294967295'), ('pg_lsn', "'16/B374D848'",
+                                                                          '16/B374D848'),
+        ('int4multirange', "'{[1,2),[4,5)}'", '{[1,2),[4,5)}'), ('int2vector', "'1 2'", '1 2'),
+    ]
+
+    def test_each_type(self):
+        cols = ', '.join(f'c{i} {t}' for i, (t, _, _) in enumerate(self.COLUMNS))
+        values = ', '.join(v for _, v, _ in self.COLUMNS)
+        self.pg.psql("CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, b text);"
+                     'CREATE DOMAIN posint AS int CHECK (VALUE > 0);'
+                     f'CREATE TABLE types (id int PRIMARY KEY, {cols}); SET standard_conforming_strings = on;'
+                     f'INSERT INTO types VALUES (1, {values})')
+        self.configure(['types'])
+        self.prepare()
+        self.serve()
+        self.caught_up()
+        self.pg.psql(f"SET datestyle = 'German'; SET timezone = 'Asia/Tokyo'; INSERT INTO types SELECT 2, "
+                     f"{', '.join(f'c{i}' for i in range(len(self.COLUMNS)))} FROM types")
+        self.caught_up()
+        rows = self.fold()['types']
+        for key in '1', '2':
+            for i, (t, v, want) in enumerate(self.COLUMNS):
+                self.assertEqual(rows[key][f'c{i}'], want, (key, t, v))
+
+    def test_unchanged_toast(self):
+        self.pg.psql("CREATE TABLE toast (id int PRIMARY KEY, n int, big text);"
+                     'ALTER TABLE toast ALTER big SET STORAGE EXTERNAL;'
+                     "INSERT INTO toast VALUES (1, 0, repeat('x', 9000)), (2, 0, repeat('y', 9000));"
+                     'CREATE TABLE toastf (LIKE toast INCLUDING ALL); ALTER TABLE toastf REPLICA IDENTITY FULL;'
+                     'INSERT INTO toastf SELECT * FROM toast')
+        self.configure(['toast', 'toastf'])
+        self.prepare()
+        self.serve()
+        self.caught_up()
+        self.pg.psql('UPDATE toast SET n = 1; UPDATE toastf SET n = 1; UPDATE toast SET n = 2 WHERE id = 1;'
+                     'UPDATE toast SET big = NULL WHERE id = 2')
+        self.same('toast')
+        self.same('toastf')
+        last = self.events('toastf-1')[-1]
+        self.assertNotIn('unchanged', last['metadata']['$source'])
+        self.assertEqual(len(last['data']['big']), 9000)
+
+
+class Large(Case):
+    def test_streamed_transactions(self):
+        """Larger than the server's memory for it: streamed before the commit, with what is rolled
+        back in between, beside small ones."""
+        self.pg.psql('CREATE TABLE big (id int PRIMARY KEY, v text)')
+        self.configure(['big'])
+        self.prepare()
+        self.serve()
+        self.caught_up()
+        a, b = self.pg.session(), self.pg.session()
+        fill = "INSERT INTO big SELECT i, repeat('a', 50) FROM generate_series({}, {}) i;\n"
+
+        def tell(session, text):
+            session.stdin.write((text + "\\echo done\n").encode())
+            session.stdin.flush()
+            self.assertEqual(session.stdout.readline(), b'done\n')
+        tell(a, 'BEGIN;' + fill.format(1, 3000) + 'SAVEPOINT s;\n')
+        tell(b, 'BEGIN;' + fill.format(10001, 13000))
+        tell(a, fill.format(3001, 6000) + 'UPDATE big SET v = \'lost\';\nROLLBACK TO s;\n')
+        tell(a, 'DELETE FROM big WHERE id % 3 = 0; UPDATE big SET id = -id WHERE id < 100;\n')
+        self.pg.psql("INSERT INTO big VALUES (50000, 'small')")
+        tell(b, 'ROLLBACK;\n' + 'BEGIN;' + fill.format(20001, 22000))
+        tell(b, 'COMMIT;\n')
+        tell(a, 'ALTER TABLE big ADD COLUMN more int; UPDATE big SET more = 1 WHERE id < 9;\n'
+             "PREPARE TRANSACTION 'two';\n")
+        self.caught_up()
+        self.assertEqual(len(self.fold()['big']), 2001)
+        tell(a, "COMMIT PREPARED 'two';\n")
+        for session in a, b:
+            session.stdin.close()
+            session.stdout.close()
+            session.wait()
+        self.same('big')
+        self.assertGreater(int(self.pg.psql('SELECT sum(stream_txns) FROM pg_stat_replication_slots')), 0)
+
+
+class Workload(threading.Thread):
+    """A session of random statements, which goes on after an error."""
+
+    def __init__(self, pg, table, seed, rounds):
+        super().__init__(daemon=True)
+        self.pg, self.table, self.random, self.rounds = pg, table, random.Random(seed), rounds
+
+    def statement(self):
+        r, t = self.random, self.table
+        key, other = r.randrange(1, 400), r.randrange(1, 400)
+        return r.choice([
+            f"INSERT INTO {t} VALUES ({key}, {other}, repeat('i', {r.randrange(80)})) ON CONFLICT DO NOTHING",
+            f"INSERT INTO {t} VALUES ({key}, {other}, 'u') ON CONFLICT (id) DO UPDATE SET n = {t}.n + 1",
+            f'UPDATE {t} SET n = n + 1 WHERE id BETWEEN {key} AND {key + 5}',
+            f'UPDATE {t} SET id = {other} WHERE id = {key} AND NOT EXISTS '
+            f'(SELECT FROM {t} WHERE id = {other})',
+            f'DELETE FROM {t} WHERE id = {key}',
+            f"INSERT INTO {t} SELECT i, 1, repeat('b', 30) FROM generate_series(500, "
+            f'{r.randrange(500, 1800)}) i ON CONFLICT DO NOTHING',
+            f'DELETE FROM {t} WHERE id >= 500',
+            f'UPDATE {t} SET n = n - 1',
+        ])
+
+    def script(self):
+        r, out = self.random, []
+        for i in range(self.rounds):
+            kind = r.randrange(12)
+            if kind < 6:
+                out.append(self.statement())
+                continue
+            out.append('BEGIN')
+            for _ in range(r.randrange(1, 6)):
+                out.append(self.statement())
+                if r.random() < 0.3:
+                    out += ['SAVEPOINT s', self.statement(), r.choice(['ROLLBACK TO s', 'RELEASE s'])]
+            if kind == 6 and r.random() < 0.2:
+                out.append(f'TRUNCATE {self.table}')
+            if kind == 7:
+                out += [f"PREPARE TRANSACTION 'p{i}'", r.choice(['COMMIT', 'ROLLBACK']) + f" PREPARED 'p{i}'"]
+            else:
+                out.append('ROLLBACK' if kind == 8 else 'COMMIT')
+        return ';\n'.join(out) + ';\n'
+
+    def run(self):
+        subprocess.run([self.pg.bin + '/psql', '-X', '-q', '-At', '-d', self.pg.connection()],
+                       input=self.script().encode(), capture_output=True, check=False)
+
+
+class Faults(Case):
+    late = True
+
+    def begin(self, rows, **more):
+        self.pg.psql(f'CREATE TABLE {self.name} (id int PRIMARY KEY, n int, v text);'
+                     f"INSERT INTO {self.name} SELECT i, 0, 'r' FROM generate_series(1, {rows}) i")
+        self.configure([self.name], chunk=150, batch=40, **more)
+        self.prepare()
+
+    def test_killed_at_each_step(self):
+        """At every durable write of the first ones: through the snapshot and the stream."""
+        if not os.path.exists(KILLER):
+            self.skipTest('KILL_AT_SYNC names no library')
+        self.begin(600)
+        work = Workload(self.pg, self.name, SEED, 250)
+        work.start()
+        for n in [1, 2, 3, 5, 8, 13, 21, 40]:
+            self.serve(LD_PRELOAD=KILLER, KILL_AT=str(n))
+            if n > 5 and not work.is_alive():
+                break
+            self.process.wait(PATIENCE)
+        work.join()
+        self.kill()
+        self.serve()
+        self.same(self.name)
+
+    def test_connection_cut(self):
+        r = random.Random(SEED)
+        cutter = Cutter(self.pg.port, [5, 400] + [r.randrange(300, 60000) for _ in range(4)])
+        self.addCleanup(cutter.close)
+        self.begin(600)
+        self.configure([self.name], chunk=150, batch=40, connection=self.pg.connection(cutter.port))
+        work = Workload(self.pg, self.name, SEED + 1, 120)
+        self.serve()
+        work.start()
+        work.join()
+        self.same(self.name)
+        self.assertGreater(cutter.cuts, 2)
+
+    def test_server_restarts(self):
+        self.begin(600)
+        self.serve()
+        for i in range(3):
+            work = Workload(self.pg, self.name, SEED + 10 + i, 60)
+            work.start()
+            time.sleep(0.3)
+            self.pg.stop()
+            work.join()
+            self.pg.start()
+        for gid in self.pg.psql('SELECT gid FROM pg_prepared_xacts').split():
+            self.pg.psql(f"ROLLBACK PREPARED '{gid}'")
+        self.same(self.name)
+
+    def test_snapshot_beside_writers(self):
+        """Four sessions write while the table is read in small chunks."""
+        self.begin(3000)
+        works = [Workload(self.pg, self.name, SEED + 20 + i, 60) for i in range(4)]
+        for work in works:
+            work.start()
+        self.serve()
+        for work in works:
+            work.join()
+        self.same(self.name)
+
+
+if __name__ == '__main__':
+    unittest.main()
