@@ -573,6 +573,86 @@ test_restart(void **state)
     assert_int_equal(f->world->count, 300);
 }
 
+static bool
+is_paused(void *arg)
+{
+    return status(arg).state == DELIVER_PAUSED && status(arg).in_flight == 0;
+}
+
+/* Nothing goes out, in the next run neither, until it is told to go on. */
+static void
+test_pause(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 100, 10);
+    start(f);
+    until_caught_up(f);
+    fake_ok(deliver_pause(f->d, true, &f->err), &f->err);
+    fake_until(is_paused, f, "it paused");
+    append(f, 100, 10);
+    stop(f);
+    fake_log_reopen(&f->log);
+    append(f, 100, 10);
+    start(f);
+    fake_until(is_paused, f, "it is paused still");
+    assert_false(status(f).caught_up);
+    assert_int_equal(f->world->count, 100);
+    fake_ok(deliver_pause(f->d, false, &f->err), &f->err);
+    until_caught_up(f);
+    assert_int_equal(status(f).state, DELIVER_RUNNING);
+    (void)check_order(f, false);
+    assert_int_equal(f->world->count, 300);
+}
+
+/* Back delivers again, in order; what is parked stays so; forward leaves out. */
+static void
+test_seek(void **state)
+{
+    struct fix    *f = *state;
+    struct log_pos middle;
+
+    append(f, 50, 10);
+    middle = f->last;
+    append(f, 50, 10);
+    start(f);
+    until_caught_up(f);
+    fake_ok(deliver_seek(f->d, middle, &f->err), &f->err);
+    f->want = 151; /* the middle one too */
+    fake_until(arrived, f, "the second half came again");
+    until_caught_up(f);
+    assert_int_equal(f->world->count, 151);
+    assert_true(check_order(f, true) > 0);
+    fake_ok(deliver_pause(f->d, true, &f->err), &f->err);
+    fake_until(is_paused, f, "it paused");
+    append(f, 50, 10);
+    fake_ok(deliver_seek(f->d, log_end(f->log.log), &f->err), &f->err);
+    append(f, 10, 10);
+    fake_ok(deliver_pause(f->d, false, &f->err), &f->err);
+    until_caught_up(f);
+    assert_int_equal(f->world->count, 161);
+    assert_int_equal(deliver_seek(f->d, LOG_POS(log_end(f->log.log).v + 1000000), &f->err),
+                     E_INVALID);
+}
+
+static void
+test_seek_transaction(void **state)
+{
+    struct fix *f = *state;
+
+    f->transactional = true;
+    append(f, 10, 10);
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(deliver_seek(f->d, LOG_POS(0), &f->err), E_STATE);
+    fake_ok(deliver_pause(f->d, true, &f->err), &f->err);
+    fake_until(is_paused, f, "it paused");
+    append(f, 10, 10);
+    fake_ok(deliver_pause(f->d, false, &f->err), &f->err);
+    until_caught_up(f);
+    assert_int_equal(f->world->count, 20);
+}
+
 /* A run that is cut off: what it delivered since its checkpoint comes again, with the same ids. */
 static void
 test_crash(void **state)
@@ -886,6 +966,9 @@ main(void)
         cmocka_unit_test_setup_teardown(test_skip_all, setup, teardown),
         cmocka_unit_test_setup_teardown(test_too_many_parked, setup, teardown),
         cmocka_unit_test_setup_teardown(test_restart, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_pause, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_seek, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_seek_transaction, setup, teardown),
         cmocka_unit_test_setup_teardown(test_crash, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fenced, setup, teardown),
         cmocka_unit_test_setup_teardown(test_from, setup, teardown),

@@ -63,6 +63,27 @@ class FileSink(SinkCase):
         self.assertGreater(len(glob.glob(self.out + '.*')), 3)
         self.assertEqual(self.show()['parked'], 0)
 
+    def test_commands(self):
+        """pause, resume, seek and drop, as a person types them."""
+        self.start()
+        self.append('order-1', 3)
+        self.delivered()
+        self.oxbow('sink', 'pause', 'out')
+        self.until(lambda: self.show()['state'] == 'paused', 'not paused')
+        self.append('order-1', 2)
+        self.kill()
+        self.start()
+        self.until(lambda: self.show()['state'] == 'paused', 'a pause outlives a kill')
+        self.assertEqual(len(self.lines()), 3)
+        self.oxbow('sink', 'resume', 'out')
+        self.delivered()
+        self.assertEqual([s.version for s in self.seen()], [0, 1, 2, 3, 4])
+        self.oxbow('sink', 'seek', 'out', 'beginning')
+        self.until(lambda: len(self.lines()) == 10, 'nothing comes again')
+        self.came(self.seen())
+        self.oxbow('sink', 'seek', 'out', 'nowhere', status=1)
+        self.oxbow('sink', 'drop', 'out', 'order-1', status=1)
+
     def test_full(self):
         """A file that cannot grow: it waits, says so, and goes on when there is room."""
         self.configure_with(rotate=0)

@@ -214,6 +214,28 @@ sink_command(struct cli *c, const char *word, struct err *err)
     return rc;
 }
 
+/* The word after "sink". */
+int
+clii_sink_command(struct cli *c, struct err *err)
+{
+    const char *word = strchr(c->command->name, ' ') + 1;
+    struct buf  query = {0};
+    int         rc;
+
+    if (strcmp(word, "drop") == 0) {
+        word = "skip";
+        buf_add_str(&query, "?rest=true&stream=");
+        url_encode(&query, slice_str(c->args[1]));
+    } else if (c->arg_count > 1) {
+        buf_add_str(&query, "?to=");
+        url_encode(&query, slice_str(c->args[1]));
+    }
+    buf_add_byte(&query, '\0');
+    rc = command(c, "sinks", word, (const char *)query.data, err);
+    buf_fini(&query);
+    return rc;
+}
+
 int
 clii_sink_replay(struct cli *c, struct err *err)
 {

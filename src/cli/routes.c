@@ -8,6 +8,7 @@
 #include "cli/engine_int.h"
 #include "core/capture.h"
 #include "core/deliver.h"
+#include "log/log.h"
 #include "server/call.h"
 #include "server/server.h"
 
@@ -231,12 +232,25 @@ get_migration(struct call *call, void *arg)
     answer_one(call, arg, PART_MIGRATION);
 }
 
-/* POST /v1/sinks/{name}/replay|skip?stream=S&rest=true */
+/* beginning, end or a position */
+static int
+seek(struct engine *e, struct part *p, struct slice to, struct err *err)
+{
+    struct log_pos pos = LOG_POS(0);
+
+    if (slice_is(to, "end"))
+        pos = log_end(e->log);
+    else if (!slice_is(to, "beginning") && !json_uint64(to, &pos.v))
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "to: must be beginning, end or a position");
+    return deliver_seek(p->deliver, pos, err);
+}
+
+/* POST /v1/sinks/{name}/replay|skip?stream=S&rest=true, pause, resume, seek?to=POSITION */
 static void
 post_sink(struct call *call, void *arg)
 {
     struct engine *e = arg;
-    struct slice   command = call_param(call, "command"), stream = {0}, rest = {0};
+    struct slice   command = call_param(call, "command"), stream = {0}, rest = {0}, to = {0};
     struct part   *p = find(call, e, PART_SINK);
     struct err     err = {0};
     int            rc;
@@ -245,6 +259,7 @@ post_sink(struct call *call, void *arg)
         return;
     (void)call_query(call, "stream", &stream);
     (void)call_query(call, "rest", &rest);
+    (void)call_query(call, "to", &to);
     if (p->deliver == NULL)
         rc = err_set(&err, __FILE__, __LINE__, E_STATE, ERR_RETRY, "the sink is not open: %s",
                      p->error);
@@ -252,9 +267,13 @@ post_sink(struct call *call, void *arg)
         rc = deliver_replay(p->deliver, stream, &err);
     else if (slice_is(command, "skip"))
         rc = deliver_skip(p->deliver, stream, slice_is(rest, "true"), &err);
+    else if (slice_is(command, "pause") || slice_is(command, "resume"))
+        rc = deliver_pause(p->deliver, slice_is(command, "pause"), &err);
+    else if (slice_is(command, "seek"))
+        rc = seek(e, p, to, &err);
     else
         rc = err_set(&err, __FILE__, __LINE__, E_NOTFOUND, ERR_DATA,
-                     "no such command; there are replay and skip");
+                     "no such command; there are replay, skip, pause, resume and seek");
     unlock(e);
     if (rc != 0)
         call_fail(call, &err);

@@ -34,6 +34,8 @@ deliver_state_name(enum deliver_state state)
         return "running";
     case DELIVER_RETRYING:
         return "retrying";
+    case DELIVER_PAUSED:
+        return "paused";
     case DELIVER_STOPPED:
         return "stopped";
     case DELIVER_FAILED:
@@ -491,11 +493,18 @@ static void
 take_commit(struct deliver *d)
 {
     struct err err;
+    bool       seek = d->seek_committing;
 
+    d->seek_committing = false;
     if (deliveri_committed(d, &err) != 0) {
         if (atomic_load(&d->stopping))
             d->stop_by_us = d->now_us; /* that was the last attempt */
     } else {
+        if (seek) {
+            d->seeking = false;
+            restart(d, RESTART_ALL);
+            return;
+        }
         if (d->commit_is_mark && d->reader == NULL && d->restart == RESTART_NONE &&
             load(d, &err) != 0)
             goto again;
@@ -519,12 +528,29 @@ commit(struct deliver *d, struct err *err)
         return 0;
     if (d->records.head != NULL)
         return deliveri_commit_records(d, err);
+    if (d->seeking && d->flying == 0 && d->finished.head == NULL && d->restart == RESTART_NONE) {
+        d->seek_committing = true;
+        return deliveri_commit_mark(d, d->seek, err);
+    }
     if (deliveri_mark_due(d))
         return deliveri_commit_mark(d, deliveri_done_upto(d, false), err);
     return 0;
 }
 
 /* commands */
+
+static int
+order(struct deliver *d, const struct command *c)
+{
+    if (c->kind == COMMAND_SEEK) {
+        d->seeking = true;
+        d->seek = LOG_POS(c->pos.v == 0 ? 0 : c->pos.v - 1);
+        return 0;
+    }
+    d->paused = c->kind == COMMAND_PAUSE;
+    d->mark_changed = true;
+    return 0;
+}
 
 static void
 take_commands(struct deliver *d, bool refuse)
@@ -539,9 +565,9 @@ take_commands(struct deliver *d, bool refuse)
     lock_give(&d->lock);
     for (; list != NULL; list = next) {
         next = list->next;
-        list->rc = refuse || d->reader == NULL || d->state == DELIVER_FAILED
-                       ? E_STATE
-                       : deliveri_command(d, list);
+        list->rc = refuse || d->reader == NULL || d->state == DELIVER_FAILED ? E_STATE
+                   : list->kind == COMMAND_LANE ? deliveri_command(d, list)
+                                                : order(d, list);
         d->env->ops->gate_open(d->env, &list->gate);
     }
 }
@@ -594,7 +620,9 @@ work(struct deliver *d, bool *progress, struct err *err)
     if (d->reader == NULL)
         return 0; /* the claim is being written */
     wake_sleepers(d);
-    if (d->restart == RESTART_NONE) {
+    if (d->paused || d->seeking) {
+        d->at_end = false;
+    } else if (d->restart == RESTART_NONE) {
         TRY(read_live(d, progress, err));
         TRY(deliveri_replay_read(d, progress, err));
         if (may_send(d))
@@ -622,6 +650,10 @@ settle_state(struct deliver *d)
 {
     if (d->state == DELIVER_FAILED || d->reader == NULL)
         return;
+    if (d->paused) {
+        d->state = DELIVER_PAUSED;
+        return;
+    }
     if (d->sleepers > 0 || d->restart != RESTART_NONE) {
         d->state = DELIVER_RETRYING;
         return;
@@ -637,7 +669,7 @@ next_step(const struct deliver *d, bool progress)
 {
     uint64_t at = UINT64_MAX;
 
-    if (progress || restart_due(d))
+    if (progress || restart_due(d) || (d->mark_changed && !d->committing))
         return ENV_STEP_NOW;
     if (d->flying > 0)
         return SPIN_US;
@@ -799,7 +831,7 @@ deliver_start(struct deliver *d, struct err *err)
     if (d->sink->in_flight > 0)
         RETURN_ERR(err, E_STATE, ERR_FATAL,
                    "sink %s: it still holds events of the last run: open it anew", d->name);
-    d->loaded = false;
+    d->loaded = d->seeking = d->seek_committing = d->mark_changed = false;
     d->restart = RESTART_NONE;
     d->failures = 0;
     d->resume_us = d->stop_by_us = 0;
@@ -856,25 +888,25 @@ deliver_free(struct deliver *d)
 }
 
 static int
-command(struct deliver *d, struct slice stream, enum lane_mode mode, struct err *err)
+command(struct deliver *d, struct command *c, struct err *err)
 {
-    struct command c = {.stream = stream, .mode = mode, .rc = E_STATE};
-    bool           taken;
+    bool taken;
 
-    gate_init(&c.gate);
+    c->rc = E_STATE;
+    gate_init(&c->gate);
     lock_take(&d->lock);
     taken = d->shared.accepting;
     if (taken) {
-        c.next = d->shared.commands;
-        d->shared.commands = &c;
+        c->next = d->shared.commands;
+        d->shared.commands = c;
         d->env->ops->task_wake(d->env, d->task);
     }
     lock_give(&d->lock);
     if (taken)
-        (void)d->env->ops->gate_wait(d->env, &c.gate, UINT64_MAX);
-    if (c.rc == E_NOTFOUND)
+        (void)d->env->ops->gate_wait(d->env, &c->gate, UINT64_MAX);
+    if (c->rc == E_NOTFOUND)
         RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "sink %s: nothing of it is parked", d->name);
-    if (c.rc != 0)
+    if (c->rc != 0)
         RETURN_ERR(err, E_STATE, ERR_RETRY, "sink %s is not running", d->name);
     return 0;
 }
@@ -882,13 +914,36 @@ command(struct deliver *d, struct slice stream, enum lane_mode mode, struct err 
 int
 deliver_replay(struct deliver *d, struct slice stream, struct err *err)
 {
-    return command(d, stream, LANE_REPLAY, err);
+    return command(d, &(struct command){.stream = stream, .mode = LANE_REPLAY}, err);
 }
 
 int
 deliver_skip(struct deliver *d, struct slice stream, bool rest, struct err *err)
 {
-    return command(d, stream, rest ? LANE_SKIP_ALL : LANE_SKIP_ONE, err);
+    enum lane_mode mode = rest ? LANE_SKIP_ALL : LANE_SKIP_ONE;
+
+    return command(d, &(struct command){.stream = stream, .mode = mode}, err);
+}
+
+int
+deliver_pause(struct deliver *d, bool pause, struct err *err)
+{
+    enum command_kind kind = pause ? COMMAND_PAUSE : COMMAND_RESUME;
+
+    return command(d, &(struct command){.kind = kind}, err);
+}
+
+int
+deliver_seek(struct deliver *d, struct log_pos pos, struct err *err)
+{
+    if (d->transactional)
+        RETURN_ERR(err, E_STATE, ERR_DATA,
+                   "sink %s: its checkpoint is on its far side, beside the rows: it is changed "
+                   "there while the sink is stopped",
+                   d->name);
+    if (pos.v > log_end(d->log).v)
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "the log ends at %" PRIu64, log_end(d->log).v);
+    return command(d, &(struct command){.kind = COMMAND_SEEK, .pos = pos}, err);
 }
 
 void

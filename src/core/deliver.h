@@ -58,6 +58,7 @@ enum deliver_state {
     DELIVER_STARTING,
     DELIVER_RUNNING,
     DELIVER_RETRYING, /* something is being tried again: `error` says what */
+    DELIVER_PAUSED,   /* by deliver_pause, over restarts too */
     DELIVER_STOPPED,  /* by deliver_stop */
     DELIVER_FAILED,   /* somebody has to act: `error` says how */
 };
@@ -98,6 +99,18 @@ void deliver_stop(struct deliver *);
 int deliver_replay(struct deliver *, struct slice stream, struct err *err);
 /* Gives the oldest one up and replays the rest; with `rest` gives all of them up. */
 int deliver_skip(struct deliver *, struct slice stream, bool rest, struct err *err);
+
+/*
+ * These return when the command was taken, too. A pause lets what is in flight
+ * end and stands in the checkpoint, so it outlives a restart.
+ */
+int deliver_pause(struct deliver *, bool pause, struct err *err);
+/*
+ * From the first event at or after `pos` on, forward or back: back delivers again, forward leaves
+ * out. What is parked stays so. E_STATE for a sink with transactions: its far side has the
+ * checkpoint.
+ */
+int deliver_seek(struct deliver *, struct log_pos pos, struct err *err);
 
 void deliver_get_status(struct deliver *, struct deliver_status *out);
 

@@ -78,12 +78,16 @@ struct lane {
     char    name[];
 };
 
+enum command_kind { COMMAND_LANE, COMMAND_PAUSE, COMMAND_RESUME, COMMAND_SEEK };
+
 struct command {
-    struct command *next;
-    struct slice    stream;
-    enum lane_mode  mode;
-    struct ox_gate  gate;
-    int             rc;
+    struct command   *next;
+    enum command_kind kind;
+    struct log_pos    pos;
+    struct slice      stream;
+    enum lane_mode    mode;
+    struct ox_gate    gate;
+    int               rc;
 };
 
 struct deliver {
@@ -112,6 +116,10 @@ struct deliver {
 
     enum deliver_state state;
     bool               loaded, claimed;
+    bool               paused, next_paused; /* next_paused: as the checkpoint in flight has it */
+    bool               mark_changed;        /* the checkpoint does not say yet what is so now */
+    bool               seeking, seek_committing;
+    struct log_pos     seek; /* the checkpoint to go on from */
     enum restart       restart;
     uint64_t           now_us, resume_us; /* nothing is done before resume_us */
     uint32_t           failures;

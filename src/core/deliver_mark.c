@@ -22,6 +22,7 @@ read_mark(struct deliver *d, struct err *err)
     struct log_iter *it = NULL;
     struct log_event ev;
     struct slice     raw;
+    bool             paused;
     int              rc;
 
     d->mark_version = LOG_NO_STREAM;
@@ -38,6 +39,7 @@ read_mark(struct deliver *d, struct err *err)
         FAIL(err, E_SCHEMA, ERR_FATAL, "%s: its last event has no position", d->mark_stream);
     if (json_get(ev.data, "start", &raw) && !json_uint64(raw, &d->start))
         FAIL(err, E_SCHEMA, ERR_FATAL, "%s: its last event has no start", d->mark_stream);
+    d->paused = json_get(ev.data, "paused", &raw) && json_bool(raw, &paused) && paused;
     d->mark_version = (int64_t)ev.version;
     d->has_mark = true;
 out:
@@ -104,6 +106,8 @@ deliveri_mark_due(const struct deliver *d)
     struct log_pos upto = deliveri_done_upto(d, false);
     uint64_t       news = d->delivered - d->mark_delivered;
 
+    if (d->mark_changed)
+        return true;
     if (upto.v <= d->mark.v)
         return false;
     if (news >= d->conf.checkpoint_items || upto.v - d->mark.v > PASSED_MAX)
@@ -147,7 +151,8 @@ int
 deliveri_commit_mark(struct deliver *d, struct log_pos pos, struct err *err)
 {
     buf_clear(&d->text);
-    buf_printf(&d->text, "{\"position\":%" PRIu64 ",\"start\":%" PRIu64 "}", pos.v, d->start);
+    buf_printf(&d->text, "{\"position\":%" PRIu64 ",\"start\":%" PRIu64 "%s}", pos.v, d->start,
+               d->paused ? ",\"paused\":true" : "");
     if (d->text.failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a checkpoint");
     d->events[0] = (struct log_new_event){
@@ -155,6 +160,7 @@ deliveri_commit_mark(struct deliver *d, struct log_pos pos, struct err *err)
     d->write = (struct log_write){
         .stream = slice_str(d->mark_stream), .expected = d->mark_version, .count = 1};
     d->next_mark = pos;
+    d->next_paused = d->paused;
     d->mark_us = d->now_us;
     d->next_mark_delivered = d->delivered;
     submit(d, true, LOG_QUIET);
@@ -224,6 +230,7 @@ deliveri_committed(struct deliver *d, struct err *err)
         d->mark = d->next_mark;
         d->mark_delivered = d->next_mark_delivered;
         d->mark_version++;
+        d->mark_changed = d->paused != d->next_paused;
         d->claimed = true;
         return 0;
     }

@@ -343,19 +343,26 @@ static int
 produce(struct kafka_sink *s, struct sink_slot *slot, struct err *err)
 {
     const struct sink_message *m = &s->message;
+    const struct sink_item    *item = slot->item;
     rd_kafka_headers_t        *headers = headers_of(m);
     enum err_kind              kind = ERR_RETRY;
     rd_kafka_resp_err_t        rc;
+    rd_kafka_error_t          *wrong;
+    rd_kafka_vu_t              v[7] = {
+                     {.vtype = RD_KAFKA_VTYPE_TOPIC, .u.cstr = (const char *)s->topic_text.data},
+                     {.vtype = RD_KAFKA_VTYPE_KEY, .u.mem = {s->key_text.data, s->key_text.len}},
+                     {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {(void *)(uintptr_t)m->body.data, m->body.len}},
+                     {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY},
+                     {.vtype = RD_KAFKA_VTYPE_TIMESTAMP,
+                      .u.i64 = item->created_us < 0 ? 0 : item->created_us / 1000},
+                     {.vtype = RD_KAFKA_VTYPE_HEADERS, .u.headers = headers},
+                     {.vtype = RD_KAFKA_VTYPE_OPAQUE, .u.ptr = slot}};
 
-    rc = rd_kafka_producev(
-        s->producer, RD_KAFKA_V_TOPIC((const char *)s->topic_text.data),
-        RD_KAFKA_V_KEY(s->key_text.data, s->key_text.len),
-        RD_KAFKA_V_VALUE((void *)(uintptr_t)m->body.data, m->body.len),
-        RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
-        RD_KAFKA_V_TIMESTAMP(slot->item->created_us < 0 ? 0 : slot->item->created_us / 1000),
-        RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_OPAQUE(slot), RD_KAFKA_V_END);
-    if (rc == RD_KAFKA_RESP_ERR_NO_ERROR)
+    wrong = rd_kafka_produceva(s->producer, v, sizeof v / sizeof v[0]);
+    if (wrong == NULL)
         return 0; /* it has the headers */
+    rc = rd_kafka_error_code(wrong);
+    rd_kafka_error_destroy(wrong);
     rd_kafka_headers_destroy(headers);
     if (rc == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE)
         kind = ERR_DATA;
