@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import unittest
+import urllib.request
 
 from sink_case import OXBOW, PATIENCE, Seen, SinkCase
 
@@ -63,6 +64,10 @@ class FileSink(SinkCase):
         self.assertGreater(len(glob.glob(self.out + '.*')), 3)
         self.assertEqual(self.show()['parked'], 0)
 
+    def metrics(self):
+        with urllib.request.urlopen(f'http://127.0.0.1:{self.port}/metrics') as answer:
+            return answer.read().decode()
+
     def test_commands(self):
         """pause, resume, seek and drop, as a person types them."""
         self.start()
@@ -81,6 +86,7 @@ class FileSink(SinkCase):
         self.oxbow('sink', 'seek', 'out', 'beginning')
         self.until(lambda: len(self.lines()) == 10, 'nothing comes again')
         self.came(self.seen())
+        self.assertIn('oxbow_sink_delivered_total{sink="out"} 7\n', self.metrics())
         self.oxbow('sink', 'seek', 'out', 'nowhere', status=1)
         self.oxbow('sink', 'drop', 'out', 'order-1', status=1)
 

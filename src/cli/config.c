@@ -94,6 +94,14 @@ static const struct conf_field sink_fields[] = {
      .type = {.kind = CONF_ENUM, .values = link_words},
      .preset = "ignore",
      .doc = "links: ignore them, resolve them to their events, or deliver them as they are"},
+    {.name = "retry_min",
+     .type = {.kind = CONF_DURATION, .min = 1000, .max = INT64_C(3600) * 1000000},
+     .preset = "100ms",
+     .doc = "before the second attempt; doubles with each, half of it random"},
+    {.name = "retry_max",
+     .type = {.kind = CONF_DURATION, .min = 1000, .max = INT64_C(86400) * 1000000},
+     .preset = "30s",
+     .doc = "between two attempts at most"},
     {.name = NULL},
 };
 

@@ -59,7 +59,9 @@ open_sink(struct engine *e, struct part *p, struct err *err)
                                 .skip_moved = strcmp(conf_str(p->conf, "moved"), "skip") == 0,
                                 .resolve_links = strcmp(links, "resolve") == 0,
                                 .deliver_links = strcmp(links, "deliver") == 0,
-                                .from = DELIVER_POSITION};
+                                .from = DELIVER_POSITION,
+                                .retry_min_ms = (uint32_t)(conf_duration_us(p->conf, "retry_min") / 1000),
+                                .retry_max_ms = (uint32_t)(conf_duration_us(p->conf, "retry_max") / 1000)};
     struct sink        *sink = NULL;
     struct deliver     *deliver = NULL;
     int                 rc = 0;

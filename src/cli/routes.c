@@ -385,6 +385,72 @@ get_report(struct call *call, void *arg)
     answer_buf(call, &body);
 }
 
+/* metrics */
+
+struct figure {
+    const char *name, *type, *help;
+    uint64_t (*value)(const struct deliver_status *);
+};
+
+#define FIGURE(word, expression)                                                                   \
+    static uint64_t figure_##word(const struct deliver_status *s)                                  \
+    {                                                                                              \
+        return expression;                                                                         \
+    }
+
+FIGURE(delivered, s->delivered)
+FIGURE(retries, s->retries)
+FIGURE(parked, s->parked)
+FIGURE(parked_streams, s->parked_streams)
+FIGURE(in_flight, s->in_flight)
+FIGURE(waiting, s->waiting_retry)
+FIGURE(window, s->window_bytes)
+FIGURE(behind, s->behind_estimate)
+FIGURE(lag, s->lag_positions)
+FIGURE(oldest, s->oldest_ms / 1000)
+FIGURE(up, s->state == DELIVER_RUNNING)
+
+static const struct figure figures[] = {
+    {"oxbow_sink_delivered_total", "counter", "Events delivered since the start.",
+     figure_delivered},
+    {"oxbow_sink_retries_total", "counter", "Attempts that were to be made again.", figure_retries},
+    {"oxbow_sink_parked", "gauge", "Events that are parked now.", figure_parked},
+    {"oxbow_sink_parked_streams", "gauge", "Streams of which something is parked.",
+     figure_parked_streams},
+    {"oxbow_sink_in_flight", "gauge", "Events that the far side has not confirmed.",
+     figure_in_flight},
+    {"oxbow_sink_waiting_retry", "gauge", "Events that wait for another attempt.", figure_waiting},
+    {"oxbow_sink_window_bytes", "gauge", "Memory of events that are not done.", figure_window},
+    {"oxbow_sink_lag_events", "gauge", "Events that are not done, about.", figure_behind},
+    {"oxbow_sink_lag_positions", "gauge", "Bytes of the log behind its end.", figure_lag},
+    {"oxbow_sink_oldest_seconds", "gauge", "Age in memory of the oldest that is not done.",
+     figure_oldest},
+    {"oxbow_sink_running", "gauge", "1: it runs and tries nothing again.", figure_up},
+};
+
+/* Names of parts need no escapes. */
+static void
+put_metrics(void *arg, struct buf *out)
+{
+    struct engine        *e = arg;
+    struct deliver_status s;
+
+    lock(e);
+    for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++) {
+        const struct figure *f = &figures[i];
+
+        buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", f->name, f->help, f->name, f->type);
+        for (const struct part *p = e->parts; p != NULL; p = p->next) {
+            if (p->kind != PART_SINK || p->deliver == NULL)
+                continue;
+            deliver_get_status(p->deliver, &s);
+            buf_printf(out, "%s{sink=\"%s\"} %llu\n", f->name, p->name,
+                       (unsigned long long)f->value(&s));
+        }
+    }
+    unlock(e);
+}
+
 int
 enginei_routes(struct engine *e, struct server *server, struct err *err)
 {
@@ -402,5 +468,6 @@ enginei_routes(struct engine *e, struct server *server, struct err *err)
     };
 
     e->server = server;
+    server_set_metrics(server, put_metrics, e);
     return server_add_routes(server, routes, sizeof routes / sizeof routes[0], e, err);
 }

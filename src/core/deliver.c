@@ -545,6 +545,8 @@ order(struct deliver *d, const struct command *c)
     if (c->kind == COMMAND_SEEK) {
         d->seeking = true;
         d->seek = LOG_POS(c->pos.v == 0 ? 0 : c->pos.v - 1);
+        if (c->pos.v < d->start)
+            d->start = c->pos.v; /* these originals are given now */
         return 0;
     }
     d->paused = c->kind == COMMAND_PAUSE;

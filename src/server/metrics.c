@@ -162,6 +162,13 @@ put_scavenge(struct buf *out, struct log *log)
 }
 
 void
+server_set_metrics(struct server *server, server_metrics_fn *fn, void *arg)
+{
+    server->metrics = fn;
+    server->metrics_arg = arg;
+}
+
+void
 serveri_get_metrics(struct call *call, void *arg)
 {
     struct server  *s = call->conn->server;
@@ -174,6 +181,8 @@ serveri_get_metrics(struct call *call, void *arg)
     put_log(&s->scratch, &info);
     for (struct server_extra *x = s->extras; x != NULL; x = x->next)
         x->metrics(x, &s->scratch);
+    if (s->metrics != NULL)
+        s->metrics(s->metrics_arg, &s->scratch);
     put_scavenge(&s->scratch, s->log);
     call_answer(call, 200, "text/plain; version=0.0.4", buf_slice(&s->scratch));
 }

@@ -107,4 +107,8 @@ struct server_route {
 int server_add_routes(struct server *server, const struct server_route *routes, size_t count,
                       void *arg, struct err *err);
 
+/* Called on the loop for each GET /metrics; appends to the text. Before server_run, once. */
+typedef void server_metrics_fn(void *arg, struct buf *out);
+void         server_set_metrics(struct server *server, server_metrics_fn *fn, void *arg);
+
 #endif

@@ -326,6 +326,8 @@ struct server {
     struct tls_context  *tls;    /* NULL: plain */
     uint8_t             *tls_in; /* what a read brings, until it is fed */
     struct server_extra *extras;
+    server_metrics_fn   *metrics; /* of who made the server; NULL: none */
+    void                *metrics_arg;
     struct quotas       *quotas; /* NULL: none */
 
     struct buf   scratch;   /* for whoever runs on the loop, until it returns */
