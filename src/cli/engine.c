@@ -52,19 +52,20 @@ open_sink(struct engine *e, struct part *p, struct err *err)
 {
     const struct conf  *events = conf_child(p->conf, "events");
     const char         *from = conf_str(p->conf, "from"), *links = conf_str(p->conf, "links");
-    struct deliver_conf conf = {.name = p->name,
-                                .category = conf_str(events, "category"),
-                                .prefix = conf_str(events, "prefix"),
-                                .type = conf_str(events, "type"),
-                                .skip_moved = strcmp(conf_str(p->conf, "moved"), "skip") == 0,
-                                .resolve_links = strcmp(links, "resolve") == 0,
-                                .deliver_links = strcmp(links, "deliver") == 0,
-                                .from = DELIVER_POSITION,
-                                .retry_min_ms = (uint32_t)(conf_duration_us(p->conf, "retry_min") / 1000),
-                                .retry_max_ms = (uint32_t)(conf_duration_us(p->conf, "retry_max") / 1000)};
-    struct sink        *sink = NULL;
-    struct deliver     *deliver = NULL;
-    int                 rc = 0;
+    struct deliver_conf conf = {
+        .name = p->name,
+        .category = conf_str(events, "category"),
+        .prefix = conf_str(events, "prefix"),
+        .type = conf_str(events, "type"),
+        .skip_moved = strcmp(conf_str(p->conf, "moved"), "skip") == 0,
+        .resolve_links = strcmp(links, "resolve") == 0,
+        .deliver_links = strcmp(links, "deliver") == 0,
+        .from = DELIVER_POSITION,
+        .retry_min_ms = (uint32_t)(conf_duration_us(p->conf, "retry_min") / 1000),
+        .retry_max_ms = (uint32_t)(conf_duration_us(p->conf, "retry_max") / 1000)};
+    struct sink    *sink = NULL;
+    struct deliver *deliver = NULL;
+    int             rc = 0;
 
     if (strcmp(from, "beginning") == 0)
         conf.from = DELIVER_BEGINNING;
