@@ -13,6 +13,9 @@
 #ifdef OX_SOURCE_POSTGRES
 #include "source/postgres/postgres.h"
 #endif
+#ifdef OX_SOURCE_MARIADB
+#include "source/mariadb/mariadb.h"
+#endif
 #ifdef OX_SOURCE_SQLITE
 #include "source/sqlite/sqlite.h"
 #endif
@@ -47,6 +50,9 @@ static const struct source_ops *const sources[] = {
 #endif
 #ifdef OX_SOURCE_POSTGRES
     &source_postgres_ops,
+#endif
+#ifdef OX_SOURCE_MARIADB
+    &source_mariadb_ops,
 #endif
 #ifdef OX_SOURCE_SQLITE
     &source_sqlite_ops,

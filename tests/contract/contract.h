@@ -64,7 +64,8 @@ struct source_fixture {
     void (*state)(void *world, struct fold *out);
 };
 
-extern const struct source_fixture source_fixture_sqlite, source_fixture_http, source_fixture_fake;
+extern const struct source_fixture source_fixture_sqlite, source_fixture_http, source_fixture_fake,
+    source_fixture_mariadb;
 
 /* Sinks. */
 

@@ -13,12 +13,16 @@
 #define OPEN_MAX 200
 
 static const struct source_fixture *const fixtures[] = {
+#ifdef CONTRACT_MARIADB /* alone, since it needs a server that is there already */
+    &source_fixture_mariadb,
+#else
     &source_fixture_fake,
 #ifdef OX_SOURCE_SQLITE
     &source_fixture_sqlite,
 #endif
 #ifdef OX_SOURCE_HTTP
     &source_fixture_http,
+#endif
 #endif
 };
 
