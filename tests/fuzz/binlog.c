@@ -7,7 +7,7 @@
 #include "base/bytes.h"
 #include "base/json.h"
 #include "base/must.h"
-#include "source/mariadb/rows.h"
+#include "source/mariadb/mariadb_int.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -69,7 +69,8 @@ other(const struct my_event *e)
     for (uint32_t i = 0; mariadbi_gtid_list_next(e, i, &gtid, NULL) == 0; i++)
         continue;
     (void)mariadbi_file_take(e, &file, &at, NULL);
-    (void)mariadbi_query_take(e, &scratch, &query, NULL);
+    if (mariadbi_query_take(e, &scratch, &query, NULL) == 0)
+        (void)mariadbi_effect(query.sql, query.db, "shop", "al");
     buf_fini(&scratch);
 }
 
