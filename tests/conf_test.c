@@ -457,14 +457,44 @@ limits(void **state)
     buf_fini(&problems);
 }
 
+static void
+note_place(void *arg, size_t offset, uint32_t line, uint32_t column)
+{
+    buf_printf(arg, "%zu=%u:%u ", offset, line, column);
+}
+
+static void
+says_anything_as_json(void **state)
+{
+    struct conf *c = load("data: /x\nfree:\n  a: [1.10, -0, 1e400, 01, '1', .5]\n"
+                          "  b: {t: true, y: yes, n: , z: ~, l: null, q: \"\\u00e9\\\"\"}\n");
+    struct buf   out = {0}, places = {0};
+
+    conf_put_any(conf_child(c, "free"), &out, note_place, &places);
+    assert_true(slice_is(buf_slice(&out),
+                         "{\"a\":[1.10,-0,1e400,\"01\",\"1\",\".5\"],\"b\":{\"t\":true,"
+                         "\"y\":\"yes\",\"n\":null,\"z\":null,\"l\":null,\"q\":\"\u00e9\\\"\"}}"));
+    buf_add_byte(&places, '\0');
+    assert_memory_equal(places.data, "0=3:3 1=3:3 5=3:6 6=3:7 11=3:13 ", 32);
+    assert_string_equal(conf_file(c), "x.yaml");
+    buf_fini(&out);
+    buf_fini(&places);
+    conf_free(c);
+}
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(loads),          cmocka_unit_test(presets),
-        cmocka_unit_test(expands),        cmocka_unit_test(reads_quantities),
-        cmocka_unit_test(reports_all),    cmocka_unit_test(reports_values),
-        cmocka_unit_test(reports_syntax), cmocka_unit_test(limits),
+        cmocka_unit_test(loads),
+        cmocka_unit_test(presets),
+        cmocka_unit_test(expands),
+        cmocka_unit_test(reads_quantities),
+        cmocka_unit_test(reports_all),
+        cmocka_unit_test(reports_values),
+        cmocka_unit_test(reports_syntax),
+        cmocka_unit_test(limits),
+        cmocka_unit_test(says_anything_as_json),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

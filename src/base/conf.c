@@ -394,6 +394,54 @@ conf_fail(const struct conf *c, struct err *err, const char *fmt, ...)
     return rc;
 }
 
+const char *
+conf_file(const struct conf *c)
+{
+    return c->tree->file;
+}
+
+static void
+put_any_scalar(const struct conf *c, struct buf *out)
+{
+    struct slice   text = slice_str(c->text), raw;
+    enum json_type type = JSON_NONE;
+
+    if (c->plain && (text.len == 0 || slice_is(text, "~")))
+        text = slice_str("null");
+    if (c->plain && json_value(text, &raw, NULL) == 0 && raw.len == text.len)
+        type = json_type(raw);
+    if (type >= JSON_NULL && type <= JSON_NUMBER)
+        buf_add_slice(out, text);
+    else
+        json_put_string(out, text);
+}
+
+void
+conf_put_any(const struct conf *c, struct buf *out, conf_place_fn *place, void *arg)
+{
+    const struct conf *e;
+
+    if (place != NULL)
+        place(arg, out->len, c->line, c->column);
+    if (c->shape == CONF_SCALAR) {
+        put_any_scalar(c, out);
+        return;
+    }
+    buf_add_byte(out, c->shape == CONF_MAPPING ? '{' : '[');
+    for (e = c->first; e != NULL; e = e->next) {
+        if (e != c->first)
+            buf_add_byte(out, ',');
+        if (e->key != NULL) {
+            if (place != NULL)
+                place(arg, out->len, e->key_line, e->key_column);
+            json_put_string(out, slice_str(e->key));
+            buf_add_byte(out, ':');
+        }
+        conf_put_any(e, out, place, arg); /* at most CONF_DEPTH_MAX deep */
+    }
+    buf_add_byte(out, c->shape == CONF_MAPPING ? '}' : ']');
+}
+
 /* Without the user and password that it may hold. */
 static void
 put_url(const char *text, struct json_out *o)

@@ -127,6 +127,16 @@ int64_t            conf_number(const struct conf *c);
 int conf_fail(const struct conf *c, struct err *err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
+/*
+ * What a node of CONF_ANY says, as JSON: a plain scalar that is a literal or a number of JSON's
+ * stands as it is written, an empty one and ~ are null, all else are strings. What came from the
+ * environment is in it: not for showing. `place`
+ * (may be NULL) is told where in `out` each key and value begins, and where it stood.
+ */
+typedef void conf_place_fn(void *arg, size_t offset, uint32_t line, uint32_t column);
+void         conf_put_any(const struct conf *c, struct buf *out, conf_place_fn *place, void *arg);
+const char  *conf_file(const struct conf *c);
+
 /* The tree with its presets, and "***" for what must not be shown. */
 void conf_put_json(const struct conf *c, struct json_out *o);
 

@@ -37,6 +37,7 @@ const struct cli_option clii_options[OPT_COUNT] = {
     [OPT_MIN_SHARE] = {"min-share", 0, "PERCENT", "what a segment has to free (10)"},
     [OPT_STOP] = {"stop", 0, NULL, "end the one that is running at the server"},
     [OPT_RESOLVE] = {"resolve", 0, NULL, "follow links to the events that they lead to"},
+    [OPT_RAW] = {"raw", 0, NULL, "events as they are stored, past the upcasters"},
     [OPT_PATH] = {"path", 0, "PATH", "the field: a.b.0 or a.*.b, or /a/b as a JSON Pointer"},
     [OPT_EVERY] = {"every", 0, "SECONDS", "between two looks (1)"},
     [OPT_INSECURE] = {"insecure", 0, NULL, "listen where others can reach it, as it is"},

@@ -47,6 +47,7 @@ enum cli_opt {
     OPT_KEYS,
     OPT_STREAMS,
     OPT_RESOLVE,
+    OPT_RAW,
     OPT_MIN_SHARE,
     OPT_STOP,
     OPT_PATH,
@@ -191,6 +192,7 @@ struct cli_read {
     const char *prefix, *category, *type;
     const char *moved, *links, *start; /* "skip", "ignore"; NULL: deliver, as --from */
     bool        backwards, follow, resolve, follow_moves;
+    bool        raw;   /* past the upcasters */
     uint64_t    limit; /* 0: none; a hint: more may come */
 };
 
@@ -325,6 +327,7 @@ int clii_subject_show(struct cli *c, struct err *err);
 int clii_subject_erase(struct cli *c, struct err *err);
 int clii_serve(struct cli *c, struct err *err);
 int clii_check(struct cli *c, struct err *err);
+int clii_transform_test(struct cli *c, struct err *err);
 int clii_source_list(struct cli *c, struct err *err);
 int clii_source_show(struct cli *c, struct err *err);
 int clii_source_check(struct cli *c, struct err *err);

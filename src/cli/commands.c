@@ -5,7 +5,7 @@
     (CLI_HAS(OPT_FROM) | CLI_HAS(OPT_BACKWARDS) | CLI_HAS(OPT_LIMIT) | CLI_HAS(OPT_FOLLOW) |       \
      CLI_HAS(OPT_TYPE) | CLI_HAS(OPT_PREFIX) | CLI_HAS(OPT_CATEGORY) | CLI_HAS(OPT_AT) |           \
      CLI_HAS(OPT_KEYS) | CLI_HAS(OPT_RESOLVE) | CLI_HAS(OPT_FOLLOW_MOVES) | CLI_HAS(OPT_MOVED) |   \
-     CLI_HAS(OPT_LINKS) | CLI_HAS(OPT_START))
+     CLI_HAS(OPT_LINKS) | CLI_HAS(OPT_START) | CLI_HAS(OPT_RAW))
 
 #define SOURCE_NAMES                                                                               \
     "NAME is a source of the configuration (-c FILE), or MIGRATION.old or MIGRATION.new."
@@ -108,6 +108,12 @@ const struct cli_command clii_commands[] = {
      CLI_HAS(OPT_LIMIT) | CLI_HAS(OPT_EVERY), clii_top},
     {"check", "", "Check a configuration and probe every system it names", NULL, 0, 0, 0,
      clii_check},
+    {"transform test", "FILE", "Show what a transform makes of events",
+     "  oxbow read orders-42 --raw | oxbow transform test rules.yaml\n"
+     "FILE is YAML, or a script whose name ends with .lua. Reads events from stdin, a line of "
+     "JSON\n"
+     "each. Below each event stands what comes out: = as it was, ~ changed, - nothing.",
+     1, 1, 0, clii_transform_test},
     {"source list", "", "List a server's sources", NULL, 0, 0, 0, clii_source_list},
     {"source show", "NAME", "Show a source's state", NULL, 1, 1, 0, clii_source_show},
     {"source check", "NAME", "Probe a source", SOURCE_NAMES, 1, 1, 0, clii_source_check},

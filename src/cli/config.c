@@ -160,6 +160,21 @@ static const struct conf_field request_fields[] = {
     {.name = NULL},
 };
 
+static const struct conf_field upcaster_fields[] = {
+    {.name = "category",
+     .type = {.kind = CONF_STRING, .min = 1, .max = 255},
+     .doc = "only events of streams NAME-…"},
+    {.name = "type",
+     .type = {.kind = CONF_STRING, .min = 1, .max = 255},
+     .doc = "only events of this type"},
+    {.name = "transform",
+     .type = {.kind = CONF_ANY},
+     .required = true,
+     .doc = "rules, or a script: docs/transforms.md"},
+    {.name = NULL},
+};
+
+static const struct conf_type upcaster_type = {.kind = CONF_OBJECT, .fields = upcaster_fields};
 static const struct conf_type retention_type = {.kind = CONF_OBJECT, .fields = retention_fields};
 static const struct conf_type quota_type = {.kind = CONF_OBJECT, .fields = quota_fields};
 static const struct conf_type source_type = {
@@ -199,6 +214,10 @@ static const struct conf_field root_fields[] = {
      .type = {.kind = CONF_MAP, .of = &quota_type, .max = 1000},
      .preset = "{}",
      .doc = "of categories: what may be appended in a second"},
+    {.name = "upcasters",
+     .type = {.kind = CONF_MAP, .of = &upcaster_type, .chars = NAMES, .max = 1000},
+     .preset = "{}",
+     .doc = "what readers' events go through, in this order"},
     {.name = "sources",
      .type = {.kind = CONF_MAP, .of = &source_type, .chars = NAMES, .max = 1000},
      .preset = "{}"},
@@ -219,8 +238,8 @@ get_env(void *arg, const char *name)
     return getenv(name);
 }
 
-static int
-read_file(void *arg, const char *path, struct buf *out, struct err *err)
+int
+enginei_read_file(void *arg, const char *path, struct buf *out, struct err *err)
 {
     FILE *file = fopen(path, "rbe");
     int   rc = 0;
@@ -247,7 +266,7 @@ enginei_config_load(struct cli *c, const char *file, struct conf **out, struct e
 {
     struct conf_opts opts = {.file = file == NULL ? "(no file)" : file,
                              .getenv = get_env,
-                             .read_file = read_file,
+                             .read_file = enginei_read_file,
                              .driver = enginei_driver};
     struct buf       text = {0}, problems = {0};
     int              rc = 0;
@@ -257,7 +276,7 @@ enginei_config_load(struct cli *c, const char *file, struct conf **out, struct e
     if (file == NULL)
         buf_add_str(&text, "{}");
     else
-        TRY(read_file(NULL, file, &text, err));
+        TRY(enginei_read_file(NULL, file, &text, err));
     c->opening = false;
     rc = conf_load(buf_slice(&text), &root_type, &opts, out, &problems, err);
     if (rc == 0) {

@@ -21,6 +21,8 @@
 #include "base/slice.h"
 #include "migrate/tracer/tracer.h"
 
+struct upcasts;
+
 struct capture;
 struct cli;
 struct deliver;
@@ -42,6 +44,8 @@ bool enginei_driver(void *arg, const char *family, size_t i, struct conf_driver 
 /* the configuration */
 
 /* A file into a checked tree; all problems are on stderr, the first in err. */
+/* A file of at most 1 MiB, for the callbacks of a configuration. */
+int enginei_read_file(void *arg, const char *path, struct buf *out, struct err *err);
 int enginei_config_load(struct cli *c, const char *file, struct conf **out, struct err *err);
 
 /* retention, quotas, limits */
@@ -53,6 +57,8 @@ struct server;
 int enginei_retention(const struct conf *root, struct log_retention **list, uint32_t *count,
                       struct err *err);
 int enginei_quotas(const struct conf *root, struct server *server, struct err *err);
+/* The caller frees them. */
+int enginei_upcasts(const struct conf *root, struct upcasts **out, struct err *err);
 
 /* parts */
 

@@ -13,6 +13,7 @@
 #include "base/rfc3339.h"
 #include "cli/cli_int.h"
 #include "cli/engine_int.h"
+#include "core/upcast.h"
 #include "env/env_real.h"
 #include "log/index.h"
 #include "log/log.h"
@@ -25,6 +26,8 @@
 struct local {
     struct cli_place place;
     struct log      *log;
+    struct upcasts  *upcasts; /* of the configuration; NULL: none, or not asked for */
+    struct upcast   *upcast;
 };
 
 static void
@@ -156,7 +159,13 @@ local_open(struct cli_place *place, bool write, struct err *err)
 static void
 local_close(struct cli_place *place)
 {
-    clii_log_close(place->cli, ((struct local *)place)->log);
+    struct local *l = (struct local *)place;
+
+    upcast_free(l->upcast);
+    upcast_set_free(l->upcasts);
+    l->upcast = NULL;
+    l->upcasts = NULL;
+    clii_log_close(place->cli, l->log);
 }
 
 static int
@@ -238,17 +247,20 @@ out:
 
 /* Until the log has no more; `query->from` goes along. */
 static int
-read_some(struct log *log, struct log_read *query, bool by_position, cli_line_fn *fn, void *arg,
+read_some(struct local *l, struct log_read *query, bool by_position, cli_line_fn *fn, void *arg,
           struct err *err)
 {
     struct log_iter *it = NULL;
     struct log_event event = {0};
     struct buf       line = {0};
+    bool             changed;
     int              rc = 0;
 
-    TRY(log_iter_open(log, query, &it, err));
+    TRY(log_iter_open(l->log, query, &it, err));
     while ((rc = log_iter_next(it, &event, err)) == 0) {
         buf_clear(&line);
+        if (l->upcast != NULL)
+            TRY(upcast_apply(l->upcast, &event, &changed, err));
         clii_event_line(&line, &event);
         if (line.failed)
             FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for an event");
@@ -282,7 +294,7 @@ follow(struct local *l, struct log_read *query, bool by_position, cli_line_fn *f
         TRY(clii_go_on(err));
         rc = clii_log_open(l->place.cli, false, &l->log, err);
         if (rc == 0)
-            TRY(read_some(l->log, query, by_position, fn, arg, err));
+            TRY(read_some(l, query, by_position, fn, arg, err));
         else if (rc != E_BUSY)
             goto out;
     }
@@ -307,6 +319,22 @@ read_moves(const struct cli_read *r, struct log_read *query, struct err *err)
 }
 
 static int
+take_upcasters(struct local *l, struct err *err)
+{
+    struct conf *root = NULL;
+    int          rc = 0;
+
+    if (l->place.cli->opt[OPT_CONF] == NULL || l->upcast != NULL)
+        return 0;
+    TRY(enginei_config_load(l->place.cli, l->place.cli->opt[OPT_CONF], &root, err));
+    TRY(enginei_upcasts(root, &l->upcasts, err));
+    TRY(upcast_new(l->upcasts, &l->upcast, err));
+out:
+    conf_free(root);
+    return rc;
+}
+
+static int
 local_read(struct cli_place *place, const struct cli_read *r, cli_line_fn *fn, void *arg,
            struct err *err)
 {
@@ -317,6 +345,8 @@ local_read(struct cli_place *place, const struct cli_read *r, cli_line_fn *fn, v
     struct buf name = {0};
     int        rc = 0;
 
+    if (!r->raw)
+        TRY(take_upcasters(l, err));
     TRY(read_at(l->log, r->at, &query.at, &nothing, err));
     if (nothing && !by_position)
         FAIL(err, E_NOTFOUND, ERR_DATA, "the stream was not there yet");
@@ -337,7 +367,7 @@ local_read(struct cli_place *place, const struct cli_read *r, cli_line_fn *fn, v
     query.filter.system = (r->prefix != NULL && r->prefix[0] == '$') ||
                           (by_position && r->stream != NULL && strlen(r->stream) > 4 &&
                            r->stream[3] == '-' && r->stream[4] == '$');
-    TRY(read_some(l->log, &query, by_position, fn, arg, err));
+    TRY(read_some(l, &query, by_position, fn, arg, err));
     if (r->follow)
         rc = follow(l, &query, by_position, fn, arg, err);
 out:

@@ -94,7 +94,7 @@ clii_flush(struct cli *c, struct err *err)
 void
 clii_add_plain(struct buf *out, struct slice text)
 {
-    const uint8_t *p = text.data, *end = p + text.len;
+    const uint8_t *p = text.len == 0 ? (const uint8_t *)"" : text.data, *end = p + text.len;
 
     while (p < end) {
         size_t n = utf8_char(p, end);

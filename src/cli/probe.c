@@ -7,6 +7,7 @@
 #include "base/must.h"
 #include "cli/cli_int.h"
 #include "cli/engine_int.h"
+#include "core/upcast.h"
 #include "env/env_real.h"
 #include "log/index.h"
 #include "log/log.h"
@@ -177,12 +178,14 @@ int
 clii_check(struct cli *c, struct err *err)
 {
     struct probe       p = {.cli = c};
+    struct upcasts    *upcasts = NULL;
     struct conf       *root = NULL;
     const struct conf *x;
     int                rc = 0;
 
     TRY(load(c, &root, err));
     (void)snprintf(p.part, sizeof p.part, "%s", c->opt[OPT_CONF]);
+    TRY(enginei_upcasts(root, &upcasts, err));
     say_finding(&p, "ok", "the configuration is well-formed");
     if (c->opt[OPT_DATA] == NULL)
         c->opt[OPT_DATA] = conf_str(root, "data");
@@ -200,6 +203,7 @@ clii_check(struct cli *c, struct err *err)
     rc = verdict(&p, err);
 out:
     c->opt[OPT_DATA] = NULL;
+    upcast_set_free(upcasts);
     conf_free(root);
     return rc;
 }

@@ -333,6 +333,8 @@ stream_url(struct remote *r, const struct cli_read *q, struct err *err)
     add_query(r, "start", q->start);
     if (q->follow_moves && q->stream != NULL && !clii_is_native(q->stream))
         add_query(r, "follow", "true");
+    if (q->raw)
+        add_query(r, "raw", "true");
     if (q->stream == NULL || clii_is_native(q->stream)) {
         add_query(r, "prefix", q->prefix);
         add_query(r, "category", q->category);

@@ -13,6 +13,7 @@
 #include "cli/jobs_int.h"
 #include "core/fields.h"
 #include "core/group.h"
+#include "core/upcast.h"
 #include "env/env_real.h"
 #include "log/index.h"
 #include "log/log.h"
@@ -152,6 +153,7 @@ clii_serve(struct cli *c, struct err *err)
     struct log           *log = NULL;
     struct groups        *groups = NULL;
     struct fields        *fields = NULL;
+    struct upcasts       *upcasts = NULL;
     struct log_report     report;
     char                  host[HOST_BYTES] = "", data[DATA_BYTES];
     int                   rc = 0;
@@ -174,6 +176,7 @@ clii_serve(struct cli *c, struct err *err)
     conf.tls = s.tls;
     conf.access_log = conf_bool(conf_child(root, "requests"), "log");
     conf.slow_ms = (uint32_t)(conf_duration_us(conf_child(root, "requests"), "slow") / 1000);
+    TRY(enginei_upcasts(root, &upcasts, err));
     say_init(env_real(), SAY_INFO);
     c->opening = true;
     TRY(open_log(c, root, &report, &log, err));
@@ -186,6 +189,7 @@ clii_serve(struct cli *c, struct err *err)
     TRY(clii_fields_open(c, log, false, &fields, err));
     TRY(server_add_fields(s.server, fields, err));
     TRY(enginei_quotas(root, s.server, err));
+    TRY(server_set_upcasts(s.server, upcasts, err));
     TRY(enginei_scavenge_new(env_real(), log, root, &plan, err));
     TRY(enginei_new(c, log, &root, &s.engine, err));
     TRY(enginei_routes(s.engine, s.server, err));
@@ -198,6 +202,7 @@ out:
     jobsi_free(jobs);
     enginei_scavenge_free(plan);
     server_free(s.server);
+    upcast_set_free(upcasts);
     fields_close(fields);
     group_close(groups);
     clii_log_close(c, log);

@@ -333,7 +333,8 @@ read_options(struct reading *r, struct cli_read *q, struct err *err)
                            .backwards = c->opt[OPT_BACKWARDS] != NULL,
                            .follow = c->opt[OPT_FOLLOW] != NULL,
                            .resolve = c->opt[OPT_RESOLVE] != NULL,
-                           .follow_moves = c->opt[OPT_FOLLOW_MOVES] != NULL};
+                           .follow_moves = c->opt[OPT_FOLLOW_MOVES] != NULL,
+                           .raw = c->opt[OPT_RAW] != NULL};
     r->type = r->all ? NULL : q->type;
     TRY(clii_number(c, OPT_LIMIT, 0, &r->limit, err));
     if (c->opt[OPT_LIMIT] != NULL && r->limit == 0)

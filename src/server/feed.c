@@ -94,6 +94,7 @@ serveri_feed_free(struct feed *f)
     if (f->query.ops != NULL)
         f->query.ops->close(f->reader);
     serveri_query_fini(&f->query);
+    buf_fini(&f->cast);
     free(f);
 }
 
@@ -200,8 +201,9 @@ run(struct feed *f)
     struct conn *c = f->conn;
     struct buf  *out = &c->server->scratch;
     struct err   err;
+    size_t       mark = f->failure.code != 0 ? 0 : serveri_feed_pause_mark(c->server);
 
-    if (f->begun && serveri_conn_pending(c) > serveri_feed_pause_mark(c->server)) {
+    if (f->begun && serveri_conn_pending(c) > mark) {
         f->stalled = true;
         return; /* serveri_feed_wake comes when there is room */
     }

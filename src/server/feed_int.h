@@ -35,6 +35,7 @@ struct feed_query {
     bool             nothing;   /* time travel to before the first commit */
     bool             from_end;
     bool             follow;         /* to where the stream was moved */
+    bool             stored;         /* as they are stored: past the upcasters */
     bool             alone;          /* keeps an iterator of its own, also when live */
     struct slice     category, type; /* of a native read */
     struct buf       texts;
@@ -60,6 +61,9 @@ struct event_out {
 
 void serveri_event_begin(struct event_out *o, const struct log_event *event);
 
+/* upcast.c: the event as it is read now. What was changed is copied into `keep`. */
+int serveri_upcast(struct server *s, struct log_event *event, struct buf *keep, struct err *err);
+
 /* Adds at most about `room` bytes of the event's JSON object; true when it is whole. */
 bool serveri_event_write(struct event_out *o, struct buf *out, size_t room);
 
@@ -72,6 +76,8 @@ struct feed {
     struct log_iter  *it;
     void             *reader; /* of query.ops */
     struct event_out  out;
+    struct buf        cast;      /* what upcasters made of the event that is written */
+    struct err        failure;   /* of the next event: said when all before it is out */
     bool              queued;    /* has a turn coming */
     bool              waiting;   /* at the end of the log, with an iterator of its own */
     bool              linked;    /* among those that wait */

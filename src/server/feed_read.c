@@ -143,15 +143,19 @@ serveri_feed_deleted(struct feed *f, bool gone, struct buf *out)
     f->ended = true;
 }
 
-static void
-begin_event(struct feed *f, const struct log_event *event, struct buf *out)
+static int
+begin_event(struct feed *f, struct log_event *event, struct buf *out, struct err *err)
 {
+    int rc = 0;
+
+    if (!f->query.stored)
+        TRY(serveri_upcast(f->conn->server, event, &f->cast, err));
     serveri_event_begin(&f->out, event);
     f->writing = true;
     if (f->query.format == FEED_JSON && f->given != 0)
         buf_add_byte(out, ',');
     if (f->query.format != FEED_SSE)
-        return;
+        goto out;
     buf_add_str(out, "id: ");
     buf_add_u64(out, place_of(event).v);
     if (f->query.read.skip_moved) {
@@ -159,6 +163,8 @@ begin_event(struct feed *f, const struct log_event *event, struct buf *out)
         buf_add_u64(out, f->query.read.start);
     }
     buf_add_str(out, "\ndata: ");
+out:
+    return rc;
 }
 
 static uint64_t
@@ -189,6 +195,8 @@ end_event(struct feed *f, struct buf *out)
     buf_add_str(out, ends[f->query.format]);
     f->writing = false;
     f->given++;
+    if (f->cast.cap > SERVERI_BUF_KEEP)
+        buf_fini(&f->cast);
     f->conn->server->stats.events_out++;
     note_next(f);
     if (f->query.limit != 0 && f->given == f->query.limit)
@@ -260,7 +268,7 @@ next_event(struct feed *f, struct buf *out, uint64_t *bytes, struct err *err)
     if (rc != 0)
         return rc == E_MORE ? rc : not_there(f, rc, out, err);
     *bytes += event.data.len + event.meta.len;
-    begin_event(f, &event, out);
+    (void)begin_event(f, &event, out, &f->failure); /* said in its turn */
     return 0;
 }
 
@@ -301,6 +309,15 @@ write_last(struct feed *f, struct buf *out)
     buf_add_str(out, "}\n");
 }
 
+/* What came before an event that cannot be read is given first, where it can be. */
+static bool
+has_more_to_say(const struct feed *f, const struct buf *out)
+{
+    if (!f->begun)
+        return f->query.format != FEED_JSON && out->len > 0;
+    return out->len > 0 || serveri_conn_pending(f->conn) > 0;
+}
+
 int
 serveri_feed_fill(struct feed *f, struct buf *out, struct err *err)
 {
@@ -314,6 +331,12 @@ serveri_feed_fill(struct feed *f, struct buf *out, struct err *err)
         serveri_feed_say(f, "fell-behind", out);
     }
     while (!f->ended && !f->waiting && f->group == NULL && out->len < SLICE_OUT) {
+        if (f->failure.code != 0) {
+            if (has_more_to_say(f, out))
+                break;
+            err_copy(err, &f->failure);
+            return f->failure.code;
+        }
         if (f->writing) {
             if (serveri_event_write(&f->out, out, SLICE_OUT - out->len))
                 end_event(f, out);

@@ -10,6 +10,7 @@
 
 #include "base/json.h"
 #include "base/must.h"
+#include "core/upcast.h"
 #include "server/feed_int.h"
 #include "server/group_int.h"
 
@@ -96,13 +97,41 @@ put_event(struct buf *out, const struct log_event *event)
     (void)serveri_event_write(&o, out, SIZE_MAX);
 }
 
+/* As it is read now. What fails to be is given as it is stored, with why: the member decides. */
+static void
+put_upcast(struct front *f, struct buf *out, const struct log_event *event)
+{
+    struct log_event now = *event;
+    struct err       err = {0};
+    bool             changed;
+    int              rc = 0;
+
+    if (!upcast_wants(f->server->upcasts, event)) {
+        put_event(out, event);
+        return;
+    }
+    (void)pthread_mutex_lock(&f->cast_lock);
+    if (f->upcast == NULL)
+        rc = upcast_new(f->server->upcasts, &f->upcast, &err);
+    if (rc == 0)
+        rc = upcast_apply(f->upcast, &now, &changed, &err);
+    put_event(out, &now);
+    (void)pthread_mutex_unlock(&f->cast_lock);
+    if (rc == 0 || out->failed)
+        return;
+    out->len--;
+    buf_add_str(out, ",\"upcast_error\":");
+    json_put_str(out, err.text);
+    buf_add_byte(out, '}');
+}
+
 /* {…the event…,"ack":P,"retry_count":N} */
 static void
-put_delivery(struct buf *out, const struct group_event *ge)
+put_delivery(struct front *f, struct buf *out, const struct group_event *ge)
 {
     const struct log_event *known = ge->link != NULL ? ge->link : ge->event;
 
-    put_event(out, ge->event);
+    put_upcast(f, out, ge->event);
     if (!out->failed)
         out->len--; /* the bracket */
     if (ge->link != NULL) {
@@ -128,7 +157,7 @@ on_deliver(void *arg, const struct group_event *ge)
         buf_add_u64(&k->text, ge->link != NULL ? ge->link->pos.v : ge->event->pos.v);
         buf_add_str(&k->text, "\ndata: ");
     }
-    put_delivery(&k->text, ge);
+    put_delivery(k->front, &k->text, ge);
     if (!k->pull)
         buf_add_str(&k->text, "\n\n");
     k->events++;
@@ -705,6 +734,10 @@ on_stop(struct server_extra *extra)
 static void
 on_free(struct server_extra *extra)
 {
+    struct front *f = (struct front *)extra;
+
+    upcast_free(f->upcast);
+    (void)pthread_mutex_destroy(&f->cast_lock);
     free(extra);
 }
 
@@ -719,6 +752,7 @@ server_add_groups(struct server *s, struct groups *groups, struct err *err)
     f->extra = (struct server_extra){on_stop, on_free, serveri_group_metrics, NULL};
     f->server = s;
     f->groups = groups;
+    (void)pthread_mutex_init(&f->cast_lock, NULL);
     serveri_extra_add(s, &f->extra);
     (void)uv_timer_init(&s->loop, &f->timer);
     f->timer.data = f;

@@ -17,6 +17,9 @@ struct front {
     struct consumer    *consumers;
     uv_timer_t          timer; /* leases and waits of those that pull */
     bool                stopped;
+
+    pthread_mutex_t cast_lock; /* what follows: the groups' own, beside the loop's */
+    struct upcast  *upcast;    /* NULL: not yet */
 };
 
 /* group_api.c */

@@ -27,6 +27,7 @@ struct live_group {
 };
 
 struct live {
+    struct server      *server;
     struct log_iter    *it;
     uint64_t            pos; /* everything before it was given */
     struct live_group  *filters;
@@ -34,7 +35,9 @@ struct live {
     struct feed        *touched;
     struct buf          text;
     uint64_t            count;
+    struct buf          cast; /* what upcasters made of the event */
     bool                due, behind, running;
+    bool                failed; /* the event cannot be read as it should be */
 };
 
 static uint32_t
@@ -135,6 +138,7 @@ live_of(struct server *s)
         free(l);
         return NULL;
     }
+    l->server = s;
     s->live = l;
     return l;
 }
@@ -149,6 +153,7 @@ serveri_live_free(struct server *s)
     must(l->count == 0);
     log_iter_close(l->it);
     buf_fini(&l->text);
+    buf_fini(&l->cast);
     free(l->streams);
     free(l);
     s->live = NULL;
@@ -274,7 +279,7 @@ give(struct live *l, struct feed *f, const struct log_event *e)
 {
     if (e->pos.v < f->bound || (!f->query.all && e->version < f->next_from))
         return;
-    if (l->text.len > COPY_MAX) {
+    if (l->text.len > COPY_MAX || l->failed) { /* each learns by himself why */
         f->stalled = false;
         go_alone(f, e->pos.v);
         return;
@@ -291,12 +296,15 @@ static void
 give_group(struct live *l, struct live_group *g, const struct log_event *e)
 {
     struct event_out out;
+    struct log_event now = *e;
 
-    if (l->text.len == 0) {
+    if (l->text.len == 0 && !l->failed)
+        l->failed = serveri_upcast(l->server, &now, &l->cast, NULL) != 0;
+    if (l->text.len == 0 && !l->failed) {
         buf_add_str(&l->text, "id: ");
         buf_add_u64(&l->text, e->pos.v);
         buf_add_str(&l->text, "\ndata: ");
-        serveri_event_begin(&out, e);
+        serveri_event_begin(&out, &now);
         (void)serveri_event_write(&out, &l->text, COPY_MAX + 1);
         buf_add_str(&l->text, "\n\n");
     }
@@ -312,6 +320,7 @@ give_all(struct live *l, const struct log_event *e)
     struct live_group *g, *next;
 
     buf_clear(&l->text);
+    l->failed = false;
     for (g = l->filters; g != NULL; g = next) {
         next = g->next;
         if (serveri_feed_wants(&g->query, e))

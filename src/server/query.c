@@ -28,7 +28,7 @@ accepts(const struct call *call, const char *type)
 static int
 check_names_of(const struct call *call, const char *const *more, struct err *err)
 {
-    static const char *const names[] = {"from", "limit", "direction", NULL};
+    static const char *const names[] = {"from", "limit", "direction", "raw", NULL};
 
     for (unsigned i = 0; i < call->uri.param_count; i++) {
         struct slice name = call->uri.params[i].name;
@@ -40,7 +40,7 @@ check_names_of(const struct call *call, const char *const *more, struct err *err
             known = slice_is(name, *n);
         if (!known)
             RETURN_ERR(err, E_INVALID, ERR_DATA,
-                       "an unknown parameter; known are from, limit, direction, %s", more[0]);
+                       "an unknown parameter; known are from, limit, direction, raw, %s", more[0]);
     }
     return 0;
 }
@@ -48,20 +48,20 @@ check_names_of(const struct call *call, const char *const *more, struct err *err
 static int
 check_names(const struct call *call, bool all, struct err *err)
 {
-    static const char *const names[] = {"from",    "limit",    "direction", "at",
-                                        "resolve", "moved",    "links",     "start",
-                                        "prefix",  "category", "type",      "follow"};
-    size_t                   first = all ? 8 : 11, last = all ? 11 : 12;
+    static const char *const names[] = {"from",     "limit", "direction", "at",  "resolve",
+                                        "moved",    "links", "start",     "raw", "prefix",
+                                        "category", "type",  "follow"};
+    size_t                   first = all ? 9 : 12, last = all ? 12 : 13;
 
     for (unsigned i = 0; i < call->uri.param_count; i++) {
         size_t k = 0;
 
         while (k < last && !slice_is(call->uri.params[i].name, names[k]))
-            k = k == 7 ? first : k + 1;
+            k = k == 8 ? first : k + 1;
         if (k == last)
             RETURN_ERR(err, E_INVALID, ERR_DATA,
                        "an unknown parameter; known are from, limit, direction, at, resolve, "
-                       "moved, links, start, %s",
+                       "moved, links, start, raw, %s",
                        all ? "prefix, category, type" : "follow");
     }
     return 0;
@@ -133,8 +133,8 @@ read_texts(const struct call *call, bool all, struct feed_query *q, struct err *
     q->type = after_prefix(q->read.stream, "$et-");
     q->read.filter.system =
         is_system(q->read.filter.prefix) || is_system(q->category) || is_system(q->type);
-    q->alone = q->ops != NULL || q->read.resolve || q->read.skip_moved || q->read.skip_links ||
-               q->limit != 0 || slice_is(q->read.stream, "$streams");
+    q->alone = q->ops != NULL || q->read.resolve || q->stored || q->read.skip_moved ||
+               q->read.skip_links || q->limit != 0 || slice_is(q->read.stream, "$streams");
     return 0;
 }
 
@@ -178,15 +178,15 @@ out:
 }
 
 static int
-read_resolve(const struct call *call, struct feed_query *q, struct err *err)
+read_flag(const struct call *call, const char *name, bool *out, struct err *err)
 {
     struct slice text;
 
-    if (!call_query(call, "resolve", &text) || slice_is(text, "false"))
+    if (!call_query(call, name, &text) || slice_is(text, "false"))
         return 0;
     if (!slice_is(text, "true"))
-        RETURN_ERR(err, E_INVALID, ERR_DATA, "resolve: must be true or false");
-    q->read.resolve = true;
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "%s: must be true or false", name);
+    *out = true;
     return 0;
 }
 
@@ -308,7 +308,8 @@ serveri_query_read(struct call *call, bool all, const struct feed_reader_ops *op
         q->format = FEED_NDJSON;
     TRY(ops != NULL ? check_names_of(call, ops->params, err) : check_names(call, q->all, err));
     TRY(serveri_follow_read(call, &q->follow, err));
-    TRY(read_resolve(call, q, err));
+    TRY(read_flag(call, "resolve", &q->read.resolve, err));
+    TRY(read_flag(call, "raw", &q->stored, err));
     TRY(read_direction(call, q, err));
     TRY(read_from(call, q, err));
     TRY(read_moves(call, q, err));

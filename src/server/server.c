@@ -449,6 +449,7 @@ server_free(struct server *s)
     serveri_quotas_free(s->quotas);
     serveri_tls_context_free(s->tls);
     free(s->tls_in);
+    serveri_upcast_free(s);
     buf_fini(&s->scratch);
     free(s);
 }

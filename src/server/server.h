@@ -22,6 +22,7 @@ struct call;
 struct log;
 struct ox_env;
 struct server;
+struct upcasts;
 
 #define SERVER_PORT 2113
 
@@ -77,6 +78,9 @@ int server_set_quotas(struct server *server, const struct server_quota *list, ui
  * that was there stays. E_STATE: the server was made without TLS.
  */
 int server_set_tls(struct server *server, const struct server_tls *tls, struct err *err);
+/* Before server_run: what readers' events go through, unless they ask for raw ones. The set stays
+ * the caller's, and outlives the server. */
+int server_set_upcasts(struct server *server, const struct upcasts *set, struct err *err);
 
 /* The real one, also where any free port was asked for. */
 uint16_t server_port(const struct server *server);

@@ -24,6 +24,8 @@ struct h2;
 struct live;
 struct log_write;
 struct quotas;
+struct upcast;
+struct upcasts;
 
 #define SERVERI_ROUTES_MAX 256
 #define SERVERI_IN_MIN 4096          /* bytes of a new connection's input buffer */
@@ -330,6 +332,9 @@ struct server {
     void                *metrics_arg;
     struct quotas       *quotas; /* NULL: none */
 
+    const struct upcasts *upcasts; /* NULL: none */
+    struct upcast        *upcast;  /* the loop's */
+
     struct buf   scratch;   /* for whoever runs on the loop, until it returns */
     char         date[128]; /* "Date: …\r\n" */
     int64_t      date_s;
@@ -342,6 +347,7 @@ struct server {
 };
 
 uint64_t serveri_now_ms(struct server *s);
+void     serveri_upcast_free(struct server *s);
 void     serveri_run_soon(struct server *s); /* feeds are waiting for their turn */
 
 #endif
