@@ -58,6 +58,14 @@ enum cli_opt {
     OPT_MOVED,
     OPT_LINKS,
     OPT_START,
+    OPT_TO,
+    OPT_TRANSFORM,
+    OPT_NAME,
+    OPT_MODE,
+    OPT_REASON,
+    OPT_KEEP,
+    OPT_P99,
+    OPT_SAMPLE,
     OPT_COUNT
 };
 
@@ -314,6 +322,12 @@ int clii_stream_close(struct cli *c, struct err *err);
 int clii_stream_open(struct cli *c, struct err *err);
 int clii_stream_metadata(struct cli *c, struct err *err);
 int clii_stream_link(struct cli *c, struct err *err);
+int clii_surgery_begin(struct cli *c, struct err *err);
+int clii_surgery_plan(struct cli *c, struct err *err);
+int clii_surgery_audit(struct cli *c, struct err *err);
+int clii_surgery_command(struct cli *c, struct err *err);
+int clii_surgery_show(struct cli *c, struct err *err);
+int clii_surgery_list(struct cli *c, struct err *err);
 int clii_log_info(struct cli *c, struct err *err);
 int clii_log_verify(struct cli *c, struct err *err);
 int clii_log_reindex(struct cli *c, struct err *err);

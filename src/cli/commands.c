@@ -7,6 +7,14 @@
      CLI_HAS(OPT_KEYS) | CLI_HAS(OPT_RESOLVE) | CLI_HAS(OPT_FOLLOW_MOVES) | CLI_HAS(OPT_MOVED) |   \
      CLI_HAS(OPT_LINKS) | CLI_HAS(OPT_START) | CLI_HAS(OPT_RAW))
 
+#define SURGERY_OPTS                                                                               \
+    (CLI_HAS(OPT_TO) | CLI_HAS(OPT_TRANSFORM) | CLI_HAS(OPT_NAME) | CLI_HAS(OPT_MODE) |            \
+     CLI_HAS(OPT_REASON) | CLI_HAS(OPT_KEEP) | CLI_HAS(OPT_P99) | CLI_HAS(OPT_KEYS))
+
+#define SELECT                                                                                     \
+    "SELECT is a stream, 'CATEGORY-*', or 'PREFIX*'. Each stream moves in one commit, so nobody\n" \
+    "ever sees half of it, and writers are not held up. The new names tell where it went.\n"
+
 #define SOURCE_NAMES                                                                               \
     "NAME is a source of the configuration (-c FILE), or MIGRATION.old or MIGRATION.new."
 
@@ -60,6 +68,37 @@ const struct cli_command clii_commands[] = {
     {"stream link", "STREAM VERSION@STREAM…", "Append links to other streams' events",
      "oxbow read --resolve shows the events that they lead to.", 2, 1000, CLI_HAS(OPT_EXPECT),
      clii_stream_link},
+    {"stream copy", "SELECT…", "Move streams to new ones, changed by a transform or as they are",
+     SELECT "  oxbow stream copy 'order-*' --to 'purchase-{key}' --transform upcast.yaml", 1,
+     WORDS_MAX, SURGERY_OPTS, clii_surgery_begin},
+    {"stream rewrite", "SELECT…", "Change streams' events in place, by a transform",
+     SELECT "The new events stand in the same stream, and hide the old ones.", 1, WORDS_MAX,
+     SURGERY_OPTS, clii_surgery_begin},
+    {"stream split", "SELECT…", "Move each stream's events to several streams",
+     SELECT "The transform's rules route; what they do not name goes to --to.\n"
+            "  oxbow stream split 'truck-*' --to 'vehicle-{key}' --transform engines.yaml",
+     1, WORDS_MAX, SURGERY_OPTS, clii_surgery_begin},
+    {"stream join", "SELECT…", "Move several streams' events into one, in the log's order",
+     SELECT "  oxbow stream join 'vehicle-*' 'engine-*' --to 'truck-{key}'", 1, WORDS_MAX,
+     SURGERY_OPTS, clii_surgery_begin},
+    {"stream plan", "copy|rewrite|split|join SELECT…", "Say what a surgery would do", SELECT, 2,
+     WORDS_MAX, SURGERY_OPTS | CLI_HAS(OPT_SAMPLE), clii_surgery_plan},
+    {"stream surgeries", "", "List surgeries", NULL, 0, 0, 0, clii_surgery_list},
+    {"stream surgery", "NAME", "Show how far a surgery is", NULL, 1, 1, 0, clii_surgery_show},
+    {"stream audit", "NAME", "Prove a surgery: derive its targets again, and compare", NULL, 1, 1,
+     CLI_HAS(OPT_KEYS), clii_surgery_audit},
+    {"stream pause", "NAME", "Let a surgery rest", NULL, 1, 1, 0, clii_surgery_command},
+    {"stream resume", "NAME", "Go on with a surgery that was paused, cut off or failed", NULL, 1, 1,
+     CLI_HAS(OPT_KEYS), clii_surgery_command},
+    {"stream cancel", "NAME", "End a surgery; what was moved stays moved", NULL, 1, 1, 0,
+     clii_surgery_command},
+    {"stream rollback", "NAME", "Move back what a surgery moved",
+     "Events that the new streams got since go along.", 1, 1, CLI_HAS(OPT_KEYS),
+     clii_surgery_command},
+    {"stream drop", "NAME", "Give the originals of a surgery up",
+     "They are hidden but for the event that says where they went; oxbow log scavenge gives the\n"
+     "disk back.",
+     1, 1, 0, clii_surgery_command},
     {"log info", "", "Show what the log has", NULL, 0, 0, 0, clii_log_info},
     {"log verify", "", "Read all of the log and hold its index against it", NULL, 0, 0, 0,
      clii_log_verify},

@@ -11,6 +11,7 @@
 #include "cli/cli_int.h"
 #include "cli/engine_int.h"
 #include "cli/jobs_int.h"
+#include "cli/surgeries_int.h"
 #include "core/fields.h"
 #include "core/group.h"
 #include "core/upcast.h"
@@ -150,6 +151,7 @@ clii_serve(struct cli *c, struct err *err)
     struct server_conf    conf = {.signals = true, .reload = on_reload, .reload_arg = &s};
     struct conf          *root = NULL;
     struct jobs          *jobs = NULL;
+    struct surgeries     *surgeries = NULL;
     struct log           *log = NULL;
     struct groups        *groups = NULL;
     struct fields        *fields = NULL;
@@ -195,11 +197,14 @@ clii_serve(struct cli *c, struct err *err)
     TRY(enginei_routes(s.engine, s.server, err));
     TRY(jobsi_new(env_real(), log, c->subjects, &jobs, err));
     TRY(jobsi_routes(jobs, s.server, err));
+    TRY(surgeriesi_new(env_real(), log, &surgeries, err));
+    TRY(surgeriesi_routes(surgeries, s.server, err));
     rc = server_run(s.server, err);
     clii_catch(); /* the loop gave the signals back */
 out:
     enginei_free(s.engine);
     jobsi_free(jobs);
+    surgeriesi_free(surgeries);
     enginei_scavenge_free(plan);
     server_free(s.server);
     upcast_set_free(upcasts);

@@ -14,6 +14,7 @@ logi_answer(struct log *log, struct log_req *req, int rc, const struct err *err)
     req->rc = rc;
     if (rc != 0 && err != NULL)
         err_copy(&req->err, err);
+    logi_note_latency(log, req);
     if (req->bytes != 0)
         atomic_fetch_sub(&log->queue_bytes, req->bytes);
     req->bytes = 0;
@@ -26,6 +27,45 @@ logi_answer(struct log *log, struct log_req *req, int rc, const struct err *err)
     if (req->sealed != NULL)
         logi_unseal(req);
     req->done(req);
+}
+
+/* latency */
+
+/* Four buckets for each power of two. */
+static unsigned
+bucket_of(uint64_t us)
+{
+    unsigned top, b;
+
+    if (us < 4)
+        return (unsigned)us;
+    top = 63u - (unsigned)__builtin_clzll(us);
+    b = 4 * (top - 1) + (unsigned)(us >> (top - 2) & 3);
+    return b < LOG_LATENCY_BUCKETS ? b : LOG_LATENCY_BUCKETS - 1;
+}
+
+uint64_t
+log_latency_us(unsigned bucket)
+{
+    return bucket < 4 ? bucket : (UINT64_C(4) + bucket % 4 + 1) << (bucket / 4 - 1);
+}
+
+void
+logi_note_latency(struct log *log, struct log_req *req)
+{
+    if (req->submitted_us == 0)
+        return;
+    atomic_fetch_add_explicit(
+        &log->latency[bucket_of(log->env->ops->mono_us(log->env) - req->submitted_us)], 1,
+        memory_order_relaxed);
+    req->submitted_us = 0;
+}
+
+void
+log_latency(struct log *log, uint64_t counts[LOG_LATENCY_BUCKETS])
+{
+    for (unsigned i = 0; i < LOG_LATENCY_BUCKETS; i++)
+        counts[i] = atomic_load_explicit(&log->latency[i], memory_order_relaxed);
 }
 
 int
@@ -349,6 +389,7 @@ reset(struct log_req *req)
     req->own_count = 0;
     req->next = NULL;
     req->bytes = 0;
+    req->submitted_us = 0;
     req->fp[0] = req->fp[1] = 0;
     req->wake[0] = req->wake[1] = NULL;
     req->subjects = 0;
@@ -377,6 +418,8 @@ log_submit(struct log *log, struct log_req *req)
         return;
     }
     req->bytes = bytes;
+    if ((req->flags & (LOG_BULK | LOG_QUIET)) == 0)
+        req->submitted_us = log->env->ops->mono_us(log->env);
     if (req->write_count > 0)
         logi_heads_fp(log->heads, req->writes[0].stream, req->fp);
     atomic_fetch_add(&log->queue_bytes, bytes);

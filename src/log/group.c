@@ -107,6 +107,7 @@ answer_group(struct log *log, struct group *g, int rc, const struct err *err)
         req->rc = rc;
         if (rc != 0)
             err_copy(&req->err, err);
+        logi_note_latency(log, req);
         atomic_fetch_sub(&log->queue_bytes, req->bytes);
         req->bytes = 0;
         free(req->own);

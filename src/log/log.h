@@ -195,7 +195,8 @@ struct log_req {
     struct log_sealed *sealed;
     struct log_req    *next;
     uint64_t           bytes;
-    uint64_t           fp[2]; /* of the first write's stream */
+    uint64_t           submitted_us; /* 0: it is not looked at how long it takes */
+    uint64_t           fp[2];        /* of the first write's stream */
     struct ox_gate    *gate;
     struct log_req    *wake[2];
 };
@@ -420,6 +421,14 @@ struct log_info {
 };
 
 void log_get_info(struct log *log, struct log_info *out);
+
+/*
+ * How long appends that are not bulk waited for their answer, since opening: their number in each
+ * bucket, of which log_latency_us says the upper bound.
+ */
+#define LOG_LATENCY_BUCKETS 80
+void     log_latency(struct log *log, uint64_t counts[LOG_LATENCY_BUCKETS]);
+uint64_t log_latency_us(unsigned bucket);
 
 /* Reads every byte below the end: `fn` is told how far, and may stop by a non-zero return. */
 typedef int log_progress_fn(void *arg, uint64_t done_bytes, uint64_t all_bytes);

@@ -152,6 +152,7 @@ struct log {
     _Atomic uint64_t commits, events, group_count, appended_bytes, syncs, stream_count;
     _Atomic int64_t  durable_time_us;
     struct hist      sync_us, group_commits; /* of the groups since opening */
+    _Atomic uint64_t latency[LOG_LATENCY_BUCKETS];
 };
 
 /* seal.c: data under a subject's key */
@@ -167,6 +168,8 @@ int logi_seal_open(struct log *, struct log_event *, struct buf *plain, char *na
 
 /* append.c: before the log task */
 void logi_answer(struct log *, struct log_req *, int rc, const struct err *);
+/* Counts how long it took, once. */
+void logi_note_latency(struct log *, struct log_req *);
 
 /* check.c */
 enum check_result {

@@ -1,0 +1,443 @@
+/*
+ * After the fact: the targets derived again from the originals and compared, byte
+ * for byte. Before it: what a spec would do.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/json.h"
+#include "migrate/stream/stream_int.h"
+
+struct auditor {
+    struct log           *log;
+    struct streami_spec  *spec;
+    struct streami_reader reader;
+    struct streami_arena  arena;
+    struct stream_audit  *out;
+    struct buf            text;
+};
+
+static void
+differs(struct auditor *a, struct slice stream, const char *what, uint64_t version)
+{
+    if (a->out->different++ == 0)
+        (void)snprintf(a->out->first, sizeof a->out->first,
+                       "stream \"%.*s\", version %" PRIu64 ": %.200s", SLICE_FMT(stream), version,
+                       what);
+}
+
+static const char *
+compare(const struct log_event *is, const struct log_new_event *should)
+{
+    if (!slice_eq(is->type, should->type))
+        return "another type";
+    if (!slice_eq(is->data, should->data))
+        return "other data";
+    if (!slice_eq(is->meta, should->meta))
+        return "other metadata";
+    if (!id_eq(&is->id, &should->id))
+        return "another id";
+    if (should->created_us != 0 && is->created_us != should->created_us)
+        return "another time";
+    return NULL;
+}
+
+/* The next event of a target; E_END: there is none. */
+static int
+next(struct log_iter *it, struct log_event *e, struct err *err)
+{
+    int rc;
+
+    do
+        rc = log_iter_next(it, e, err);
+    while (rc == E_MORE);
+    return rc;
+}
+
+/* One target against what the move has for it; the iterator stands behind its marks. */
+static int
+compare_target(struct auditor *a, struct log_iter *it, const struct streami_move *m, uint32_t t,
+               struct err *err)
+{
+    struct log_event e;
+    const char      *why = NULL;
+    int              rc = 0;
+
+    for (uint32_t i = 0; i < m->out_count; i++) {
+        if (m->outs[i].target != t)
+            continue;
+        rc = next(it, &e, err);
+        if (rc == E_END) {
+            differs(a, m->targets[t].stream, "copies are missing", 0);
+            return 0;
+        }
+        if (rc != 0)
+            return rc;
+        why = compare(&e, &m->outs[i].event);
+        if (why != NULL) {
+            differs(a, m->targets[t].stream, why, e.version);
+            return 0;
+        }
+        a->out->copies++;
+    }
+    while ((rc = next(it, &e, err)) == 0)
+        a->out->newer++;
+    return rc == E_END ? 0 : rc;
+}
+
+/* Opens a target and reads its MigratedFrom events; as sources where the move has none yet. */
+static int
+open_target(struct auditor *a, struct slice stream, struct streami_move *m, struct log_iter **it,
+            struct err *err)
+{
+    struct log_read  read = {.stream = stream, .sealed = true, .raw = true};
+    bool             fill = m->source_count == 0;
+    struct log_event e;
+    uint32_t         marks = 0;
+    uint64_t         first, last;
+    int              rc;
+
+    TRY(log_iter_open(a->log, &read, it, err));
+    while ((fill || marks < m->source_count) && (rc = next(*it, &e, err)) == 0) {
+        if (!streami_range_of(&e, a->spec->name, &a->text, &first, &last)) {
+            if (marks == 0)
+                continue; /* of before the stream was deleted, or of before a rewrite */
+            break;
+        }
+        marks++;
+        if (!fill)
+            continue;
+        if (!streami_grow(&a->arena, &m->sources, m->source_count, &m->source_room,
+                          sizeof *m->sources))
+            FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for an audit");
+        m->sources[m->source_count++] = (struct streami_source){
+            .stream = streami_keep(&a->arena, buf_slice(&a->text)), .first = first, .head = last};
+    }
+    if (rc == E_END)
+        rc = 0;
+out:
+    return rc;
+}
+
+static int
+audit_move(struct auditor *a, struct slice stream, struct slice first_target, struct err *err)
+{
+    struct streami_move  m = {0};
+    enum streami_verdict verdict;
+    struct log_iter     *it = NULL;
+    struct err           why;
+    int                  rc;
+
+    TRY(open_target(a, first_target, &m, &it, err));
+    log_iter_close(it);
+    it = NULL;
+    if (m.source_count == 0) {
+        differs(a, first_target, "does not say what it was made of", 0);
+        goto out;
+    }
+    if (!slice_eq(m.sources[0].stream, stream))
+        goto out; /* a join is looked at with its first stream */
+    a->reader.audit = true;
+    rc = streami_move_build(&a->reader, &m, &verdict, &why);
+    if (rc == E_GONE) {
+        a->out->gone++;
+        rc = 0;
+        goto out;
+    }
+    if (rc != 0) {
+        differs(a, stream, why.text, 0);
+        rc = 0;
+        goto out;
+    }
+    a->out->streams += m.source_count;
+    a->out->events += m.events;
+    for (uint32_t t = 0; t < m.target_count; t++) {
+        rc = open_target(a, m.targets[t].stream, &m, &it, err);
+        if (rc == E_NOTFOUND || rc == E_GONE) {
+            differs(a, m.targets[t].stream, "is not there", 0);
+            rc = 0;
+        } else if (rc == 0) {
+            rc = compare_target(a, it, &m, t, err);
+        }
+        log_iter_close(it);
+        it = NULL;
+        if (rc != 0)
+            goto out;
+    }
+out:
+    log_iter_close(it);
+    return rc;
+}
+
+static int
+audit_one(struct auditor *a, struct slice stream, struct err *err)
+{
+    struct log_stream info;
+    struct buf        names = {0}, first = {0};
+    struct json_iter  it;
+    struct slice      raw;
+    bool              here = false;
+    uint64_t          events;
+    int               rc;
+
+    rc = log_stream_info(a->log, stream, &info, err);
+    if (rc == E_NOTFOUND || rc == E_GONE)
+        return 0;
+    if (rc == 0 && (info.flags & LOG_STREAM_MOVED) != 0)
+        rc = streami_moved_here(&a->reader, &info, &here, &events, err);
+    if (rc != 0)
+        return rc;
+    if (a->spec->kind == STREAMI_REWRITE) {
+        uint64_t before = a->out->streams + a->out->gone + a->out->different;
+
+        rc = audit_move(a, stream, stream, err);
+        if (rc == 0 && before == a->out->streams + a->out->gone + a->out->different)
+            a->out->not_moved++;
+        return rc;
+    }
+    if (!here) {
+        a->out->not_moved++;
+        return 0;
+    }
+    TRY(log_moved_to(a->log, stream, &names, err));
+    TRY(json_array_iter(&it, buf_slice(&names), err));
+    TRY(json_iter_next(&it, NULL, &raw, err));
+    TRY(json_string_decode(raw, &first, err));
+    rc = audit_move(a, stream, buf_slice(&first), err);
+    if (rc == E_NOTFOUND || rc == E_GONE) {
+        differs(a, buf_slice(&first), "is not there", 0);
+        rc = 0;
+    }
+out:
+    buf_fini(&names);
+    buf_fini(&first);
+    return rc;
+}
+
+static int
+open_auditor(struct log *log, struct slice name, struct slice json, struct auditor *a,
+             struct err *err)
+{
+    int rc;
+
+    a->log = log;
+    TRY(streami_spec_new(name, json, &a->spec, err));
+    a->reader = (struct streami_reader){.log = log, .spec = a->spec, .arena = &a->arena};
+    if (a->spec->transform != NULL)
+        rc = transform_run_new(a->spec->transform, &a->reader.run, err);
+out:
+    return rc;
+}
+
+static void
+close_auditor(struct auditor *a)
+{
+    streami_reader_fini(&a->reader);
+    streami_arena_fini(&a->arena);
+    streami_spec_free(a->spec);
+    buf_fini(&a->text);
+}
+
+/* Each stream that is selected, at most `most`; 0: all. */
+typedef int each_fn(struct auditor *, void *arg, struct slice stream, struct err *err);
+
+static int
+each(struct auditor *a, uint64_t most, each_fn *fn, void *arg, uint64_t *seen, struct err *err)
+{
+    struct streami_page page = {0};
+    struct buf          after = {0};
+    struct slice        name = {0};
+    uint64_t            n = 0;
+    int                 rc = 0;
+
+    for (uint32_t set = 0; set < a->spec->set_count; set++) {
+        buf_clear(&after);
+        do {
+            TRY(streami_page_fill(a->log, a->spec, set, buf_slice(&after), &page, err));
+            while (streami_page_next(&page, &name) && (most == 0 || n < most)) {
+                TRY(fn(a, arg, name, err));
+                streami_reset(&a->arena);
+                n++;
+            }
+            buf_clear(&after);
+            buf_add_slice(&after, name);
+        } while (!page.last && (most == 0 || n < most));
+    }
+out:
+    *seen = n;
+    buf_fini(&page.names);
+    buf_fini(&after);
+    return rc;
+}
+
+static int
+audit_each(struct auditor *a, void *arg, struct slice stream, struct err *err)
+{
+    (void)arg;
+    return audit_one(a, stream, err);
+}
+
+int
+stream_audit_run(struct surgery *s, struct stream_audit *out, struct err *err)
+{
+    struct auditor a = {.out = out};
+    uint64_t       seen;
+    int            rc;
+
+    memset(out, 0, sizeof *out);
+    TRY(open_auditor(s->log, slice_str(s->spec->name), buf_slice(&s->spec->text), &a, err));
+    rc = each(&a, 0, audit_each, NULL, &seen, err);
+out:
+    close_auditor(&a);
+    return rc;
+}
+
+/* plan */
+
+struct planning {
+    uint64_t streams, targets, events, copies, bytes_before, bytes_after, changed, skipped, refused;
+    struct buf samples;
+    struct err why;
+    struct buf refused_name;
+};
+
+#define SAMPLES 5
+
+static void
+put_sample(struct planning *p, const struct streami_move *m)
+{
+    struct json_out o;
+
+    if (p->streams > SAMPLES)
+        return;
+    if (p->samples.len > 0)
+        buf_add_byte(&p->samples, ',');
+    json_out_init(&o, &p->samples);
+    json_out_object(&o);
+    json_out_key(&o, "stream");
+    json_out_string(&o, m->sources[0].stream);
+    json_out_key(&o, "events");
+    json_out_u64(&o, m->events);
+    json_out_key(&o, "targets");
+    json_out_array(&o);
+    for (uint32_t t = 0; t < m->target_count && t < SAMPLES; t++) {
+        json_out_object(&o);
+        json_out_key(&o, "stream");
+        json_out_string(&o, m->targets[t].stream);
+        json_out_key(&o, "events");
+        json_out_u64(&o, m->targets[t].count);
+        json_out_object_end(&o);
+    }
+    json_out_array_end(&o);
+    json_out_object_end(&o);
+}
+
+static int
+plan_each(struct auditor *a, void *arg, struct slice stream, struct err *err)
+{
+    struct planning     *p = arg;
+    struct streami_move  m = {0};
+    enum streami_verdict verdict;
+    struct err           why;
+    int                  rc;
+
+    if (!streami_grow(&a->arena, &m.sources, 0, &m.source_room, sizeof *m.sources))
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a plan");
+    m.sources[0] = (struct streami_source){.stream = stream};
+    m.source_count = 1;
+    err_clear(&why);
+    rc = streami_move_build(&a->reader, &m, &verdict, &why);
+    if (rc != 0) {
+        err_copy(err, &why);
+        return rc;
+    }
+    if (verdict == STREAMI_REFUSED) {
+        if (p->refused++ == 0) {
+            p->why = why;
+            buf_add_slice(&p->refused_name, stream);
+        }
+        return 0;
+    }
+    if (verdict != STREAMI_MOVE || !slice_eq(m.sources[0].stream, stream)) {
+        p->skipped++;
+        return 0;
+    }
+    p->streams += m.source_count;
+    p->targets += m.target_count;
+    p->events += m.events;
+    p->copies += m.out_count;
+    p->bytes_after += m.bytes;
+    for (uint32_t i = 0; i < m.source_count; i++)
+        p->changed += m.sources[i].invalid;
+    put_sample(p, &m);
+    return 0;
+}
+
+static void
+put(struct json_out *o, const char *key, uint64_t v)
+{
+    json_out_key(o, key);
+    json_out_u64(o, v);
+}
+
+static void
+put_plan(const struct planning *p, const struct streami_spec *spec, uint64_t looked, bool all,
+         uint64_t took_us, struct buf *out)
+{
+    struct json_out o;
+
+    json_out_init(&o, out);
+    json_out_object(&o);
+    json_out_key(&o, "kind");
+    json_out_str(&o, streami_kind_name(spec->kind));
+    json_out_key(&o, "whole");
+    json_out_bool(&o, all);
+    put(&o, "looked_at", looked);
+    put(&o, "streams", p->streams);
+    put(&o, "targets", p->targets);
+    put(&o, "events_before", p->events);
+    put(&o, "events_after", p->copies);
+    put(&o, "bytes_written", p->bytes_after);
+    put(&o, "streams_changed", p->changed); /* consumers see Invalidated */
+    put(&o, "skipped", p->skipped);
+    put(&o, "refused", p->refused);
+    json_out_key(&o, "first_refused");
+    if (p->refused > 0) {
+        json_out_object(&o);
+        json_out_key(&o, "stream");
+        json_out_string(&o, buf_slice(&p->refused_name));
+        json_out_key(&o, "reason");
+        json_out_str(&o, p->why.text);
+        json_out_object_end(&o);
+    } else {
+        json_out_null(&o);
+    }
+    put(&o, "events_per_s", took_us == 0 ? 0 : p->events * 1000000 / took_us);
+    json_out_key(&o, "samples");
+    json_out_array(&o);
+    if (p->samples.len > 0)
+        json_out_raw(&o, buf_slice(&p->samples));
+    json_out_array_end(&o);
+    json_out_object_end(&o);
+}
+
+int
+stream_plan(struct ox_env *env, struct log *log, struct slice name, struct slice spec,
+            uint64_t sample, struct buf *out, struct err *err)
+{
+    struct planning p = {0};
+    struct auditor  a = {0};
+    uint64_t        seen = 0, began = env->ops->mono_us(env);
+    int             rc;
+
+    TRY(open_auditor(log, name, spec, &a, err));
+    TRY(each(&a, sample, plan_each, &p, &seen, err));
+    put_plan(&p, a.spec, seen, sample == 0 || seen < sample, env->ops->mono_us(env) - began, out);
+    if (out->failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a plan");
+out:
+    close_auditor(&a);
+    buf_fini(&p.samples);
+    buf_fini(&p.refused_name);
+    return rc;
+}

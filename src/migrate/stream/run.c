@@ -1,0 +1,983 @@
+/*
+ * A surgery at work: its workers take streams of the page at hand, move them, and
+ * the last one done turns the page, which is when the record is saved. What
+ * a crash leaves is at most a page that is gone through again; streams that
+ * were moved say so and are passed over.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/bytes.h"
+#include "migrate/stream/stream_int.h"
+
+#define TAKE 256u                         /* streams that a worker takes at once */
+#define BATCH_BYTES (UINT64_C(192) << 10) /* of a commit; the log gives bulk 256 KiB of a group */
+#define LOSSES_MAX 1000u
+#define RETRY_US 1000000u
+#define LOOK_US 100000u /* between two looks at the foreground */
+#define RATE_US 1000000u
+#define PAUSE_MAX_US 2000000u
+#define DROP_COMMIT 256u
+
+static void
+add_counts(struct streami_counts *to, const struct streami_counts *c)
+{
+    to->streams += c->streams;
+    to->events += c->events;
+    to->copies += c->copies;
+    to->skipped += c->skipped;
+    to->parked += c->parked;
+    to->seen += c->seen;
+    to->lost += c->lost;
+}
+
+static bool
+is_working(enum stream_state state)
+{
+    return state == STREAM_RUNNING || state == STREAM_ROLLING_BACK || state == STREAM_DROPPING;
+}
+
+/* moving */
+
+static int
+park(struct streami_worker *w, struct slice stream, const struct err *why, struct err *err)
+{
+    w->counts.parked++;
+    return streami_park(w->surgery->log, w->surgery->spec->name, stream, why, err);
+}
+
+/* What is decided about a stream without a commit; false: it is to be committed. */
+static int
+decide(struct streami_worker *w, const struct streami_move *m, enum streami_verdict verdict,
+       const struct err *why, bool *commit, struct err *err)
+{
+    *commit = false;
+    switch (verdict) {
+    case STREAMI_MOVE:
+        *commit = true;
+        return 0;
+    case STREAMI_DONE:
+        w->counts.streams++;
+        w->counts.events += m->events;
+        return 0;
+    case STREAMI_SKIP:
+        w->counts.skipped++;
+        return 0;
+    case STREAMI_REFUSED:
+        break;
+    }
+    return park(w, m->sources[0].stream, why, err);
+}
+
+static struct streami_move *
+new_move(struct streami_worker *w, struct slice stream)
+{
+    struct streami_move *m = streami_alloc(&w->arena, sizeof *m);
+
+    if (m == NULL)
+        return NULL;
+    memset(m, 0, sizeof *m);
+    if (!streami_grow(&w->arena, &m->sources, 0, &m->source_room, sizeof *m->sources))
+        return NULL;
+    m->sources[0] = (struct streami_source){.stream = stream};
+    m->source_count = 1;
+    return m;
+}
+
+static int
+settle(struct streami_worker *w, struct streami_batch *b, struct err *err)
+{
+    int rc = 0;
+
+    for (const struct streami_move *m = b->done; m != NULL; m = m->next) {
+        /* The others of a join are found to be moved when it is their turn. */
+        w->counts.streams++;
+        w->counts.events += m->sources[0].events;
+        w->counts.copies += m->out_count;
+    }
+    for (const struct streami_move *m = b->refused; m != NULL; m = m->next)
+        TRY(park(w, m->sources[0].stream, &b->why, err));
+out:
+    return rc;
+}
+
+/* Somebody writes to it: alone, and at once. */
+static int
+move_alone(struct streami_worker *w, struct slice stream, struct err *err)
+{
+    struct err why;
+    int        rc = 0;
+
+    for (uint32_t losses = 0; losses < LOSSES_MAX; losses++) {
+        struct streami_batch b = {
+            w->surgery->log, w->surgery->spec, &w->arena, NULL, NULL, NULL, NULL, {0}};
+        enum streami_verdict verdict;
+        bool                 commit;
+
+        w->counts.lost++;
+        streami_reset(&w->arena);
+        b.moves = new_move(w, stream);
+        if (b.moves == NULL)
+            RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a move");
+        TRY(streami_move_build(&w->reader, b.moves, &verdict, &why));
+        TRY(decide(w, b.moves, verdict, &why, &commit, err));
+        if (!commit)
+            goto out;
+        TRY(streami_commit(&b, err));
+        TRY(settle(w, &b, err));
+        if (b.lost == NULL)
+            goto out;
+    }
+    (void)err_set(&why, __FILE__, __LINE__, E_BUSY, ERR_DATA,
+                  "it was written to each time that it was to be moved");
+    rc = park(w, stream, &why, err);
+out:
+    if (rc != 0 && err->code != rc)
+        err_copy(err, &why);
+    return rc;
+}
+
+/* Commits what there is of the batch; the names are in w->names, which stays. */
+static int
+commit(struct streami_worker *w, struct streami_batch *b, struct err *err)
+{
+    struct buf   lost = {0};
+    struct slice name;
+    uint8_t      len[2];
+    int          rc = 0;
+
+    if (b->moves == NULL)
+        goto out;
+    TRY(streami_commit(b, err));
+    TRY(settle(w, b, err));
+    for (const struct streami_move *m = b->lost; m != NULL; m = m->next) {
+        put_u16(len, (uint16_t)m->sources[0].stream.len);
+        buf_add(&lost, len, 2);
+        buf_add_slice(&lost, m->sources[0].stream);
+    }
+    if (lost.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    for (size_t at = 0; at < lost.len; at += 2 + name.len) {
+        name = slice_of(lost.data + at + 2, get_u16(lost.data + at));
+        TRY(move_alone(w, name, err));
+    }
+out:
+    b->moves = NULL;
+    buf_fini(&lost);
+    streami_reset(&w->arena);
+    return rc;
+}
+
+static int
+move_names(struct streami_worker *w, struct err *err)
+{
+    struct streami_batch b = {
+        w->surgery->log, w->surgery->spec, &w->arena, NULL, NULL, NULL, NULL, {0}};
+    uint64_t bytes = 0;
+    int      rc = 0;
+
+    for (size_t at = 0; at < w->names.len;) {
+        struct slice         name = slice_of(w->names.data + at + 2, get_u16(w->names.data + at));
+        struct streami_move *m = new_move(w, name);
+        enum streami_verdict verdict;
+        struct err           why;
+        bool                 take;
+
+        at += 2 + name.len;
+        w->counts.seen++;
+        if (m == NULL)
+            FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a move");
+        err_clear(&why);
+        rc = streami_move_build(&w->reader, m, &verdict, &why);
+        if (rc != 0) {
+            err_copy(err, &why);
+            goto out;
+        }
+        TRY(decide(w, m, verdict, &why, &take, err));
+        if (!take)
+            continue;
+        m->next = b.moves;
+        b.moves = m;
+        bytes += m->bytes;
+        if (bytes < BATCH_BYTES)
+            continue;
+        TRY(commit(w, &b, err));
+        bytes = 0;
+    }
+    rc = commit(w, &b, err);
+out:
+    streami_reset(&w->arena);
+    return rc;
+}
+
+/* the other ways through the streams */
+
+static int
+back_names(struct streami_worker *w, struct err *err)
+{
+    int rc = 0;
+
+    for (size_t at = 0; at < w->names.len;) {
+        struct slice name = slice_of(w->names.data + at + 2, get_u16(w->names.data + at));
+
+        at += 2 + name.len;
+        w->counts.seen++;
+        TRY(streami_back(w, name, &w->counts, err));
+        streami_reset(&w->arena);
+    }
+out:
+    streami_reset(&w->arena);
+    return rc;
+}
+
+/* The originals, but for the event that says where they went. */
+static int
+drop_names(struct streami_worker *w, struct err *err)
+{
+    struct log *log = w->surgery->log;
+    int         rc = 0;
+
+    for (size_t at = 0; at < w->names.len;) {
+        struct slice      name = slice_of(w->names.data + at + 2, get_u16(w->names.data + at));
+        struct log_stream info;
+        struct log_change c = {.stream = name, .expected = LOG_EXISTS, .what = LOG_SET_TRUNCATE};
+        struct log_req    req = {.changes = &c, .change_count = 1, .flags = LOG_BULK};
+        bool              here = false;
+        uint64_t          events = 0;
+
+        at += 2 + name.len;
+        w->counts.seen++;
+        rc = log_stream_info(log, name, &info, err);
+        if (rc == E_NOTFOUND || rc == E_GONE) {
+            rc = 0;
+            continue;
+        }
+        if (rc == 0 && (info.flags & LOG_STREAM_MOVED) != 0)
+            rc = streami_moved_here(&w->reader, &info, &here, &events, err);
+        if (rc != 0)
+            goto out;
+        if (!here || info.first >= info.moved)
+            continue;
+        c.truncate = info.moved;
+        rc = log_append(log, &req);
+        if (rc != 0) {
+            err_copy(err, &req.err);
+            goto out;
+        }
+        w->counts.streams++;
+        w->counts.events += info.moved - info.first;
+    }
+out:
+    return rc;
+}
+
+/* pages */
+
+static int
+count_one(void *arg, const struct log_stream *stream, struct err *err)
+{
+    (void)stream;
+    (void)err;
+    ++*(uint64_t *)arg;
+    return 0;
+}
+
+/* How many streams there are to go through; some of them may be none of ours. */
+static int
+estimate(struct surgery *s, uint64_t *all, struct err *err)
+{
+    struct buf prefix = {0};
+    int        rc = 0;
+
+    *all = s->spec->listed ? s->spec->set_count : 0;
+    for (uint32_t i = 0; !s->spec->listed && i < s->spec->set_count; i++) {
+        buf_clear(&prefix);
+        buf_add_str(&prefix, s->spec->sets[i]);
+        if (s->spec->categories)
+            buf_add_byte(&prefix, '-');
+        TRY(log_streams(s->log, buf_slice(&prefix), slice_str(""), count_one, all, err));
+    }
+out:
+    buf_fini(&prefix);
+    return rc;
+}
+
+static enum stream_state
+end_of(enum stream_state state)
+{
+    return state == STREAM_RUNNING        ? STREAM_DONE
+           : state == STREAM_ROLLING_BACK ? STREAM_ROLLED_BACK
+                                          : STREAM_DROPPED;
+}
+
+/* What was done since the record goes into it. */
+static void
+take_live(struct surgery *s, struct streami_record *r)
+{
+    r->streams += s->live.streams;
+    r->events += s->live.events;
+    r->copies += s->live.copies;
+    r->skipped += s->live.skipped;
+    r->parked += s->live.parked;
+    r->seen += s->live.seen;
+    r->lost += s->live.lost;
+    s->live = (struct streami_counts){0};
+}
+
+/* Which stream the page ends with. */
+static void
+note_end(struct surgery *s)
+{
+    struct streami_page p = s->page;
+    struct slice        name = {0};
+
+    while (streami_page_next(&p, &name)) {
+    }
+    buf_clear(&s->page_end);
+    buf_add_slice(&s->page_end, name);
+}
+
+/* The page is done, and nobody else is at work: into the record with it, and the next one. */
+static int
+turn(struct surgery *s, struct err *err)
+{
+    struct streami_record *r = &s->record;
+    uint64_t               all = 0;
+    int                    rc = 0;
+
+    if (!s->begun) {
+        TRY(estimate(s, &all, err));
+        lock_take(&s->lock);
+        s->all = all;
+        s->begun = true;
+        lock_give(&s->lock);
+    } else if (!s->turned) {
+        lock_take(&s->lock);
+        buf_clear(&r->cursor);
+        if (s->page.last)
+            r->set++;
+        else
+            buf_add_slice(&r->cursor, buf_slice(&s->page_end));
+        take_live(s, r);
+        s->turned = true; /* not again where what follows fails */
+        lock_give(&s->lock);
+    }
+    if (r->set < s->spec->set_count) {
+        TRY(streami_record_save(s->log, s->spec->name, r, true, err));
+        TRY(streami_page_fill(s->log, s->spec, r->set, buf_slice(&r->cursor), &s->page, err));
+        note_end(s);
+        s->turned = false;
+        goto out;
+    }
+    r->state = end_of(s->state);
+    r->ended_us = s->env->ops->wall_us(s->env);
+    r->error[0] = '\0';
+    TRY(streami_record_save(s->log, s->spec->name, r, false, err));
+    lock_take(&s->lock);
+    s->state = r->state;
+    lock_give(&s->lock);
+out:
+    return rc;
+}
+
+/* pace */
+
+/* The latency that 99 of 100 stayed below, of those since the last look; 0: too few to say. */
+static uint64_t
+p99_of(struct surgery *s)
+{
+    uint64_t now[LOG_LATENCY_BUCKETS], all = 0, above = 0;
+    unsigned i;
+
+    log_latency(s->log, now);
+    for (i = 0; i < LOG_LATENCY_BUCKETS; i++)
+        all += now[i] - s->latency[i];
+    if (all < 50)
+        return 0;
+    for (i = LOG_LATENCY_BUCKETS; i-- > 1;) {
+        above += now[i] - s->latency[i];
+        if (above * 100 > all)
+            break;
+    }
+    memcpy(s->latency, now, sizeof now);
+    return log_latency_us(i);
+}
+
+/* Under the lock: how long a worker rests after what it did. */
+static uint64_t
+pace(struct surgery *s)
+{
+    uint64_t now = s->env->ops->mono_us(s->env), p99;
+    uint64_t events = s->record.events + s->live.events;
+
+    if (now - s->rate_us >= RATE_US) {
+        s->events_per_s = (events - s->rate_events) * 1000000 / (now - s->rate_us);
+        s->rate_us = now;
+        s->rate_events = events;
+    }
+    if (s->max_p99_ms == 0)
+        return ENV_STEP_NOW;
+    if (now - s->looked_us >= LOOK_US && (p99 = p99_of(s)) != 0) {
+        s->looked_us = now;
+        s->p99_us = p99;
+        if (p99 > s->max_p99_ms * 1000)
+            s->pause_us = s->pause_us < 2000 ? 4000 : s->pause_us * 2;
+        else if (p99 < s->max_p99_ms * 800)
+            s->pause_us -= s->pause_us / 5 + (s->pause_us > 100 ? 100 : s->pause_us / 2);
+        if (s->pause_us > PAUSE_MAX_US)
+            s->pause_us = PAUSE_MAX_US;
+    }
+    return s->pause_us;
+}
+
+/* steps */
+
+static int
+work(struct streami_worker *w, enum stream_state state, struct err *err)
+{
+    w->counts = (struct streami_counts){0};
+    if (state == STREAM_ROLLING_BACK)
+        return back_names(w, err);
+    return state == STREAM_DROPPING ? drop_names(w, err) : move_names(w, err);
+}
+
+/* Under the lock: names for the worker; false: the page has no more. */
+static bool
+take_names(struct surgery *s, struct streami_worker *w)
+{
+    uint32_t     n = 0, most = s->max_p99_ms != 0 ? TAKE / 4 : TAKE;
+    struct slice name;
+    uint8_t      len[2];
+
+    buf_clear(&w->names);
+    while (n < most && streami_page_next(&s->page, &name)) {
+        put_u16(len, (uint16_t)name.len);
+        buf_add(&w->names, len, 2);
+        buf_add_slice(&w->names, name);
+        n++;
+    }
+    return n > 0;
+}
+
+/* Under the lock, so that none of the tasks is being made or ended. */
+static void
+wake_all(struct surgery *s)
+{
+    for (uint32_t i = 0; !s->stopping && i < s->spec->workers; i++)
+        if (s->workers[i].task != NULL)
+            s->env->ops->task_wake(s->env, s->workers[i].task);
+}
+
+/* Under the lock: what failed is tried again, or ends it. */
+static void
+note_failure(struct surgery *s, const struct err *err)
+{
+    (void)snprintf(s->error, sizeof s->error, "%s", err->text);
+    if (err->kind == ERR_RETRY || err->kind == ERR_NONE)
+        return;
+    s->record.from = s->record.state;
+    s->state = STREAM_FAILED;
+}
+
+/* Under the lock: tells those who wait, if it is time. */
+static void
+open_idle(struct surgery *s)
+{
+    struct ox_gate *gate = s->ended;
+
+    if (gate != NULL && !is_working(s->state)) {
+        s->ended = NULL;
+        s->env->ops->gate_open(s->env, gate);
+    }
+    gate = s->idle;
+    s->idle = NULL;
+    if (gate != NULL && s->outstanding == 0 && !s->turning)
+        s->env->ops->gate_open(s->env, gate);
+    else
+        s->idle = gate;
+}
+
+static uint64_t
+turn_step(struct surgery *s)
+{
+    struct err err;
+    int        rc = turn(s, &err);
+    uint64_t   wait = ENV_STEP_NOW;
+
+    lock_take(&s->lock);
+    s->turning = false;
+    if (rc != 0) {
+        note_failure(s, &err);
+        wait = RETRY_US;
+    }
+    open_idle(s);
+    wake_all(s);
+    lock_give(&s->lock);
+    return wait;
+}
+
+/* Writes what a failure left it in; tried once, for the log may be what failed. */
+static void
+save_failed(struct surgery *s)
+{
+    struct streami_record *r = &s->record;
+
+    r->state = STREAM_FAILED;
+    (void)snprintf(r->error, sizeof r->error, "%s", s->error);
+    (void)streami_record_save(s->log, s->spec->name, r, false, NULL);
+}
+
+/* Under the lock: when the originals' time is over, in µs from now. */
+static uint64_t
+keep_left(const struct surgery *s)
+{
+    int64_t now = s->env->ops->wall_us(s->env), due;
+
+    if (s->state != STREAM_DONE || s->spec->keep_s == UINT64_MAX)
+        return ENV_STEP_WAIT;
+    due = s->record.ended_us + (int64_t)s->spec->keep_s * 1000000;
+    return due <= now                              ? 0
+           : (uint64_t)(due - now) < RETRY_US * 60 ? (uint64_t)(due - now)
+                                                   : RETRY_US * 60;
+}
+
+static void
+begin_again(struct surgery *s, enum stream_state state)
+{
+    s->record.set = 0;
+    buf_clear(&s->record.cursor);
+    buf_clear(&s->page.names);
+    s->page.at = 0;
+    s->page.count = 0;
+    s->record.streams = s->record.events = s->record.copies = 0;
+    s->record.seen = s->record.skipped = s->record.parked = s->record.lost = 0;
+    s->begun = false;
+    s->turned = true;
+    s->error[0] = '\0';
+    s->state = s->record.state = state;
+}
+
+static uint64_t
+step(void *arg)
+{
+    struct streami_worker *w = arg;
+    struct surgery        *s = w->surgery;
+    enum stream_state      state;
+    struct err             err;
+    uint64_t               wait;
+    int                    rc;
+
+    lock_take(&s->lock);
+    if (keep_left(s) == 0 && w == s->workers && s->outstanding == 0)
+        begin_again(s, STREAM_DROPPING);
+    if (!is_working(s->state) || s->stopping || s->turning) {
+        wait = w == s->workers ? keep_left(s) : ENV_STEP_WAIT;
+        lock_give(&s->lock);
+        return wait;
+    }
+    if (!w->busy && !take_names(s, w)) {
+        s->turning = s->outstanding == 0;
+        wait = s->turning ? ENV_STEP_NOW : ENV_STEP_WAIT;
+        lock_give(&s->lock);
+        return wait == ENV_STEP_NOW ? turn_step(s) : wait;
+    }
+    s->outstanding += !w->busy;
+    w->busy = true;
+    w->failed = false;
+    state = s->state;
+    lock_give(&s->lock);
+    err_clear(&err);
+    rc = work(w, state, &err);
+    lock_take(&s->lock);
+    if (rc == 0) {
+        w->busy = false;
+        s->outstanding--;
+        s->error[0] = '\0';
+        add_counts(&s->live, &w->counts);
+    } else {
+        w->failed = true; /* the same names again, in time */
+        note_failure(s, &err);
+    }
+    if (s->state == STREAM_FAILED && rc != 0)
+        save_failed(s);
+    wait = rc != 0 ? RETRY_US : pace(s);
+    open_idle(s);
+    lock_give(&s->lock);
+    return wait;
+}
+
+/* from outside */
+
+static void
+free_surgery(struct surgery *s)
+{
+    if (s == NULL)
+        return;
+    for (uint32_t i = 0; s->workers != NULL && i < s->spec->workers; i++) {
+        struct streami_worker *w = &s->workers[i];
+
+        streami_reader_fini(&w->reader);
+        streami_arena_fini(&w->arena);
+        buf_fini(&w->names);
+    }
+    free(s->workers);
+    streami_spec_free(s->spec);
+    buf_fini(&s->record.cursor);
+    buf_fini(&s->page.names);
+    buf_fini(&s->page_end);
+    lock_fini(&s->lock);
+    free(s);
+}
+
+void
+stream_close(struct surgery *s)
+{
+    if (s == NULL)
+        return;
+    lock_take(&s->lock);
+    s->stopping = true;
+    lock_give(&s->lock);
+    for (uint32_t i = 0; s->workers != NULL && i < s->spec->workers; i++)
+        s->env->ops->task_stop(s->env, s->workers[i].task);
+    free_surgery(s);
+}
+
+static int
+new_surgery(struct ox_env *env, struct log *log, struct streami_spec **spec, struct surgery **out,
+            struct err *err)
+{
+    struct surgery *s = calloc(1, sizeof *s);
+    int             rc = 0;
+
+    *out = NULL;
+    if (s == NULL)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a surgery");
+    lock_init(&s->lock, LOCK_CORE);
+    s->env = env;
+    s->log = log;
+    s->spec = *spec;
+    *spec = NULL;
+    s->turned = true;
+    s->page.last = true;
+    s->max_p99_ms = s->spec->max_p99_ms;
+    s->rate_us = env->ops->mono_us(env);
+    s->workers = calloc(s->spec->workers, sizeof *s->workers);
+    if (s->workers == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a surgery");
+    for (uint32_t i = 0; i < s->spec->workers; i++) {
+        struct streami_worker *w = &s->workers[i];
+
+        w->surgery = s;
+        w->reader = (struct streami_reader){.log = log, .spec = s->spec, .arena = &w->arena};
+        if (s->spec->transform != NULL)
+            TRY(transform_run_new(s->spec->transform, &w->reader.run, err));
+    }
+    log_latency(log, s->latency);
+    *out = s;
+    s = NULL;
+out:
+    free_surgery(s);
+    return rc;
+}
+
+/* Under the lock. Those that have ended need no tasks until somebody asks for more. */
+static int
+start(struct surgery *s, struct err *err)
+{
+    int rc = 0;
+
+    if (s->started)
+        return 0;
+    for (uint32_t i = 0; i < s->spec->workers; i++)
+        TRY(s->env->ops->task_start(s->env, &(struct ox_task_def){"surgery", step, &s->workers[i]},
+                                    &s->workers[i].task, err));
+    s->started = true;
+out:
+    return rc;
+}
+
+int
+stream_begin(struct ox_env *env, struct log *log, struct slice name, struct slice json,
+             struct surgery **out, struct err *err)
+{
+    struct streami_spec *spec = NULL;
+    struct surgery      *s = NULL;
+    int                  rc;
+
+    *out = NULL;
+    TRY(streami_spec_new(name, json, &spec, err));
+    TRY(new_surgery(env, log, &spec, &s, err));
+    s->record.started_us = env->ops->wall_us(env);
+    TRY(streami_record_begin(log, s->spec, &s->record, err));
+    lock_take(&s->lock);
+    rc = start(s, err);
+    lock_give(&s->lock);
+    if (rc != 0)
+        goto out;
+    *out = s;
+    s = NULL;
+out:
+    streami_spec_free(spec);
+    stream_close(s);
+    return rc;
+}
+
+int
+stream_open(struct ox_env *env, struct log *log, struct slice name, struct surgery **out,
+            struct err *err)
+{
+    struct streami_spec  *spec = NULL;
+    struct streami_record record = {0};
+    struct surgery       *s = NULL;
+    struct buf            json = {0};
+    int                   rc;
+
+    *out = NULL;
+    TRY(streami_record_load(log, name, &json, &record, err));
+    TRY(streami_spec_new(name, buf_slice(&json), &spec, err));
+    TRY(new_surgery(env, log, &spec, &s, err));
+    s->record = record;
+    record.cursor = (struct buf){0};
+    s->state = s->record.state;
+    (void)snprintf(s->error, sizeof s->error, "%s", s->record.error);
+    lock_take(&s->lock);
+    if (is_working(s->state) || (s->state == STREAM_DONE && s->spec->keep_s != UINT64_MAX))
+        rc = start(s, err);
+    lock_give(&s->lock);
+    if (rc != 0)
+        goto out;
+    *out = s;
+    s = NULL;
+out:
+    buf_fini(&record.cursor);
+    buf_fini(&json);
+    streami_spec_free(spec);
+    stream_close(s);
+    return rc;
+}
+
+/* Under the lock: where all that are at work wait to try again, nobody is any more. */
+static bool
+give_up(struct surgery *s)
+{
+    uint32_t failed = 0;
+
+    for (uint32_t i = 0; i < s->spec->workers; i++)
+        failed += s->workers[i].failed;
+    if (failed != s->outstanding)
+        return false;
+    for (uint32_t i = 0; i < s->spec->workers; i++)
+        s->workers[i].failed = s->workers[i].busy = false;
+    s->outstanding = 0;
+    s->page.at = 0; /* the page again: what was moved is passed over */
+    s->live = (struct streami_counts){0};
+    return true;
+}
+
+/* Under the lock, which is given up meanwhile: until nobody is at work. */
+static void
+wait_idle(struct surgery *s)
+{
+    struct ox_gate gate;
+
+    while (s->outstanding > 0 || s->turning) {
+        if (!s->turning && give_up(s))
+            break;
+        gate_init(&gate);
+        s->idle = &gate;
+        lock_give(&s->lock);
+        (void)s->env->ops->gate_wait(s->env, &gate, 50000);
+        lock_take(&s->lock);
+        s->idle = NULL;
+    }
+}
+
+/* Between two states that a caller asks for. */
+static int
+set_state(struct surgery *s, enum stream_state state, bool final, struct err *err)
+{
+    struct streami_record *r = &s->record;
+    int                    rc;
+
+    if (final)
+        take_live(s, r);
+    r->state = state;
+    if (final)
+        r->ended_us = s->env->ops->wall_us(s->env);
+    r->error[0] = s->error[0] = '\0';
+    rc = streami_record_save(s->log, s->spec->name, r, false, err);
+    if (rc == 0)
+        s->state = state;
+    return rc;
+}
+
+static int
+wrong_state(const struct surgery *s, const char *what, struct err *err)
+{
+    RETURN_ERR(err, E_STATE, ERR_DATA, "surgery %s is %s: it cannot %s now", s->spec->name,
+               stream_state_name(s->state), what);
+}
+
+int
+stream_pause(struct surgery *s, struct err *err)
+{
+    int rc;
+
+    lock_take(&s->lock);
+    if (s->state != STREAM_RUNNING) {
+        rc = wrong_state(s, "pause", err);
+    } else {
+        s->state = STREAM_PAUSED;
+        wait_idle(s);
+        rc = s->state == STREAM_PAUSED ? set_state(s, STREAM_PAUSED, false, err)
+                                       : wrong_state(s, "pause", err);
+    }
+    lock_give(&s->lock);
+    return rc;
+}
+
+int
+stream_resume(struct surgery *s, struct err *err)
+{
+    int rc;
+
+    lock_take(&s->lock);
+    if (s->state != STREAM_PAUSED && s->state != STREAM_FAILED) {
+        rc = wrong_state(s, "resume", err);
+    } else {
+        wait_idle(s);
+        rc = start(s, err);
+        if (rc == 0)
+            rc = set_state(s,
+                           s->state == STREAM_FAILED && s->record.from == STREAM_ROLLING_BACK
+                               ? STREAM_ROLLING_BACK
+                           : s->state == STREAM_FAILED && s->record.from == STREAM_DROPPING
+                               ? STREAM_DROPPING
+                               : STREAM_RUNNING,
+                           false, err);
+    }
+    wake_all(s);
+    lock_give(&s->lock);
+    return rc;
+}
+
+int
+stream_cancel(struct surgery *s, struct err *err)
+{
+    int rc;
+
+    lock_take(&s->lock);
+    if (s->state != STREAM_RUNNING && s->state != STREAM_PAUSED && s->state != STREAM_FAILED) {
+        rc = wrong_state(s, "be cancelled", err);
+    } else {
+        s->state = STREAM_PAUSED;
+        wait_idle(s);
+        rc = s->state == STREAM_PAUSED ? set_state(s, STREAM_CANCELLED, true, err)
+                                       : wrong_state(s, "be cancelled", err);
+    }
+    lock_give(&s->lock);
+    return rc;
+}
+
+static int
+go_through(struct surgery *s, enum stream_state state, const char *what, struct err *err)
+{
+    bool ended;
+    int  rc = 0;
+
+    lock_take(&s->lock);
+    ended = s->state == STREAM_DONE || (s->state == STREAM_CANCELLED && state != STREAM_DROPPING);
+    if (!ended) {
+        rc = wrong_state(s, what, err);
+    } else {
+        rc = start(s, err);
+        if (rc == 0) {
+            begin_again(s, state);
+            s->state = STREAM_PAUSED;
+            rc = set_state(s, state, false, err);
+        }
+    }
+    wake_all(s);
+    lock_give(&s->lock);
+    return rc;
+}
+
+int
+stream_rollback(struct surgery *s, struct err *err)
+{
+    if (s->spec->kind == STREAMI_REWRITE)
+        RETURN_ERR(err, E_STATE, ERR_DATA,
+                   "a rewrite in place is not moved back: another rewrite changes it again");
+    return go_through(s, STREAM_ROLLING_BACK, "be rolled back", err);
+}
+
+int
+stream_drop(struct surgery *s, struct err *err)
+{
+    if (s->spec->link)
+        RETURN_ERR(err, E_STATE, ERR_DATA, "links need the originals: they stay");
+    if (s->spec->kind == STREAMI_REWRITE)
+        RETURN_ERR(
+            err, E_STATE, ERR_DATA,
+            "a rewrite in place has hidden its originals: oxbow log scavenge gives them back");
+    return go_through(s, STREAM_DROPPING, "drop its originals", err);
+}
+
+void
+stream_wait(struct surgery *s, uint64_t timeout_us)
+{
+    struct ox_gate gate;
+
+    gate_init(&gate);
+    lock_take(&s->lock);
+    if (is_working(s->state)) {
+        s->ended = &gate;
+        lock_give(&s->lock);
+        (void)s->env->ops->gate_wait(s->env, &gate, timeout_us);
+        lock_take(&s->lock);
+        s->ended = NULL;
+    }
+    lock_give(&s->lock);
+}
+
+void
+stream_throttle(struct surgery *s, uint64_t max_p99_ms)
+{
+    lock_take(&s->lock);
+    s->max_p99_ms = max_p99_ms;
+    s->pause_us = 0;
+    lock_give(&s->lock);
+}
+
+void
+stream_get_status(struct surgery *s, struct stream_status *out)
+{
+    struct streami_counts c;
+
+    memset(out, 0, sizeof *out);
+    lock_take(&s->lock);
+    c = s->live;
+    out->state = s->state;
+    (void)snprintf(out->name, sizeof out->name, "%s", s->spec->name);
+    (void)snprintf(out->error, sizeof out->error, "%s", s->error);
+    out->kind = streami_kind_name(s->spec->kind);
+    out->streams = s->record.streams + c.streams;
+    out->events = s->record.events + c.events;
+    out->copies = s->record.copies + c.copies;
+    out->skipped = s->record.skipped + c.skipped;
+    out->parked = s->record.parked + c.parked;
+    out->seen = s->record.seen + c.seen;
+    out->lost = s->record.lost + c.lost;
+    out->all = s->all;
+    out->events_per_s = is_working(s->state) ? s->events_per_s : 0;
+    out->left_s = UINT64_MAX;
+    if (out->events_per_s > 0 && out->events > 0 && out->all > out->seen && out->seen > 0)
+        out->left_s =
+            (uint64_t)((double)(out->all - out->seen) * ((double)out->events / (double)out->seen) /
+                       (double)out->events_per_s);
+    out->started_us = s->record.started_us;
+    out->ended_us = s->record.ended_us;
+    out->max_p99_ms = s->max_p99_ms;
+    out->p99_us = s->p99_us;
+    lock_give(&s->lock);
+}

@@ -1,0 +1,84 @@
+/* Status and results as JSON. */
+#include "base/json.h"
+#include "base/rfc3339.h"
+#include "migrate/stream/stream_int.h"
+
+static void
+put(struct json_out *o, const char *key, uint64_t v)
+{
+    json_out_key(o, key);
+    json_out_u64(o, v);
+}
+
+static void
+put_time(struct json_out *o, const char *key, int64_t us)
+{
+    char text[TIME_TEXT_MAX];
+
+    json_out_key(o, key);
+    if (us == 0) {
+        json_out_null(o);
+        return;
+    }
+    time_format(us, text);
+    json_out_str(o, text);
+}
+
+static void
+put_text(struct json_out *o, const char *key, const char *text)
+{
+    json_out_key(o, key);
+    json_out_str(o, text[0] == '\0' ? NULL : text);
+}
+
+void
+stream_status_json(const struct stream_status *s, struct buf *out)
+{
+    struct json_out o;
+
+    json_out_init(&o, out);
+    json_out_object(&o);
+    put_text(&o, "name", s->name);
+    put_text(&o, "kind", s->kind);
+    put_text(&o, "state", stream_state_name(s->state));
+    put(&o, "streams", s->streams);
+    put(&o, "events", s->events);
+    put(&o, "copies", s->copies);
+    put(&o, "skipped", s->skipped);
+    put(&o, "parked", s->parked);
+    put(&o, "lost", s->lost);
+    put(&o, "seen", s->seen);
+    put(&o, "all", s->all);
+    put(&o, "events_per_s", s->events_per_s);
+    json_out_key(&o, "left_s");
+    if (s->left_s == UINT64_MAX)
+        json_out_null(&o);
+    else
+        json_out_u64(&o, s->left_s);
+    put(&o, "max_foreground_p99_ms", s->max_p99_ms);
+    put(&o, "foreground_p99_us", s->p99_us);
+    put_time(&o, "started", s->started_us);
+    put_time(&o, "ended", s->ended_us);
+    put_text(&o, "error", s->error);
+    json_out_object_end(&o);
+}
+
+void
+stream_audit_json(const struct stream_audit *a, struct buf *out)
+{
+    struct json_out o;
+
+    json_out_init(&o, out);
+    json_out_object(&o);
+    json_out_key(&o, "clean");
+    json_out_bool(&o, a->different == 0 && a->gone == 0);
+    put(&o, "streams", a->streams);
+    put(&o, "events", a->events);
+    put(&o, "copies", a->copies);
+    put(&o, "newer", a->newer);
+    put(&o, "not_moved", a->not_moved);
+    put(&o, "gone", a->gone);
+    put(&o, "different", a->different);
+    put_text(&o, "first_difference", a->first);
+    json_out_object_end(&o);
+}

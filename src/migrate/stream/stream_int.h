@@ -1,0 +1,265 @@
+/* Inside src/migrate/stream only. */
+#ifndef OX_MIGRATE_STREAM_INT_H
+#define OX_MIGRATE_STREAM_INT_H
+
+#include <regex.h>
+#include <stdatomic.h>
+
+#include "base/lock.h"
+#include "base/must.h"
+#include "base/template.h"
+#include "migrate/stream/stream.h"
+#include "transform/transform.h"
+
+#define STREAMI_PARTS_MAX 1000 /* streams of a join's target, targets of a stream */
+#define STREAMI_LIST_MAX 10000 /* streams that a spec lists */
+#define STREAMI_WORKERS_MAX 16
+#define STREAMI_MOVE_MAX (UINT64_C(48) << 20) /* bytes of one stream's move */
+
+/* memory that is given back all at once */
+
+struct streami_block;
+
+struct streami_arena {
+    struct streami_block *blocks; /* the newest first */
+    uint64_t              bytes;  /* handed out */
+};
+
+void *streami_alloc(struct streami_arena *, size_t len); /* NULL: no memory. Not cleared */
+/* A copy; .data NULL: no memory. */
+struct slice streami_keep(struct streami_arena *, struct slice);
+/* Room for one more in a list of `size` each; false: no memory. */
+bool streami_grow(struct streami_arena *, void *list, uint32_t count, uint32_t *room, size_t size);
+void streami_reset(struct streami_arena *); /* keeps a block */
+void streami_arena_fini(struct streami_arena *);
+
+/* spec.c */
+
+enum streami_kind { STREAMI_COPY, STREAMI_REWRITE, STREAMI_SPLIT, STREAMI_JOIN };
+
+struct streami_spec {
+    enum streami_kind kind;
+    bool              link;
+    char              name[STREAM_NAME_MAX + 1];
+    /* Which streams: sets are gone through one after the other. */
+    char            **sets; /* names, prefixes or categories */
+    uint32_t          set_count;
+    bool              listed, prefixes, categories; /* what `sets` are */
+    regex_t           regex;
+    bool              has_regex;
+    struct template  *to; /* NULL: none */
+    struct transform *transform;
+    char             *reason;
+    uint64_t          max_p99_ms, keep_s; /* 0: none; UINT64_MAX: for ever */
+    uint32_t          workers;
+    struct buf        text; /* as it is kept */
+};
+
+int  streami_spec_new(struct slice name, struct slice json, struct streami_spec **, struct err *);
+void streami_spec_free(struct streami_spec *); /* NULL is fine */
+const char *streami_kind_name(enum streami_kind);
+
+/* Is it one of those that the set's enumeration is about? */
+bool streami_wanted(const struct streami_spec *, uint32_t set, struct slice stream);
+/* The default target of a stream, into `out`. E_SCHEMA, ERR_DATA where there is none. */
+int streami_target(const struct streami_spec *, struct slice stream, struct buf *out, struct err *);
+
+/* copied.c: `$copiedFrom` */
+
+/* What stands for one original, or for those that it carries on: elements with commas. */
+int streami_origin(const struct log_event *, struct buf *out, struct err *);
+/* The copy's metadata: `meta` without the member, and `list` in it as the last one. */
+int streami_copied(struct slice meta, struct slice list, struct buf *out, struct err *);
+
+/* move.c: one stream's move (a join's: of all that go into one target), in memory */
+
+struct streami_source {
+    struct slice stream;
+    uint64_t     first, head; /* readable versions; head is what the commit checks */
+    uint64_t     events;
+    bool         invalid; /* what consumers saw has changed */
+};
+
+struct streami_out {
+    struct log_new_event event;
+    uint32_t             target;
+    uint64_t             pos; /* of the first original, to merge by */
+};
+
+struct streami_target_of {
+    struct slice stream;
+    uint32_t     count; /* copies */
+};
+
+enum streami_verdict {
+    STREAMI_MOVE,    /* to be committed */
+    STREAMI_DONE,    /* was moved by this surgery */
+    STREAMI_SKIP,    /* is none of its: moved by somebody else, a target, gone */
+    STREAMI_REFUSED, /* why is in err */
+};
+
+struct streami_move {
+    struct streami_move      *next;
+    struct streami_source    *sources; /* these lists are in the arena */
+    uint32_t                  source_count, source_room;
+    struct streami_target_of *targets;
+    uint32_t                  target_count, target_room;
+    struct streami_out       *outs;
+    uint32_t                  out_count, out_room;
+    uint64_t                  events, bytes;
+    uint32_t                  losses;
+};
+
+/* What is known of an input while its stream is read. */
+struct streami_input {
+    struct slice list; /* for `$copiedFrom` */
+    struct ox_id id;
+    int64_t      created_us;
+    uint64_t     version, pos;
+    uint32_t     flags;   /* enum log_event_flags */
+    bool         covered; /* some output stands for it */
+};
+
+struct streami_reader {
+    struct log                *log;
+    const struct streami_spec *spec;
+    struct transform_run      *run; /* NULL: no transform */
+    struct streami_arena      *arena;
+    bool                       audit; /* the sources are given, hidden or not */
+    /* the stream that is being read */
+    struct streami_move  *move;
+    uint32_t              source;
+    struct streami_input *inputs;
+    uint32_t              input_count, input_room;
+    uint32_t              ordinal; /* of the next output */
+    bool                  changed;
+    struct buf            scratch, text, id_text;
+};
+
+/*
+ * Fills `m`, whose sources[0].stream is given, and for an audit all sources with their ranges. With
+ * STREAMI_DONE `events` is how many there were; STREAMI_REFUSED has the reason in err. Anything
+ * else that fails is an error and not about this stream.
+ */
+int  streami_move_build(struct streami_reader *, struct streami_move *, enum streami_verdict *,
+                        struct err *);
+void streami_reader_fini(struct streami_reader *);
+/* Was the moved stream moved by this surgery? *events: how many it had. */
+int streami_moved_here(struct streami_reader *, const struct log_stream *, bool *yes,
+                       uint64_t *events, struct err *err);
+/* The event of a move that the engine wrote: its type, and which surgery it names. */
+bool streami_is_mark(struct slice type, struct slice data, const char *surgery);
+/* The range that MigratedFrom names. False: it is none of this surgery. */
+bool streami_range_of(const struct log_event *, const char *surgery, struct buf *stream,
+                      uint64_t *first, uint64_t *last);
+
+/* commit.c */
+
+/*
+ * Commits the moves, each of them wholly. Those that lost against somebody's write come back in
+ * *lost, those that cannot be in *refused with `why` set to the last one's reason.
+ */
+struct streami_batch {
+    struct log                *log;
+    const struct streami_spec *spec;
+    struct streami_arena      *arena;
+    struct streami_move       *moves, *done, *lost, *refused;
+    struct err                 why;
+};
+
+int streami_commit(struct streami_batch *, struct err *);
+
+/* The move's own events, in the arena: those of a source around the copies, of a target before. */
+int streami_moved_event(struct streami_arena *, const struct streami_spec *,
+                        const struct streami_move *, uint32_t source, struct log_new_event *out,
+                        struct err *err);
+int streami_range_event(struct streami_arena *, const struct streami_spec *, const char *type,
+                        const struct streami_source *, struct log_new_event *out, struct err *err);
+
+/* record.c */
+
+struct streami_record {
+    enum stream_state state;
+    enum stream_state from;   /* FAILED: what it was at */
+    uint32_t          set;    /* of the spec's, that it is in */
+    struct buf        cursor; /* all streams of the set up to this one are decided */
+    uint64_t          streams, events, copies, skipped, parked, seen, lost;
+    int64_t           started_us, ended_us;
+    char              error[ERR_TEXT_MAX];
+    uint64_t          version; /* of its event */
+};
+
+int streami_record_begin(struct log *, const struct streami_spec *, struct streami_record *,
+                         struct err *);
+/* The spec as it was kept, and the newest state. */
+int streami_record_load(struct log *, struct slice name, struct buf *spec, struct streami_record *,
+                        struct err *);
+int streami_record_save(struct log *, const char *name, struct streami_record *, bool quiet,
+                        struct err *);
+int streami_park(struct log *, const char *name, struct slice stream, const struct err *why,
+                 struct err *err);
+
+/* page.c: which streams, in order */
+
+#define STREAMI_PAGE 8192u
+
+struct streami_page {
+    struct buf names; /* each with its length before it */
+    uint32_t   count;
+    size_t     at;
+    bool       last; /* of the set */
+};
+
+/* The next streams of the set behind `after`. */
+int  streami_page_fill(struct log *, const struct streami_spec *, uint32_t set, struct slice after,
+                       struct streami_page *, struct err *);
+bool streami_page_next(struct streami_page *, struct slice *name);
+
+/* run.c */
+
+struct streami_counts {
+    uint64_t streams, events, copies, skipped, parked, seen, lost;
+};
+
+struct streami_worker {
+    struct surgery       *surgery;
+    struct ox_task       *task;
+    struct streami_reader reader;
+    struct streami_arena  arena;
+    struct buf            names; /* that it has taken, as a page has them */
+    bool                  busy;
+    bool                  failed; /* busy, and waits to try again */
+    struct streami_counts counts; /* of what it has taken */
+};
+
+struct surgery {
+    struct ox_env         *env;
+    struct log            *log;
+    struct streami_spec   *spec;
+    struct streami_record  record; /* as it was saved, with the page before the one at hand */
+    struct streami_worker *workers;
+
+    struct ox_lock        lock; /* all that follows */
+    enum stream_state     state;
+    struct streami_page   page;
+    struct buf            page_end;    /* its last stream */
+    bool                  turned;      /* the page at hand is in the record already */
+    struct streami_counts live;        /* since the record */
+    uint32_t              outstanding; /* workers that have taken names */
+    bool                  turning;     /* a worker turns the page */
+    bool                  stopping, begun, started;
+    struct ox_gate       *ended; /* opened when it is not at work any more */
+    struct ox_gate       *idle;  /* opened when nobody is at work any more */
+    uint64_t              all;
+    char                  error[ERR_TEXT_MAX];
+    /* pace */
+    uint64_t max_p99_ms, p99_us, pause_us, looked_us;
+    uint64_t latency[LOG_LATENCY_BUCKETS];
+    uint64_t rate_us, rate_events, events_per_s;
+};
+
+/* One stream, back to where it was; rollback.c. */
+int streami_back(struct streami_worker *, struct slice stream, struct streami_counts *,
+                 struct err *err);
+
+#endif

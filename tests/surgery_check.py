@@ -1,0 +1,96 @@
+"""What surgeries should have made, derived from the lines of oxbow log export alone.
+
+For each stream that a surgery closed: its events, in order, are in the targets that a rule names, once
+each, unchanged, in the order that they had in the log, and say where they come from; nothing else
+stands between a target's marks and what was appended to it later."""
+import json
+import sys
+
+MARKS = ('MigratedFrom', 'Invalidated', 'StreamMovedTo')
+
+
+def is_mark(line):
+    return line['type'] in MARKS and isinstance(line.get('data'), dict) and 'surgery' in line['data']
+
+
+def streams_of(lines):
+    found = {}
+    for line in lines:
+        if 'version' in line and 'type' in line:
+            found.setdefault(line['stream'], []).append(line)
+    return found
+
+
+def origins(line):
+    """The first originals that an event stands for."""
+    carried = (line.get('metadata') or {}).get('$copiedFrom')
+    return carried or [{k: line[k] for k in ('stream', 'type', 'version', 'position', 'created', 'id')}]
+
+
+def copy_of(line):
+    metadata = {k: v for k, v in (line.get('metadata') or {}).items() if k != '$copiedFrom'}
+    metadata['$copiedFrom'] = origins(line)
+    return {'type': line['type'], 'id': line['id'], 'created': line['created'],
+            'data': line.get('data'), 'metadata': metadata}
+
+
+def targets_of(streams, surgery, rule):
+    """{target: the copies that it should have}; rule(event) names an event's targets."""
+    moved = [lines for lines in streams.values()
+             if any(is_mark(e) and e['type'] == 'StreamMovedTo' and e['data']['surgery'] == surgery
+                    for e in lines)]
+    should = {}
+    for lines in moved:
+        end = max(i for i, e in enumerate(lines) if is_mark(e) and e['type'] == 'StreamMovedTo' and
+                  e['data']['surgery'] == surgery)
+        for target in lines[end]['data']['streams']:
+            should.setdefault(target, [])
+        for e in lines[:end]:
+            for target in [] if is_mark(e) else rule(e):
+                should.setdefault(target, []).append(e)
+    return {t: [copy_of(e) for e in sorted(events, key=lambda e: e['position'])]
+            for t, events in should.items()}
+
+
+def check(lines, surgery, rule):
+    """The differences, as texts; and how many copies there are."""
+    streams = streams_of(lines)
+    wrong, copies = [], 0
+    for target, should in targets_of(streams, surgery, rule).items():
+        lines = streams.get(target, [])
+        begin = next((i for i, e in enumerate(lines) if is_mark(e) and e['type'] == 'MigratedFrom' and
+                      e['data']['surgery'] == surgery), None)
+        if begin is None:
+            wrong.append(f'{target}: has no MigratedFrom of {surgery}')
+            continue
+        while begin < len(lines) and is_mark(lines[begin]):
+            begin += 1
+        there = lines[begin:begin + len(should)]
+        for n, want in enumerate(should):
+            got = there[n] if n < len(there) else {}
+            for key, value in want.items():
+                if got.get(key) != value:
+                    wrong.append(f'{target}, copy {n}: {key} is {got.get(key)}, should be {value}')
+                    break
+            if got and list(got.get('metadata') or {'': 0})[-1] != '$copiedFrom':
+                wrong.append(f'{target}, copy {n}: $copiedFrom is not the last member')
+        copies += len(should)
+    return wrong, copies
+
+
+def main():
+    """usage: surgery_check.py SURGERY FALLBACK [TYPE=TARGET…] < EXPORT; {key} in targets."""
+    rules = dict(word.split('=', 1) for word in sys.argv[3:])
+
+    def rule(e):
+        return [rules.get(e['type'], sys.argv[2]).replace('{key}', e['stream'].split('-', 1)[-1])]
+
+    wrong, copies = check([json.loads(line) for line in sys.stdin], sys.argv[1], rule)
+    for text in wrong[:20]:
+        print(text)
+    print(f'{copies} copies, {len(wrong)} wrong')
+    return 1 if wrong or copies == 0 else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

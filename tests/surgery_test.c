@@ -1,0 +1,642 @@
+/*
+ * Stream surgery: each operation from start to end over a log of its own, who writes meanwhile,
+ * what cannot be moved, going on after a cut, the audit and the way back.
+ */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/json.h"
+#include "env/env_real.h"
+#include "log/index.h"
+#include "log/log.h"
+#include "migrate/stream/stream.h"
+#include "tests/tmp.h"
+
+#define WAIT_US UINT64_C(20000000)
+
+struct fix {
+    char            dir[64];
+    struct log     *log;
+    struct log_conf conf;
+    struct log_req  req;
+    struct surgery *surgery;
+    struct err      err;
+};
+
+static void
+open_log(struct fix *f)
+{
+    if (log_open(env_real(), f->dir, &f->conf, NULL, &f->log, &f->err) != 0)
+        fail_msg("open: %s", f->err.text);
+}
+
+static int
+setup(void **state)
+{
+    struct fix *f = calloc(1, sizeof *f);
+
+    tmp_dir(f->dir, sizeof f->dir);
+    f->conf.index = &log_index_lmdb;
+    f->conf.segment_bytes = LOG_SEGMENT_MIN;
+    open_log(f);
+    *state = f;
+    return 0;
+}
+
+static int
+teardown(void **state)
+{
+    struct fix *f = *state;
+
+    stream_close(f->surgery);
+    log_close(f->log);
+    tmp_remove(f->dir);
+    free(f);
+    return 0;
+}
+
+static int
+append_full(struct fix *f, const char *stream, int64_t expected, const char *type, const char *data,
+            const char *meta, uint32_t flags)
+{
+    struct log_new_event e = {
+        .type = slice_str(type), .data = slice_str(data), .meta = slice_str(meta), .flags = flags};
+    struct log_write w = {
+        .stream = slice_str(stream), .expected = expected, .events = &e, .count = 1};
+    int rc;
+
+    f->req = (struct log_req){.writes = &w, .write_count = 1};
+    rc = log_append(f->log, &f->req);
+    f->err = f->req.err;
+    return rc;
+}
+
+static int
+append(struct fix *f, const char *stream, const char *type, const char *data)
+{
+    return append_full(f, stream, LOG_ANY, type, data, NULL, LOG_JSON);
+}
+
+/* Each stream "CATEGORY-I" with `events` events of types A and B by turns. */
+static void
+fill(struct fix *f, const char *category, unsigned streams, unsigned events)
+{
+    char name[64], data[64];
+
+    for (unsigned i = 0; i < streams; i++) {
+        (void)snprintf(name, sizeof name, "%s-%u", category, i);
+        for (unsigned n = 0; n < events; n++) {
+            (void)snprintf(data, sizeof data, "{\"n\":%u}", n);
+            assert_int_equal(append(f, name, n % 2 == 0 ? "A" : "B", data), 0);
+        }
+    }
+}
+
+static int
+begin(struct fix *f, const char *name, const char *spec)
+{
+    stream_close(f->surgery);
+    f->surgery = NULL;
+    return stream_begin(env_real(), f->log, slice_str(name), slice_str(spec), &f->surgery, &f->err);
+}
+
+static struct stream_status
+wait_end(struct fix *f, enum stream_state state)
+{
+    struct stream_status s;
+
+    stream_wait(f->surgery, WAIT_US);
+    stream_get_status(f->surgery, &s);
+    if (s.state != state)
+        fail_msg("is %s, should be %s: %s", stream_state_name(s.state), stream_state_name(state),
+                 s.error);
+    return s;
+}
+
+static struct stream_status
+run(struct fix *f, const char *name, const char *spec)
+{
+    if (begin(f, name, spec) != 0)
+        fail_msg("begin: %s", f->err.text);
+    return wait_end(f, STREAM_DONE);
+}
+
+static void
+assert_bad(struct fix *f, const char *spec, const char *why)
+{
+    assert_int_not_equal(begin(f, "bad", spec), 0);
+    if (strstr(f->err.text, why) == NULL)
+        fail_msg("\"%s\" does not say \"%s\"", f->err.text, why);
+    assert_null(f->surgery);
+}
+
+/* A stream as "TYPE:DATA TYPE:DATA …", marks by their type alone. */
+static void
+assert_stream(struct fix *f, const char *stream, const char *should)
+{
+    struct log_read  read = {.stream = slice_str(stream)};
+    struct log_iter *it = NULL;
+    struct log_event e;
+    struct buf       is = {0};
+
+    assert_int_equal(log_iter_open(f->log, &read, &it, &f->err), 0);
+    while (log_iter_next(it, &e, &f->err) == 0) {
+        if (is.len > 0)
+            buf_add_byte(&is, ' ');
+        buf_add_slice(&is, e.type);
+        if (e.type.len > 2)
+            continue;
+        buf_add_byte(&is, ':');
+        buf_add_slice(&is, e.data);
+    }
+    log_iter_close(it);
+    if (!slice_is(buf_slice(&is), should))
+        fail_msg("%s is\n%.*s\nshould be\n%s", stream, SLICE_FMT(buf_slice(&is)), should);
+    buf_fini(&is);
+}
+
+/* The event's raw metadata, data, and its id. */
+static struct ox_id
+event_at(struct fix *f, const char *stream, uint64_t version, struct buf *data, struct buf *meta)
+{
+    struct log_read  read = {.stream = slice_str(stream), .from = version, .raw = true};
+    struct log_iter *it = NULL;
+    struct log_event e;
+    struct ox_id     id;
+
+    assert_int_equal(log_iter_open(f->log, &read, &it, &f->err), 0);
+    assert_int_equal(log_iter_next(it, &e, &f->err), 0);
+    assert_int_equal(e.version, version);
+    buf_clear(data);
+    buf_clear(meta);
+    buf_add_slice(data, e.data);
+    buf_add_slice(meta, e.meta);
+    id = e.id;
+    log_iter_close(it);
+    return id;
+}
+
+static void
+assert_clean(struct fix *f, uint64_t streams, uint64_t copies)
+{
+    struct stream_audit a;
+
+    assert_int_equal(stream_audit_run(f->surgery, &a, &f->err), 0);
+    if (a.different != 0)
+        fail_msg("%s", a.first);
+    assert_int_equal(a.gone, 0);
+    assert_int_equal(a.streams, streams);
+    assert_int_equal(a.copies, copies);
+}
+
+static bool
+there(struct fix *f, const char *stream)
+{
+    struct log_stream info;
+
+    return log_stream_info(f->log, slice_str(stream), &info, NULL) == 0;
+}
+
+static void
+test_copy(void **state)
+{
+    struct fix          *f = *state;
+    struct stream_status s;
+    struct buf           data = {0}, meta = {0};
+    struct ox_id         before, after;
+
+    fill(f, "a", 3, 3);
+    assert_int_equal(append_full(f, "a-1", LOG_ANY, "C", "bytes", "{ \"by\" : \"me\" }", 0), 0);
+    s = run(f, "one",
+            "{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"b-{key}\",\"reason\":\"why\"}");
+    assert_int_equal(s.streams, 3);
+    assert_int_equal(s.events, 10);
+    assert_int_equal(s.copies, 10);
+    assert_int_equal(s.parked, 0);
+    assert_stream(f, "a-1", "A:{\"n\":0} B:{\"n\":1} A:{\"n\":2} C:bytes StreamMovedTo");
+    assert_stream(f, "b-1", "MigratedFrom A:{\"n\":0} B:{\"n\":1} A:{\"n\":2} C:bytes");
+    before = event_at(f, "a-1", 3, &data, &meta);
+    after = event_at(f, "b-1", 4, &data, &meta);
+    assert_true(id_eq(&before, &after));
+    assert_non_null(
+        memmem(meta.data, meta.len, "{ \"by\" : \"me\",\"$copiedFrom\":[{\"stream\":\"a-1\",", 44));
+    (void)event_at(f, "a-1", 4, &data, &meta);
+    assert_true(slice_is(buf_slice(&data),
+                         "{\"streams\":[\"b-1\"],\"reason\":\"why\",\"surgery\":\"one\"}"));
+    (void)event_at(f, "b-1", 0, &data, &meta);
+    assert_true(slice_is(buf_slice(&data),
+                         "{\"stream\":\"a-1\",\"first\":0,\"last\":3,\"surgery\":\"one\"}"));
+    assert_int_equal(append(f, "a-1", "A", "1"), E_MOVED);
+    assert_int_equal(append(f, "b-1", "A", "1"), 0);
+    assert_clean(f, 3, 10);
+
+    /* Once more: what is carried on is the first original. */
+    s = run(f, "two", "{\"kind\":\"copy\",\"category\":\"b\",\"to\":\"c-{key}\"}");
+    assert_int_equal(s.copies, 11);
+    (void)event_at(f, "c-1", 4, &data, &meta);
+    assert_non_null(memmem(meta.data, meta.len, "\"$copiedFrom\":[{\"stream\":\"a-1\",", 31));
+    assert_null(memmem(meta.data, meta.len, "b-1", 3));
+    assert_clean(f, 3, 11);
+    buf_fini(&data);
+    buf_fini(&meta);
+}
+
+#define SPLIT                                                                                      \
+    "{\"kind\":\"split\",\"category\":\"truck\",\"to\":\"vehicle-{key}\",\"transform\":["          \
+    "{\"when\":{\"type\":\"B\"},\"route\":\"engine-{key}\"}]}"
+
+static void
+test_split_and_join(void **state)
+{
+    struct fix          *f = *state;
+    struct stream_status s;
+
+    fill(f, "truck", 40, 5);
+    s = run(f, "apart", SPLIT);
+    assert_int_equal(s.streams, 40);
+    assert_int_equal(s.copies, 200);
+    assert_stream(f, "vehicle-7", "MigratedFrom A:{\"n\":0} A:{\"n\":2} A:{\"n\":4}");
+    assert_stream(f, "engine-7", "MigratedFrom B:{\"n\":1} B:{\"n\":3}");
+    assert_clean(f, 40, 200);
+    s = run(f, "together",
+            "{\"kind\":\"join\",\"category\":[\"vehicle\",\"engine\"],\"to\":\"lorry-{key}\"}");
+    assert_int_equal(s.streams, 80);
+    assert_int_equal(s.copies, 200);
+    assert_stream(f, "lorry-7",
+                  "MigratedFrom MigratedFrom A:{\"n\":0} A:{\"n\":2} A:{\"n\":4} B:{\"n\":1} "
+                  "B:{\"n\":3}");
+    assert_clean(f, 80, 200);
+}
+
+static void
+test_rewrite(void **state)
+{
+    struct fix          *f = *state;
+    struct stream_status s;
+    struct buf           data = {0}, meta = {0};
+    struct log_stream    info;
+
+    fill(f, "a", 2, 3);
+    s = run(f, "anew",
+            "{\"kind\":\"rewrite\",\"category\":\"a\",\"transform\":["
+            "{\"when\":{\"type\":\"B\"},\"drop\":true},{\"rename\":\"Z\"}]}");
+    assert_int_equal(s.copies, 4);
+    assert_stream(f, "a-0", "MigratedFrom Z:{\"n\":0} Z:{\"n\":2}");
+    assert_int_equal(log_stream_info(f->log, slice_str("a-0"), &info, &f->err), 0);
+    assert_int_equal(info.first, 4); /* three events, then Invalidated */
+    (void)event_at(f, "a-0", 3, &data, &meta);
+    assert_true(slice_is(buf_slice(&data),
+                         "{\"stream\":\"a-0\",\"first\":0,\"last\":2,\"surgery\":\"anew\"}"));
+    assert_int_equal(append(f, "a-0", "A", "1"), 0);
+    assert_clean(f, 2, 4);
+    assert_int_equal(stream_rollback(f->surgery, &f->err), E_STATE);
+    buf_fini(&data);
+    buf_fini(&meta);
+}
+
+/* Three into one, with state across the stream; and scripts that go wrong. */
+static void
+test_scripts(void **state)
+{
+    struct fix          *f = *state;
+    struct stream_status s;
+    struct buf           data = {0}, meta = {0};
+
+    fill(f, "a", 2, 7);
+    s = run(f, "merged",
+            "{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"b-{key}\",\"transform\":{\"lua\":\""
+            "function begin(state) state.sum = 0 state.n = 0 end\\n"
+            "function event(e, state) state.sum = state.sum + e.data.n state.n = state.n + 1\\n"
+            "if state.n % 3 ~= 0 then return false end\\n"
+            "e.type = 'Z' e.data = {sum = state.sum} return e end\"}}");
+    if (s.parked > 0) {
+        (void)event_at(f, "$surgery-merged-parked", 0, &data, &meta);
+        fail_msg("%.*s", SLICE_FMT(buf_slice(&data)));
+    }
+    assert_stream(f, "b-1", "MigratedFrom Z:{\"sum\":3} Z:{\"sum\":15}");
+    assert_clean(f, 2, 4);
+
+    fill(f, "c", 1, 2);
+    s = run(f, "loops",
+            "{\"kind\":\"rewrite\",\"category\":\"c\",\"transform\":{\"lua\":\""
+            "function event(e) while true do end end\"}}");
+    assert_int_equal(s.parked, 1);
+    s = run(f, "throws",
+            "{\"kind\":\"rewrite\",\"category\":\"c\",\"transform\":{\"lua\":\""
+            "function event(e) error('no') end\"}}");
+    assert_int_equal(s.parked, 1);
+    s = run(f, "grows",
+            "{\"kind\":\"rewrite\",\"category\":\"c\",\"transform\":{\"lua\":\""
+            "function event(e) local t = {} while true do t[#t + 1] = e.data end end\"}}");
+    assert_int_equal(s.parked, 1);
+    s = run(f, "nonsense",
+            "{\"kind\":\"rewrite\",\"category\":\"c\",\"transform\":{\"lua\":\""
+            "function event(e) return 7 end\"}}");
+    assert_int_equal(s.parked, 1);
+    s = run(f, "astray",
+            "{\"kind\":\"rewrite\",\"category\":\"c\",\"transform\":{\"lua\":\""
+            "function event(e) e.to = 'elsewhere' return e end\"}}");
+    assert_int_equal(s.parked, 1);
+    assert_false(there(f, "elsewhere"));
+    assert_stream(f, "c-0", "A:{\"n\":0} B:{\"n\":1}");
+    buf_fini(&data);
+    buf_fini(&meta);
+}
+
+static void
+test_links(void **state)
+{
+    struct fix *f = *state;
+
+    fill(f, "a", 1, 2);
+    (void)run(f, "linked",
+              "{\"kind\":\"copy\",\"stream\":\"a-0\",\"to\":\"b-{key}\",\"mode\":\"link\"}");
+    assert_stream(f, "b-0", "MigratedFrom $>:0@a-0 $>:1@a-0");
+    assert_int_equal(append(f, "a-0", "A", "1"), E_MOVED);
+    assert_clean(f, 1, 2);
+    assert_int_equal(stream_drop(f->surgery, &f->err), E_STATE);
+}
+
+static void
+test_parks(void **state)
+{
+    struct fix          *f = *state;
+    struct stream_status s;
+    struct log_change    c = {
+           .stream = slice_str("gone-1"), .what = LOG_SET_TOMBSTONE, .expected = LOG_ANY};
+
+    fill(f, "a", 4, 2);
+    fill(f, "b", 1, 1);
+    assert_int_equal(append(f, "gone-1", "A", "1"), 0);
+    f->req = (struct log_req){.changes = &c, .change_count = 1};
+    assert_int_equal(log_append(f->log, &f->req), 0);
+    assert_int_equal(append_full(f, "a-3", LOG_ANY, "A", "1", "no json", LOG_JSON), 0);
+    s = run(f, "some",
+            "{\"kind\":\"split\",\"category\":\"a\",\"to\":\"b-{key}\",\"transform\":["
+            "{\"when\":{\"stream\":\"a-1\"},\"route\":\"gone-1\"},"
+            "{\"when\":{\"stream\":\"a-2\"},\"route\":\"a-2\"}]}");
+    assert_int_equal(s.streams, 0);
+    assert_int_equal(s.parked, 4);
+    assert_int_equal(append(f, "a-0", "A", "1"), 0);
+    assert_stream(f, "$surgery-some-parked", "Parked Parked Parked Parked");
+    /* A name of the engine's, and one that is too long. */
+    s = run(f, "names", "{\"kind\":\"copy\",\"stream\":\"a-0\",\"to\":\"$x\"}");
+    assert_int_equal(s.parked, 1);
+}
+
+static void
+test_bad_specs(void **state)
+{
+    struct fix *f = *state;
+
+    fill(f, "a", 1, 1);
+    assert_bad(f, "{", "");
+    assert_bad(f, "{\"kind\":\"copy\",\"stream\":\"a-0\"}", "needs \"to\"");
+    assert_bad(f, "{\"kind\":\"copy\",\"to\":\"b\"}", "needs one of");
+    assert_bad(f, "{\"kind\":\"copy\",\"stream\":\"a-0\",\"to\":\"b\",\"other\":1}", "other");
+    assert_bad(f, "{\"kind\":\"copy\",\"stream\":\"a-0\",\"to\":\"{nothing}\"}", "{stream}");
+    assert_bad(f, "{\"kind\":\"cut\",\"stream\":\"a-0\",\"to\":\"b\"}", "must be copy");
+    assert_bad(f, "{\"kind\":\"copy\",\"stream\":\"$x\",\"to\":\"b\"}", "system");
+    assert_bad(
+        f,
+        "{\"kind\":\"join\",\"category\":\"a\",\"to\":\"b-{key}\",\"transform\":[{\"drop\":true}]}",
+        "no transform");
+    assert_bad(f,
+               "{\"kind\":\"split\",\"category\":\"a\",\"to\":\"b-{key}\",\"transform\":["
+               "{\"route\":\"c-{key}\",\"rename\":\"X\"}]}",
+               "changes none");
+    assert_bad(f, "{\"kind\":\"split\",\"category\":\"a\",\"to\":\"b-{key}\"}", "which event");
+    assert_bad(f, "{\"kind\":\"join\",\"prefix\":\"a-\",\"to\":\"b-{key}\"}", "one target");
+    assert_bad(f, "{\"kind\":\"join\",\"category\":\"a\",\"to\":\"b\"}", "{key}");
+    assert_bad(f, "{\"kind\":\"copy\",\"stream\":\"a-0\",\"to\":\"b\",\"old_writers\":\"route\"}",
+               "not in this version");
+    assert_bad(f,
+               "{\"kind\":\"copy\",\"stream\":\"a-0\",\"to\":\"b\",\"transform\":[{\"wipe\":1}]}",
+               "wipe");
+    assert_int_equal(begin(f, "Bad-Name", "{\"kind\":\"copy\",\"stream\":\"a-0\",\"to\":\"b\"}"),
+                     E_INVALID);
+    (void)run(f, "once", "{\"kind\":\"copy\",\"stream\":\"a-0\",\"to\":\"b\"}");
+    assert_int_equal(begin(f, "once", "{\"kind\":\"copy\",\"stream\":\"a-0\",\"to\":\"b\"}"),
+                     E_EXISTS);
+}
+
+/* A writer that goes on all the while: all that was acknowledged is somewhere, once. */
+struct writer {
+    struct fix *f;
+    atomic_bool stop;
+    uint64_t    acked, moved;
+};
+
+static void *
+write_on(void *arg)
+{
+    struct writer *w = arg;
+    char           name[32], data[32];
+
+    for (unsigned n = 0; !atomic_load(&w->stop); n++) {
+        struct log_new_event e = {.type = slice_str("W"), .flags = LOG_JSON};
+        struct log_write     write = {.expected = LOG_ANY, .events = &e, .count = 1};
+        struct log_req       req = {.writes = &write, .write_count = 1};
+
+        (void)snprintf(name, sizeof name, "truck-%u", n % 20);
+        (void)snprintf(data, sizeof data, "{\"w\":%u}", n);
+        write.stream = slice_str(name);
+        e.data = slice_str(data);
+        if (log_append(w->f->log, &req) == 0)
+            w->acked++;
+        else if (req.rc == E_MOVED)
+            w->moved++;
+        else
+            fail_msg("append: %s", req.err.text);
+    }
+    return NULL;
+}
+
+static int
+count_w(struct fix *f, const char *type)
+{
+    struct log_read  read = {.filter = {.type = slice_str(type)}};
+    struct log_iter *it = NULL;
+    struct log_event e;
+    int              n = 0;
+
+    assert_int_equal(log_iter_open(f->log, &read, &it, &f->err), 0);
+    while (log_iter_next(it, &e, &f->err) == 0)
+        n += !slice_starts(e.stream, slice_str("truck-"));
+    log_iter_close(it);
+    return n;
+}
+
+static void
+test_writers(void **state)
+{
+    struct fix          *f = *state;
+    struct writer        w = {.f = f};
+    struct stream_status s;
+    pthread_t            thread;
+
+    fill(f, "truck", 20, 4);
+    assert_int_equal(pthread_create(&thread, NULL, write_on, &w), 0);
+    s = run(f, "busy", SPLIT);
+    atomic_store(&w.stop, true);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(s.streams, 20);
+    assert_int_equal(count_w(f, "W"), w.acked);
+    assert_clean(f, 20, s.copies);
+}
+
+static void
+test_goes_on(void **state)
+{
+    struct fix          *f = *state;
+    struct stream_status s;
+
+    fill(f, "truck", 30, 2);
+    assert_int_equal(begin(f, "cut", SPLIT), 0);
+    stream_close(f->surgery); /* wherever it is */
+    f->surgery = NULL;
+    log_close(f->log);
+    open_log(f);
+    assert_int_equal(stream_open(env_real(), f->log, slice_str("cut"), &f->surgery, &f->err), 0);
+    s = wait_end(f, STREAM_DONE);
+    assert_int_equal(s.streams, 30);
+    assert_int_equal(s.events, 60);
+    assert_int_equal(s.parked, 0);
+    assert_clean(f, 30, 60);
+    stream_close(f->surgery);
+    f->surgery = NULL;
+    assert_int_equal(stream_open(env_real(), f->log, slice_str("none"), &f->surgery, &f->err),
+                     E_NOTFOUND);
+}
+
+static void
+test_pause_and_cancel(void **state)
+{
+    struct fix          *f = *state;
+    struct stream_status s;
+    int                  rc;
+
+    fill(f, "truck", 30, 2);
+    assert_int_equal(begin(f, "held", SPLIT), 0);
+    rc = stream_pause(f->surgery, &f->err);
+    stream_get_status(f->surgery, &s);
+    if (rc == 0) {
+        assert_int_equal(s.state, STREAM_PAUSED);
+        assert_int_equal(stream_resume(f->surgery, &f->err), 0);
+    } else {
+        assert_int_equal(rc, E_STATE); /* it was done before */
+    }
+    (void)wait_end(f, STREAM_DONE);
+    assert_clean(f, 30, 60);
+    assert_int_equal(stream_resume(f->surgery, &f->err), E_STATE);
+    assert_int_equal(stream_cancel(f->surgery, &f->err), E_STATE);
+}
+
+static void
+test_rollback(void **state)
+{
+    struct fix          *f = *state;
+    struct stream_status s;
+    struct buf           name = {0};
+
+    fill(f, "truck", 3, 3);
+    (void)run(f, "there", SPLIT);
+    assert_int_equal(append(f, "vehicle-1", "A", "9"), 0);
+    assert_int_equal(append(f, "engine-1", "B", "8"), 0);
+    assert_int_equal(stream_rollback(f->surgery, &f->err), 0);
+    s = wait_end(f, STREAM_ROLLED_BACK);
+    assert_int_equal(s.parked, 0);
+    assert_stream(f, "truck-1",
+                  "A:{\"n\":0} B:{\"n\":1} A:{\"n\":2} StreamMovedTo MigratedFrom MigratedFrom A:9 "
+                  "B:8");
+    assert_int_equal(append(f, "truck-1", "A", "1"), 0);
+    assert_int_equal(append(f, "truck-0", "A", "1"), 0);
+    assert_int_equal(append(f, "engine-1", "B", "1"), E_MOVED);
+    assert_int_equal(log_moved_follow(f->log, slice_str("vehicle-1"), &name, &f->err), 0);
+    assert_true(slice_is(buf_slice(&name), "truck-1"));
+    buf_fini(&name);
+}
+
+static void
+test_rollback_of_a_join(void **state)
+{
+    struct fix          *f = *state;
+    struct stream_status s;
+
+    fill(f, "a", 2, 1);
+    fill(f, "b", 2, 1);
+    (void)run(f, "both", "{\"kind\":\"join\",\"category\":[\"a\",\"b\"],\"to\":\"c-{key}\"}");
+    assert_int_equal(append(f, "c-1", "A", "9"), 0);
+    assert_int_equal(stream_rollback(f->surgery, &f->err), 0);
+    s = wait_end(f, STREAM_ROLLED_BACK);
+    assert_int_equal(s.parked, 2); /* a-1 and b-1: whose is the new event? */
+    assert_int_equal(append(f, "a-0", "A", "1"), 0);
+    assert_int_equal(append(f, "b-0", "A", "1"), 0);
+    assert_int_equal(append(f, "a-1", "A", "1"), E_MOVED);
+    assert_int_equal(append(f, "c-0", "A", "1"), E_MOVED);
+}
+
+static void
+test_drop(void **state)
+{
+    struct fix *f = *state;
+
+    fill(f, "truck", 3, 3);
+    (void)run(f, "off", SPLIT);
+    assert_int_equal(stream_drop(f->surgery, &f->err), 0);
+    (void)wait_end(f, STREAM_DROPPED);
+    assert_stream(f, "truck-1", "StreamMovedTo");
+    assert_int_equal(append(f, "truck-1", "A", "1"), E_MOVED);
+    assert_clean(f, 3, 9); /* still on the disk */
+}
+
+static void
+test_plan(void **state)
+{
+    struct fix *f = *state;
+    struct buf  out = {0};
+
+    fill(f, "truck", 3, 3);
+    assert_int_equal(
+        stream_plan(env_real(), f->log, slice_str("dry"), slice_str(SPLIT), 2, &out, &f->err), 0);
+    assert_int_equal(json_check(buf_slice(&out), &f->err), 0);
+    buf_add_byte(&out, '\0');
+    assert_non_null(strstr((char *)out.data,
+                           "\"whole\":false,\"looked_at\":2,\"streams\":2,\"targets\":4,"
+                           "\"events_before\":6,\"events_after\":6"));
+    assert_false(there(f, "vehicle-0"));
+    assert_false(there(f, "$surgery-dry"));
+    buf_fini(&out);
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_copy, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_split_and_join, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_rewrite, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_scripts, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_links, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_parks, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_bad_specs, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_writers, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_goes_on, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_pause_and_cancel, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_rollback, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_rollback_of_a_join, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_drop, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_plan, setup, teardown),
+    };
+
+    return cmocka_run_group_tests_name("surgery", tests, NULL, NULL);
+}
