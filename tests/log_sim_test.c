@@ -445,6 +445,69 @@ states_survive_any_crash(void **state)
     (void)state;
 }
 
+static bool no_writes;
+
+static int
+touch_or_not(void *arg, const char *call, struct err *err)
+{
+    if (no_writes && strcmp(call, "apply") == 0)
+        RETURN_ERR(err, E_IO, ERR_RETRY, "the index is not written");
+    return touch(arg, call, err);
+}
+
+static int
+add_line(void *arg, const struct log_stream *s, struct err *err)
+{
+    size_t len = strlen(arg);
+
+    (void)err;
+    (void)snprintf((char *)arg + len, 200 - len, "%.*s:%u ", SLICE_FMT(s->name), (unsigned)s->head);
+    return 0;
+}
+
+static void
+check_list(struct story *t, const char *prefix, const char *after, const char *want)
+{
+    char got[200] = "";
+
+    assert_int_equal(
+        log_streams(t->log, slice_str(prefix), slice_str(after), add_line, got, &t->err), 0);
+    assert_string_equal(got, want);
+}
+
+/* A list of streams does not wait for the index: what is not in it comes from memory. */
+static void
+listing_does_not_wait_for_the_index(void **state)
+{
+    struct story  t;
+    struct append a;
+
+    begin(&t, 5);
+    index_maps_free(t.maps);
+    t.maps = index_maps_new(t.env, touch_or_not, t.sim);
+    open_log(&t);
+    assert_int_equal(append(&t, &a, "b-1", 1, LOG_ANY), 0);
+    assert_int_equal(append(&t, &a, "d-1", 1, LOG_ANY), 0);
+    log_close(t.log);
+    no_writes = true;
+    open_log(&t);
+    check_list(&t, "", "", "b-1:0 d-1:0 ");
+    assert_int_equal(append(&t, &a, "e-1", 1, LOG_ANY), 0);
+    assert_int_equal(append(&t, &a, "b-1", 2, LOG_ANY), 0);
+    (void)sim_run(t.sim, 3000); /* some is frozen, and stays so */
+    assert_int_equal(append(&t, &a, "a-1", 1, LOG_ANY), 0);
+    assert_int_equal(append(&t, &a, "e-1", 2, LOG_ANY), 0);
+    assert_int_equal(append(&t, &a, "d-2", 1, LOG_ANY), 0);
+    check_list(&t, "", "", "a-1:0 b-1:1 d-1:0 d-2:0 e-1:1 ");
+    check_list(&t, "d", "", "d-1:0 d-2:0 ");
+    check_list(&t, "", "d-1", "d-2:0 e-1:1 ");
+    no_writes = false;
+    (void)sim_run(t.sim, 3000);
+    check_list(&t, "", "", "a-1:0 b-1:1 d-1:0 d-2:0 e-1:1 ");
+    end(&t);
+    (void)state;
+}
+
 int
 main(void)
 {
@@ -457,6 +520,7 @@ main(void)
         cmocka_unit_test(closing_does_not_wait_for_an_index_that_fails),
         cmocka_unit_test(recovery_may_be_interrupted),
         cmocka_unit_test(looking_writes_no_index),
+        cmocka_unit_test(listing_does_not_wait_for_the_index),
         cmocka_unit_test(states_survive_any_crash),
     };
 

@@ -550,6 +550,48 @@ logi_mem_find(struct mem *m, struct slice name, uint64_t bound, uint64_t *id)
     return found;
 }
 
+static int
+add_names(const struct gen *g, struct slice prefix, struct slice after, struct mem_names *out,
+          struct err *err)
+{
+    for (uint32_t i = 0; g != NULL && i < g->name_count; i++) {
+        const struct name *n = &g->names[i];
+        struct slice       text = slice_of(g->text.data + n->off, n->len);
+        struct mem_name   *all;
+
+        if (!slice_starts(text, prefix) || slice_cmp(text, after) <= 0)
+            continue;
+        if (out->count == out->room) {
+            uint32_t room = out->room == 0 ? 64 : out->room * 2;
+
+            all = realloc(out->all, room * sizeof *all);
+            if (all == NULL)
+                RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a list of streams");
+            out->all = all;
+            out->room = room;
+        }
+        out->all[out->count++] = (struct mem_name){g->slots[n->slot].id, out->text.len, n->len};
+        buf_add_slice(&out->text, text);
+    }
+    if (out->text.failed)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a list of streams");
+    return 0;
+}
+
+int
+logi_mem_names(struct mem *m, struct slice prefix, struct slice after, struct mem_names *out,
+               struct err *err)
+{
+    int rc;
+
+    lock_take(&m->lock);
+    rc = add_names(m->frozen, prefix, after, out, err);
+    if (rc == 0)
+        rc = add_names(m->active, prefix, after, out, err);
+    lock_give(&m->lock);
+    return rc;
+}
+
 /* What this generation adds to what is `known` from a newer one. */
 static unsigned
 gen_head(const struct gen *g, uint64_t id, uint64_t bound, unsigned known, struct index_head *head)

@@ -43,6 +43,20 @@ int logi_mem_add_state(struct mem *, const struct mem_state *, struct err *err);
 /* Only a stream that began in here; false: ask the index. */
 bool logi_mem_find(struct mem *, struct slice name, uint64_t bound, uint64_t *id);
 
+/* Streams that began in here, in no order: a part of `text` is the name. */
+struct mem_names {
+    struct mem_name {
+        uint64_t id;
+        size_t   at, len;
+    } * all;
+    uint32_t   count, room;
+    struct buf text;
+};
+
+/* Those with the prefix and after `after`, by name; the caller frees `all` and `text`. */
+int logi_mem_names(struct mem *, struct slice prefix, struct slice after, struct mem_names *out,
+                   struct err *err);
+
 /* What memory knows of a stream: the rest is the index's. */
 enum mem_known {
     MEM_NEXT = 1,  /* next; last too unless MEM_EMPTY */

@@ -1,4 +1,6 @@
 /* Streams as a whole: one of them, and the list of all. */
+#include <stdlib.h>
+
 #include "log/iter_int.h"
 
 static void
@@ -37,16 +39,60 @@ out:
     return rc;
 }
 
+/*
+ * The list is the index's, and between its streams those that began in memory and are not in it
+ * yet; memory is asked first, since what it has may go to the index meanwhile. So nobody waits
+ * for the index to be written.
+ */
 struct listing {
+    struct log       *log;
     log_stream_fn    *fn;
     void             *arg;
     struct retention *retention;
+    struct mem_names  names;  /* a heap, the lowest name first */
+    bool              behind; /* memory has something that the index does not */
+    uint64_t          end;
 };
 
-static int
-list_one(void *arg, struct slice name, uint64_t id, const struct index_head *head, struct err *err)
+static struct slice
+name_at(const struct listing *l, uint32_t i)
 {
-    struct listing   *l = arg;
+    return slice_of(l->names.text.data + l->names.all[i].at, l->names.all[i].len);
+}
+
+static void
+sift(struct listing *l, uint32_t i)
+{
+    struct mem_names *n = &l->names;
+
+    for (;;) {
+        uint32_t        low = i;
+        struct mem_name swap;
+
+        for (uint32_t k = 2 * i + 1; k <= 2 * i + 2 && k < n->count; k++)
+            if (slice_cmp(name_at(l, k), name_at(l, low)) < 0)
+                low = k;
+        if (low == i)
+            return;
+        swap = n->all[i];
+        n->all[i] = n->all[low];
+        n->all[low] = swap;
+        i = low;
+    }
+}
+
+static void
+drop_lowest(struct listing *l)
+{
+    must(l->names.count > 0);
+    l->names.all[0] = l->names.all[--l->names.count];
+    sift(l, 0);
+}
+
+static int
+list_one(struct listing *l, struct slice name, uint64_t id, const struct index_head *head,
+         struct err *err)
+{
     struct log_stream s = {.name = name, .id = id};
     struct view       v;
 
@@ -57,22 +103,70 @@ list_one(void *arg, struct slice name, uint64_t id, const struct index_head *hea
     return l->fn(l->arg, &s, err);
 }
 
+/* As it is now, whatever the index knows; nothing where nothing of it is published yet. */
+static int
+list_now(struct listing *l, struct slice name, uint64_t id, struct err *err)
+{
+    struct index_head head;
+    int               rc = logi_head(l->log, id, l->end, &head, err);
+
+    if (rc == E_NOTFOUND) {
+        err_clear(err);
+        return 0;
+    }
+    return rc != 0 ? rc : list_one(l, name, id, &head, err);
+}
+
+/* Those that began in memory, up to a name; empty: all that are left. */
+static int
+list_new(struct listing *l, struct slice upto, struct err *err)
+{
+    int rc = 0;
+
+    while (rc == 0 && l->names.count > 0) {
+        struct slice name = name_at(l, 0);
+        uint64_t     id = l->names.all[0].id;
+
+        if (upto.len > 0 && slice_cmp(name, upto) >= 0)
+            break;
+        drop_lowest(l);
+        rc = list_now(l, name, id, err);
+    }
+    return rc;
+}
+
+static int
+list_indexed(void *arg, struct slice name, uint64_t id, const struct index_head *head,
+             struct err *err)
+{
+    struct listing *l = arg;
+    int             rc = list_new(l, name, err);
+
+    if (rc != 0)
+        return rc;
+    if (l->names.count > 0 && slice_eq(name_at(l, 0), name))
+        drop_lowest(l); /* it was written meanwhile */
+    return l->behind ? list_now(l, name, id, err) : list_one(l, name, id, head, err);
+}
+
 int
 log_streams(struct log *log, struct slice prefix, struct slice after, log_stream_fn *fn, void *arg,
             struct err *err)
 {
-    struct listing l = {fn, arg, NULL};
-    int            rc = logi_flush(log, err);
+    struct listing l = {.log = log, .fn = fn, .arg = arg, .end = atomic_load(&log->end)};
+    int            rc;
 
-    if (rc != 0)
-        return rc;
-    if (log->conf.read_only && logi_mem_active(log->mem) > 0)
-        RETURN_ERR(err, E_STATE, ERR_FATAL,
-                   "%s: not all streams are in the index: open it for writing once, or run oxbow "
-                   "log reindex",
-                   log->dir);
     l.retention = logi_retention_get(log);
-    rc = log->conf.index->streams(log->index, prefix, after, list_one, &l, err);
+    l.behind = logi_mem_active(log->mem) > 0 || logi_mem_is_frozen(log->mem);
+    if (l.behind)
+        TRY(logi_mem_names(log->mem, prefix, after, &l.names, err));
+    for (uint32_t i = l.names.count / 2; i-- > 0;)
+        sift(&l, i);
+    TRY(log->conf.index->streams(log->index, prefix, after, list_indexed, &l, err));
+    TRY(list_new(&l, slice_str(""), err));
+out:
     logi_retention_put(l.retention);
+    free(l.names.all);
+    buf_fini(&l.names.text);
     return rc;
 }
