@@ -114,13 +114,18 @@ class Export(Case):
         self.oxbow('stream', 'close', 'shut-1')
         self.oxbow('stream', 'metadata', 'few-1', '{"$maxCount":2}')
         self.oxbow('stream', 'link', 'link-1', '8@few-1')
+        self.oxbow('stream', 'tombstone', 'never-1', '--expect', 'no-stream')
+        self.oxbow('stream', 'metadata', 'early-1', '{"$maxCount":2}')
         before = self.visible()
         exported = self.oxbow('log', 'export').out
         self.env['OXBOW_DATA'] = self.path('copy')
         done = self.oxbow('log', 'import', '--json', stdin=exported).lines[0]
-        self.assertEqual(done['states'], 5)
+        self.assertEqual(done['states'], 6)
         self.assertEqual(self.visible(), before)
-        self.refused('append', 'tomb-1', stdin=event('A'), says='for good')
+        for name in ('tomb-1', 'never-1'):
+            self.refused('append', name, stdin=event('A'), says='for good')
+        self.oxbow('append', 'early-1', '--expect', 'exists', stdin=event('A') * 3)
+        self.assertEqual(len(self.oxbow('read', 'early-1').lines), 2)
         self.refused('append', 'shut-1', stdin=event('A'), says='no more events')
         self.refused('read', 'gone-1', says='is not there')
         self.oxbow('append', 'gone-1', '--expect', '2', stdin=event('A'))

@@ -410,12 +410,12 @@ judge_all(struct model *m, const struct log_req *req, const struct own *owns, ui
         out->idempotent = true;
         return false;
     }
-    /* A part that is there does not make it this commit again: it has to be new like the rest. */
+    /* A part that is there does not make it this commit again, and is not written twice. */
     for (uint32_t i = 0; i < req->write_count && out->rc == 0; i++) {
         struct model_stream *s = model_get(m, req->writes[i].stream);
         if (there[i] && (s->closed || s->tombstone))
             gone(out, s);
-        else if (there[i] && !holds(req->writes[i].expected, s))
+        else if (there[i])
             wrong(out, s);
     }
     for (uint32_t i = 0; i < own_count && out->rc == 0; i++) {

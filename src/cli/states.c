@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "base/must.h"
 #include "cli/cli_int.h"
 #include "log/log.h"
 
@@ -23,68 +22,42 @@ is_truncated(const struct log_stream *s)
            s->max_age_us == 0;
 }
 
+/* Called for every stream that the log has heard of. */
 static int
-put_state(struct cli *c, struct log *log, struct slice name, struct buf *line, struct err *err)
+put_state(void *arg, const struct log_stream *s, struct err *err)
 {
-    struct log_stream s = {0};
-    struct err        why;
-    int               rc = log_stream_info(log, name, &s, &why);
+    struct cli *c = arg;
+    bool        gone = (s->flags & (LOG_STREAM_DELETED | LOG_STREAM_TOMBSTONE)) != 0;
+    bool        closed = (s->flags & LOG_STREAM_CLOSED) != 0 && !gone;
+    bool        truncated = !gone && s->head != UINT64_MAX && is_truncated(s);
+    struct buf  line = {0};
+    int         rc = 0;
 
-    if (rc != 0 && rc != E_NOTFOUND && rc != E_GONE) {
-        err_copy(err, &why);
-        return rc;
+    if (gone || closed || truncated) {
+        buf_add_str(&line, "{\"state\":{\"stream\":");
+        json_put_string(&line, s->name);
+        if (gone)
+            buf_add_str(&line, (s->flags & LOG_STREAM_TOMBSTONE) != 0 ? ",\"tombstone\":true"
+                                                                      : ",\"deleted\":true");
+        if (truncated)
+            buf_printf(&line, ",\"truncate\":%llu", (unsigned long long)s->first);
+        if (closed)
+            buf_add_str(&line, ",\"closed\":true");
+        buf_add_str(&line, "}}\n");
+        clii_put_buf(c, &line);
     }
-    if (rc == 0 && !is_truncated(&s) && (s.flags & LOG_STREAM_CLOSED) == 0)
-        return 0;
-    buf_add_str(line, "{\"state\":{\"stream\":");
-    json_put_string(line, name);
-    if (rc == E_NOTFOUND)
-        buf_add_str(line, ",\"deleted\":true");
-    if (rc == E_GONE)
-        buf_add_str(line, ",\"tombstone\":true");
-    if (rc == 0 && is_truncated(&s))
-        buf_printf(line, ",\"truncate\":%llu", (unsigned long long)s.first);
-    if (rc == 0 && (s.flags & LOG_STREAM_CLOSED) != 0)
-        buf_add_str(line, ",\"closed\":true");
-    buf_add_str(line, "}}\n");
-    clii_put_buf(c, line);
-    return 0;
-}
-
-/* The stream that a link to its first event names. */
-static struct slice
-stream_of(struct slice link)
-{
-    const char *at = memchr(link.data, '@', link.len);
-
-    must(at != NULL);
-    at++;
-    return slice_of(at, link.len - (size_t)(at - (const char *)link.data));
+    TRY(clii_go_on(err));
+    if (c->out_closed)
+        TRY(clii_flush(c, err));
+out:
+    buf_fini(&line);
+    return rc;
 }
 
 int
 clii_states_export(struct cli *c, struct log *log, struct err *err)
 {
-    struct log_read query = {
-        .stream = slice_str("$streams"), .filter = {.system = true, .quiet = true}, .raw = true};
-    struct log_iter *it = NULL;
-    struct log_event event;
-    struct buf       line = {0};
-    int              rc = 0;
-
-    TRY(log_iter_open(log, &query, &it, err));
-    while ((rc = log_iter_next(it, &event, err)) == 0) {
-        TRY(put_state(c, log, stream_of(event.data), &line, err));
-        TRY(clii_go_on(err));
-        if (c->out_closed)
-            TRY(clii_flush(c, err));
-    }
-    if (rc == E_END)
-        rc = 0;
-out:
-    log_iter_close(it);
-    buf_fini(&line);
-    return rc;
+    return log_streams_all(log, slice_str(""), slice_str(""), put_state, c, err);
 }
 
 /* import */

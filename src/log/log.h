@@ -363,6 +363,9 @@ int log_moved_follow(struct log *log, struct slice stream, struct buf *name, str
 typedef int log_stream_fn(void *arg, const struct log_stream *stream, struct err *err);
 int         log_streams(struct log *log, struct slice prefix, struct slice after, log_stream_fn *fn,
                         void *arg, struct err *err);
+/* The same, and those that are deleted, gone for good, or never had an event (head + 1 is 0). */
+int log_streams_all(struct log *log, struct slice prefix, struct slice after, log_stream_fn *fn,
+                    void *arg, struct err *err);
 
 /* Replaces the retention of the categories: it holds for every read from now on. */
 int log_set_retention(struct log *log, const struct log_retention *list, uint32_t count,

@@ -51,6 +51,7 @@ struct listing {
     struct retention *retention;
     struct mem_names  names;  /* a heap, the lowest name first */
     bool              behind; /* memory has something that the index does not */
+    bool              all;    /* also those that no reader finds */
     uint64_t          end;
 };
 
@@ -96,7 +97,8 @@ list_one(struct listing *l, struct slice name, uint64_t id, const struct index_h
     struct log_stream s = {.name = name, .id = id};
     struct view       v;
 
-    if (head->next == 0 || (head->flags & (INDEX_DELETED | INDEX_TOMBSTONE | INDEX_STAGED)) != 0)
+    if (!l->all &&
+        (head->next == 0 || (head->flags & (INDEX_DELETED | INDEX_TOMBSTONE | INDEX_STAGED)) != 0))
         return 0;
     logi_view(head, name, logi_retention_of(l->retention, name), &v);
     describe(head, &v, &s);
@@ -149,12 +151,13 @@ list_indexed(void *arg, struct slice name, uint64_t id, const struct index_head 
     return l->behind ? list_now(l, name, id, err) : list_one(l, name, id, head, err);
 }
 
-int
-log_streams(struct log *log, struct slice prefix, struct slice after, log_stream_fn *fn, void *arg,
-            struct err *err)
+static int
+list(struct log *log, struct slice prefix, struct slice after, bool all, log_stream_fn *fn,
+     void *arg, struct err *err)
 {
-    struct listing l = {.log = log, .fn = fn, .arg = arg, .end = atomic_load(&log->end)};
-    int            rc;
+    struct listing l = {
+        .log = log, .fn = fn, .arg = arg, .all = all, .end = atomic_load(&log->end)};
+    int rc;
 
     l.retention = logi_retention_get(log);
     l.behind = logi_mem_active(log->mem) > 0 || logi_mem_is_frozen(log->mem);
@@ -169,4 +172,18 @@ out:
     free(l.names.all);
     buf_fini(&l.names.text);
     return rc;
+}
+
+int
+log_streams(struct log *log, struct slice prefix, struct slice after, log_stream_fn *fn, void *arg,
+            struct err *err)
+{
+    return list(log, prefix, after, false, fn, arg, err);
+}
+
+int
+log_streams_all(struct log *log, struct slice prefix, struct slice after, log_stream_fn *fn,
+                void *arg, struct err *err)
+{
+    return list(log, prefix, after, true, fn, arg, err);
 }
