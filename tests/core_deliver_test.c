@@ -747,6 +747,73 @@ test_filter(void **state)
     assert_int_equal(f->world->count, 55);
 }
 
+/* Keys in no keystore: what is sealed is the data itself, until it is erased. */
+static bool shredded;
+
+static int
+seal(struct ox_subjects *s, struct slice subject, const struct ox_id *event, struct slice data,
+     uint8_t *out, struct err *err)
+{
+    memset(out, 0, SUBJECTS_HEAD);
+    memcpy(out + SUBJECTS_HEAD, data.data, data.len);
+    memset(out + SUBJECTS_HEAD + data.len, 0, SUBJECTS_TAG);
+    return 0;
+}
+
+static int
+open_sealed(struct ox_subjects *s, const struct ox_id *event, struct slice sealed, uint8_t *out,
+            char *name, size_t *name_len, struct err *err)
+{
+    if (shredded)
+        RETURN_ERR(err, E_GONE, ERR_DATA, "the key was shredded");
+    memcpy(out, (const uint8_t *)sealed.data + SUBJECTS_HEAD, sealed.len - SUBJECTS_OVERHEAD);
+    memcpy(name, "anna", 4);
+    *name_len = 4;
+    return 0;
+}
+
+static int
+sync_keys(struct ox_subjects *s, struct err *err)
+{
+    return 0;
+}
+
+static const struct ox_subject_ops subject_ops = {seal, open_sealed, sync_keys};
+
+/* What was erased is passed over, with a note of how many there were; the rest arrives. */
+static void
+test_erased(void **state)
+{
+    struct fix               *f = *state;
+    static struct ox_subjects keys = {&subject_ops};
+    struct log_new_event      e = {.type = slice_str("t"),
+                                   .data = slice_str("{\"name\":\"Anna\"}"),
+                                   .flags = LOG_JSON,
+                                   .subject = slice_str("anna")};
+    struct log_write          w = {
+                 .stream = slice_str("s-1"), .expected = LOG_ANY, .events = &e, .count = 1};
+    struct deliver_status s;
+
+    f->log.conf.subjects = &keys;
+    fake_log_reopen(&f->log);
+    for (int i = 0; i < 3; i++) {
+        struct log_req req = {.writes = &w, .write_count = 1};
+
+        assert_int_equal(log_append(f->log.log, &req), 0);
+        append(f, 10, 2);
+    }
+    shredded = true;
+    start(f);
+    until_caught_up(f);
+    deliver_get_status(f->d, &s);
+    assert_int_equal(s.erased, 3);
+    assert_int_equal(s.parked, 0);
+    assert_int_equal(s.delivered, 30);
+    stop(f);
+    assert_int_equal(f->world->count, 30);
+    shredded = false;
+}
+
 static uint64_t
 marks(struct fix *f)
 {
@@ -973,6 +1040,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_fenced, setup, teardown),
         cmocka_unit_test_setup_teardown(test_from, setup, teardown),
         cmocka_unit_test_setup_teardown(test_filter, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_erased, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rest, setup, teardown),
         cmocka_unit_test_setup_teardown(test_transaction, setup, teardown),
         cmocka_unit_test_setup_teardown(test_transaction_failures, setup, teardown),

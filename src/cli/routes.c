@@ -80,6 +80,7 @@ put_deliver(struct json_out *o, struct deliver *deliver)
     put_u64(o, "behind_estimate", s.behind_estimate);
     put_u64(o, "delivered", s.delivered);
     put_u64(o, "retries", s.retries);
+    put_u64(o, "erased", s.erased);
     put_u64(o, "parked", s.parked);
     put_u64(o, "parked_streams", s.parked_streams);
     put_u64(o, "in_flight", s.in_flight);

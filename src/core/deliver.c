@@ -221,9 +221,12 @@ read_live(struct deliver *d, bool *progress, struct err *err)
                 return 0;
             }
             TRY(rc);
-            /* Of what was erased there is nothing to deliver. */
-            if (own(d, d->held.stream) || (d->held.flags & LOG_ERASED) != 0 || d->held.dangling)
+            if (own(d, d->held.stream) || d->held.dangling)
                 continue;
+            if ((d->held.flags & LOG_ERASED) != 0) {
+                d->erased++; /* there is nothing to deliver of it */
+                continue;
+            }
             deliveri_place(&d->held);
             d->holding = true;
             d->events_read++;
@@ -588,6 +591,7 @@ publish(struct deliver *d)
     s->checkpoint = d->mark;
     s->delivered = d->delivered;
     s->retries = d->retries;
+    s->erased = d->erased;
     s->parked = d->parked;
     s->parked_streams = d->parked_streams;
     s->window_items = d->items;

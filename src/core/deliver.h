@@ -8,7 +8,8 @@
  * What the far side refuses for good is parked: `$parked-sink-NAME` says which
  * event and why, and later events of its stream are parked behind it until
  * deliver_replay or deliver_skip. Nothing is dropped. What may pass is tried
- * again for ever, at growing intervals, and holds back its own stream alone.
+ * again for ever, at growing intervals, and holds back its own stream alone. An event whose
+ * subject's key was shredded has nothing to deliver: it is passed over and counted.
  *
  * Streams: `$sink-NAME` has the checkpoints (quiet commits, each on the version
  * of the one before: of two deliveries of one name the older is fenced),
@@ -71,6 +72,7 @@ struct deliver_status {
     uint64_t           lag_positions;   /* from what is done to the log's end */
     uint64_t           behind_estimate; /* events not done; those unread by the average so far */
     uint64_t           delivered, retries;
+    uint64_t           erased;                 /* passed over: their subject's key was shredded */
     uint64_t           parked, parked_streams; /* now */
     uint32_t           window_items, in_flight, waiting_retry;
     uint64_t           window_bytes;

@@ -134,7 +134,7 @@ struct deliver {
     uint64_t       bytes, next_due_us;
     struct lane  **lanes;
     uint32_t       lane_count, lane_mask;
-    uint64_t       delivered, retries, parked, parked_streams;
+    uint64_t       delivered, retries, erased, parked, parked_streams;
     struct log_pos parked_last; /* of all that were parked */
 
     /* The readers. */
