@@ -253,6 +253,10 @@ class Basics(Case):
                      "BEGIN; INSERT INTO c VALUES (99, 'gone', 0); ROLLBACK;"
                      'ALTER TABLE c ADD COLUMN more bool; UPDATE c SET more = true WHERE id = 4')
         self.same('c')
+        said = self.until(lambda shown: shown['source'] and shown['source']['snapshot']['read'] == 1,
+                          'detail')['source']
+        self.assertTrue(said['connected'] and said['slot'] == 'oxbow_changes' and
+                        said['wal'] == 'reserved', said)
         self.assertEqual([(e['type'], e['data']) for e in self.events('c-3')],
                          [('Read', {'id': '3', 'v': 'v3', 'n': '4.50'}), ('Deleted', None)])
         self.assertEqual([e['type'] for e in self.events('c-103')], ['Inserted'])

@@ -61,6 +61,11 @@ put_capture(struct json_out *o, struct capture *capture)
         json_out_raw(o, slice_str(s->checkpoint));
     else
         json_out_str(o, s->checkpoint[0] == '\0' ? NULL : s->checkpoint);
+    json_out_key(o, "source");
+    if (json_check(slice_str(s->detail), NULL) == 0)
+        json_out_raw(o, slice_str(s->detail));
+    else
+        json_out_null(o);
     put_str(o, "error", s->error[0] == '\0' ? NULL : s->error);
     free(s);
 }

@@ -15,6 +15,7 @@
 #define POLL_WAIT_MS 200u
 #define BACKOFF_MIN_US UINT64_C(100000)
 #define BACKOFF_MAX_US UINT64_C(10000000)
+#define DETAIL_US UINT64_C(1000000)
 
 struct capture {
     uint32_t              magic;
@@ -30,7 +31,7 @@ struct capture {
     /* The task's. */
     bool       started; /* the source was given its checkpoint */
     int64_t    version; /* of the checkpoint's stream; LOG_NO_STREAM */
-    uint64_t   backoff_us;
+    uint64_t   backoff_us, detail_us;
     struct buf checkpoint;      /* the last durable one */
     struct buf next_checkpoint; /* of the batch in flight */
     struct buf text;            /* names, metadata, parked records of the batch */
@@ -496,6 +497,26 @@ after_commit(struct capture *c)
     return ENV_STEP_NOW;
 }
 
+/* What the source says of itself: its lag, the state of its slot. */
+static void
+note_detail(struct capture *c)
+{
+    uint64_t   now = c->env->ops->mono_us(c->env);
+    struct buf text;
+
+    if (c->detail_us != 0 && now - c->detail_us < DETAIL_US)
+        return;
+    c->detail_us = now;
+    buf_init(&text, sizeof c->status.detail - 1);
+    if (c->source->ops->status(c->source, &text, NULL) == 0 && !text.failed) {
+        lock_take(&c->lock);
+        (void)snprintf(c->status.detail, sizeof c->status.detail, "%.*s",
+                       SLICE_FMT(buf_slice(&text)));
+        lock_give(&c->lock);
+    }
+    buf_fini(&text);
+}
+
 static uint64_t
 step(void *arg)
 {
@@ -522,6 +543,7 @@ step(void *arg)
     lock_give(&c->lock);
     if (source_poll(c->source, c->batch_now, POLL_WAIT_MS, &batch, &err) != 0)
         return failed(c, &err);
+    note_detail(c);
     /* A position that moved without a change of ours is kept too: others wait for it. */
     if (batch.count == 0 &&
         (batch.checkpoint.len == 0 || slice_eq(batch.checkpoint, buf_slice(&c->checkpoint)))) {

@@ -47,6 +47,7 @@ struct capture_status {
     uint64_t       idle[2];
     struct log_pos last;            /* position of the last checkpoint that is durable */
     char           checkpoint[512]; /* JSON; cut where it is longer */
+    char           detail[768];     /* JSON: what the source says of itself, once a second; or "" */
     char           error[ERR_TEXT_MAX];
 };
 

@@ -555,6 +555,11 @@ status(struct source *base, struct buf *out, struct err *err)
         json_out_null(&o);
     else
         json_out_u64(&o, s->safe_wal);
+    if (strcmp(s->wal, "extended") == 0 || strcmp(s->wal, "unreserved") == 0) {
+        json_out_key(&o, "warning");
+        json_out_str(&o, "the server keeps more WAL than it wants to, and gives the slot up where "
+                         "this goes on (max_slot_wal_keep_size)");
+    }
     json_out_key(&o, "spilled_bytes");
     json_out_u64(&o, s->spilled_bytes);
     for (uint32_t i = 0; i < s->want_count; i++)
