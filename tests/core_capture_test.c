@@ -184,10 +184,12 @@ test_unconfirmed(void **state)
 {
     struct fix *f = *state;
 
+    f->feed->count = 1000;
     start(f);
     until(f, 500);
     stop(f);
     f->feed->confirmed = 0;
+    f->feed->count = 2000;
     start(f);
     until(f, 2000);
     stop(f);
