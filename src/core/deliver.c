@@ -656,7 +656,7 @@ settle_state(struct deliver *d)
 {
     if (d->state == DELIVER_FAILED || d->reader == NULL)
         return;
-    if (d->paused) {
+    if (d->paused && d->flying == 0 && !d->mark_changed) {
         d->state = DELIVER_PAUSED;
         return;
     }

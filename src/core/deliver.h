@@ -59,7 +59,7 @@ enum deliver_state {
     DELIVER_STARTING,
     DELIVER_RUNNING,
     DELIVER_RETRYING, /* something is being tried again: `error` says what */
-    DELIVER_PAUSED,   /* by deliver_pause, over restarts too */
+    DELIVER_PAUSED,   /* by deliver_pause, and durably so */
     DELIVER_STOPPED,  /* by deliver_stop */
     DELIVER_FAILED,   /* somebody has to act: `error` says how */
 };
