@@ -100,6 +100,13 @@ class SinkCase(unittest.TestCase):
         self.assertEqual(done.returncode, status, done.stderr.decode() + done.stdout.decode())
         return done.stdout.decode()
 
+    def fails(self, *args):
+        """What it says on the way out with status 1."""
+        done = subprocess.run([OXBOW, *args, '--server', f'http://127.0.0.1:{self.port}'],
+                              capture_output=True, timeout=PATIENCE, check=False, env=self.env)
+        self.assertEqual(done.returncode, 1)
+        return done.stderr.decode()
+
     def show(self):
         return self.ask('GET', '/v1/sinks/out')
 

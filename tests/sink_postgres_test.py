@@ -1,6 +1,7 @@
 """The sink postgres against a real server: rows and checkpoint together, through kill -9 on either
 side. What came is in the table, and how often it was applied is counted there by a trigger."""
 import json
+import socket
 import unittest
 
 import brokers
@@ -118,6 +119,18 @@ class PostgresSink(SinkCase):
         self.append('order-2', data={'n': 2})
         self.delivered()
         self.assertEqual(self.sql('SELECT n FROM late WHERE key = $$2$$'), [['2']])
+
+    def test_silent(self):
+        """A server that takes the connection and says nothing keeps nobody else waiting."""
+        with socket.create_server(('127.0.0.1', 0)) as silent:
+            self.configure('    type: postgres\n    table: t\n    connect_timeout: 60s\n'
+                           f'    url: postgresql://x@127.0.0.1:{silent.getsockname()[1]}/x\n')
+            self.start()
+            silent.accept()[0].close()
+            kept = silent.accept()[0]  # its second attempt
+            self.assertIn('busy', self.fails('sink', 'pause', 'out'))
+            self.append('order-1')
+            kept.close()
 
     def test_locked(self):
         """A row that somebody else has is waited for, and then taken once."""

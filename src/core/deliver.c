@@ -23,6 +23,7 @@
 #define SPIN_US UINT64_C(1000)   /* a driver that came back at once with nothing */
 #define STOP_WAIT_US UINT64_C(20000000)
 #define SHIFT_MAX 20u
+#define COMMAND_WAIT_US UINT64_C(2000000)
 
 const char *
 deliver_state_name(enum deliver_state state)
@@ -893,6 +894,24 @@ deliver_free(struct deliver *d)
     free(d);
 }
 
+/* Takes back what the task has not seen yet. */
+static bool
+withdraw(struct deliver *d, const struct command *c)
+{
+    struct command **at;
+    bool             found;
+
+    lock_take(&d->lock);
+    for (at = &d->shared.commands; *at != NULL && *at != c;)
+        at = &(*at)->next;
+    found = *at != NULL;
+    if (found)
+        *at = c->next;
+    lock_give(&d->lock);
+    return found;
+}
+
+/* A task that waits for its far side must not keep the caller, which may be the server's loop. */
 static int
 command(struct deliver *d, struct command *c, struct err *err)
 {
@@ -908,8 +927,13 @@ command(struct deliver *d, struct command *c, struct err *err)
         d->env->ops->task_wake(d->env, d->task);
     }
     lock_give(&d->lock);
-    if (taken)
+    if (taken && !d->env->ops->gate_wait(d->env, &c->gate, COMMAND_WAIT_US)) {
+        if (withdraw(d, c))
+            RETURN_ERR(err, E_BUSY, ERR_RETRY,
+                       "sink %s is busy with its far side: nothing was changed, try again",
+                       d->name);
         (void)d->env->ops->gate_wait(d->env, &c->gate, UINT64_MAX);
+    }
     if (c->rc == E_NOTFOUND)
         RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "sink %s: nothing of it is parked", d->name);
     if (c->rc != 0)

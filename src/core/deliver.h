@@ -96,7 +96,7 @@ void deliver_stop(struct deliver *);
  * For a stream's parked events, oldest first; an empty stream means all. They
  * return when the command was taken; what comes of it shows in the status. A
  * replay ends at the next refusal. E_NOTFOUND: nothing of the stream is parked;
- * E_STATE: not running. Any thread.
+ * E_STATE: not running; E_BUSY: not taken within 2 s, nothing was changed. Any thread.
  */
 int deliver_replay(struct deliver *, struct slice stream, struct err *err);
 /* Gives the oldest one up and replays the rest; with `rest` gives all of them up. */
