@@ -2,6 +2,7 @@
 restarted."""
 import json
 import unittest
+import urllib.parse
 
 import brokers
 from sink_case import Seen, SinkCase
@@ -130,6 +131,21 @@ class RabbitmqSink(SinkCase):
         self.delivered()
         self.came(seen + self.seen())
         self.assertEqual(self.show()['parked'], 0)
+
+    def test_closed_while_idle(self):
+        """Nobody reads a connection that has nothing in flight: the next message finds out."""
+        self.make()
+        self.start()
+        self.append('order-1', 3)
+        self.delivered()
+        self.until(lambda: self.server.api('GET', 'connections'), 'no connection shows')
+        for c in self.server.api('GET', 'connections'):
+            self.server.api('DELETE', 'connections/' + urllib.parse.quote(c['name']))
+        self.append('order-1', 3)
+        self.append('order-2', 3)
+        self.delivered()
+        self.came(self.seen(), doubles=False)
+        self.assertEqual(self.show()['retries'], 0)
 
     def test_publish_refused(self):
         self.make(**{'x-max-length': 2, 'x-overflow': 'reject-publish'})

@@ -90,6 +90,14 @@ sink_slots_end_all(struct sink_slots *s, const struct err *err)
             sink_slot_end(s, &s->slot[i], err);
 }
 
+void
+sink_slots_decide_all(struct sink_slots *s, const struct err *err)
+{
+    for (uint32_t i = 0; i < s->count; i++)
+        if (s->slot[i].item != NULL && !s->slot[i].decided && s->slot[i].tag != 0)
+            sink_slot_decide(s, &s->slot[i], err);
+}
+
 bool
 sink_slots_overdue(const struct sink_slots *s, uint64_t now_us)
 {

@@ -40,6 +40,8 @@ void sink_slot_end(struct sink_slots *, struct sink_slot *, const struct err *);
 bool sink_slots_tell(struct sink_slots *);
 /* Ends all that the far side has not answered. */
 void sink_slots_end_all(struct sink_slots *, const struct err *);
+/* The same, told at the next poll only; what has no tag yet was not sent, and stays. */
+void sink_slots_decide_all(struct sink_slots *, const struct err *err);
 /* Whether any is due at `now_us`. */
 bool sink_slots_overdue(const struct sink_slots *, uint64_t now_us);
 /* How many wait for the far side. */

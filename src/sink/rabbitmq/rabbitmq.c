@@ -222,6 +222,7 @@ need_connection(struct rabbitmq_sink *s, struct err *err)
     return rc;
 }
 
+/* Also while an item is being submitted: so nothing is told here. */
 static void
 lose_connection(struct rabbitmq_sink *s, const char *why, int len)
 {
@@ -230,7 +231,7 @@ lose_connection(struct rabbitmq_sink *s, const char *why, int len)
     (void)err_set(&err, __FILE__, __LINE__, E_REMOTE, ERR_UNSURE,
                   "RabbitMQ: %.*s; whether it arrived is not known", len, why);
     disconnect(s);
-    sink_slots_end_all(&s->slots, &err);
+    sink_slots_decide_all(&s->slots, &err);
 }
 
 static int
@@ -535,12 +536,8 @@ submit(struct sink *base, struct sink_item *item, struct err *err)
 
     TRY(fill(s, item, &why));
     TRY(need_broker(s, &why));
-    rc = publish(s, slot, &why);
-    if (rc != 0) {
-        sink_slot_decide(&s->slots, slot, &why);
-        lose_connection(s, why.text, (int)strlen(why.text));
-        return 0;
-    }
+    if (publish(s, slot, &why) != 0)
+        lose_connection(s, why.text, (int)strlen(why.text)); /* this one with it */
 out:
     if (rc != 0)
         sink_slot_decide(&s->slots, slot, &why);
@@ -559,6 +556,7 @@ poll_sink(struct sink *base, bool flush, struct log_pos upto, uint32_t wait_ms, 
     read_frames(s, wait_ms);
     if (s->conn != NULL && sink_slots_overdue(&s->slots, now_us(s)))
         lose_connection(s, "no confirm in time", 18);
+    (void)sink_slots_tell(&s->slots);
     return 0;
 }
 
