@@ -95,6 +95,18 @@ class NatsSink(SinkCase):
         self.came(self.seen(), doubles=False)
         self.assertEqual(self.show()['parked'], 0)
 
+    def test_restarted_while_idle(self):
+        """Nobody looks at a connection that has nothing in flight: the next message finds out."""
+        self.make()
+        self.start()
+        self.append('order-1', 3)
+        self.delivered()
+        self.server.restart()
+        self.append('order-1', 3)
+        self.append('order-2', 3)
+        self.delivered()
+        self.came(self.seen(), doubles=False)
+
     def test_no_stream(self):
         """Nobody takes the subject: it waits, and only as long as that lasts."""
         self.start()

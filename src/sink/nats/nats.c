@@ -330,6 +330,10 @@ need_connection(struct nats_sink *s, struct err *err)
 {
     int rc;
 
+    /* Nobody looks at it while nothing is in flight; else poll does, and decides about the others.
+     */
+    if (s->conn != NULL && sink_slots_flying(&s->slots) == 1 && natsConnection_IsClosed(s->conn))
+        disconnect(s);
     if (s->conn != NULL)
         return 0;
     if (now_us(s) < s->connect_at_us) {
@@ -429,7 +433,8 @@ publish(struct nats_sink *s, struct sink_slot *slot, struct err *err)
     if (st == NATS_MAX_PAYLOAD)
         FAIL(err, E_LIMIT, ERR_DATA, "the message is larger than the server takes");
     if (st != NATS_OK)
-        FAIL(err, E_REMOTE, ERR_UNSURE, "NATS: %s", natsStatus_GetText(st));
+        FAIL(err, E_REMOTE, st == NATS_CONNECTION_CLOSED ? ERR_RETRY : ERR_UNSURE, "NATS: %s",
+             natsStatus_GetText(st));
 out:
     natsMsg_Destroy(msg);
     return rc;
