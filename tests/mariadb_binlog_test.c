@@ -360,7 +360,7 @@ statements(void **state)
         {"ALTER TABLE orders RENAME TO x", MY_EFFECT_LOST},
         {"ALTER TABLE x ADD y INT, RENAME AS orders", MY_EFFECT_LOST},
         {"ALTER TABLE orders RENAME COLUMN a TO b", MY_EFFECT_NONE},
-        {"ALTER ONLINE IGNORE TABLE orders ADD c INT DEFAULT 1", MY_EFFECT_NONE},
+        {"ALTER ONLINE TABLE orders ADD c INT DEFAULT 1", MY_EFFECT_NONE},
         {"ALTER TABLE orders DROP COLUMN c", MY_EFFECT_NONE},
         {"ALTER TABLE orders TRUNCATE PARTITION p", MY_EFFECT_LOST},
         {"ALTER TABLE x EXCHANGE PARTITION p WITH TABLE orders", MY_EFFECT_LOST},
@@ -370,6 +370,12 @@ statements(void **state)
         {"DROP TABLE `or``ders`", MY_EFFECT_NONE},
         {"/* no end", MY_EFFECT_NONE},
         {"", MY_EFFECT_NONE},
+        {"CREATE TABLE IF NOT EXISTS orders SELECT 1", MY_EFFECT_LOST},
+        {"ALTER IGNORE TABLE orders ADD UNIQUE (x)", MY_EFFECT_LOST},
+        {"SET STATEMENT max_statement_time=1 FOR UPDATE x SET y=1", MY_EFFECT_ROWS},
+        {"SET PASSWORD FOR x = 'y'", MY_EFFECT_NONE},
+        {"ANALYZE FORMAT=JSON UPDATE x SET y=1", MY_EFFECT_ROWS},
+        {"ANALYZE TABLE orders", MY_EFFECT_NONE},
     };
 
     (void)state;

@@ -324,6 +324,9 @@ class MariaDB(unittest.TestCase):
         self.start()
         self.reached()
         self.assertEqual(self.fold(), {'t': {'5': {'id': 5}, '6': {'id': 6}}})
+        self.sql('alter table t drop primary key, add x int default 1, add primary key (id, x);'
+                 'insert into t values (7, 7);')
+        self.failed('another primary key')
         # A second reader with the same number: the first one stops, and says why.
         self.configure(['name: t'], '    restart: c\n    server_id: 1\n')
         self.kill()

@@ -229,8 +229,10 @@ alter(struct lexer *l, const struct target *t)
 {
     bool hit, moves = false;
 
-    while (l->kind == TOKEN_WORD && !word(l, "TABLE"))
+    while (l->kind == TOKEN_WORD && !word(l, "TABLE")) {
+        moves = moves || word(l, "IGNORE"); /* a new unique key drops rows then */
         next(l);
+    }
     if (!pass(l, "TABLE"))
         return MY_EFFECT_NONE;
     pass_if_exists(l);
@@ -259,24 +261,47 @@ alter(struct lexer *l, const struct target *t)
 static enum my_effect
 create(struct lexer *l, const struct target *t)
 {
-    if (!pass(l, "OR") || !pass(l, "REPLACE") || !pass(l, "TABLE"))
+    bool replace = pass(l, "OR") && pass(l, "REPLACE");
+
+    if (!pass(l, "TABLE"))
         return MY_EFFECT_NONE;
-    return take_table(l, t) ? MY_EFFECT_EMPTIED : MY_EFFECT_NONE;
+    pass_if_exists(l);
+    if (!take_table(l, t))
+        return MY_EFFECT_NONE;
+    /* In row format the log has the columns and then the rows, never the SELECT. */
+    for (; l->kind != TOKEN_END; next(l)) {
+        if (word(l, "SELECT"))
+            return MY_EFFECT_LOST;
+    }
+    return replace ? MY_EFFECT_EMPTIED : MY_EFFECT_NONE;
+}
+
+static bool
+changes_rows(struct lexer *l)
+{
+    static const char *const rows[] = {"INSERT", "UPDATE", "DELETE", "REPLACE", "LOAD",
+                                       "WITH",   "SELECT", "CALL",   "DO"};
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (word(l, rows[i]))
+            return true;
+    }
+    if (pass(l, "SET"))
+        return word(l, "STATEMENT");
+    /* ANALYZE TABLE does not, ANALYZE UPDATE does. */
+    return pass(l, "ANALYZE") && !word(l, "TABLE") && !word(l, "LOCAL") &&
+           !word(l, "NO_WRITE_TO_BINLOG");
 }
 
 enum my_effect
 mariadbi_effect(struct slice sql, struct slice current_db, const char *db, const char *table)
 {
-    static const char *const rows[] = {"INSERT", "UPDATE", "DELETE", "REPLACE", "LOAD",
-                                       "WITH",   "SELECT", "CALL",   "DO"};
-    struct target            t = {current_db, db, table};
-    struct lexer             l = {.at = sql.data, .end = (const char *)sql.data + sql.len};
+    struct target t = {current_db, db, table};
+    struct lexer  l = {.at = sql.data, .end = (const char *)sql.data + sql.len};
 
     next(&l);
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        if (word(&l, rows[i]))
-            return MY_EFFECT_ROWS;
-    }
+    if (changes_rows(&l))
+        return MY_EFFECT_ROWS;
     if (pass(&l, "TRUNCATE")) {
         (void)pass(&l, "TABLE");
         return take_table(&l, &t) ? MY_EFFECT_EMPTIED : MY_EFFECT_NONE;

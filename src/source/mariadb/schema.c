@@ -292,7 +292,7 @@ static void
 add_key(const struct sayer *to, struct my_want *w, const char *column)
 {
     for (uint32_t i = 0; i < w->field_count; i++) {
-        if (strcasecmp(w->fields[i].name, column) != 0)
+        if (strcmp(w->fields[i].name, column) != 0)
             continue;
         if (!w->fields[i].ordered)
             say(to, FINDING_MISSING,
@@ -451,7 +451,8 @@ look_at(const struct sayer *to, struct my_want *w, struct err *err)
     if (where.failed || of_key.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
     TRY(mariadbi_ask(s, s->query, &r, err,
-                     "SELECT c.table_type, c.engine FROM information_schema.tables c WHERE %s",
+                     "SELECT c.table_type, c.engine, c.table_schema, c.table_name FROM "
+                     "information_schema.tables c WHERE %s",
                      (const char *)where.data));
     row = mysql_fetch_row(r);
     if (row == NULL) {
@@ -459,6 +460,10 @@ look_at(const struct sayer *to, struct my_want *w, struct err *err)
             w->table);
         goto out;
     }
+    /* The log has these names, and knows no others. */
+    if (strcmp(row[2], w->db) != 0 || strcmp(row[3], w->name) != 0)
+        say(to, FINDING_MISSING, "table %s is called %s.%s at the server: name it so", w->table,
+            row[2], row[3]);
     if (!is(row[0], "BASE TABLE"))
         say(to, FINDING_MISSING, "table %s is a %s: only plain tables are captured", w->table,
             row[0]);

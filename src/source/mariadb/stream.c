@@ -242,6 +242,19 @@ column_named(const struct my_table *t, const char *name)
     return i;
 }
 
+/* Whether the map's primary key is the one that streams are named by. */
+static bool
+same_key(const struct my_want *w, const struct my_table *t)
+{
+    if (w->order_count != t->key_count)
+        return false;
+    for (uint32_t i = 0; i < t->key_count; i++) {
+        if (!slice_is(t->columns[t->key[i]].name, w->fields[w->order[i]].name))
+            return false;
+    }
+    return true;
+}
+
 /* The configured key instead of the map's, and that there is one. */
 static int
 take_key(struct my_source *s, const struct my_want *w, struct my_table *t, struct err *err)
@@ -260,8 +273,8 @@ take_key(struct my_source *s, const struct my_want *w, struct my_table *t, struc
             return lossy(s, w->table, "has lost a column of its key", err);
         t->key[t->key_count++] = at;
     }
-    if (t->key_count == 0)
-        return lossy(s, w->table, "has no primary key any more", err);
+    if (!same_key(w, t))
+        return lossy(s, w->table, "has another primary key than at the start", err);
     return 0;
 }
 
@@ -301,11 +314,11 @@ take_map(struct my_source *s, const struct my_event *e, struct err *err)
         return 0;
     }
     TRY(mariadbi_table_take(e, &m->table, err));
+    TRY(take_key(s, &s->wants[want], &m->table, err));
     if (!take_hints(&s->wants[want], &m->table)) {
         TRY(mariadbi_look_again(s, &s->wants[want], err));
         (void)take_hints(&s->wants[want], &m->table);
     }
-    TRY(take_key(s, &s->wants[want], &m->table, err));
 out:
     return rc;
 }
