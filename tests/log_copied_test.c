@@ -415,6 +415,34 @@ in_place_twice_and_on(void **state)
     }
 }
 
+/* Where a copy stood that was copied on, nothing is given. */
+static void
+scavenged_between(void **state)
+{
+    struct fix *f = *state;
+
+    put(f, "s-1", 1);
+    from(f, "s-1", "s-1", 0, 0);
+    copy(f, "s-1", "a");
+    f->e[0][1].data = slice_of(f->pad, sizeof f->pad);
+    change(f, "s-1", LOG_SET_TRUNCATE, 1);
+    commit(f);
+    from(f, "t-1", "s-1", 1, 2);
+    copy(f, "t-1", "a");
+    moved_to(f, "s-1", "\"t-1\"");
+    commit(f);
+    truncate_before(f, "s-1", 3);
+    SEES("s", 0, "a");
+    SEES("s", 1, "");
+    scavenge(f);
+    assert_int_equal(f->scavenged, 1);
+    SEES("", 0, "A");
+    SEES("s", 0, "A");
+    SEES("s", 1, "");
+    SEES("t", 0, "A");
+    SEES("", 1, "A");
+}
+
 static void
 hidden_by_its_user(void **state)
 {
@@ -487,6 +515,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(to_another_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(in_place_twice_and_on, setup, teardown),
+        cmocka_unit_test_setup_teardown(scavenged_between, setup, teardown),
         cmocka_unit_test_setup_teardown(hidden_by_its_user, setup, teardown),
         cmocka_unit_test_setup_teardown(hidden_in_the_new_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(links_are_passed_over, setup, teardown),

@@ -49,9 +49,12 @@ go_back(struct log *log, const struct record *r, const struct frame *f, back_fn 
             if (fn(arg, &found, &at))
                 return;
         }
-        if (at.head.pos <= f->head.commit ||
-            logi_scan_back(log->segs, at.head.pos, &at) != SCAN_FRAME ||
-            at.head.commit != f->head.commit)
+        do { /* padding at a segment's end is of no commit */
+            if (at.head.pos <= f->head.commit ||
+                logi_scan_back(log->segs, at.head.pos, &at) != SCAN_FRAME)
+                return;
+        } while ((at.head.flags & FRAME_PAD) != 0);
+        if (at.head.commit != f->head.commit)
             return;
         off = at.head.length - FRAME_TRAILER;
     }
@@ -73,9 +76,13 @@ go_on(struct log *log, const struct record *r, const struct frame *f, back_fn *f
             if (fn(arg, &found, &at))
                 return;
         }
-        if ((at.head.flags & FRAME_LAST) != 0 ||
-            logi_scan_from(log->segs, at.next, end, &at) != SCAN_FRAME ||
-            at.head.commit != f->head.commit)
+        if ((at.head.flags & FRAME_LAST) != 0)
+            return;
+        do {
+            if (logi_scan_from(log->segs, at.next, end, &at) != SCAN_FRAME)
+                return;
+        } while ((at.head.flags & FRAME_PAD) != 0);
+        if (at.head.commit != f->head.commit)
             return;
         off = FRAME_HEADER;
     }
@@ -308,6 +315,12 @@ logi_copied_wanted(struct log_iter *it, const struct record *r, const struct log
     return rc;
 }
 
+static bool
+stands_at(void *arg, const struct log_original *o)
+{
+    return o->pos.v == *(const uint64_t *)arg;
+}
+
 /* Of several originals that one copy stands for, it is given for the first one that is met. */
 static bool
 given_before(struct log_iter *it, const struct log_event *ev)
@@ -327,6 +340,8 @@ logi_stub_give(struct log_iter *it, const struct record *stub, const struct fram
 {
     struct record r = *stub;
     struct frame  f = *frame;
+    uint64_t      pos = stub->pos;
+    bool          first;
     int           rc = 0;
 
     *given = false;
@@ -336,7 +351,9 @@ logi_stub_give(struct log_iter *it, const struct record *stub, const struct fram
     if (!*given)
         return 0;
     TRY(logi_iter_give(it, &r, &f, out, err));
-    if (given_before(it, out)) {
+    /* Where a copy stood that was copied on, nothing is given: its original was, or its copy is. */
+    (void)log_copied_from(out->meta, stands_at, &pos, &first);
+    if (!first || given_before(it, out)) {
         *given = false;
         return 0;
     }

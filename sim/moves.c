@@ -1,0 +1,539 @@
+/*
+ * oxbow-sim-moves: moves of streams in seeded worlds. Old software writes to s-N, new software to
+ * t-N once it is there, two surgeries rewrite streams in place and move them, what was moved is
+ * given up and scavenged, and lives end by a close or by a power cut. Held against the log:
+ *
+ * - nothing acknowledged is lost, nothing stands twice, and order is kept, in the stream where
+ *   readers find it;
+ * - a reader that skips what moves copied gets each event once and in order whose original
+ *   stands at or after its start and passes its filter, and else the copy, wherever it starts.
+ *
+ * With a third argument the surgeries do not check the stream's head: that has to be found.
+ */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/must.h"
+#include "log/log.h"
+#include "sim/env_sim.h"
+#include "sim/index_map.h"
+
+#define DIR "/sim/data"
+#define STREAMS 3u
+#define NUMBERS 1000u
+#define WRITERS 3u
+#define MOVERS 2u
+#define COPIES 60u
+#define DATA 2000u
+
+struct fact {
+    struct log_pos pos; /* of the original; 0: it is not there, or not known yet */
+    uint64_t       version;
+    char           stream[8];
+    bool           acked;
+};
+
+struct world;
+
+/* Has one request under way at most. */
+struct actor {
+    struct world        *world;
+    struct log_req       req;
+    struct log_write     w[2];
+    struct log_change    change;
+    struct log_new_event e[COPIES + 1], mark;
+    char                 stream[8], other[8];
+    char                 data[COPIES + 1][DATA], meta[COPIES + 1][300], text[100];
+    uint32_t             number; /* writer: of its event; 0: none */
+    int64_t              expected;
+    bool                 mover, busy, again, ready;
+};
+
+struct world {
+    uint64_t           seed, life;
+    struct sim        *sim;
+    struct index_maps *maps;
+    struct log        *log;
+    struct fact        facts[NUMBERS];
+    uint32_t           numbers;
+    bool               careless;
+    struct actor       actors[WRITERS + MOVERS];
+    uint64_t           moves, rewrites, acked, crashes, stubs;
+};
+
+static void __attribute__((format(printf, 2, 3), __noreturn__))
+fail(const struct world *w, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    (void)fprintf(stderr, "sim-moves: seed %" PRIu64 ", life %" PRIu64 ": ", w->seed, w->life);
+    (void)vfprintf(stderr, fmt, args);
+    (void)fprintf(stderr, "; again: oxbow-sim-moves %" PRIu64 " %" PRIu64 "\n", w->seed, w->seed);
+    va_end(args);
+    _Exit(1);
+}
+
+static uint64_t
+pick(struct world *w, uint64_t below)
+{
+    return sim_pick(w->sim, below);
+}
+
+static uint32_t
+number_of(const struct log_event *ev)
+{
+    uint32_t n = 0;
+
+    for (size_t i = 0; i < ev->data.len && i < 8; i++) {
+        uint8_t c = ((const uint8_t *)ev->data.data)[i];
+        if (c < '0' || c > '9')
+            break;
+        n = n * 10 + (uint32_t)(c - '0');
+    }
+    must(n < NUMBERS);
+    return n;
+}
+
+static struct log_iter *
+open_iter(const struct world *w, const struct log_read *read)
+{
+    struct log_iter *it;
+    struct err       err;
+    int              rc = log_iter_open(w->log, read, &it, &err);
+
+    if (rc != 0 && rc != E_NOTFOUND)
+        fail(w, "a read: %s", err.text);
+    return rc == 0 ? it : NULL;
+}
+
+static bool
+next(const struct world *w, struct log_iter *it, struct log_event *ev)
+{
+    struct err err;
+    int        rc = it == NULL ? E_END : log_iter_next(it, ev, &err);
+
+    if (rc != 0 && rc != E_END)
+        fail(w, "a read: %s", err.text);
+    return rc == 0;
+}
+
+/* Where the originals are: nothing of that ever changes. */
+static void
+learn(struct world *w)
+{
+    struct log_read  read = {.raw = true, .filter.type = slice_str("t")};
+    struct log_iter *it = open_iter(w, &read);
+    struct log_event ev;
+
+    while (next(w, it, &ev)) {
+        struct fact *f = &w->facts[number_of(&ev)];
+
+        if (ev.meta.len > 0)
+            continue;
+        if (f->pos.v != 0 && f->pos.v != ev.pos.v)
+            fail(w, "%" PRIu32 " was written twice", number_of(&ev));
+        f->pos = ev.pos;
+        f->version = ev.version;
+        (void)snprintf(f->stream, sizeof f->stream, "%.*s", SLICE_FMT(ev.stream));
+    }
+    log_iter_close(it);
+}
+
+/* actors */
+
+static void
+on_done(struct log_req *req)
+{
+    struct actor *a = req->arg;
+    struct world *w = a->world;
+
+    a->busy = false;
+    a->ready = false;
+    if (a->mover)
+        return;
+    if (req->rc == 0) {
+        w->facts[a->number].acked = true;
+        w->acked++;
+        a->number = 0;
+    } else if (req->rc == E_MOVED ||
+               (req->rc == E_WRONG_VERSION && (req->gone_flags & LOG_STREAM_MOVED) != 0)) {
+        a->stream[0] = 't';
+    }
+    a->again = req->rc != 0 && req->rc != E_MOVED && req->rc != E_WRONG_VERSION;
+}
+
+static void
+submit(struct actor *a, uint32_t writes, uint32_t changes)
+{
+    a->req = (struct log_req){.writes = a->w,
+                              .write_count = writes,
+                              .changes = &a->change,
+                              .change_count = changes,
+                              .done = on_done,
+                              .arg = a};
+    a->busy = true;
+    log_submit(a->world->log, &a->req);
+}
+
+static void
+write_one(struct actor *a)
+{
+    struct world     *w = a->world;
+    struct log_stream info;
+
+    if (a->number == 0) {
+        if (w->numbers + 1 >= NUMBERS)
+            return;
+        a->number = ++w->numbers;
+        a->again = false;
+        (void)snprintf(a->stream, sizeof a->stream, "s-%u", (unsigned)pick(w, STREAMS));
+    }
+    if (!a->again) /* else nobody knows what came of it: the same once more */
+        a->expected = log_stream_info(w->log, slice_str(a->stream), &info, NULL) == 0
+                          ? (int64_t)info.head
+                          : LOG_NO_STREAM;
+    memset(a->data[0], ' ', DATA);
+    a->data[0][snprintf(a->data[0], DATA, "%u", a->number)] = ' ';
+    a->e[0] = (struct log_new_event){.type = slice_str("t"), .data = slice_of(a->data[0], DATA)};
+    a->e[0].id.b[0] = (uint8_t)a->number;
+    a->e[0].id.b[1] = (uint8_t)(a->number >> 8);
+    a->e[0].id.b[15] = 1;
+    a->w[0] = (struct log_write){
+        .stream = slice_str(a->stream), .expected = a->expected, .events = a->e, .count = 1};
+    submit(a, 1, 0);
+}
+
+static void
+copy_one(struct actor *a, const struct log_event *ev, uint32_t i)
+{
+    memcpy(a->data[i], ev->data.data, DATA);
+    if (ev->meta.len > 0)
+        (void)snprintf(a->meta[i], sizeof a->meta[i], "%.*s", SLICE_FMT(ev->meta));
+    else
+        (void)snprintf(a->meta[i], sizeof a->meta[i],
+                       "{\"$copiedFrom\":[{\"stream\":\"%.*s\",\"type\":\"t\",\"version\":%" PRIu64
+                       ",\"position\":%" PRIu64 ",\"created\":\"\",\"id\":\"\"}]}",
+                       SLICE_FMT(ev->stream), ev->version, ev->pos.v);
+    a->e[i] = (struct log_new_event){.type = slice_str("t"),
+                                     .data = slice_of(a->data[i], DATA),
+                                     .meta = slice_str(a->meta[i]),
+                                     .id = ev->id};
+}
+
+/* Looks at a stream, and makes what it will submit another time. */
+static void
+prepare(struct actor *a)
+{
+    struct world    *w = a->world;
+    unsigned         k = (unsigned)pick(w, STREAMS);
+    bool             here = pick(w, 3) == 0;
+    char             from[8], to[8];
+    struct log_read  read = {.stream = slice_of(from, 3)};
+    struct log_iter *it;
+    struct log_event ev;
+    uint64_t         first = 0, last = 0;
+    uint32_t         n = 1, seen = 0;
+    bool             moved = false;
+
+    (void)snprintf(from, sizeof from, "s-%u", k);
+    (void)snprintf(to, sizeof to, "%c-%u", here ? 's' : 't', k);
+    memcpy(a->stream, from, sizeof from);
+    memcpy(a->other, to, sizeof to);
+    it = open_iter(w, &read);
+    for (; n <= COPIES && next(w, it, &ev); seen++) {
+        first = seen == 0 ? ev.version : first;
+        last = ev.version;
+        moved = moved || slice_is(ev.type, LOG_MOVED_TYPE);
+        if (slice_is(ev.type, "t"))
+            copy_one(a, &ev, n++);
+    }
+    log_iter_close(it);
+    a->ready = n > 1 && n <= COPIES && !moved;
+    (void)snprintf(a->meta[0], sizeof a->meta[0],
+                   "{\"stream\":\"%s\",\"first\":%" PRIu64 ",\"last\":%" PRIu64
+                   ",\"surgery\":\"x\"}",
+                   from, first, last);
+    a->e[0] = (struct log_new_event){
+        .type = slice_str("MigratedFrom"), .data = slice_str(a->meta[0]), .flags = LOG_JSON};
+    (void)snprintf(a->text, sizeof a->text,
+                   "{\"streams\":[\"%s\"],\"reason\":\"\",\"surgery\":\"x\"}", to);
+    a->mark = (struct log_new_event){
+        .type = slice_str(LOG_MOVED_TYPE), .data = slice_str(a->text), .flags = LOG_JSON};
+    a->w[0] = (struct log_write){.stream = slice_str(a->other),
+                                 .expected = here ? (int64_t)last : LOG_NO_STREAM,
+                                 .events = a->e,
+                                 .count = n};
+    a->w[1] = (struct log_write){
+        .stream = slice_str(a->stream), .expected = (int64_t)last, .events = &a->mark, .count = 1};
+    if (w->careless)
+        a->w[0].expected = a->w[1].expected = LOG_ANY;
+    a->change = (struct log_change){.stream = slice_str(a->stream),
+                                    .expected = LOG_ANY,
+                                    .what = here ? LOG_SET_TRUNCATE : LOG_SET_MOVED,
+                                    .truncate = last + 1};
+}
+
+static void
+move(struct actor *a)
+{
+    bool here = a->stream[0] == a->other[0];
+
+    if (here)
+        a->world->rewrites++;
+    else
+        a->world->moves++;
+    submit(a, here ? 1 : 2, 1);
+}
+
+/* The retention of a moved stream is over; then the disk is given back. */
+static void
+clean_up(struct world *w)
+{
+    static char              pad[300000];
+    struct log_scavenge_conf conf = {.min_share = 1};
+    struct log_scavenge      s;
+    struct log_stream        info;
+    char                     name[8];
+    struct log_new_event     e = {.type = slice_str("pad"), .data = slice_of(pad, sizeof pad)};
+    struct log_change        c = {.expected = LOG_ANY, .what = LOG_SET_TRUNCATE};
+    struct log_write         write = {
+                .stream = slice_str("pad"), .expected = LOG_ANY, .events = &e, .count = 1};
+    struct log_req req = {.changes = &c, .change_count = 1};
+
+    (void)snprintf(name, sizeof name, "s-%u", (unsigned)pick(w, STREAMS));
+    c.stream = slice_str(name);
+    if (log_stream_info(w->log, c.stream, &info, NULL) == 0 &&
+        (info.flags & LOG_STREAM_MOVED) != 0) {
+        c.truncate = info.moved;
+        (void)log_append(w->log, &req);
+    }
+    if (pick(w, 4) != 0)
+        return;
+    learn(w);
+    for (int i = 0; i < 9; i++) {
+        req = (struct log_req){.writes = &write, .write_count = 1};
+        (void)log_append(w->log, &req);
+    }
+    if (sim_crashed(w->sim) || log_scavenge_start(w->log, &conf, NULL) != 0)
+        return;
+    for (int i = 0; i < 2000; i++) {
+        (void)sim_run(w->sim, 20);
+        log_scavenge_status(w->log, &s);
+        if (s.state != LOG_SCAVENGE_RUNNING)
+            break;
+    }
+    w->stubs += s.events;
+}
+
+/* what readers see */
+
+static void
+check_stream(struct world *w, unsigned k)
+{
+    struct log_stream info;
+    char              name[8];
+    struct log_read   read = {0};
+    struct log_iter  *it;
+    struct log_event  ev;
+    uint64_t          last = 0;
+    uint32_t          count = 0, should = 0;
+
+    (void)snprintf(name, sizeof name, "t-%u", k);
+    if (log_stream_info(w->log, slice_str(name), &info, NULL) != 0)
+        name[0] = 's';
+    read.stream = slice_str(name);
+    it = open_iter(w, &read);
+    while (next(w, it, &ev)) {
+        const struct fact *f = &w->facts[slice_is(ev.type, "t") ? number_of(&ev) : 0];
+
+        if (!slice_is(ev.type, "t"))
+            continue;
+        if (f->pos.v <= last)
+            fail(w, "%s: %" PRIu32 " is out of order", name, number_of(&ev));
+        last = f->pos.v;
+        count++;
+    }
+    log_iter_close(it);
+    for (uint32_t n = 1; n <= w->numbers; n++)
+        should += w->facts[n].pos.v != 0 && w->facts[n].stream[2] == name[2];
+    if (count != should)
+        fail(w, "%s has %" PRIu32 " events, not %" PRIu32, name, count, should);
+}
+
+static void
+check_reader(struct world *w)
+{
+    static const char *const filters[] = {"", "s", "t"};
+    static uint8_t           seen[NUMBERS];
+    const char              *filter = filters[pick(w, 3)];
+    struct log_read          read = {.skip_moved = true, .filter.category = slice_str(filter)};
+    struct log_iter         *it;
+    struct log_event         ev;
+    uint64_t                 last = 0;
+
+    read.from = read.start = w->numbers == 0 ? 0 : w->facts[1 + pick(w, w->numbers)].pos.v;
+    it = open_iter(w, &read);
+    memset(seen, 0, sizeof seen);
+    while (next(w, it, &ev)) {
+        const struct fact *f = &w->facts[slice_is(ev.type, "t") ? number_of(&ev) : 0];
+        bool mine = f->pos.v >= read.start && (filter[0] == '\0' || filter[0] == f->stream[0]);
+
+        if (slice_is(ev.type, "pad"))
+            continue;
+        if (f == w->facts)
+            fail(w, "a mark was given");
+        if (mine && (seen[number_of(&ev)] > 0 || f->pos.v < last))
+            fail(w, "%" PRIu32 " was given twice or out of order, by %.*s version %" PRIu64,
+                 number_of(&ev), SLICE_FMT(ev.stream), ev.version);
+        last = mine ? f->pos.v : last;
+        seen[number_of(&ev)]++;
+    }
+    log_iter_close(it);
+    for (uint32_t n = 1; n <= w->numbers; n++) {
+        const struct fact *f = &w->facts[n];
+        bool mine = f->pos.v >= read.start && (filter[0] == '\0' || filter[0] == f->stream[0]);
+
+        if (f->pos.v != 0 && mine && seen[n] != 1)
+            fail(w, "%" PRIu32 " was given %u times to \"%s\" from %" PRIu64, n, seen[n], filter,
+                 read.start);
+    }
+}
+
+static void
+check(struct world *w)
+{
+    learn(w);
+    for (uint32_t n = 1; n <= w->numbers; n++)
+        if (w->facts[n].acked && w->facts[n].pos.v == 0)
+            fail(w, "%" PRIu32 " was acknowledged and is not there", n);
+    for (unsigned k = 0; k < STREAMS; k++)
+        check_stream(w, k);
+    for (int i = 0; i < 8; i++)
+        check_reader(w);
+}
+
+/* the world */
+
+static void
+act(struct world *w)
+{
+    struct actor *a = &w->actors[pick(w, WRITERS + MOVERS)];
+    uint64_t      what = pick(w, 100);
+
+    if (what == 0)
+        clean_up(w);
+    else if (what == 1)
+        check(w);
+    else if (what < 50 || a->busy)
+        (void)sim_run(w->sim, 1 + pick(w, 8));
+    else if (!a->mover)
+        write_one(a);
+    else if (a->ready)
+        move(a);
+    else if (pick(w, 12) == 0)
+        prepare(a);
+}
+
+static void
+open_world(struct world *w)
+{
+    struct log_conf conf = {.index = &sim_index_map,
+                            .segment_bytes = LOG_SEGMENT_MIN,
+                            .heads_bytes = 65536,
+                            .recent_events = 1000};
+    struct err      err;
+
+    w->life++;
+    if (log_open(sim_env(w->sim), DIR, &conf, NULL, &w->log, &err) != 0)
+        fail(w, "the log: %s", err.text);
+    for (uint32_t i = 0; i < WRITERS + MOVERS; i++)
+        w->actors[i].ready = false; /* what a surgery knew is gone; a writer tries again */
+    check(w);
+}
+
+static void
+close_world(struct world *w)
+{
+    log_close(w->log);
+    for (uint32_t i = 0; i < WRITERS + MOVERS; i++)
+        must(!w->actors[i].busy);
+    if (sim_open_files(w->sim) + sim_open_maps(w->sim) + sim_tasks(w->sim) > 0)
+        fail(w, "files, maps or tasks are left");
+}
+
+static uint64_t
+pick_index(void *arg, uint64_t below)
+{
+    return sim_pick(arg, below);
+}
+
+static void
+run_seed(uint64_t seed, bool careless, struct world *totals)
+{
+    struct world  *w = calloc(1, sizeof *w);
+    struct ox_env *env;
+    struct err     err;
+    uint64_t       lives;
+
+    must(w != NULL);
+    w->seed = seed;
+    w->careless = careless;
+    w->sim = sim_new(seed);
+    env = sim_env(w->sim);
+    w->maps = index_maps_new(env, NULL, NULL);
+    must(env->ops->dir_make(env, "/sim", &err) == 0);
+    must(env->ops->dir_sync(env, "/", &err) == 0);
+    for (uint32_t i = 0; i < WRITERS + MOVERS; i++) {
+        w->actors[i].world = w;
+        w->actors[i].mover = i >= WRITERS;
+    }
+    lives = 2 + pick(w, 4);
+    for (uint64_t i = 0; i < lives; i++) {
+        uint64_t steps = pick(w, 900);
+
+        open_world(w);
+        if (i > 0 && pick(w, 3) != 0)
+            sim_crash_at(w->sim, pick(w, 800));
+        for (uint64_t k = 0; k < steps && !sim_crashed(w->sim); k++)
+            act(w);
+        close_world(w);
+        w->crashes += sim_crashed(w->sim);
+        sim_reboot(w->sim, pick(w, 2) == 0 ? SIM_LOSS_ALL : SIM_LOSS_RANDOM);
+        index_maps_crash(w->maps, pick_index, w->sim);
+    }
+    open_world(w);
+    close_world(w);
+    totals->life += w->life;
+    totals->crashes += w->crashes;
+    totals->acked += w->acked;
+    totals->moves += w->moves;
+    totals->rewrites += w->rewrites;
+    totals->stubs += w->stubs;
+    index_maps_free(w->maps);
+    sim_free(w->sim);
+    free(w);
+}
+
+/* oxbow-sim-moves [FROM [UPTO [careless]]] */
+int
+main(int argc, char **argv)
+{
+    struct world *totals = calloc(1, sizeof *totals);
+    uint64_t      from = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
+    uint64_t      upto = argc > 2 ? strtoull(argv[2], NULL, 10) : 100;
+
+    must(totals != NULL);
+    for (uint64_t seed = from; seed <= upto; seed++)
+        run_seed(seed, argc > 3, totals);
+    (void)printf("sim-moves: seeds %" PRIu64 "..%" PRIu64 ": good; %" PRIu64 " lives, %" PRIu64
+                 " crashes, %" PRIu64 " events, %" PRIu64 " moves and %" PRIu64
+                 " rewrites tried, %" PRIu64 " events scavenged\n",
+                 from, upto, totals->life, totals->crashes, totals->acked, totals->moves,
+                 totals->rewrites, totals->stubs);
+    free(totals);
+    return 0;
+}
