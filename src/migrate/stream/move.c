@@ -416,7 +416,31 @@ out:
     return rc;
 }
 
-/* Did this surgery move it? Then *events is how many there were. */
+/* How many marks the stream begins with. */
+static int
+marks_before(struct streami_reader *r, const struct log_stream *info, uint64_t *marks,
+             struct err *err)
+{
+    struct log_read  read = {.stream = info->name, .from = info->first};
+    struct log_iter *it = NULL;
+    struct log_event e;
+    int              rc;
+
+    *marks = 0;
+    TRY(log_iter_open(r->log, &read, &it, err));
+    while ((rc = log_iter_next(it, &e, err)) == 0 && streami_is_mark(e.type, e.data, NULL))
+        ++*marks;
+    if (rc == E_END)
+        rc = 0;
+out:
+    log_iter_close(it);
+    return rc;
+}
+
+/*
+ * Did this surgery move it? Then *events is how many there were, but for marks in the middle, which
+ * only a rollback leaves there.
+ */
 int
 streami_moved_here(struct streami_reader *r, const struct log_stream *info, bool *yes,
                    uint64_t *events, struct err *err)
@@ -432,8 +456,18 @@ streami_moved_here(struct streami_reader *r, const struct log_stream *info, bool
     rc = log_iter_next(it, &e, err);
     if (rc == 0 && e.version == info->moved)
         *yes = streami_is_mark(e.type, e.data, r->spec->name);
-    while (rc == 0 && *yes && (rc = log_iter_next(it, &e, err)) == 0)
-        *events += !streami_is_mark(e.type, e.data, NULL);
+    if (rc == 0 && *yes && info->moved > info->first) {
+        uint64_t marks = 0;
+
+        *events = info->moved - info->first;
+        TRY(log_iter_next(it, &e, err));
+        marks = streami_is_mark(e.type, e.data, NULL) ? 1 : 0;
+        *events -= marks;
+        if (*events > 0) {
+            TRY(marks_before(r, info, &marks, err));
+            *events -= marks < *events ? marks : *events;
+        }
+    }
     if (rc == E_END)
         rc = 0;
 out:
