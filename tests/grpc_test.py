@@ -1,4 +1,5 @@
 """gRPC in the built binary, byte by byte: the services, and input that no client sends."""
+import base64
 import http.client
 import json
 import os
@@ -14,7 +15,7 @@ import uuid
 
 from grpc_client import (CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST, SETTINGS,
                          STREAMS, Conn, Status, append, event_of, fields, kinds, literal, name, one,
-                         pb, proposed, read, read_request, expected)
+                         pb, proposed, read, read_request, expected, zigzag)
 
 OXBOW = os.path.abspath(os.environ.get('OXBOW', 'build/src/cli/oxbow'))
 PATIENCE = 90
@@ -45,6 +46,11 @@ class Server:
         self.close()
         raise AssertionError('no server')
 
+    def stop(self):
+        """0, also under a sanitizer that looks for what was never freed."""
+        self.process.terminate()
+        return self.process.wait(PATIENCE)
+
     def close(self):
         if self.process.poll() is None:
             self.process.kill()
@@ -61,7 +67,11 @@ def setUpModule():
 
 
 def tearDownModule():
+    status = SERVER.stop()
+    with open(SERVER.log, encoding='utf-8') as f:
+        text = f.read()
     SERVER.close()
+    assert status == 0, text[-5000:]
 
 
 class Case(unittest.TestCase):
@@ -508,6 +518,269 @@ class Batch(Case):
     def test_malformed(self):
         self.call.send(b'\xff')
         self.refused(self.call, 3)
+
+
+GROUPS = '/event_store.client.persistent_subscriptions.PersistentSubscriptions/'
+NO_GROUP = 'persistent-subscription-does-not-exist'
+
+
+class Groups(Case):
+    def settings(self, *more, start=0):
+        return pb((2, start), (5, 10), (10, 500), (11, 20), (12, 500), (13, 1), (14, 30000),
+                  (15, 2000), *more)
+
+    def make(self, group='g', *more, start=0, method='Create'):
+        return self.conn.call(GROUPS + method, pb((1, pb(
+            (1, name(self.stream)), (2, group), (3, self.settings(*more, start=start))))))
+
+    def named(self, method, group='g', numbers=(1, 2)):
+        return self.conn.call(GROUPS + method, pb((1, pb(
+            (numbers[0], name(self.stream)), (numbers[1], group)))))
+
+    def info(self, group='g'):
+        return fields(one(self.named('GetInfo', group, (1, 3)).only(), 1))
+
+    def join(self, group='g', buffer=10, stream=None):
+        call = self.conn.start(GROUPS + 'Read', [('connection-name', 'me')])
+        call.send(pb((1, pb((1, name(stream or self.stream)), (2, group), (3, buffer),
+                            (4, pb((2, b'')))))))
+        self.assertEqual(one(call.next(), 2, 1).decode(), f'{stream or self.stream}::{group}')
+        return call
+
+    def next(self, call):
+        got = fields(one(call.next(), 1))
+        return event_of(got[1][0]), got[5][0]
+
+    def say(self, call, event, action=None):
+        ids = (2, pb((2, event.id)))
+        call.send(pb((2, pb(ids))) if action is None else
+                  pb((3, pb(ids, (3, action), (4, 'why')))))
+
+    def until(self, holds):
+        end = time.monotonic() + PATIENCE
+        while not holds():
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.01)
+
+    def test_life(self):
+        self.append(self.stream, 3)
+        self.assertEqual(self.make().only(), b'')
+        self.refused(self.make(), 6, 'persistent-subscription-exists')
+        call = self.join(buffer=1)
+        first, retries = self.next(call)
+        self.assertEqual((first.revision, retries), (0, 0))
+        self.say(call, first, 2)
+        first, retries = self.next(call)
+        self.assertEqual((first.revision, retries), (0, 1))
+        self.say(call, first)
+        second, _ = self.next(call)
+        self.say(call, second, 1)
+        third, _ = self.next(call)
+        info = self.info()
+        self.assertEqual((info[1][0].decode(), info[2][0], info[26][0], info[11][0]),
+                         (self.stream, b'g', b'RoundRobin', b'0'))
+        self.assertEqual((one(info[4][0], 9), one(info[4][0], 8)), (b'me', 1))
+        self.say(call, third, 3)
+        self.until(lambda: self.info()[28] == [1] and self.info()[24] == [0])
+        self.named('ReplayParked', numbers=(2, 1)).only()
+        again, _ = self.next(call)
+        self.assertEqual(again.revision, 1)
+        self.say(call, again)
+        self.until(lambda: self.info()[28] == [0])
+        self.named('ReplayParked', numbers=(2, 1)).only()
+        self.make('g', (5, 3), method='Update', start=77).only()
+        self.assertEqual((self.info()[14], self.info()[11]), ([3], [b'0']))
+        self.assertEqual(self.named('Delete').only(), b'')
+        self.refused(call, 5, NO_GROUP)
+
+    def test_stop(self):
+        self.append(self.stream)
+        self.make().only()
+        call = self.join()
+        event, _ = self.next(call)
+        self.say(call, event, 4)
+        self.refused(call, 1, 'persistent-subscription-dropped')
+        call = self.join()
+        self.assertEqual(self.next(call)[0].revision, 0)
+        call.send_bytes(b'', True)
+        self.assertIsNone(call.next())
+
+    def test_of_all(self):
+        group = 'a' + uuid.uuid4().hex
+        self.append(self.stream, 2)
+        many = pb((1, pb((2, self.stream), (2, 'x(')))) if group else b''
+        options = pb((2, group), (3, self.settings()), (5, pb((2, b''), (4, many))))
+        self.conn.call(GROUPS + 'Create', pb((1, options))).only()
+        call = self.conn.start(GROUPS + 'Read')
+        call.send(pb((1, pb((5, b''), (2, group), (3, 10), (4, pb((2, b'')))))))
+        self.assertIsNotNone(one(call.next(), 2))
+        self.assertEqual([self.next(call)[0].revision for _ in range(2)], [0, 1])
+        listed = fields(self.conn.call(GROUPS + 'List', pb((1, pb((2, pb((2, b''))))))).only())[1]
+        self.assertIn(group.encode(), [one(g, 2) for g in listed])
+        self.assertRegex(one(listed[0], 11).decode(), r'^C:-?\d+/P:-?\d+$')
+        self.conn.call(GROUPS + 'Delete', pb((1, pb((3, b''), (2, group))))).only()
+
+    def test_links(self):
+        self.append(self.stream)
+        links = 'l-' + self.stream
+        self.append(links, kind='$>', data=b'0@' + self.stream.encode())
+        self.stream, target = links, self.stream
+        self.make('g', (1, 1)).only()
+        call = self.join()
+        got = fields(one(call.next(), 1))
+        event, link = event_of(got[1][0]), event_of(got[2][0])
+        self.assertEqual((event.stream, link.stream), (target, links))
+        self.say(call, link)
+        self.until(lambda: self.info()[24] == [0])
+
+    def test_refused(self):
+        for method, numbers in (('Delete', (1, 2)), ('GetInfo', (1, 3)), ('ReplayParked', (2, 1))):
+            self.refused(self.named(method, 'none', numbers), 5, NO_GROUP)
+        self.refused(self.make('none', method='Update'), 5, NO_GROUP)
+        self.refused(self.conn.call(GROUPS + 'List', pb((1, pb((2, pb((1, name(self.stream)))))))), 5,
+                     NO_GROUP)
+        for method in ('Create', 'Update', 'Delete', 'GetInfo', 'ReplayParked', 'List'):
+            self.refused(self.conn.call(GROUPS + method, b'\xff'), 3)
+        self.refused(self.make('x' * 300), 3)
+        self.refused(self.make('x::y'), 13, 'persistent-subscription-failed')
+        self.refused(self.make('x', (14, 1 << 40)), 13, 'persistent-subscription-failed')
+        self.refused(self.make('x', (16, 'Nonsense')), 3)
+        call = self.conn.start(GROUPS + 'Read')
+        call.send(pb((1, pb((1, name(self.stream)), (2, 'none')))))
+        self.refused(call, 5, NO_GROUP)
+        for message in (b'\xff', pb((2, b'')), pb((1, pb((2, 'g'), (3, 1 << 20))))):
+            call = self.conn.start(GROUPS + 'Read')
+            call.send(message)
+            self.refused(call, 3)
+        self.make('one', (9, 1)).only()
+        self.join('one')
+        call = self.conn.start(GROUPS + 'Read')
+        call.send(pb((1, pb((1, name(self.stream)), (2, 'one')))))
+        self.refused(call, 9, 'maximum-subscribers-reached')
+        self.conn.call(GROUPS + 'RestartSubsystem', b'').only()
+
+    def test_slow_member(self):
+        """One that takes nothing is given no more; afterwards it misses nothing."""
+        data = b'x' * 100000
+        self.append(self.stream, 30, data=data, content='application/octet-stream')
+        self.make().only()
+        slow = Conn(SERVER.port, window=65535)
+        self.addCleanup(slow.close)
+        self.conn = slow
+        call = self.join(buffer=30)
+        revisions = []
+        while len(revisions) < 30:
+            while len(call.data) < 5 or len(call.data) < 5 + struct.unpack_from('>I', call.data, 1)[0]:
+                kind, _, number, payload = slow.read_frame()
+                if kind == DATA:
+                    slow.frame(8, 0, 0, struct.pack('>I', len(payload)))
+                    slow.frame(8, 0, number, struct.pack('>I', len(payload)))
+            revisions.append(self.next(call)[0].revision)
+        self.assertEqual(revisions, list(range(30)))
+
+
+V2 = '/kurrentdb.protocol.v2.streams.StreamsService/'
+
+
+class Sessions(Case):
+    def record(self, stream=None, data=b'{"a":1}', kind='rec', form=1, properties=(), more=()):
+        pairs = [(2, pb((1, k), (2, v))) for k, v in properties]
+        schema = pb((1, form), *([(2, kind)] if kind else []))
+        return pb((1, str(uuid.uuid4())), *pairs, (3, schema), (4, data),
+                  *([(5, stream)] if stream else []), *more)
+
+    def session(self, *requests):
+        return self.conn.call(V2 + 'AppendSession', *[
+            pb((1, stream), *[(2, r) for r in records],
+               *([] if expect is None else [(3, zigzag(expect))]))
+            for stream, records, expect in requests])
+
+    def records(self, records, checks=()):
+        return self.conn.call(V2 + 'AppendRecords', pb(
+            *[(1, r) for r in records],
+            *[(2, pb((1, pb((1, s), (2, zigzag(v)))))) for s, v in checks]))
+
+    def detail(self, call, code, kind):
+        error = self.refused(call, code)
+        text = error.headers['grpc-status-details-bin']
+        status = base64.b64decode(text + '=' * (-len(text) % 4))
+        self.assertEqual(one(status, 1), code)
+        self.assertEqual(one(status, 3, 1).decode().rpartition('.')[2], kind)
+        return fields(one(status, 3, 2))
+
+    def test_session(self):
+        a, b = self.stream + 'a', self.stream + 'b'
+        got = fields(self.session((a, [self.record(), self.record()], -1),
+                                  (b, [self.record(data=b'\xff', form=4)], None)).only())
+        self.assertEqual([(one(x, 1).decode(), one(x, 2)) for x in got[1]],
+                         [(a, zigzag(1)), (b, zigzag(0))])
+        event = self.events(b)[0]
+        self.assertEqual((event.type, event.data, json.loads(event.meta)),
+                         ('rec', b'\xff', {'$schema.name': 'rec', '$schema.format': 'Bytes'}))
+        self.assertEqual(self.events(a)[0].content, 'application/json')
+        wrong = self.detail(self.session((b, [self.record()], 0), (a, [self.record()], 7)), 9,
+                            'StreamRevisionConflictErrorDetails')
+        self.assertEqual((wrong[1], wrong[2], wrong[3]), ([a.encode()], [zigzag(7)], [zigzag(1)]))
+        self.assertEqual(len(self.events(b)), 1)
+        twice = self.session((a, [self.record()], None), (a.upper(), [self.record()], None))
+        self.detail(twice, 10, 'StreamAlreadyInAppendSessionErrorDetails')
+        self.refused(self.session(), 9)
+        self.conn.call(STREAMS + 'Tombstone', pb((1, pb((1, name(b)), expected('any'))))).only()
+        self.detail(self.session((b, [self.record()], None)), 9, 'StreamTombstonedErrorDetails')
+
+    def test_properties(self):
+        inner = pb((5, pb((1, pb((1, 'x'), (2, pb((6, pb((1, pb((4, True))), (1, pb((1, 0))))))))))))
+        properties = [('text', pb((3, 'ü"'))), ('number', b'\x11' + struct.pack('<d', 1.5)),
+                      ('inner', inner), ('$schema.name', pb((3, 'mine')))]
+        self.session((self.stream, [self.record(properties=properties)], None)).only()
+        self.assertEqual(json.loads(self.events(self.stream)[0].meta),
+                         {'text': 'ü"', 'number': 1.5, 'inner': {'x': [True, None]},
+                          '$schema.name': 'rec', '$schema.format': 'Json'})
+        deep = pb((3, 'x'))
+        for _ in range(20):
+            deep = pb((6, pb((1, deep))))
+        self.refused(self.session((self.stream, [self.record(properties=[('d', deep)])], None)), 3)
+
+    def test_records(self):
+        a, b, c = (self.stream + x for x in 'abc')
+        got = fields(self.records([self.record(a), self.record(b), self.record(a)],
+                                  [(a, -1), (c, -1)]).only())
+        self.assertEqual([(one(x, 1).decode(), one(x, 2)) for x in got[1]],
+                         [(a, zigzag(1)), (b, zigzag(0))])
+        mine = [(e.stream, e.revision) for e in self.events() if e.stream in (a, b)]
+        self.assertEqual(mine, [(a, 0), (b, 0), (a, 1)])
+        violation = self.detail(self.records([self.record(c)], [(a, 1), (b, 5)]), 9,
+                                'AppendConsistencyViolationErrorDetails')
+        state = fields(one(violation[1][0], 2))
+        self.assertEqual((one(violation[1][0], 1), state[1], state[2], state[3]),
+                         (1, [b.encode()], [zigzag(5)], [zigzag(0)]))
+        change = pb((1, pb((1, name(b)), expected('any'))))
+        self.conn.call(STREAMS + 'Delete', change).only()
+        self.records([self.record(c)], [(b, -5)]).only()
+        self.detail(self.records([self.record(c)], [(a, -5)]), 9,
+                    'AppendConsistencyViolationErrorDetails')
+        self.conn.call(STREAMS + 'Tombstone', change).only()
+        self.records([self.record(c)], [(b, -6), (a, -4)]).only()
+        self.detail(self.records([self.record(c)], [(b, -1)]), 9,
+                    'AppendConsistencyViolationErrorDetails')
+        self.detail(self.records([self.record(c)], [(a, -6)]), 9,
+                    'AppendConsistencyViolationErrorDetails')
+        self.detail(self.records([self.record(b)]), 9, 'StreamTombstonedErrorDetails')
+        self.assertEqual(len(self.events(c)), 2)
+
+    def test_refused(self):
+        good = self.record(self.stream)
+        for records, checks in (([], ()), ([good], [('x', -2)]), ([good], [('x', -9)]),
+                                ([good], [('x', 1), ('x', 2)]), ([self.record()], ()),
+                                ([self.record(self.stream, kind='')], ()),
+                                ([self.record(self.stream, form=9)], ()), ([b'\xff'], ())):
+            self.refused(self.records(records, checks), 3)
+        self.refused(self.records([self.record('$x')]), 7)
+        self.refused(self.conn.call(V2 + 'AppendRecords', b'\xff'), 3)
+        self.refused(self.session((self.stream, [], None)), 3)
+        self.refused(self.session(('', [self.record()], None)), 3)
+        self.detail(self.records([self.record(self.stream, data=b'x' * (16 << 20), form=4)]), 3,
+                    'AppendRecordSizeExceededErrorDetails')
 
 
 class Small(Case):

@@ -13,6 +13,7 @@
 #include "core/upcast.h"
 #include "server/feed_int.h"
 #include "server/group_int.h"
+#include "server/grpc_int.h"
 
 #define UNSENT_MAX (1U << 20) /* bytes that wait for the client; then no more is asked for */
 #define PULLED_MAX (8U << 20) /* bytes of one answer, give or take an event */
@@ -753,6 +754,9 @@ server_add_groups(struct server *s, struct groups *groups, struct err *err)
     f->server = s;
     f->groups = groups;
     (void)pthread_mutex_init(&f->cast_lock, NULL);
+    s->groups = groups;
+    s->group_methods = grpci_group_methods;
+    s->group_method_count = grpci_group_method_count;
     serveri_extra_add(s, &f->extra);
     (void)uv_timer_init(&s->loop, &f->timer);
     f->timer.data = f;

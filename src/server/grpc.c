@@ -125,6 +125,8 @@ static const struct rpc_method *const methods[] = {
     &grpci_streams_tombstone,
     &features,
     &gossip,
+    &grpci_v2_session,
+    &grpci_v2_records,
 };
 
 static const struct rpc_method *
@@ -137,7 +139,9 @@ find_in(const struct rpc_method *const *list, size_t count, struct slice path)
 }
 
 const struct rpc_method *
-grpci_find(struct slice path)
+grpci_find(const struct server *s, struct slice path)
 {
-    return find_in(methods, sizeof methods / sizeof methods[0], path);
+    const struct rpc_method *found = find_in(methods, sizeof methods / sizeof methods[0], path);
+
+    return found != NULL ? found : find_in(s->group_methods, s->group_method_count, path);
 }

@@ -23,6 +23,7 @@ read_expression(struct slice message, struct grpc_filter *f)
             if (regcomp(&f->regex, pattern, REG_EXTENDED | REG_NOSUB) != 0)
                 return "filter: the pattern is no POSIX extended regular expression";
             f->has_regex = true;
+            f->pattern = field.bytes;
         } else if (field.key == PB_BYTES(2)) {
             if (f->prefix_count == GRPCI_PREFIXES_MAX || field.bytes.len > LOG_TYPE_MAX)
                 return "filter: more than 64 prefixes, or one longer than 255 bytes";

@@ -18,7 +18,7 @@
 #define GRPCI_END UINT64_MAX /* as a revision or position: the end, or unknown */
 
 /* The method of a path; NULL: there is none. */
-const struct rpc_method *grpci_find(struct slice path);
+const struct rpc_method *grpci_find(const struct server *s, struct slice path);
 
 struct conn   *grpci_conn(const struct rpc *r);
 struct server *grpci_server(const struct rpc *r);
@@ -96,6 +96,7 @@ struct grpc_filter {
     unsigned     prefix_count;
     struct slice prefixes[GRPCI_PREFIXES_MAX]; /* into `texts` */
     struct buf   texts;
+    struct slice pattern; /* as it was given: valid as long as the message */
     regex_t      regex;
 };
 /* NULL, or what is wrong. */

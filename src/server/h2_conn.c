@@ -37,7 +37,7 @@ find(void *arg, struct slice path)
     struct conn *c = arg;
 
     c->server->stats.requests++;
-    return grpci_find(path);
+    return grpci_find(c->server, path);
 }
 
 /* A client that sends headers and data apart waits for the acknowledgement in between. */
@@ -112,7 +112,7 @@ void
 serveri_h2_go_on(struct conn *c)
 {
     serveri_conn_process(c);
-    if (h2_wants_output(c->h2))
+    if (c->h2 != NULL && h2_wants_output(c->h2))
         serveri_conn_dirty(c);
 }
 

@@ -201,12 +201,13 @@ h2i_rpc_data(struct rpc *r, struct slice bytes)
 static bool
 next_message(struct rpc *r, size_t at, struct slice *out)
 {
-    const uint8_t *p = r->in.data + at;
+    const uint8_t *p;
     size_t         left = r->in.len - at;
     uint64_t       len;
 
     if (left < PREFIX)
         return false;
+    p = r->in.data + at;
     len = (uint64_t)p[1] << 24 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 8 | p[4];
     if (p[0] != 0) {
         rpc_end(r, p[0] == 1 ? RPC_UNIMPLEMENTED : RPC_INTERNAL,
@@ -520,7 +521,7 @@ end(struct rpc *r, enum rpc_status status, const char *text)
     if (r->ended)
         return;
     r->ended = true;
-    r->status = status;
+    r->status = (int)status;
     percent_encode(&encoded, slice_str(text));
     if (encoded.len != 0)
         memcpy(r->text, encoded.data, encoded.len);
@@ -545,7 +546,7 @@ rpc_end(struct rpc *r, enum rpc_status status, const char *text)
 void
 rpc_commit(struct rpc *r, size_t mark)
 {
-    uint8_t *p = r->out.data + mark;
+    uint8_t *p;
     size_t   len;
 
     if (r->ended || r->out.failed) { /* something is missing: nothing may follow */
@@ -553,6 +554,7 @@ rpc_commit(struct rpc *r, size_t mark)
         end(r, RPC_RESOURCE_EXHAUSTED, "no memory for the answer");
         return;
     }
+    p = r->out.data + mark;
     len = r->out.len - mark - PREFIX;
     must(len <= UINT32_MAX);
     p[1] = (uint8_t)(len >> 24);

@@ -26,6 +26,7 @@ struct log_write;
 struct quotas;
 struct upcast;
 struct upcasts;
+struct rpc_method;
 
 #define SERVERI_ROUTES_MAX 256
 #define SERVERI_IN_MIN 4096          /* bytes of a new connection's input buffer */
@@ -319,7 +320,10 @@ struct server {
 
     struct grpc_op     *grpc_submit, *grpc_submit_last;
     struct grpc_reader *grpc_waiting, *grpc_runnable, *grpc_runnable_last;
-    struct groups      *groups; /* NULL: not in this program */
+    /* Set where the program has groups: what would need their code otherwise. */
+    struct groups                  *groups;
+    const struct rpc_method *const *group_methods;
+    size_t                          group_method_count;
 
     struct feed *feeds, *runnable, *runnable_last; /* feeds: those that wait for the log */
     unsigned     feed_count;
