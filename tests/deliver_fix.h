@@ -1,0 +1,42 @@
+/* A delivery over a real log to the far side in memory, for its tests. */
+#ifndef OX_TESTS_DELIVER_FIX_H
+#define OX_TESTS_DELIVER_FIX_H
+
+#include "core/deliver.h"
+#include "core_fake.h"
+
+struct fix {
+    struct fake_log     log;
+    struct fake_world  *world;
+    struct deliver     *d;
+    struct deliver_conf conf;
+    bool                transactional;
+    uint32_t            want;
+    struct log_pos      last; /* appended */
+    struct err          err;
+};
+
+int                   setup(void **state);
+int                   teardown(void **state);
+void                  start(struct fix *f);
+void                  stop(struct fix *f);
+struct deliver_status status(struct fix *f);
+bool                  caught_up(void *arg);
+bool                  arrived(void *arg);
+bool                  is_failed(void *arg);
+bool                  is_retrying(void *arg);
+bool                  parked_as_wanted(void *arg);
+bool                  tried_as_wanted(void *arg);
+void                  until_caught_up(struct fix *f);
+void                  append(struct fix *f, uint32_t n, uint32_t streams);
+void     tell(struct fix *f, enum err_kind (*judge)(struct fake_world *, const struct sink_item *),
+              const char *refuse, uint32_t budget);
+uint64_t check_order(struct fix *f, bool doubles);
+uint32_t count_of(struct fix *f, const char *stream);
+enum err_kind refuse_stream(struct fake_world *w, const struct sink_item *item);
+enum err_kind refuse_first(struct fake_world *w, const struct sink_item *item);
+enum err_kind retry_stream(struct fake_world *w, const struct sink_item *item);
+enum err_kind anything(struct fake_world *w, const struct sink_item *item);
+enum err_kind fatal(struct fake_world *w, const struct sink_item *item);
+
+#endif
