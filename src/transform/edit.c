@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/must.h"
+#include "base/utf8.h"
 #include "transform/transform_int.h"
 
 /* paths */
@@ -55,9 +56,10 @@ transformi_path_init(struct transformi_path *p, struct slice text, bool any, str
         slice_of(text.data, dot == NULL ? text.len : (size_t)(dot - (const char *)text.data));
 
     memset(p, 0, sizeof *p);
-    if (text.len > TRANSFORMI_PATH_MAX ||
+    if (text.len > TRANSFORMI_PATH_MAX || !utf8_valid(text) ||
         (text.len > 0 && memchr(text.data, '\0', text.len) != NULL))
-        RETURN_ERR(err, E_SCHEMA, ERR_FATAL, "a path of more than %d bytes, or with a NUL",
+        RETURN_ERR(err, E_SCHEMA, ERR_FATAL,
+                   "a path of more than %d bytes, with a NUL, or not in UTF-8",
                    TRANSFORMI_PATH_MAX);
     while (r->name != NULL && !slice_is(first, r->name))
         r++;
@@ -180,7 +182,7 @@ transformi_set(struct slice doc, const struct transformi_path *p, struct slice r
 {
     struct slice whole = doc, box;
     struct spot  s = {0};
-    size_t       i;
+    size_t       i = 0;
     int          rc = 0;
 
     buf_clear(out);
@@ -217,6 +219,9 @@ transformi_set(struct slice doc, const struct transformi_path *p, struct slice r
 done:
     if (out->failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "no memory for an edited document");
+    /* What goes in may lie too deep; a scalar beside others cannot. */
+    if (i + 1 < p->count || json_type(raw) == JSON_OBJECT || json_type(raw) == JSON_ARRAY)
+        TRY(json_check(buf_slice(out), err));
 out:
     return rc;
 }
