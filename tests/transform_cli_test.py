@@ -158,7 +158,9 @@ class Upcasters(Case):
     def fails(self, url):
         with self.assertRaises(urllib.error.HTTPError) as failed:
             urllib.request.urlopen(url + '/v1/streams/orders-3?from=1', timeout=60)
-        self.assertIn('upcaster v3', json.load(failed.exception)['message'])
+        answer = json.load(failed.exception)
+        self.assertEqual((failed.exception.code, answer['error']), (500, 'upcaster-failed'))
+        self.assertIn('upcaster v3', answer['message'])
         failed.exception.close()
         # A live one is cut off at the event; asked again from there it learns why.
         feed = Subscriber(url + '/v1/streams/live-1')

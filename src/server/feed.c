@@ -151,10 +151,12 @@ emit(struct feed *f, struct buf *out)
 static void
 fail(struct feed *f, const struct err *err)
 {
-    bool         begun = f->begun, stream = f->query.ops == NULL;
+    bool         begun = f->begun, stream = f->query.ops == NULL, cast = f->failure.code != 0;
     struct call *call = detach(f);
 
-    if (!begun && stream)
+    if (!begun && cast) /* no fault of the client's */
+        call_refuse(call, 500, "upcaster-failed", err->text);
+    else if (!begun && stream)
         serveri_stream_fail(call, err);
     else if (!begun)
         call_fail(call, err);

@@ -49,8 +49,8 @@ struct transform_opts {
 
 /*
  * Compiles. Errors are ERR_FATAL and E_SYNTAX, E_SCHEMA or E_LIMIT:
- * "NAME:LINE:COLUMN: …" (of the YAML or the JSON), for a script "NAME: line N: …".
- * What they point at may go away afterwards.
+ * "NAME:LINE:COLUMN: …" of the YAML or the JSON, "NAME:LINE: …" of a script. The name is
+ * opts->name, of a node its file's. What they point at may go away afterwards.
  */
 int transform_from_conf(const struct conf *node, const struct transform_opts *opts,
                         struct transform **out, struct err *err);
