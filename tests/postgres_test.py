@@ -201,7 +201,7 @@ class Case(unittest.TestCase):
                 self.assertTrue(kind != 'Updated' or source['key'] in rows or self.late, e)
                 row = dict(e['data'])
                 for name in source.get('unchanged', []):
-                    row[name] = rows[source['key']][name]
+                    row[name] = rows.get(source['key'], {}).get(name)
                 rows[source['key']] = row
         return tables
 
@@ -265,6 +265,8 @@ class Basics(Case):
         self.assertEqual([e['data'] for e in self.events('note')], [{'content': {'a': '1.10'}}])
         self.pg.psql('TRUNCATE c; INSERT INTO c VALUES (1, \'again\', 1)')
         self.same('c')
+        self.process.terminate()
+        self.assertEqual(self.process.wait(PATIENCE), 0)
 
     def test_idle_database_holds_no_wal(self):
         self.pg.psql('CREATE TABLE quiet (id int PRIMARY KEY); CREATE TABLE busy (id int)')
@@ -403,6 +405,9 @@ class Types(Case):
                      'UPDATE toast SET big = NULL WHERE id = 2')
         self.same('toast')
         self.same('toastf')
+        last = self.events('toast-1')[-1]
+        self.assertNotIn('unchanged', last['metadata']['$source'])
+        self.assertEqual((last['data']['n'], len(last['data']['big'])), ('2', 9000))
         last = self.events('toastf-1')[-1]
         self.assertNotIn('unchanged', last['metadata']['$source'])
         self.assertEqual(len(last['data']['big']), 9000)
@@ -495,10 +500,11 @@ class Workload(threading.Thread):
 class Faults(Case):
     late = True
 
-    def begin(self, rows, **more):
+    def begin(self, rows, value="'r'", **more):
         self.pg.psql(f'CREATE TABLE {self.name} (id int PRIMARY KEY, n int, v text);'
-                     f"INSERT INTO {self.name} SELECT i, 0, 'r' FROM generate_series(1, {rows}) i")
-        self.configure([self.name], chunk=150, batch=40, **more)
+                     f'ALTER TABLE {self.name} ALTER v SET STORAGE EXTERNAL;'
+                     f'INSERT INTO {self.name} SELECT i, 0, {value} FROM generate_series(1, {rows}) i')
+        self.configure([self.name], **{'chunk': 150, 'batch': 40, **more})
         self.prepare()
 
     def test_killed_at_each_step(self):
@@ -549,6 +555,23 @@ class Faults(Case):
         """Four sessions write while the table is read in small chunks."""
         self.begin(3000)
         works = [Workload(self.pg, self.name, SEED + 20 + i, 60) for i in range(4)]
+        for work in works:
+            work.start()
+        self.serve()
+        for work in works:
+            work.join()
+        self.same(self.name)
+
+
+    def update(self, seed):
+        r = random.Random(seed)
+        self.pg.psql(''.join(f'UPDATE {self.name} SET n = n + 1 WHERE id = {r.randrange(1500)};\n'
+                             for _ in range(3000)))
+
+    def test_large_values_beside_writers(self):
+        """Updates that leave a large value out while the snapshot reads it."""
+        self.begin(1500, "repeat('x', 3000) || i", chunk=500)
+        works = [threading.Thread(target=self.update, args=(SEED + i,)) for i in range(3)]
         for work in works:
             work.start()
         self.serve()

@@ -44,6 +44,8 @@ struct capture {
     struct log_write     *writes;
     struct log_new_event *events; /* ordered by write */
     uint32_t             *order, *write_of;
+    struct change        *completed; /* the batch, where values were filled in … */
+    struct buf           *whole;     /* … and the rows with them */
     uint32_t              changes, parked;
 };
 
@@ -177,6 +179,159 @@ out:
     return rc;
 }
 
+/* values that a source did not say again */
+
+static void
+add_name(struct capture *c, const struct change *ch)
+{
+    if (c->category != NULL)
+        buf_add_str(&c->text, c->category);
+    else
+        buf_add_slice(&c->text, ch->table);
+    if (ch->key.len > 0) {
+        buf_add_byte(&c->text, '-');
+        buf_add_slice(&c->text, ch->key);
+    }
+}
+
+/* Whether all of the names are members of the row; they are put behind `out`. */
+static bool
+add_members(struct slice row, struct slice names, struct buf *out)
+{
+    struct json_iter it;
+    struct slice     name, value;
+    char             text[512];
+    int              rc = json_array_iter(&it, names, NULL);
+
+    while (rc == 0 && (rc = json_iter_next(&it, NULL, &name, NULL)) == 0) {
+        if (json_type(name) != JSON_STRING)
+            return false;
+        (void)snprintf(text, sizeof text, "%.*s", (int)name.len - 2, (const char *)name.data + 1);
+        if (name.len >= sizeof text || memchr(name.data, '\\', name.len) != NULL ||
+            !json_get(row, text, &value))
+            return false;
+        buf_add_byte(out, ',');
+        buf_add_slice(out, name);
+        buf_add_byte(out, ':');
+        buf_add_slice(out, value);
+    }
+    return rc == E_END;
+}
+
+/* The last event of the change's stream, where this source put it there with nothing left out. */
+static int
+last_row(struct capture *c, const struct change *ch, struct log_iter **it, struct slice *row,
+         struct err *err)
+{
+    struct log_read  read = {.from = UINT64_MAX, .backwards = true};
+    struct log_event ev;
+    struct slice     name, raw;
+    char             quoted[256];
+    int              rc;
+
+    *row = slice_of(NULL, 0);
+    buf_clear(&c->text);
+    add_name(c, ch);
+    read.stream = buf_slice(&c->text);
+    rc = log_iter_open(c->log, &read, it, err);
+    if (rc == E_NOTFOUND || (rc == 0 && (rc = log_iter_next(*it, &ev, err)) == E_END))
+        return 0;
+    TRY(rc);
+    (void)snprintf(quoted, sizeof quoted, "\"%s\"", c->name);
+    if (json_get_path(ev.meta, slice_str("$source.name"), &name) && slice_is(name, quoted) &&
+        !json_get_path(ev.meta, slice_str("$source.unchanged"), &raw))
+        *row = ev.data;
+out:
+    return rc;
+}
+
+/* One that was parked is not in its stream: what stands there may be older than what is meant. */
+static int
+look_for_parked(struct capture *c, bool *found, struct err *err)
+{
+    char             stream[LOG_NAME_MAX + 1];
+    struct log_read  read = {.from = 0};
+    struct log_iter *it = NULL;
+    int              rc;
+
+    (void)snprintf(stream, sizeof stream, "$parked-source-%s", c->name);
+    read.stream = slice_str(stream);
+    rc = log_iter_open(c->log, &read, &it, err);
+    log_iter_close(it);
+    *found = rc == 0;
+    return rc == E_NOTFOUND ? 0 : rc;
+}
+
+/* Fills in what `unchanged` names, from the change before in its stream; else it stays marked. */
+static int
+complete(struct capture *c, struct change *changes, uint32_t at, struct err *err)
+{
+    struct change   *ch = &changes[at];
+    struct log_iter *it = NULL;
+    struct slice     row = {0};
+    struct buf       whole = {0};
+    uint32_t         i = at;
+    int              rc = 0;
+
+    while (i > 0 &&
+           !(slice_eq(changes[i - 1].table, ch->table) && slice_eq(changes[i - 1].key, ch->key)))
+        i--;
+    if (i > 0)
+        row = changes[i - 1].unchanged.len == 0 ? changes[i - 1].after : slice_of(NULL, 0);
+    else
+        TRY(last_row(c, ch, &it, &row, err));
+    if (row.len < 2 || ch->after.len <= 2)
+        goto out;
+    buf_add(&whole, ch->after.data, ch->after.len - 1);
+    if (add_members(row, ch->unchanged, &whole)) {
+        buf_add_byte(&whole, '}');
+        if (whole.failed)
+            FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a batch");
+        c->whole[at] = whole; /* until the next batch */
+        ch->after = buf_slice(&whole);
+        ch->unchanged = slice_of(NULL, 0);
+        whole = (struct buf){0};
+    }
+out:
+    log_iter_close(it);
+    buf_fini(&whole);
+    return rc;
+}
+
+static void
+forget_whole(struct capture *c)
+{
+    for (uint32_t i = 0; c->whole != NULL && i < c->batch_max; i++)
+        buf_fini(&c->whole[i]);
+}
+
+/* The batch's changes, or a copy of them where some were completed. */
+static int
+complete_all(struct capture *c, const struct source_batch *batch, const struct change **out,
+             struct err *err)
+{
+    uint32_t first = 0;
+    bool     parked;
+    int      rc = 0;
+
+    *out = batch->changes;
+    while (first < batch->count && batch->changes[first].unchanged.len == 0)
+        first++;
+    if (first == batch->count)
+        return 0;
+    TRY(look_for_parked(c, &parked, err));
+    if (parked)
+        goto out;
+    forget_whole(c);
+    memcpy(c->completed, batch->changes, batch->count * sizeof c->completed[0]);
+    *out = c->completed;
+    for (uint32_t i = first; i < batch->count; i++)
+        if (c->completed[i].unchanged.len > 0)
+            TRY(complete(c, c->completed, i, err));
+out:
+    return rc;
+}
+
 /* from changes to a commit */
 
 struct build {
@@ -219,19 +374,6 @@ add_metadata(struct capture *c, const struct change *ch)
     }
     json_out_object_end(&o);
     json_out_object_end(&o);
-}
-
-static void
-add_name(struct capture *c, const struct change *ch)
-{
-    if (c->category != NULL)
-        buf_add_str(&c->text, c->category);
-    else
-        buf_add_slice(&c->text, ch->table);
-    if (ch->key.len > 0) {
-        buf_add_byte(&c->text, '-');
-        buf_add_slice(&c->text, ch->key);
-    }
 }
 
 /* What the event would be refused for. */
@@ -404,11 +546,12 @@ committed(struct log_req *req)
 static int
 commit_batch(struct capture *c, const struct source_batch *batch, struct err *err)
 {
-    uint32_t      n = batch->count, mask = 1;
-    struct build *builds = calloc((size_t)n + 1, sizeof *builds);
-    uint32_t     *table = NULL;
-    struct buf    scratch;
-    int           rc = 0;
+    uint32_t             n = batch->count, mask = 1;
+    struct build        *builds = calloc((size_t)n + 1, sizeof *builds);
+    uint32_t            *table = NULL;
+    const struct change *changes;
+    struct buf           scratch;
+    int                  rc = 0;
 
     must(n <= c->batch_max);
     buf_init(&scratch, 0);
@@ -417,6 +560,7 @@ commit_batch(struct capture *c, const struct source_batch *batch, struct err *er
     table = calloc(mask, sizeof *table);
     if (builds == NULL || table == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a batch");
+    TRY(complete_all(c, batch, &changes, err));
     memset(&c->req, 0, sizeof c->req);
     buf_clear(&c->text);
     buf_clear(&c->next_checkpoint);
@@ -424,11 +568,11 @@ commit_batch(struct capture *c, const struct source_batch *batch, struct err *er
     c->parked = 0;
     /* Slices into the text are taken once it has stopped growing. */
     for (uint32_t i = 0; i < n; i++)
-        build_texts(c, &batch->changes[i], &builds[i]);
+        build_texts(c, &changes[i], &builds[i]);
     if (!buf_reserve(&c->text, batch->checkpoint.len + strlen(c->name) + 64) ||
         c->next_checkpoint.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a batch");
-    lay_out(c, batch->changes, builds, n, table, mask - 1, &scratch);
+    lay_out(c, changes, builds, n, table, mask - 1, &scratch);
     add_checkpoint(c, n);
     c->req.writes = c->writes;
     c->req.order = c->order;
@@ -587,8 +731,11 @@ capture_new(struct ox_env *env, struct log *log, const struct capture_conf *conf
     c->events = calloc(n, sizeof *c->events);
     c->order = calloc(n, sizeof *c->order);
     c->write_of = calloc(n, sizeof *c->write_of);
+    c->completed = calloc(n, sizeof *c->completed);
+    c->whole = calloc(n, sizeof *c->whole);
     if (c->name == NULL || c->writes == NULL || c->events == NULL || c->order == NULL ||
-        c->write_of == NULL || (conf->category != NULL && c->category == NULL))
+        c->write_of == NULL || c->completed == NULL || c->whole == NULL ||
+        (conf->category != NULL && c->category == NULL))
         FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
     if (strlen(conf->name) > 200)
         FAIL(err, E_INVALID, ERR_FATAL, "source %.20s…: a name has at most 200 bytes", conf->name);
@@ -645,6 +792,9 @@ capture_free(struct capture *c)
     free(c->events);
     free(c->order);
     free(c->write_of);
+    free(c->completed);
+    forget_whole(c);
+    free(c->whole);
     free(c->name);
     free(c->category);
     lock_fini(&c->lock);

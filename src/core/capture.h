@@ -9,6 +9,9 @@
  * Types: Inserted, Updated, Deleted, Truncated, Read, SchemaChanged, Message. Data: the row. What
  * else is known of the change stands in the metadata, under "$source".
  *
+ * A value that the source did not say again is taken from the stream's last
+ * event where that is this source's and whole, else "unchanged" names it.
+ *
  * A change that cannot be an event (a key too long for a name, a row over
  * 16 MiB) is parked: `$parked-source-NAME` says which and why, the rest flows on.
  */

@@ -170,6 +170,15 @@ text_of(const struct pg_source *s, struct pg_span span)
     return span.len == 0 ? slice_of(NULL, 0) : slice_of(s->bytes.data + span.at, span.len);
 }
 
+static bool
+leaves_out(const struct pg_cells *row)
+{
+    for (uint32_t i = 0; row != NULL && i < row->count; i++)
+        if (row->values[i].kind == 'u')
+            return true;
+    return false;
+}
+
 /* One change with its number; `old` and `now` may be NULL. */
 static int
 put_change(struct pg_source *s, const struct pg_relation *r, enum change_op op,
@@ -184,7 +193,7 @@ put_change(struct pg_source *s, const struct pg_relation *r, enum change_op op,
 
     put_key(s, r, now == NULL ? old : now, &key);
     if (!s->drop)
-        postgresi_snapshot_touch(s, r->want, text_of(s, key), false);
+        postgresi_snapshot_touch(s, r->want, text_of(s, key), leaves_out(now));
     if (!new) {
         if (!s->bytes.failed)
             s->bytes.len = at;
@@ -277,7 +286,7 @@ take_truncate(struct pg_source *s, const struct pg_message *m, struct err *err)
         if (r == NULL || r->want == s->want_count)
             continue;
         if (!s->drop)
-            postgresi_snapshot_touch(s, r->want, slice_of(NULL, 0), true);
+            postgresi_snapshot_empty(s, r->want);
         if (!new)
             continue;
         TRY(step_of(s, STEP_CHANGE, CHANGE_TRUNCATE, r->want, &step, err));

@@ -455,6 +455,8 @@ gather(struct pg_source *s, uint32_t max, uint32_t wait_ms, struct err *err)
 
     TRY(look_at_slot(s, err));
     do {
+        if (s->chunk.spoiled && !s->in_xact)
+            postgresi_snapshot_drop(s);
         if (postgresi_snapshot_due(s) && !s->chunk.open && !s->in_xact &&
             s->step_count == s->step_at)
             TRY(postgresi_snapshot_read(s, err));
@@ -545,7 +547,7 @@ status(struct source *base, struct buf *out, struct err *err)
     json_out_key(&o, "lag_bytes");
     json_out_u64(&o, s->head.v > s->place.lsn.v ? s->head.v - s->place.lsn.v : 0);
     json_out_key(&o, "lag_ms");
-    json_out_i64(&o, s->caught_up || s->xact_time_us == 0
+    json_out_i64(&o, s->received.v >= s->head.v || s->xact_time_us == 0
                          ? 0
                          : (base->env->ops->wall_us(base->env) - s->xact_time_us) / 1000);
     json_out_key(&o, "wal");

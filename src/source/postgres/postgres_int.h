@@ -141,6 +141,7 @@ struct pg_row {
 /* Rows of one table as one snapshot saw them, until the stream has caught up with it. */
 struct pg_chunk {
     bool              open, last;
+    bool              spoiled; /* has to be read again */
     uint32_t          want;
     struct pg_lsn     upto; /* all transactions that it sees ended here or before */
     struct pg_visible sees;
@@ -190,8 +191,9 @@ struct pg_source {
 
     /* the snapshot */
     struct pg_chunk chunk;
-    bool            seen;   /* the chunk's snapshot sees the transaction that is being taken */
-    uint32_t       *recent; /* transactions that were streamed since the last chunk */
+    bool            settled; /* nothing that an earlier connection was sent is still unseen */
+    bool            seen;    /* the chunk's snapshot sees the transaction that is being taken */
+    uint32_t       *recent;  /* transactions that were streamed since the last chunk */
     size_t          recent_count, recent_room;
     bool            recent_failed;
 
@@ -286,9 +288,10 @@ int  postgresi_snapshot_read(struct pg_source *s, struct err *err);
 /* The stream has caught up with the chunk: its rows go into the queue. */
 bool postgresi_snapshot_ripe(const struct pg_source *s);
 int  postgresi_snapshot_give(struct pg_source *s, uint32_t max, struct err *err);
-/* The stream's transaction touches a key, or the whole table. */
-void postgresi_snapshot_touch(struct pg_source *s, uint32_t want, struct slice key, bool all);
-void postgresi_snapshot_streamed(struct pg_source *s); /* a transaction begins */
+/* The stream's transaction touches a key; `partial`: it does not say the whole row. */
+void postgresi_snapshot_touch(struct pg_source *s, uint32_t want, struct slice key, bool partial);
+void postgresi_snapshot_empty(struct pg_source *s, uint32_t want); /* the table was truncated */
+void postgresi_snapshot_streamed(struct pg_source *s);             /* a transaction begins */
 void postgresi_snapshot_drop(struct pg_source *s);
 
 /* place.c */

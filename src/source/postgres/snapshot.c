@@ -420,6 +420,25 @@ index_rows(struct pg_chunk *c, struct err *err)
     return 0;
 }
 
+/* What was streamed to an earlier connection, and is not seen yet, waits for a standby. */
+static int
+settle(struct pg_source *s, struct err *err)
+{
+    PGresult *r = NULL;
+    uint64_t  waiting = 0;
+    int       rc = 0;
+
+    if (s->settled)
+        return 0;
+    TRY(postgresi_query(
+        s, s->query,
+        "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE wait_event = 'SyncRep'", &r, err));
+    s->settled = postgresi_cell_u64(r, 0, 0, &waiting) && waiting == 0;
+out:
+    PQclear(r);
+    return rc;
+}
+
 static int
 read_in_xact(struct pg_source *s, struct plan *p, bool *good, struct err *err)
 {
@@ -475,6 +494,9 @@ postgresi_snapshot_read(struct pg_source *s, struct err *err)
     if (s->recent_failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
     TRY(postgresi_need_query(s, err));
+    TRY(settle(s, err));
+    if (!s->settled)
+        goto out;
     TRY(make_plan(s, want, &plan, err));
     if (PQntuples(plan.key) == 0) {
         TRY(pass_over(s, want, err));
@@ -500,27 +522,35 @@ out:
 /* the stream meanwhile */
 
 void
-postgresi_snapshot_touch(struct pg_source *s, uint32_t want, struct slice key, bool all)
+postgresi_snapshot_empty(struct pg_source *s, uint32_t want)
 {
     struct pg_chunk *c = &s->chunk;
-    uint64_t         hash;
+
+    for (uint32_t i = 0; c->open && c->want == want && !s->seen && i < c->count; i++)
+        c->rows[i].dropped = true;
+}
+
+void
+postgresi_snapshot_touch(struct pg_source *s, uint32_t want, struct slice key, bool partial)
+{
+    struct pg_chunk *c = &s->chunk;
+    uint64_t         hash = postgresi_hash(key);
 
     if (!c->open || c->want != want || s->seen)
         return;
-    for (uint32_t i = 0; all && i < c->count; i++)
+    for (uint32_t i = c->buckets[hash & (c->bucket_count - 1)]; i != NO_ROW; i = c->rows[i].next) {
+        if (c->rows[i].hash != hash || !slice_eq(chunk_text(c, c->rows[i].key), key))
+            continue;
         c->rows[i].dropped = true;
-    if (all)
-        return;
-    hash = postgresi_hash(key);
-    for (uint32_t i = c->buckets[hash & (c->bucket_count - 1)]; i != NO_ROW; i = c->rows[i].next)
-        if (c->rows[i].hash == hash && slice_eq(chunk_text(c, c->rows[i].key), key))
-            c->rows[i].dropped = true;
+        /* What the change leaves out only a later snapshot has together with it. */
+        c->spoiled = c->spoiled || partial;
+    }
 }
 
 bool
 postgresi_snapshot_ripe(const struct pg_source *s)
 {
-    return s->chunk.open && !s->in_xact && s->received.v >= s->chunk.upto.v;
+    return s->chunk.open && !s->chunk.spoiled && !s->in_xact && s->received.v >= s->chunk.upto.v;
 }
 
 static struct pg_span

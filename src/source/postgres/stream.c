@@ -186,6 +186,7 @@ postgresi_stream_open(struct pg_source *s, struct err *err)
     s->skip_done = s->place.done;
     s->received = s->durable = s->place.lsn;
     s->confirmed.v = 0;
+    s->settled = false;
     s->told_us = s->heard_us = s->advanced_us = env->ops->mono_us(env);
 out:
     if (rc != 0)
