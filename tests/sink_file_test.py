@@ -64,6 +64,32 @@ class FileSink(SinkCase):
         self.assertGreater(len(glob.glob(self.out + '.*')), 3)
         self.assertEqual(self.show()['parked'], 0)
 
+    def test_parked(self):
+        """Listed with its reason, replayed when it may, dropped when not."""
+        self.configure_with(format='raw', message_max=1024)
+        self.start()
+        self.assertEqual(self.oxbow('sink', 'parked', 'out'), '')
+        for stream in ('order-1', 'order-"2"'):
+            self.append(stream, data={'n': 'x' * 2000})
+            self.append(stream)
+        self.append('order-3')
+        self.delivered()
+        self.until(lambda: self.show()['parked'] == 4, 'not parked')
+        parked = [json.loads(x) for x in self.oxbow('sink', 'parked', 'out').splitlines()]
+        self.assertEqual([(p['stream'], p['version']) for p in parked],
+                         [('order-1', 0), ('order-1', 1), ('order-"2"', 0), ('order-"2"', 1)])
+        self.assertIn('message_max', parked[0]['reason'])
+        self.oxbow('sink', 'skip', 'out', 'order-1')
+        self.until(lambda: self.show()['parked'] == 2, 'the first is skipped, the second arrives')
+        self.assertEqual(len(self.lines()), 2)
+        left = self.oxbow('sink', 'parked', 'out', 'order-"2"').splitlines()
+        self.assertEqual(len(left), 2)
+        self.assertEqual(self.oxbow('sink', 'parked', 'out').splitlines(), left)
+        self.oxbow('sink', 'drop', 'out', 'order-"2"')
+        self.until(lambda: self.show()['parked'] == 0, 'not dropped')
+        self.assertEqual(self.oxbow('sink', 'parked', 'out'), '')
+        self.assertIn('no sink', self.fails('sink', 'parked', 'nobody'))
+
     def metrics(self):
         with urllib.request.urlopen(f'http://127.0.0.1:{self.port}/metrics') as answer:
             return answer.read().decode()

@@ -248,6 +248,133 @@ clii_sink_skip(struct cli *c, struct err *err)
     return sink_command(c, "skip", err);
 }
 
+/* parked events: the records of the sink's own stream, without those that were closed since */
+
+#define PARKED_MAX 100000
+
+struct parked_at {
+    size_t at, len; /* in `text`: the record, a JSON object */
+};
+
+struct parked {
+    struct buf        text;
+    struct parked_at *list;
+    uint32_t          count;
+};
+
+static struct slice
+parked_stream(struct slice record)
+{
+    struct slice raw = {0};
+
+    (void)json_get(record, "stream", &raw);
+    return raw;
+}
+
+/* Each stream's are closed in the order in which they were made. */
+static void
+close_first(struct parked *p, struct slice stream)
+{
+    for (uint32_t i = 0; i < p->count; i++) {
+        struct slice record = slice_of(p->text.data + p->list[i].at, p->list[i].len);
+
+        if (!slice_eq(parked_stream(record), stream))
+            continue;
+        p->count--;
+        memmove(&p->list[i], &p->list[i + 1], (p->count - i) * sizeof p->list[0]);
+        return;
+    }
+}
+
+static int
+take_record(struct parked *p, struct slice event, const char *only, struct buf *scratch,
+            struct err *err)
+{
+    struct slice type, data, stream, name;
+    int          rc = 0;
+
+    if (!json_get(event, "type", &type) || !json_get(event, "data", &data))
+        return 0;
+    stream = parked_stream(data);
+    TRY(json_string_view(stream, scratch, &name, err));
+    if (only != NULL && !slice_is(name, only))
+        return 0;
+    if (!slice_is(type, "\"Parked\"")) {
+        close_first(p, stream);
+        return 0;
+    }
+    if (p->count == PARKED_MAX)
+        FAIL(err, E_LIMIT, ERR_DATA, "more than %d are parked: name a stream", PARKED_MAX);
+    p->list[p->count++] = (struct parked_at){p->text.len, data.len};
+    buf_add_slice(&p->text, data);
+    if (p->text.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+out:
+    return rc;
+}
+
+/* One page; *next stays where nothing came. */
+static int
+take_page(struct cli *c, struct parked *p, uint64_t *next, struct err *err)
+{
+    struct buf       path = {0}, name = {0}, body = {0}, scratch = {0};
+    struct json_iter it;
+    struct slice     events, event, raw;
+    int              rc;
+
+    buf_printf(&name, "$parked-sink-%s", c->args[0]);
+    buf_add_str(&path, "/v1/streams/");
+    url_encode(&path, buf_slice(&name));
+    buf_printf(&path, "?from=%llu", (unsigned long long)*next);
+    buf_add_byte(&path, '\0');
+    TRY(clii_request(c, "GET", (const char *)path.data, (struct slice){0}, &body, err));
+    if (!json_get(buf_slice(&body), "events", &events))
+        FAIL(err, E_REMOTE, ERR_DATA, "the server's answer is not one of Oxbow's");
+    TRY(json_array_iter(&it, events, err));
+    while ((rc = json_iter_next(&it, NULL, &event, err)) == 0) {
+        TRY(take_record(p, event, c->arg_count > 1 ? c->args[1] : NULL, &scratch, err));
+        if (json_get(event, "version", &raw) && json_uint64(raw, next))
+            ++*next;
+    }
+    if (rc == E_END)
+        rc = 0;
+out:
+    buf_fini(&path);
+    buf_fini(&name);
+    buf_fini(&body);
+    buf_fini(&scratch);
+    return rc;
+}
+
+int
+clii_sink_parked(struct cli *c, struct err *err)
+{
+    struct parked p = {.list = calloc(PARKED_MAX, sizeof *p.list)};
+    struct buf    body = {0};
+    struct slice  ignored;
+    uint64_t      next = 0, before;
+    int           rc;
+
+    if (p.list == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    TRY(get_document(c, "sinks", NULL, &body, &ignored, err)); /* a name that no sink has */
+    do {
+        before = next;
+        rc = take_page(c, &p, &next, err);
+        if (rc != 0 && err->code == E_NOTFOUND)
+            rc = 0; /* nothing ever was */
+        TRY(rc);
+        TRY(clii_go_on(err));
+    } while (next > before);
+    for (uint32_t i = 0; i < p.count; i++)
+        put_line(c, slice_of(p.text.data + p.list[i].at, p.list[i].len));
+out:
+    buf_fini(&body);
+    buf_fini(&p.text);
+    free(p.list);
+    return rc;
+}
+
 /* migrations */
 
 int

@@ -166,6 +166,10 @@ const struct cli_command clii_commands[] = {
      clii_sink_replay},
     {"sink skip", "NAME [STREAM]", "Give a stream's oldest parked event up", NULL, 1, 2, 0,
      clii_sink_skip},
+    {"sink parked", "NAME [STREAM]", "List what is parked, and why",
+     "A line of JSON for each event: its position, stream, version, id, type, the reason and the\n"
+     "number of attempts.",
+     1, 2, 0, clii_sink_parked},
     {"sink drop", "NAME STREAM", "Give all parked events of a stream up", NULL, 2, 2, 0,
      clii_sink_command},
     {"sink pause", "NAME", "Deliver nothing until resume, over restarts too", NULL, 1, 1, 0,
