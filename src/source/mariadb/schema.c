@@ -52,7 +52,7 @@ judge_settings(const struct sayer *to, MYSQL_ROW v)
         say(to, FINDING_WARN,
             "gtid_strict_mode is off: set it to 1, so that a GTID names one "
             "transaction only");
-    if (atoll(v[5]) == (long long)to->s->server_id)
+    if (strtoll(v[5], NULL, 10) == (long long)to->s->server_id)
         say(to, FINDING_MISSING, "server_id %u is the server's own: set `server_id` to another",
             to->s->server_id);
     if (!is(v[6], "1") || !is(v[7], "1"))
@@ -63,7 +63,7 @@ judge_settings(const struct sayer *to, MYSQL_ROW v)
         say(to, FINDING_MISSING,
             "the server is a replica with log_slave_updates off: what comes "
             "from its primary would be missing");
-    if (v[10] != NULL && atof(v[10]) > 0 && atof(v[10]) < 86400)
+    if (v[10] != NULL && strtod(v[10], NULL) > 0 && strtod(v[10], NULL) < 86400)
         say(to, FINDING_WARN, "binlog_expire_logs_seconds is %s: a longer stop is a gap", v[10]);
 }
 
@@ -129,7 +129,7 @@ charsets(struct my_source *s, struct err *err)
                      "SELECT id, character_set_name FROM "
                      "information_schema.collation_character_set_applicability WHERE id > 0"));
     while ((row = mysql_fetch_row(r)) != NULL) {
-        long id = row[0] == NULL ? 0 : atol(row[0]);
+        long id = row[0] == NULL ? 0 : strtol(row[0], NULL, 10);
 
         if (id > 0 && id < (long)MARIADBI_COLLATIONS && row[1] != NULL)
             s->charsets.of[id] = (uint8_t)mariadbi_charset_named(slice_str(row[1]));

@@ -70,14 +70,13 @@ add_after(struct my_source *s, const struct my_want *w, struct buf *sql, struct 
     int              rc;
 
     TRY(json_array_iter(&it, buf_slice(&s->next.after), err));
-    while (n < w->order_count && (rc = json_iter_next(&it, NULL, &values[n], err)) == 0)
+    while (n < w->order_count && json_iter_next(&it, NULL, &values[n], NULL) == 0)
         n++;
     if (n != w->order_count)
         FAIL(err, E_INVALID, ERR_FATAL,
              "source %s: the checkpoint's key does not fit table %s: set `restart:` to a new text "
              "to start over",
              s->base.instance, w->table);
-    rc = 0;
     buf_add_str(sql, " WHERE (");
     for (uint32_t last = 0; last < n; last++) {
         buf_add_str(sql, last == 0 ? "(" : " OR (");

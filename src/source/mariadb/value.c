@@ -114,6 +114,7 @@ put_integer(const struct my_column *col, const struct my_cell *cell, struct buf 
     uint64_t v = little(cell->data, cell->len);
     unsigned unused = 64 - 8 * cell->len;
 
+    must(unused < 64);
     if (col->is_unsigned)
         buf_add_u64(out, v);
     else
@@ -156,6 +157,7 @@ put_decimal(const struct my_column *col, const struct my_cell *cell, struct buf 
     uint8_t              copy[40];
     const uint8_t       *p = copy;
 
+    must(cell->len > 0);
     must(cell->len <= sizeof copy);
     for (size_t i = 0; i < cell->len; i++)
         copy[i] = (uint8_t)(cell->data[i] ^ (negative ? 0xff : 0));
