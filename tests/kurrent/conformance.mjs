@@ -335,6 +335,7 @@ async function groups() {
       break;
     await new Promise(resolve => setTimeout(resolve, 20));
   }
+  await sub.unsubscribe(); // leaving the loop does not end the call
   const parked = await client.getPersistentSubscriptionToStreamInfo(stream, 'g');
   same(parked.stats.parkedMessageCount, 1n, 'one is parked');
   sub = client.subscribeToPersistentSubscriptionToStream(stream, 'g');
