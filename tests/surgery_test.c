@@ -190,7 +190,7 @@ assert_clean(struct fix *f, uint64_t streams, uint64_t copies)
 {
     struct stream_audit a;
 
-    assert_int_equal(stream_audit_run(f->surgery, &a, &f->err), 0);
+    assert_int_equal(stream_audit_run(f->surgery, NULL, &a, &f->err), 0);
     if (a.different != 0)
         fail_msg("%s", a.first);
     assert_int_equal(a.gone, 0);
@@ -607,7 +607,8 @@ test_plan(void **state)
 
     fill(f, "truck", 3, 3);
     assert_int_equal(
-        stream_plan(env_real(), f->log, slice_str("dry"), slice_str(SPLIT), 2, &out, &f->err), 0);
+        stream_plan(env_real(), f->log, slice_str("dry"), slice_str(SPLIT), 2, NULL, &out, &f->err),
+        0);
     assert_int_equal(json_check(buf_slice(&out), &f->err), 0);
     buf_add_byte(&out, '\0');
     assert_non_null(strstr((char *)out.data,

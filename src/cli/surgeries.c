@@ -2,6 +2,7 @@
 #include "cli/surgeries_int.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "base/json.h"
@@ -54,6 +55,7 @@ struct desk {
 struct surgeries {
     struct ox_env  *env;
     struct log     *log;
+    atomic_bool     stop;
     pthread_mutex_t lock; /* the entries, which stay, and the orders */
     struct entry   *entries;
     struct desk     desks[2]; /* for commands, and for what takes its time */
@@ -122,15 +124,15 @@ carry_out(struct surgeries *l, const struct order *o, struct buf *out, struct er
     int                  rc = 0;
 
     if (o->verb == VERB_PLAN)
-        return stream_plan(l->env, l->log, buf_slice(&o->name), buf_slice(&o->body), o->number, out,
-                           err);
+        return stream_plan(l->env, l->log, buf_slice(&o->name), buf_slice(&o->body), o->number,
+                           &l->stop, out, err);
     if (o->verb == VERB_BEGIN)
         TRY(begin(l, o, err));
     s = find(l, buf_slice(&o->name));
     if (s == NULL)
         FAIL(err, E_NOTFOUND, ERR_DATA, "there is no such surgery");
     if (o->verb == VERB_AUDIT) {
-        TRY(stream_audit_run(s, &audit, err));
+        TRY(stream_audit_run(s, &l->stop, &audit, err));
         stream_audit_json(&audit, out);
         goto out;
     }
@@ -364,6 +366,7 @@ surgeriesi_free(struct surgeries *l)
 {
     if (l == NULL)
         return;
+    atomic_store(&l->stop, true);
     for (int i = 0; i < 2; i++) {
         l->env->ops->task_stop(l->env, l->desks[i].task);
         while (l->desks[i].orders != NULL) {

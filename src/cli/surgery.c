@@ -358,7 +358,8 @@ clii_surgery_plan(struct cli *c, struct err *err)
         buf_add_byte(&more, '\0');
         TRY(ask(&p, "POST", (const char *)more.data, buf_slice(&spec), &out, err));
     } else {
-        TRY(stream_plan(env_real(), p.log, slice_str(p.name), buf_slice(&spec), sample, &out, err));
+        TRY(stream_plan(env_real(), p.log, slice_str(p.name), buf_slice(&spec), sample, NULL, &out,
+                        err));
     }
     clii_put_result(c, &out);
 out:
@@ -395,7 +396,7 @@ clii_surgery_audit(struct cli *c, struct err *err)
     if (p.log == NULL) {
         TRY(ask(&p, "POST", "/audit", slice_str(""), &out, err));
     } else {
-        TRY(stream_audit_run(p.surgery, &audit, err));
+        TRY(stream_audit_run(p.surgery, NULL, &audit, err));
         stream_audit_json(&audit, &out);
     }
     if (json_get(buf_slice(&out), "clean", &clean) && slice_is(clean, "false"))

@@ -14,6 +14,7 @@ struct auditor {
     struct streami_reader reader;
     struct streami_arena  arena;
     struct stream_audit  *out;
+    const atomic_bool    *stop;
     struct buf            text;
 };
 
@@ -255,6 +256,8 @@ each(struct auditor *a, uint64_t most, each_fn *fn, void *arg, uint64_t *seen, s
         do {
             TRY(streami_page_fill(a->log, a->spec, set, buf_slice(&after), &page, err));
             while (streami_page_next(&page, &name) && (most == 0 || n < most)) {
+                if (a->stop != NULL && atomic_load(a->stop))
+                    FAIL(err, E_INTERRUPTED, ERR_RETRY, "it was stopped");
                 TRY(fn(a, arg, name, err));
                 streami_reset(&a->arena);
                 n++;
@@ -278,9 +281,10 @@ audit_each(struct auditor *a, void *arg, struct slice stream, struct err *err)
 }
 
 int
-stream_audit_run(struct surgery *s, struct stream_audit *out, struct err *err)
+stream_audit_run(struct surgery *s, const atomic_bool *stop, struct stream_audit *out,
+                 struct err *err)
 {
-    struct auditor a = {.out = out};
+    struct auditor a = {.out = out, .stop = stop};
     uint64_t       seen;
     int            rc;
 
@@ -423,10 +427,10 @@ put_plan(const struct planning *p, const struct streami_spec *spec, uint64_t loo
 
 int
 stream_plan(struct ox_env *env, struct log *log, struct slice name, struct slice spec,
-            uint64_t sample, struct buf *out, struct err *err)
+            uint64_t sample, const atomic_bool *stop, struct buf *out, struct err *err)
 {
     struct planning p = {0};
-    struct auditor  a = {0};
+    struct auditor  a = {.stop = stop};
     uint64_t        seen = 0, began = env->ops->mono_us(env);
     int             rc;
 

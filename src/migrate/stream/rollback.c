@@ -275,8 +275,8 @@ go_back(struct back *b, bool *again, struct err *err)
         streami_alloc(b->arena, (2 * (size_t)b->part_count + b->new_count) * sizeof *y.events);
     if (y.writes == NULL || y.changes == NULL || y.checks == NULL || y.events == NULL)
         return no_memory(err);
+    TRY(put_sources(b, &y, err)); /* first, as in any move: MigratedFrom, then StreamMovedTo */
     TRY(put_targets(b, &y, err));
-    TRY(put_sources(b, &y, err));
     req = (struct log_req){.writes = y.writes,
                            .write_count = y.write_count,
                            .changes = y.changes,

@@ -13,6 +13,7 @@
 #ifndef OX_MIGRATE_STREAM_STREAM_H
 #define OX_MIGRATE_STREAM_STREAM_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -108,15 +109,19 @@ struct stream_audit {
     char     first[ERR_TEXT_MAX]; /* the first difference */
 };
 
-/* Derives the targets of all that was moved from the originals again, and compares. It blocks. */
-int  stream_audit_run(struct surgery *, struct stream_audit *, struct err *);
+/*
+ * Derives the targets of all that was moved from the originals again, and compares. It blocks;
+ * E_INTERRUPTED once *stop is true (NULL: never).
+ */
+int
+stream_audit_run(struct surgery *, const atomic_bool *stop, struct stream_audit *, struct err *);
 void stream_audit_json(const struct stream_audit *, struct buf *out);
 
 /*
  * What a spec would do, on the first `sample` streams that it selects (0: all). An object of JSON.
- * It blocks, and writes nothing.
+ * It blocks as an audit does, and writes nothing.
  */
 int stream_plan(struct ox_env *, struct log *, struct slice name, struct slice spec,
-                uint64_t sample, struct buf *out, struct err *err);
+                uint64_t sample, const atomic_bool *stop, struct buf *out, struct err *err);
 
 #endif
