@@ -307,7 +307,8 @@ end_of(enum stream_state state)
 {
     return state == STREAM_RUNNING        ? STREAM_DONE
            : state == STREAM_ROLLING_BACK ? STREAM_ROLLED_BACK
-                                          : STREAM_DROPPED;
+           : state == STREAM_DROPPING     ? STREAM_DROPPED
+                                          : state; /* it could not be saved before */
 }
 
 /* What was done since the record goes into it. */
@@ -369,9 +370,11 @@ turn(struct surgery *s, struct err *err)
         s->turned = false;
         goto out;
     }
-    r->state = end_of(s->state);
+    lock_take(&s->lock);
+    r->state = end_of(r->state); /* and not s->state: somebody may ask for a pause just now */
     r->ended_us = s->env->ops->wall_us(s->env);
     r->error[0] = '\0';
+    lock_give(&s->lock);
     TRY(streami_record_save(s->log, s->spec->name, r, false, err));
     lock_take(&s->lock);
     s->state = r->state;
