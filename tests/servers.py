@@ -6,6 +6,7 @@ import pwd
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 PATIENCE = 60
@@ -34,11 +35,10 @@ class Server:
             who = pwd.getpwnam(self.user)
             self.ids = {'user': who.pw_uid, 'group': who.pw_gid, 'extra_groups': []}
             os.chown(folder, who.pw_uid, who.pw_gid)
-            above = folder
-            while above != '/':
+            above = os.path.dirname(folder)
+            while above.startswith(tempfile.gettempdir() + '/'):
+                os.chmod(above, os.stat(above).st_mode | 0o011)
                 above = os.path.dirname(above)
-                if os.stat(above).st_uid == 0 and above not in ('/', '/tmp', '/dev', '/dev/shm'):
-                    os.chmod(above, os.stat(above).st_mode | 0o011)
         else:
             self.ids = {}
 
