@@ -2,6 +2,7 @@
 each, ended by their own pids. As root they run as the users that their packages made.
 
 usage: brokers.py NAME... -- COMMAND...     with NATS_URL, AMQP_URL, RABBIT_API, PGURL in its environment"""
+import atexit
 import base64
 import contextlib
 import http.client
@@ -17,6 +18,9 @@ import tempfile
 import time
 
 PATIENCE = 90
+
+# A test that is told to stop takes its servers with it.
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def free_ports(count):
@@ -52,6 +56,7 @@ class Server:
     def __init__(self):
         self.folder = tempfile.mkdtemp(prefix='oxbow-' + type(self).__name__.lower() + '-')
         self.processes = []
+        atexit.register(self.end)
         if self.as_user():
             entry = pwd.getpwnam(self.user)
             os.chown(self.folder, entry.pw_uid, entry.pw_gid)
