@@ -591,5 +591,6 @@ world_commits(struct world *w)
             check_log(w, &ops[i]);
         for (uint32_t k = 0; k < ops[i].text_count; k++)
             free(ops[i].texts[k]);
+        ops[i].batch = NULL; /* which ends here */
     }
 }

@@ -72,6 +72,7 @@ finish_batch(struct fieldsi_batch *b)
 
     for (uint32_t i = 0; i < b->count; i++) {
         b->entries[i].value.data = b->text.data + at;
+        /* add_entries has set it. NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign) */
         at += b->entries[i].value.len;
     }
     if (b->count > 1)

@@ -462,14 +462,13 @@ replay_parked(struct rpc *r, struct slice message)
 {
     struct order *o = order_new(r, GROUP_REPLAY);
     struct err    err;
-    int           rc = 0;
 
     if (o == NULL)
         return;
     if (!read_target(message, (const unsigned[]){2, 3, 1}, &o->target, &o->command.limit))
         grpci_bad(r, "the request is malformed");
-    else if ((rc = group_get(o->conn->server->groups, grpci_name(&o->target.source),
-                             grpci_name(&o->target.name), look_only, NULL, &err)) != 0)
+    else if (group_get(o->conn->server->groups, grpci_name(&o->target.source),
+                       grpci_name(&o->target.name), look_only, NULL, &err) != 0)
         grpci_group_fail(r, &err, &o->target);
     else {
         submit(r, o);

@@ -317,6 +317,14 @@ write_of(struct grpc_op *op, struct slice stream)
     return op->write_count++;
 }
 
+/* But for case: KurrentDB's clients are told the same. */
+static bool
+is_same_name(struct slice a, struct slice b)
+{
+    return a.len == b.len && a.data != NULL && b.data != NULL &&
+           strncasecmp(a.data, b.data, a.len) == 0;
+}
+
 static bool
 check_name(struct v2_call *v, struct slice stream)
 {
@@ -349,8 +357,7 @@ take_session_request(struct v2_call *v, struct slice message)
     if (in.bad || !check_name(v, w.stream))
         return in.bad ? refuse(v, RPC_INVALID_ARGUMENT, "a request is malformed") : false;
     for (uint32_t i = 0; i < write; i++)
-        if (op->writes[i].stream.len == w.stream.len &&
-            strncasecmp(op->writes[i].stream.data, w.stream.data, w.stream.len) == 0)
+        if (is_same_name(op->writes[i].stream, w.stream))
             return refuse_stream(v, RPC_ABORTED, "a stream is in the session twice",
                                  "StreamAlreadyInAppendSessionErrorDetails", w.stream);
     if (write == STREAMS_MAX)

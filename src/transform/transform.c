@@ -67,7 +67,7 @@ static bool
 read_size(struct slice raw, uint64_t *out)
 {
     static const char *const units[] = {"KiB", "MiB", "GiB"};
-    struct slice             text = raw;
+    struct slice             text;
 
     if (json_type(raw) != JSON_STRING)
         return json_uint64(raw, out);

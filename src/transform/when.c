@@ -681,13 +681,14 @@ int
 transformi_when_holds(const struct transformi_when *w, const struct transform_event *e,
                       struct buf *scratch, bool *out, struct err *err)
 {
-    struct holder h = {e, scratch, err};
-    int           rc;
+    static const struct value none;
+    struct holder             h = {e, scratch, err};
+    int                       rc;
 
     *out = true;
     if (w == NULL)
         return 0;
-    rc = holds(&h, &w->all, NULL, out);
+    rc = holds(&h, &w->all, &none, out);
     buf_clear(scratch);
     return rc;
 }

@@ -502,11 +502,18 @@ static struct sink_slot *
 find_slot(struct nats_sink *s, const char *subject)
 {
     const char        *dot = strrchr(subject, '.');
+    char              *dash, *end;
     unsigned long long tag;
-    unsigned           i;
+    unsigned long      i;
 
-    if (dot == NULL || sscanf(dot + 1, "%llu-%u", &tag, &i) != 2 || i >= s->slots.count ||
-        s->slots.slot[i].item == NULL || s->slots.slot[i].decided || s->slots.slot[i].tag != tag)
+    if (dot == NULL)
+        return NULL;
+    tag = strtoull(dot + 1, &dash, 10);
+    if (*dash != '-')
+        return NULL;
+    i = strtoul(dash + 1, &end, 10);
+    if (end == dash + 1 || *end != '\0' || i >= s->slots.count || s->slots.slot[i].item == NULL ||
+        s->slots.slot[i].decided || s->slots.slot[i].tag != tag)
         return NULL;
     return &s->slots.slot[i];
 }

@@ -127,7 +127,7 @@ add_row(struct sinki_postgres_sink *s, const struct sink_item *item, struct err 
     if (!is_delete(s, item->type)) {
         if (s->map == NULL)
             TRY(add_all_fields(s, item->data, err));
-        for (uint32_t i = 0; i < s->map_count; i++)
+        for (uint32_t i = 0; s->map != NULL && i < s->map_count; i++)
             if (json_get_path(item->data, slice_str(s->map[i].field), &value))
                 TRY(add_field(s, slice_str(s->map[i].column), value, err));
     }

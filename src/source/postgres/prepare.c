@@ -175,6 +175,7 @@ look_at_publication(struct look *l, bool *there, uint32_t *lacks, struct buf *na
     int               rc = 0;
 
     *lacks = 0;
+    *there = false;
     for (uint32_t i = 0; i < s->want_count; i++) {
         const struct pg_want *w = &s->wants[i];
 
