@@ -115,7 +115,8 @@ struct replay {
     uint64_t    covers;
     uint64_t    durable; /* all below it is, whatever happened to the last group */
     uint64_t    events;
-    bool        sparse; /* there are scavenged segments: events may be missing */
+    bool        sparse;   /* there are scavenged segments: events may be missing */
+    bool        headless; /* … and some stream's first ones are */
 };
 
 /*
@@ -131,6 +132,7 @@ settle(struct replay *rp, uint64_t upto, struct err *err)
 
     if (log->conf.read_only || upto <= rp->durable)
         return 0;
+    must(rp->durable >= logi_segs_first(log->segs));
     TRY(logi_segs_rewrite(log->segs, rp->durable, upto, err));
     TRY(logi_segs_sync(log->segs, err));
     rp->durable = upto;
@@ -151,9 +153,11 @@ is_new(struct replay *rp, const struct record *r, bool *yes, struct err *err)
         return 0;
     rc = log->conf.index->head(log->index, r->stream_id, &head, err);
     *yes = rc == E_NOTFOUND;
-    if (*yes)
-        err_clear(err);
-    return *yes ? 0 : rc;
+    if (!*yes)
+        return rc;
+    rp->headless = true;
+    err_clear(err);
+    return 0;
 }
 
 static int
@@ -260,6 +264,8 @@ walk(struct log *log, struct replay *rp, uint64_t *pos, struct err *err)
     int           rc = 0;
 
     while (logi_scan_commit(log->segs, *pos, bound, &c)) {
+        must(c.end > *pos);
+        must(c.end <= bound);
         TRY(logi_scan_commit_records(log->segs, &c, replay_record, rp, err));
         *pos = c.end;
         atomic_store(&log->end, c.end);
@@ -473,6 +479,14 @@ logi_recover(struct log *log, struct log_report *report, struct err *err)
     TRY(check_tail(log, pos, covers, clean, report, err));
     if (!report->clean && !log->conf.read_only)
         TRY(settle_all(&rp, pos, err));
+    /* Only the index can tell where such a stream begins now. */
+    if (rp.headless && !log->conf.read_only) {
+        atomic_store(&log->end, pos);
+        TRY(logi_index_all(log, err));
+        covers = pos;
+    }
+    must(pos >= covers || covers == 0);
+    must(log->next_stream_id >= log->conf.index->stream_count(log->index));
     atomic_store(&log->end, pos);
     atomic_store(&log->indexed, covers);
     log->next_pos = pos;
