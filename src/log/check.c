@@ -362,6 +362,8 @@ check_write(struct log *log, struct log_req *req, uint32_t i)
         return CHECK_ANSWER;
     }
     if (same == SAME_ALL) {
+        must(version + w->count <= t->next);
+        must(first_pos <= last_pos);
         t->there = true;
         w->first_version = version;
         w->last_version = version + w->count - 1;
@@ -434,6 +436,9 @@ answer_again(struct log *log, struct log_req *req)
     struct frame  f;
     struct commit c;
 
+    must(req->pos.v != 0);
+    must(req->pos.v <= req->last.v);
+    must(req->last.v < end);
     if (!logi_scan_record_at(log->segs, req->last.v, end, true, &r, &f) ||
         !logi_scan_commit(log->segs, f.head.commit, end, &c)) {
         req->rc = err_set(&req->err, __FILE__, __LINE__, E_DAMAGED, ERR_FATAL,
@@ -462,6 +467,7 @@ logi_check(struct log *log, struct log_req *req)
         if (result == CHECK_ANSWER)
             there++;
     }
+    must(there <= req->write_count);
     if (there == req->write_count && there > 0)
         return answer_again(log, req);
     if (there > 0) {

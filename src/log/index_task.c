@@ -45,6 +45,8 @@ write_frozen(struct log *log, uint64_t end, struct err *err)
     struct index_batch batch = {0};
     int                rc;
 
+    must(end >= atomic_load(&log->indexed));
+    must(end <= atomic_load(&log->end)); /* never what is not published */
     TRY(logi_mem_batch(log->mem, end, &batch, err));
     batch.covers = LOG_POS(end);
     batch.stream_count = log->conf.index->stream_count(log->index);
@@ -52,6 +54,7 @@ write_frozen(struct log *log, uint64_t end, struct err *err)
         if (batch.updates[i].id >= batch.stream_count)
             batch.stream_count = batch.updates[i].id + 1;
     TRY(log->conf.index->apply(log->index, &batch, err));
+    must(log->conf.index->covers(log->index).v == end);
     logi_mem_drop(log->mem);
     atomic_store(&log->stream_count, batch.stream_count);
 out:

@@ -58,6 +58,8 @@ logi_all_forward(struct log_iter *it, struct log_event *out, struct err *err)
                 return E_END;
             if (scan == SCAN_BAD)
                 return logi_iter_damaged(it, it->pos, err);
+            must(it->frame.next > it->pos);
+            must(it->frame.head.pos >= it->pos); /* further where frames were scavenged */
             it->in_frame = true;
             it->off = FRAME_HEADER;
             it->left = frame_wanted(it) ? it->frame.head.records : 0;

@@ -107,7 +107,10 @@ list_step(struct log_iter *it, struct log_event *out, struct err *err)
         if (it->count == 0)
             return E_END;
     }
+    must(it->next < it->count);
+    must(it->count <= ITER_BATCH);
     pos = it->positions[it->next];
+    must(it->read.backwards ? pos <= it->at : pos >= it->at);
     if (!it->read.backwards && it->read.at.v != 0 && pos > it->read.at.v) {
         it->over = true;
         return E_END;

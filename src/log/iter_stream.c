@@ -92,7 +92,10 @@ next_position(struct log_iter *it, uint64_t *pos, struct err *err)
         if (it->count == 0)
             return E_END;
     }
+    must(it->next < it->count);
+    must(it->count <= ITER_BATCH);
     *pos = it->positions[it->next];
+    must((*pos & 7) == 0);
     if (*pos >= atomic_load(&it->log->end)) {
         it->count = it->next; /* not published yet: ask again */
         return E_END;
@@ -107,6 +110,7 @@ next_position(struct log_iter *it, uint64_t *pos, struct err *err)
 static void
 step(struct log_iter *it)
 {
+    must(it->version >= it->view.low);
     it->next++;
     it->passed = it->version;
     if (!it->read.backwards)

@@ -33,6 +33,7 @@ logi_scav_mark(struct scavenge *s)
 
     if (s->conf.dry_run)
         return;
+    must(s->pos > logi_segs_first(log->segs));
     memcpy(bytes, MARK_MAGIC, 8);
     put_u32(bytes + 12, s->conf.min_share);
     memcpy(bytes + 16, logi_segs_log_id(log->segs)->b, 16);

@@ -73,7 +73,10 @@ note(struct scavenge *s, struct scav_stream *st, const struct record *r, uint64_
         buf_add(&list->names, r->body, r->name_len);
         st->raise_no = ++list->count;
     }
+    must(st->raise_no <= list->count);
     x = &list->all[st->raise_no - 1];
+    must(x->id == r->stream_id);
+    must(upto < st->next); /* never the last event */
     if (upto > x->truncate)
         x->truncate = upto;
     if (upto > st->raise)

@@ -138,6 +138,9 @@ count_segment(struct scavenge *s, bool rewritten)
     s->status.examined_bytes += look->end - look->first;
     s->status.pos = LOG_POS(look->end);
     if (rewritten) {
+        must(after < look->old_bytes);
+        must(look->dropped > 0);
+        must(look->dropped >= look->dropped_events);
         s->status.rewritten++;
         s->status.written_bytes += s->conf.dry_run ? 0 : after;
         s->status.freed_bytes += look->old_bytes - after;
@@ -213,6 +216,8 @@ out:
 static void
 to_next(struct scavenge *s, bool rewritten)
 {
+    must(s->look.end > s->pos);
+    must(s->look.end <= s->until);
     count_segment(s, rewritten);
     end_look(s);
     s->no_limits = false;

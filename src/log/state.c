@@ -270,6 +270,7 @@ logi_view(const struct index_head *head, struct slice stream, const struct log_r
     if ((head->flags & (INDEX_DELETED | INDEX_TOMBSTONE | INDEX_STAGED)) != 0 ||
         out->low > head->next)
         out->low = head->next;
+    must(out->low <= out->next);
 }
 
 bool

@@ -69,6 +69,8 @@ log_verify(struct log *log, log_progress_fn *fn, void *arg, struct log_counts *o
         logi_segs_unpin(&v.pin);
         out->commits++;
         out->frames += c.frames;
+        must(c.end > pos);
+        must(c.end <= end);
         pos = c.end;
         if (fn != NULL && (pos - told >= PROGRESS_BYTES || pos == end)) {
             told = pos;

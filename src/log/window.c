@@ -18,6 +18,7 @@ load(struct window *w, struct segments *segs, uint64_t from, uint64_t end, uint6
     w->view.first = w->view.end = 0;
     if (end - from < least)
         return false;
+    must(end > from);
     if (end - from > w->room) {
         free(w->bytes);
         w->room = 0;
