@@ -306,8 +306,10 @@ look_at(struct walk *w, uint64_t pos)
         must(f.sparse || f.head.pos == pos || w->segs->sparse);
         touch(w, f.bytes, f.head.length);
     }
-    if (logi_scan_back(w->segs, pos, &f) == SCAN_FRAME)
-        must(f.head.pos + f.head.length <= pos);
+    if (logi_scan_back(w->segs, pos, &f) == SCAN_FRAME) {
+        must(f.head.pos < pos); /* in a scavenged segment `pos` may be inside of it */
+        must(f.sparse || f.head.pos + f.head.length == pos);
+    }
     if (logi_scan_record_at(w->segs, pos, w->bound, true, &r, &f)) {
         must(r.pos == pos);
         must(!logi_scan_gone(w->segs, pos));
