@@ -55,7 +55,7 @@ open_keys(struct story *t)
 {
     if (subject_open(t->env, &t->conf, &t->keys, &t->err) != 0)
         fail_msg("open: %s", t->err.text);
-    assert_non_null(t->keys);
+    must(t->keys != NULL);
 }
 
 static void

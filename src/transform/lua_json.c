@@ -239,9 +239,10 @@ transformi_decode(lua_State *L, struct slice raw)
             continue;
         }
         if (token == JSON_OBJECT_END || token == JSON_ARRAY_END) {
-            /* The reader pairs brackets. NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign)
-             */
-            const uint8_t *start = levels[--depth].start;
+            const uint8_t *start; /* the reader pairs brackets */
+
+            /* NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign) */
+            start = levels[--depth].start;
 
             remember(L, -1, slice_of(start, (size_t)((const uint8_t *)piece.data + 1 - start)));
         } else {
