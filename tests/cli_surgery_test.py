@@ -128,7 +128,9 @@ class Surgery(Case):
             self.until(lambda: self.oxbow('stream', 'surgery', 'live', *at).lines[0]['state'] == 'DONE')
             stop.set()
             writer.join()
-            audit = self.oxbow('stream', 'audit', 'live', *at).lines[0]
+            done = self.oxbow('stream', 'audit', 'live', *at)
+            self.assertEqual(done.out.count('\n'), 1)
+            audit = done.lines[0]
             self.assertEqual((audit['clean'], audit['streams'], audit['not_moved']), (True, 300, 0))
             self.oxbow('stream', 'pause', 'live', *at, status=REFUSED)
             self.assertEqual(self.post(url, '/v1/surgeries/live/fly', '')[0], 404)

@@ -25,6 +25,8 @@ void
 clii_put_result(struct cli *c, struct buf *object)
 {
     clii_progress_end(c);
+    while (object->len > 0 && object->data[object->len - 1] == '\n')
+        object->len--; /* as servers end their answers */
     if (clii_json(c) || !c->out_tty) {
         buf_add_byte(object, '\n');
         clii_put_buf(c, object);

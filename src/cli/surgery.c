@@ -294,8 +294,6 @@ tell(struct place *p, struct buf *now, struct err *err)
 
     if (failed && json_get(buf_slice(now), "error", &raw) && !json_is_null(raw))
         TRY(json_string_decode(raw, &text, err));
-    while (now->len > 0 && now->data[now->len - 1] == '\n')
-        now->len--;
     clii_put_result(p->c, now);
     if (failed)
         FAIL(err, E_STATE, ERR_FATAL, "%.*s", SLICE_FMT(buf_slice(&text)));
