@@ -625,6 +625,9 @@ class Groups(Case):
         links = 'l-' + self.stream
         self.append(links, kind='$>', data=b'0@' + self.stream.encode())
         self.stream, target = links, self.stream
+        self.make('plain').only()
+        got = fields(one(self.join('plain').next(), 1))
+        self.assertEqual((event_of(got[1][0]).stream, 2 in got), (links, False))
         self.make('g', (1, 1)).only()
         call = self.join()
         got = fields(one(call.next(), 1))

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import grpc_client  # noqa: E402
 from cli_test import Case, event  # noqa: E402
 
 CONF = '''
@@ -123,6 +124,9 @@ class Upcasters(Case):
             self.assertEqual(self.data_of(self.oxbow(*read, '--raw')), [OLD, '{}'])
             self.assertEqual(self.data_of(self.oxbow('read', '$all', '--server', url)), [NEW, '{}'])
             self.assertEqual(self.data_of(self.oxbow('read', '$et-Placed', '--server', url)), [NEW])
+            with grpc_client.Conn(int(url.split(':')[2])) as conn:
+                events = grpc_client.kinds(grpc_client.read(conn, 'orders-1').all())
+                self.assertEqual([e.data.decode() for e in events], [NEW, '{}'])
             self.subscribe(url)
             self.groups(url)
             self.fails(url)

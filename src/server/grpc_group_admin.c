@@ -103,6 +103,7 @@ order_new(struct rpc *r, enum group_verb verb)
     o->conn = grpci_conn(r);
     o->command.verb = verb;
     group_settings_init(&o->settings);
+    o->settings.deliver_links = true; /* as KurrentDB does where it does not resolve them */
     return o;
 }
 
@@ -149,6 +150,7 @@ read_setting(const struct pb_field *f, struct group_settings *s, uint64_t *start
     switch (f->key) {
     case PB_VARINT(1):
         s->resolve_links = f->value != 0;
+        s->deliver_links = f->value == 0;
         return true;
     case PB_VARINT(2):
         *start = f->value;

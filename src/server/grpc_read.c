@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "base/must.h"
+#include "server/feed_int.h"
 #include "server/grpc_int.h"
 
 #define SLICE_EVENTS 1000
@@ -39,6 +40,7 @@ struct grpc_reader {
 
     /* How far it is. */
     struct log_iter *it;
+    struct buf       cast; /* what upcasters made of the event in hand */
     uint64_t         given, next;   /* next: version or position of what has not been seen */
     uint64_t         seen;          /* events, since the last checkpoint */
     uint64_t         last, checked; /* positions: of the last event looked at, of the checkpoint */
@@ -129,6 +131,7 @@ reader_free(struct grpc_reader *x)
     dequeue(x);
     stop_waiting(x);
     log_iter_close(x->it);
+    buf_fini(&x->cast);
     grpci_filter_fini(&x->filter);
     free(x);
 }
@@ -395,6 +398,7 @@ step(struct grpc_reader *x, uint64_t *bytes, struct err *err)
     e.link.stream.len = 0;
     e.dangling = false;
     TRY(log_iter_next(x->it, &e, err));
+    TRY(serveri_upcast(x->server, &e, &x->cast, err));
     *bytes += e.data.len + e.meta.len;
     take_event(x, &e);
 out:
