@@ -10,6 +10,9 @@ import tempfile
 import time
 import unittest
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from tls_test import Certificates  # noqa: E402
+
 OXBOW = os.path.abspath(os.environ.get('OXBOW', 'build/src/cli/oxbow'))
 HERE = os.path.dirname(os.path.abspath(__file__))
 PATIENCE = 90
@@ -30,14 +33,14 @@ def find_clients():
 class Conformance(unittest.TestCase):
     clients = None
 
-    def setUp(self):
+    def serve(self, *args):
         self.folder = tempfile.mkdtemp(prefix='oxbow-kurrent-')
         self.addCleanup(shutil.rmtree, self.folder, True)
         log_path = os.path.join(self.folder, 'log')
         env = {k: v for k, v in os.environ.items() if not k.startswith('OXBOW_')}
         env['OXBOW_DATA'] = os.path.join(self.folder, 'data')
         with open(log_path, 'wb') as log:
-            self.process = subprocess.Popen([OXBOW, 'serve', '--listen', '127.0.0.1:0'],
+            self.process = subprocess.Popen([OXBOW, 'serve', '--listen', '127.0.0.1:0', *args],
                                             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                             env=env)
         self.addCleanup(self.end)
@@ -57,12 +60,26 @@ class Conformance(unittest.TestCase):
             self.process.wait()
 
     def test_clients(self):
+        self.serve()
+        self.conform()
+
+    def test_tls(self):
+        with tempfile.TemporaryDirectory(prefix='oxbow-kurrent-tls-') as folder:
+            certs = Certificates(folder)
+            cert, key = certs.make('server', 'oxbow')
+            config = certs.path('oxbow.yaml')
+            with open(config, 'w', encoding='ascii') as f:
+                f.write(f'tls: {{cert: {cert}, key: {key}}}\n')
+            self.serve('-c', config)
+            self.conform(certs.path('ca.pem'))
+
+    def conform(self, *more):
         passed = 0
         for which in ('kurrent', 'eventstore'):
             with self.subTest(client=which):
                 done = subprocess.run(
                     ['node', os.path.join(HERE, 'kurrent', 'conformance.mjs'), self.clients,
-                     self.port, which], capture_output=True, text=True, timeout=300, check=False)
+                     self.port, which, *more], capture_output=True, text=True, timeout=300, check=False)
                 self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
                 passed += int(re.search(r': (\d+) ok, 0 failed', done.stdout).group(1))
         self.assertGreaterEqual(passed, 300)

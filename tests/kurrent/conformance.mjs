@@ -1,15 +1,16 @@
 // What an official client sees of a server: each check is one behaviour, named.
-// usage: node conformance.mjs FOLDER-OF-CLIENTS PORT kurrent|eventstore
+// usage: node conformance.mjs FOLDER-OF-CLIENTS PORT kurrent|eventstore [CA-FILE]
 import {createRequire} from 'node:module';
 import {randomUUID} from 'node:crypto';
 
-const [folder, port, which] = process.argv.slice(2);
+const [folder, port, which, ca] = process.argv.slice(2);
 const k = createRequire(folder + '/package.json')(
   which === 'kurrent' ? '@kurrent/kurrentdb-client' : '@eventstore/db-client');
 const isNew = which === 'kurrent';
 const Client = isNew ? k.KurrentDBClient : k.EventStoreDBClient;
 const scheme = isNew ? 'kurrentdb' : 'esdb';
-const url = `${scheme}://127.0.0.1:${port}?tls=false&discoveryInterval=1`;
+const secure = ca ? `tls=true&tlsCaFile=${ca}` : 'tls=false';
+const url = `${scheme}://127.0.0.1:${port}?${secure}&discoveryInterval=1`;
 const client = Client.connectionString(url);
 
 let passed = 0;
