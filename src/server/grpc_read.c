@@ -40,7 +40,7 @@ struct grpc_reader {
 
     /* How far it is. */
     struct log_iter *it;
-    struct buf       cast; /* what upcasters made of the event in hand */
+    struct buf       cast;          /* what upcasters made of the event in hand */
     uint64_t         given, next;   /* next: version or position of what has not been seen */
     uint64_t         seen;          /* events, since the last checkpoint */
     uint64_t         last, checked; /* positions: of the last event looked at, of the checkpoint */
