@@ -254,6 +254,25 @@ test_copy(void **state)
     "{\"kind\":\"split\",\"category\":\"truck\",\"to\":\"vehicle-{key}\",\"transform\":["          \
     "{\"when\":{\"type\":\"B\"},\"route\":\"engine-{key}\"}]}"
 
+/* A list that readers would not take for one does not stand for the original. */
+static void
+test_copy_of_a_false_copy(void **state)
+{
+    struct fix *f = *state;
+    struct buf  data = {0}, meta = {0};
+
+    assert_int_equal(append_full(f, "a-1", LOG_ANY, "A", "1",
+                                 "{\"$copiedFrom\":[{\"nonsense\":1}],\"by\":\"me\"}", 0),
+                     0);
+    (void)run(f, "one", "{\"kind\":\"copy\",\"stream\":\"a-1\",\"to\":\"b-{key}\"}");
+    (void)event_at(f, "b-1", 1, &data, &meta);
+    assert_non_null(
+        memmem(meta.data, meta.len, "{\"by\":\"me\",\"$copiedFrom\":[{\"stream\":\"a-1\",", 42));
+    assert_clean(f, 1, 1);
+    buf_fini(&data);
+    buf_fini(&meta);
+}
+
 static void
 test_split_and_join(void **state)
 {
@@ -624,6 +643,7 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_copy, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_copy_of_a_false_copy, setup, teardown),
         cmocka_unit_test_setup_teardown(test_split_and_join, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rewrite, setup, teardown),
         cmocka_unit_test_setup_teardown(test_scripts, setup, teardown),

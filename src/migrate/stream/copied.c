@@ -2,17 +2,16 @@
  * `$copiedFrom`: the last member of a copy's metadata, a list of the first
  * originals that it stands for, through any number of moves.
  */
+#include "log/copied.h"
 #include "base/json.h"
 #include "base/rfc3339.h"
 #include "migrate/stream/stream_int.h"
 
-#define MEMBER "$copiedFrom"
-
+/* What readers would not take for a copy's list is not carried on either. */
 static bool
 carried(struct slice meta, struct slice *list)
 {
-    return meta.len > 0 && json_get(meta, MEMBER, list) && json_type(*list) == JSON_ARRAY &&
-           list->len > 2;
+    return log_copied_from(meta, NULL, NULL, NULL) > 0 && json_get(meta, LOG_COPIED_KEY, list);
 }
 
 int
@@ -49,7 +48,7 @@ put_others(struct slice object, struct buf *out, struct err *err)
 
     TRY(json_object_iter(&it, object, err));
     while ((rc = json_iter_next(&it, &key, &value, err)) == 0) {
-        if (json_key_is(key, slice_str(MEMBER)))
+        if (json_key_is(key, slice_str(LOG_COPIED_KEY)))
             continue;
         if (!first)
             buf_add_byte(out, ',');
@@ -77,7 +76,7 @@ streami_copied(struct slice meta, struct slice list, struct buf *out, struct err
         FAIL(err, E_SCHEMA, ERR_DATA,
              "its metadata is no JSON object, so it cannot say what it is a copy of");
     buf_add_byte(out, '{');
-    if (raw.len > 0 && !json_get(raw, MEMBER, &old)) {
+    if (raw.len > 0 && !json_get(raw, LOG_COPIED_KEY, &old)) {
         size_t len = raw.len - 1; /* as it stands, but for the bracket at its end */
 
         while (strchr(" \t\r\n", ((const char *)raw.data)[len - 1]) != NULL)
@@ -88,7 +87,7 @@ streami_copied(struct slice meta, struct slice list, struct buf *out, struct err
     } else if (raw.len > 0) {
         TRY(put_others(raw, out, err));
     }
-    buf_add_str(out, "\"" MEMBER "\":[");
+    buf_add_str(out, "\"" LOG_COPIED_KEY "\":[");
     buf_add_slice(out, list);
     buf_add_str(out, "]}");
     if (out->failed)
