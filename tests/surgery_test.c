@@ -513,6 +513,101 @@ test_writers(void **state)
     assert_clean(f, 20, s.copies);
 }
 
+static bool
+is_moved_to(struct fix *f, const char *stream, const char *to)
+{
+    struct buf names = {0};
+    bool       yes = log_moved_to(f->log, slice_str(stream), &names, &f->err) == 0 &&
+               memmem(names.data, names.len, to, strlen(to)) != NULL;
+
+    buf_fini(&names);
+    return yes;
+}
+
+/* Two at once over the same streams: each is moved by one of them, whole. */
+static void
+test_two_at_once(void **state)
+{
+    struct fix     *f = *state;
+    struct surgery *other = NULL;
+    char            name[32], to[2][32];
+
+    fill(f, "a", 60, 5);
+    assert_int_equal(begin(f, "one", "{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"b-{key}\"}"),
+                     0);
+    assert_int_equal(
+        stream_begin(env_real(), f->log, slice_str("two"),
+                     slice_str("{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"c-{key}\"}"), &other,
+                     &f->err),
+        0);
+    (void)wait_end(f, STREAM_DONE);
+    stream_wait(other, WAIT_US);
+    for (unsigned i = 0; i < 60; i++) {
+        bool first, second;
+
+        (void)snprintf(name, sizeof name, "a-%u", i);
+        (void)snprintf(to[0], sizeof to[0], "b-%u", i);
+        (void)snprintf(to[1], sizeof to[1], "c-%u", i);
+        first = is_moved_to(f, name, to[0]);
+        second = is_moved_to(f, name, to[1]);
+        assert_true(first != second);
+        assert_int_equal(there(f, to[0]), first);
+        assert_int_equal(there(f, to[1]), second);
+        assert_stream(f, first ? to[0] : to[1],
+                      "MigratedFrom A:{\"n\":0} B:{\"n\":1} A:{\"n\":2} B:{\"n\":3} A:{\"n\":4}");
+    }
+    stream_close(other);
+}
+
+static void *
+write_to_targets(void *arg)
+{
+    struct writer *w = arg;
+    char           name[32];
+
+    for (unsigned n = 0; !atomic_load(&w->stop); n++) {
+        struct log_new_event e = {.type = slice_str("X"), .data = slice_str("1")};
+        struct log_write     write = {.expected = LOG_ANY, .events = &e, .count = 1};
+        struct log_req       req = {.writes = &write, .write_count = 1};
+
+        (void)snprintf(name, sizeof name, "b-%u", n % 40);
+        write.stream = slice_str(name);
+        if (log_append(w->f->log, &req) != 0)
+            fail_msg("append: %s", req.err.text);
+        w->acked++;
+    }
+    return NULL;
+}
+
+/* Somebody else writes to the new names meanwhile: before the move they hold it up, after it they
+ * append. */
+static void
+test_target_written_meanwhile(void **state)
+{
+    struct fix          *f = *state;
+    struct writer        w = {.f = f};
+    struct stream_status s;
+    pthread_t            thread;
+    char                 name[32];
+
+    fill(f, "a", 40, 3);
+    assert_int_equal(pthread_create(&thread, NULL, write_to_targets, &w), 0);
+    s = run(f, "met", "{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"b-{key}\"}");
+    atomic_store(&w.stop, true);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(s.streams + s.parked, 40);
+    assert_int_equal(count_w(f, "X"), w.acked);
+    for (unsigned i = 0; i < 40; i++) {
+        struct log_stream info;
+
+        (void)snprintf(name, sizeof name, "a-%u", i);
+        assert_int_equal(log_stream_info(f->log, slice_str(name), &info, &f->err), 0);
+        if ((info.flags & LOG_STREAM_MOVED) == 0)
+            assert_stream(f, name, "A:{\"n\":0} B:{\"n\":1} A:{\"n\":2}");
+    }
+    assert_clean(f, s.streams, s.copies);
+}
+
 static void
 test_goes_on(void **state)
 {
@@ -651,6 +746,8 @@ main(void)
         cmocka_unit_test_setup_teardown(test_parks, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bad_specs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_writers, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_two_at_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_target_written_meanwhile, setup, teardown),
         cmocka_unit_test_setup_teardown(test_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pause_and_cancel, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rollback, setup, teardown),
