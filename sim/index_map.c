@@ -28,6 +28,7 @@ struct stream {
     struct index_head head;
     struct event_at  *events; /* in growing order of version */
     uint32_t          count, cap;
+    uint64_t          first; /* position of the first event that it was told of */
 };
 
 struct label {
@@ -267,6 +268,8 @@ add_update(struct content *c, const struct index_update *u)
         s = add_stream(c, u->id, u->name);
     else
         must(s->head.next <= u->head.next - u->count); /* what was scavenged leaves a hole */
+    if (s->count == 0 && u->count > 0)
+        s->first = u->first != 0 ? u->first : u->positions[0];
     for (uint32_t i = 0; i < u->count; i++) {
         must((u->positions[i] & 7) == 0);
         must(s->count == 0 || s->events[s->count - 1].pos < u->positions[i]);
@@ -819,10 +822,10 @@ next_first(const struct content *c, uint64_t from, bool backwards)
 
         if (s->count == 0)
             continue;
-        pos = s->events[0].pos;
+        pos = s->first;
         if (backwards ? pos > from : pos < from)
             continue;
-        if (best == NULL || (backwards ? pos > best->events[0].pos : pos < best->events[0].pos))
+        if (best == NULL || (backwards ? pos > best->first : pos < best->first))
             best = s;
     }
     return best;
@@ -842,9 +845,9 @@ map_firsts(struct ox_index *ix, uint64_t from, bool backwards, uint64_t *positio
 
         if (s == NULL)
             break;
-        positions[*count] = s->events[0].pos;
+        positions[*count] = s->first;
         ids[(*count)++] = s->id;
-        from = backwards ? s->events[0].pos - 1 : s->events[0].pos + 1;
+        from = backwards ? s->first - 1 : s->first + 1;
     }
 out:
     return rc;

@@ -56,6 +56,7 @@ struct index_update {
     bool              has_state; /* false: the state stays what the index has */
     const uint64_t   *positions;
     uint32_t          count; /* may be 0: only the head changes */
+    uint64_t          first; /* where events of before a hole are left out: the first one; else 0 */
 };
 
 /* One event for the lists by category and type; in growing order of pos. */

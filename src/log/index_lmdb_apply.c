@@ -133,12 +133,18 @@ take_head(struct apply *a, const struct index_update *u, struct stream_rec *rec,
     return 0;
 }
 
+static uint64_t
+first_of(const struct index_update *u)
+{
+    return u->first != 0 ? u->first : u->positions[0];
+}
+
 /* Only a state was known of the stream: its first events are scavenged. */
 static int
 put_first(struct apply *a, const struct index_update *u, struct err *err)
 {
     struct ox_index *ix = a->ix;
-    size_t           pos = u->positions[0], id = u->id;
+    size_t           pos = first_of(u), id = u->id;
     MDB_val          key = val_of(&pos, sizeof pos);
     MDB_val          val = val_of(&id, sizeof id);
     int              rc = 0;
@@ -308,7 +314,7 @@ put_firsts(struct apply *a, struct err *err)
         /* A stream whose first events are scavenged begins with what is left. */
         if (u->count == 0 || (u->head.next != u->count && u->name.len == 0))
             continue;
-        pos = u->positions[0];
+        pos = first_of(u);
         mrc = mdb_cursor_put(firsts, &key, &val, MDB_APPEND);
         if (mrc == MDB_KEYEXIST)
             mrc = mdb_cursor_put(firsts, &key, &val, 0);

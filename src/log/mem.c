@@ -772,12 +772,12 @@ fill_update(const struct gen *g, const struct slot *s, uint64_t bound, uint64_t 
             struct index_update *u)
 {
     const struct state *st = newest_state(g, s, bound);
-    uint32_t            n = 0, last = newest(g, s->id, bound);
+    uint32_t            n = 0, last = newest(g, s->id, bound), i;
 
     if (last == NONE && st == NULL)
         return false;
     /* Before a scavenged version all are hidden. */
-    for (uint32_t i = last; i != NONE; i = entry_at(g, i)->prev, n++)
+    for (i = last; i != NONE; i = entry_at(g, i)->prev, n++)
         if (entry_at(g, i)->version + n != entry_at(g, last)->version)
             break;
     *u = (struct index_update){.id = s->id, .positions = positions, .count = n};
@@ -788,7 +788,10 @@ fill_update(const struct gen *g, const struct slot *s, uint64_t bound, uint64_t 
         u->head.next = entry_at(g, last)->version + 1;
         u->head.last.v = entry_at(g, last)->pos;
     }
-    for (uint32_t i = last, k = n; k > 0; i = entry_at(g, i)->prev)
+    for (; i != NONE; i = entry_at(g, i)->prev)
+        u->first = entry_at(g, i)->pos; /* of $streams, wherever batches end */
+    i = last;
+    for (uint32_t k = n; k > 0; i = entry_at(g, i)->prev)
         positions[--k] = entry_at(g, i)->pos;
     return true;
 }
