@@ -428,16 +428,21 @@ class Kills(Case):
     def one(self, number):
         """Killed at this durable write of the process. What the record said then."""
         process, app = self.begin(KILL_AT=str(number))
-        self.drive(process)
-        killed = process.poll() is not None
-        if not killed:
+        try:
+            self.drive(process)
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            status = process.wait(PATIENCE)  # a write of its end may be the one
+            self.assertIn(status, (0, -signal.SIGKILL), self.server_log())
+            records = self.records()
+            process = self.start()
+            self.go_on()
+            self.check(app)
             self.stop(process)
-        records = self.records()
-        process = self.start()
-        self.go_on()
-        self.check(app)
-        self.stop(process)
-        return killed, records[-1] if records else ('nothing', 0)
+        finally:
+            app.stopping = True  # before the next one has the same folder
+            app.join(PATIENCE)
+        return status != 0, records[-1] if records else ('nothing', 0)
 
     def test_at_durable_writes(self):
         count = self.count()
