@@ -286,14 +286,23 @@ class Postgres(Server):
         return {'PGURL': self.url}
 
     def start(self):
+        until(self.starts, 'PostgreSQL does not start')
+
+    def starts(self):
+        """False: those that a killed server left behind are still there."""
+        before = len(self.text())
         process = self.run([self.program, '-D', os.path.join(self.folder, 'data'), '-c',
                             'listen_addresses=127.0.0.1', '-c', f'port={self.port}', '-c',
                             f'unix_socket_directories={self.folder}', '-c', 'fsync=off'])
         until(lambda: process.poll() is not None or subprocess.run(
             [self.bin + 'pg_isready', '-q', '-h', '127.0.0.1', '-p', str(self.port)],
             check=False).returncode == 0, 'PostgreSQL does not answer')
-        if process.poll() is not None:
+        if process.poll() is None:
+            return True
+        self.processes.remove(process)
+        if 'pre-existing shared memory block' not in self.text()[before:]:
             raise AssertionError('PostgreSQL: ' + self.text())
+        return False
 
     @contextlib.contextmanager
     def session(self, text):
