@@ -256,11 +256,11 @@ accept_all(void *arg)
         }
         c->fake = f;
         c->fd = fd;
+        pthread_mutex_lock(&f->mutex);
+        f->conn_count++; /* before anything is answered */
+        pthread_mutex_unlock(&f->mutex);
         c->started = pthread_create(&c->thread, NULL, serve, c) == 0;
         must(c->started);
-        pthread_mutex_lock(&f->mutex);
-        f->conn_count++;
-        pthread_mutex_unlock(&f->mutex);
     }
     return NULL;
 }
