@@ -90,6 +90,6 @@ class Conformance(unittest.TestCase):
 if __name__ == '__main__':
     Conformance.clients, why_not = find_clients()
     if Conformance.clients is None:
-        print('skipped:', why_not)
+        print('skip:', why_not)
         sys.exit(SKIPPED)
     unittest.main()
