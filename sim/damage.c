@@ -73,6 +73,8 @@ choose(struct run *run, struct wound *w)
         w->victim = k;
         w->first = run->seen[k].commit;
         w->from = k == 0 ? 0 : run->seen[k - 1].pos;
+        if (w->from >= w->first) /* one of the same commit, which is gone */
+            w->from = w->first - 1;
         w->end = s->rec->end.v;
         /* In the record, or in the frame's header; padding between frames may be anything. */
         pos = sim_pick(run->sim, 8) == 0 ? w->first + sim_pick(run->sim, FRAME_BYTES)
@@ -145,6 +147,10 @@ read_up_to(struct run *run, const struct wound *w)
         return;
     }
     for (i = there(run, 0); (rc = log_iter_next(it, &ev, &err)) == 0; i = there(run, i + 1)) {
+        /* A scavenge since the last scan may have taken more, and a crash may have come behind. */
+        while (i < run->seen_count && run->seen[i].pos < ev.pos.v &&
+               run->seen[i].rec->no < run->scavenged_recs)
+            i = there(run, i + 1);
         if (i >= run->seen_count || ev.pos.v != run->seen[i].pos)
             run_fail(run, "a read past damage goes on at %" PRIu64, ev.pos.v);
         (void)rec_of_event(run, &ev, &x, &y);

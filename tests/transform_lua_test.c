@@ -252,28 +252,73 @@ note(void *arg, const struct transform_out *out, struct err *err)
     return 0;
 }
 
-/* A stream has a machine of its own: nothing goes from one to the next. */
+/* Nothing goes from one stream to the next, whatever the script does to what it was given. */
 static void
 forgets_between_streams(void **state)
 {
-    struct transform     *t = fix_compile(script("n = 0 function event(e) n = n + 1 e.data.n = n "
-                                                     "return e end"));
-    struct transform_run *run = NULL;
-    struct fix_event      e = {"A", "{}", "", false};
-    struct err            err = {0};
-    char                  seen[8] = "";
+    static const char *const scripts[] = {
+        "n = 0 function event(e) n = n + 1 e.data.n = n return e end",
+        "local n = 0 function event(e) n = n + 1 e.data.n = n return e end",
+        "function event(e) string.n = (string.n or 0) + 1 e.data.n = (''):rep(0).n return e end",
+        "function event(e) n = (_G.n or 0) + 1 e.data.n = n return e end",
+        "function event(e) math.pi = math.pi + 1 e.data.n = math.floor(math.pi) - 3 return e end",
+        "function event(e, state) state.n = (state.n or 0) + 1 e.data.n = state.n return e end",
+        "local t = {} function event(e) t[#t + 1] = ('x'):rep(1 << 20) e.data.n = #t return e end",
+        "local up = string.upper function event(e) string.upper = up == string.upper and "
+        "string.lower or error e.data.n = string.upper == error and 2 or 1 return e end",
+    };
+
+    for (size_t s = 0; s < sizeof scripts / sizeof *scripts; s++) {
+        struct transform     *t = fix_compile(script(scripts[s]));
+        struct transform_run *run = NULL;
+        struct fix_event      e = {"A", "{}", "", false};
+        struct err            err = {0};
+        char                  seen[8] = "";
+
+        assert_int_equal(transform_run_new(t, &run, &err), 0);
+        for (uint64_t i = 0; i < 3; i++) {
+            struct transform_event in = fix_event(&e, i);
+
+            assert_int_equal(transform_begin(run, in.stream, note, seen, &err), 0);
+            assert_int_equal(transform_event(run, &in, &err), 0);
+            assert_int_equal(transform_event(run, &in, &err), 0);
+            assert_int_equal(transform_end(run, &err), 0);
+            assert_string_equal(seen, "12");
+            seen[0] = '\0';
+        }
+        transform_run_free(run);
+        transform_free(t);
+    }
+}
+
+/* A limit that a stream meets behind others is decided by that stream alone. */
+static void
+begins_again_at_a_limit(void **state)
+{
+    struct transform *t =
+        fix_compile(script("function event(e) local x = ('x'):rep(e.data.n) end"));
+    struct transform_run  *run = NULL;
+    struct fix_event       small = {"A", "{\"n\":1}", "", false};
+    struct fix_event       large = {"A", "{\"n\":20000000}", "", false};
+    struct transform_event in = fix_event(&large, 0);
+    struct err             err = {0};
+    char                   seen[8] = "";
 
     assert_int_equal(transform_run_new(t, &run, &err), 0);
-    for (uint64_t i = 0; i < 3; i++) {
-        struct transform_event in = fix_event(&e, i);
-
-        assert_int_equal(transform_begin(run, in.stream, note, seen, &err), 0);
-        assert_int_equal(transform_event(run, &in, &err), 0);
-        assert_int_equal(transform_event(run, &in, &err), 0);
-        assert_int_equal(transform_end(run, &err), 0);
-        assert_string_equal(seen, "12");
-        seen[0] = '\0';
-    }
+    assert_int_equal(transform_begin(run, in.stream, note, seen, &err), 0);
+    assert_int_equal(transform_event(run, &in, &err), E_LIMIT);
+    assert_false(transform_again(run, E_LIMIT));
+    in = fix_event(&small, 0);
+    assert_int_equal(transform_begin(run, in.stream, note, seen, &err), 0);
+    assert_int_equal(transform_event(run, &in, &err), 0);
+    assert_int_equal(transform_end(run, &err), 0);
+    assert_int_equal(transform_begin(run, in.stream, note, seen, &err), 0);
+    in = fix_event(&large, 0);
+    assert_int_equal(transform_event(run, &in, &err), E_LIMIT);
+    assert_true(transform_again(run, E_LIMIT));
+    assert_int_equal(transform_begin(run, in.stream, note, seen, &err), 0);
+    assert_int_equal(transform_event(run, &in, &err), E_LIMIT);
+    assert_false(transform_again(run, E_LIMIT));
     transform_run_free(run);
     transform_free(t);
 }
@@ -605,6 +650,7 @@ main(void)
         cmocka_unit_test(drops_adds_routes),
         cmocka_unit_test(makes_one_of_many),
         cmocka_unit_test(forgets_between_streams),
+        cmocka_unit_test(begins_again_at_a_limit),
         cmocka_unit_test(stops_what_does_not_end),
         cmocka_unit_test(bounds_memory),
         cmocka_unit_test(fails_clearly),

@@ -51,7 +51,7 @@ struct times {
 
 static int          poller, timer;
 static struct conn *conns[CONNECTIONS], *idle[CONNECTIONS];
-static unsigned     idle_count;
+static unsigned idle_first, idle_count; /* a ring: each has its turn before the server ends it */
 static struct times appends, reads;
 static uint32_t    *heads; /* by stream: the version of the last event */
 static bool        *taken; /* an append to it is outstanding */
@@ -159,7 +159,10 @@ ask_due(void)
     if (over)
         return;
     while (idle_count > 0 && (due = next_due()) <= now_us()) {
-        ask(idle[--idle_count], due, asked % 2 == 0);
+        struct conn *c = idle[idle_first++ % CONNECTIONS];
+
+        idle_count--;
+        ask(c, due, asked % 2 == 0);
         asked++;
     }
     if (idle_count == 0)
@@ -219,7 +222,7 @@ pull(struct conn *c)
         shown[shown_count++ % SHOWN] = c->stream;
     }
     c->busy = false;
-    idle[idle_count++] = c;
+    idle[(idle_first + idle_count++) % CONNECTIONS] = c;
 }
 
 /* the figures */

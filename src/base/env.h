@@ -43,6 +43,7 @@ struct ox_task_def {
     /* Returns after how many µs to step again without a wake-up. */
     uint64_t (*step)(void *arg);
     void *arg;
+    bool  background; /* what others wait for comes first, where the machine knows such a thing */
 };
 
 struct ox_gate {

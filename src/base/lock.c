@@ -11,7 +11,13 @@ static _Thread_local int held_count;
 void
 lock_init(struct ox_lock *lock, enum lock_rank rank)
 {
-    must(pthread_mutex_init(&lock->mutex, NULL) == 0);
+    pthread_mutexattr_t attr;
+
+    /* What a lock covers is shorter than a sleep: who meets it taken looks again for a while. */
+    must(pthread_mutexattr_init(&attr) == 0);
+    must(pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP) == 0);
+    must(pthread_mutex_init(&lock->mutex, &attr) == 0);
+    must(pthread_mutexattr_destroy(&attr) == 0);
     lock->rank = (int)rank;
 }
 

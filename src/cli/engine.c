@@ -373,12 +373,14 @@ enginei_new(struct cli *c, struct log *log, struct conf **root, struct engine **
     e->deps = (struct tracer_deps){
         .env = e->env, .log = log, .source = enginei_source, .store = enginei_store};
     (void)pthread_mutex_init(&e->lock, NULL);
-    TRY(e->env->ops->task_start(e->env, &(struct ox_task_def){"pusher", push, e}, &e->pusher, err));
+    TRY(e->env->ops->task_start(
+        e->env, &(struct ox_task_def){.name = "pusher", .step = push, .arg = e}, &e->pusher, err));
     rc = apply(e, *root, err);
     *root = NULL;
     if (rc != 0)
         goto out;
-    TRY(e->env->ops->task_start(e->env, &(struct ox_task_def){"keeper", keep, e}, &e->keeper, err));
+    TRY(e->env->ops->task_start(
+        e->env, &(struct ox_task_def){.name = "keeper", .step = keep, .arg = e}, &e->keeper, err));
     *out = e;
     e = NULL;
 out:

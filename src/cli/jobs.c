@@ -209,7 +209,7 @@ answer_job(struct call *call, int status, struct job *job)
 static void
 begin(struct call *call, struct job *job)
 {
-    struct ox_task_def def = {"ox-job", step, job};
+    struct ox_task_def def = {.name = "ox-job", .step = step, .arg = job};
     struct ox_env     *env = job->jobs->env;
     struct err         err;
 

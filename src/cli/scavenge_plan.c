@@ -127,7 +127,9 @@ enginei_scavenge_new(struct ox_env *env, struct log *log, const struct conf *roo
                                          .min_age_us = (int64_t)conf_duration_us(c, "min_age")};
     p->next_us =
         enginei_scavenge_next(now, p->at_us < 0 ? now : now - p->every_us, p->every_us, p->at_us);
-    TRY(env->ops->task_start(env, &(struct ox_task_def){"scavenge-plan", step, p}, &p->task, err));
+    TRY(env->ops->task_start(env,
+                             &(struct ox_task_def){.name = "scavenge-plan", .step = step, .arg = p},
+                             &p->task, err));
     *out = p;
     p = NULL;
 out:

@@ -350,8 +350,9 @@ surgeriesi_new(struct ox_env *env, struct log *log, struct surgeries **out, stru
     for (int i = 0; i < 2; i++) {
         l->desks[i].list = l;
         l->desks[i].tail = &l->desks[i].orders;
-        TRY(env->ops->task_start(env, &(struct ox_task_def){"surgeries", step, &l->desks[i]},
-                                 &l->desks[i].task, err));
+        TRY(env->ops->task_start(
+            env, &(struct ox_task_def){.name = "surgeries", .step = step, .arg = &l->desks[i]},
+            &l->desks[i].task, err));
     }
     TRY(stream_each(log, open_one, l, err));
     *out = l;

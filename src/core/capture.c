@@ -752,7 +752,7 @@ out:
 int
 capture_start(struct capture *c, struct err *err)
 {
-    struct ox_task_def def = {"ox-capture", step, c};
+    struct ox_task_def def = {.name = "ox-capture", .step = step, .arg = c};
 
     if (c->task != NULL)
         return 0;

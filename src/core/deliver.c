@@ -830,7 +830,7 @@ out:
 int
 deliver_start(struct deliver *d, struct err *err)
 {
-    struct ox_task_def def = {"ox-deliver", step, d};
+    struct ox_task_def def = {.name = "ox-deliver", .step = step, .arg = d};
     int                rc;
 
     if (d->task != NULL)

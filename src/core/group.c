@@ -242,7 +242,7 @@ int
 group_open(struct ox_env *env, struct log *log, struct groups **out, struct err *err)
 {
     struct groups     *gs = calloc(1, sizeof *gs);
-    struct ox_task_def def = {"ox-groups", step, gs};
+    struct ox_task_def def = {.name = "ox-groups", .step = step, .arg = gs};
     int                rc = 0;
 
     *out = NULL;

@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -32,6 +33,7 @@
 
 #define TASK_MAGIC 0x7a5c7a5cU
 #define TASK_NAME_MAX 15
+#define BACKGROUND_NICE 10
 
 enum task_state { TASK_AWAKE, TASK_PENDING, TASK_ASLEEP };
 enum gate_state { GATE_CLOSED, GATE_WAITED, GATE_OPEN };
@@ -139,6 +141,8 @@ run_task(void *arg)
     struct ox_task *task = arg;
 
     must(task->magic == TASK_MAGIC);
+    if (task->def.background) /* Linux keeps this for each thread */
+        (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), BACKGROUND_NICE);
     for (;;) {
         uint64_t wait_us;
 

@@ -49,6 +49,20 @@ each(struct slice list, struct buf scratch[2], log_original_fn *fn, void *arg, u
 }
 
 uint64_t
+log_copied_count(struct slice list)
+{
+    struct buf scratch[2] = {{0}, {0}};
+    uint64_t   count = 0;
+    bool       unused = false;
+
+    if (!each(list, scratch, NULL, NULL, &count, &unused))
+        count = 0;
+    buf_fini(&scratch[0]);
+    buf_fini(&scratch[1]);
+    return count;
+}
+
+uint64_t
 log_copied_from(struct slice meta, log_original_fn *fn, void *arg, bool *stopped)
 {
     static const char key[] = "\"" LOG_COPIED_KEY "\"";

@@ -30,6 +30,8 @@ typedef bool log_original_fn(void *arg, const struct log_original *original);
  * no copy. *stopped: `fn` returned true; may be NULL.
  */
 uint64_t log_copied_from(struct slice meta, log_original_fn *fn, void *arg, bool *stopped);
+/* How many the list itself has; 0: it is none. */
+uint64_t log_copied_count(struct slice list);
 
 enum log_mark {
     LOG_MARK_NONE,

@@ -312,6 +312,7 @@ encode_event(struct enc *e, struct log_req *req, uint32_t n, struct err *err)
         t->id = log->next_stream_id++;
     if (id_is_zero(&id))
         id = make_id(log, e->time_us);
+    logi_recent_expect(log->recent, t->id, id.b);
     TRY(put_event(e, w, t, i, id.b, &pos, err));
     TRY(logi_mem_add(log->mem,
                      &(struct mem_event){t->id, t->next + i, pos, w->stream, w->events[i].type,

@@ -346,6 +346,32 @@ memory_full(struct log *log)
     return true;
 }
 
+/* Is the other group with the journal, or on its way there? */
+static bool
+journal_busy(const struct log *log, const struct group *g)
+{
+    const struct group *other = &log->groups[g == &log->groups[0] ? 1 : 0];
+    int                 state = atomic_load(&other->state);
+
+    return state == GROUP_SYNCING || state == GROUP_READY;
+}
+
+/* May the first of the bulk commits go into the group? */
+static bool
+bulk_fits(const struct log *log, const struct group *g)
+{
+    const struct log_req *head = log->bulk.head;
+    bool                  alone = g->bulk_bytes == g->bytes.len;
+
+    if (head == NULL || g->bytes.len >= LOGI_GROUP_BYTES)
+        return false;
+    if ((head->flags & LOG_GENTLE) == 0)
+        return alone || g->bulk_bytes == 0 || g->bulk_bytes + head->bytes <= LOGI_BULK_BYTES;
+    if (log->passed < LOGI_GENTLE_PASSED && (!alone || journal_busy(log, g)))
+        return false; /* who comes now waits for what is synced now, and for nothing behind it */
+    return g->bulk_bytes == 0 || g->bulk_bytes + head->bytes <= LOGI_GENTLE_BYTES;
+}
+
 /* True: something is left that has to wait for a wake-up. */
 static bool
 fill(struct log *log, struct group *g)
@@ -356,9 +382,7 @@ fill(struct log *log, struct group *g)
         if (atomic_load(&log->failed))
             return true;
     }
-    while (log->bulk.head != NULL && g->bytes.len < LOGI_GROUP_BYTES &&
-           (g->bulk_bytes == 0 || g->bulk_bytes + log->bulk.head->bytes <= LOGI_BULK_BYTES ||
-            g->bulk_bytes == g->bytes.len)) {
+    while (bulk_fits(log, g)) {
         if (memory_full(log) || !take_one(log, g, &log->bulk))
             return true;
         if (atomic_load(&log->failed))
@@ -399,27 +423,19 @@ own_group(struct log *log)
     return g;
 }
 
-/* Is the other group with the journal, or on its way there? */
-static bool
-journal_busy(struct log *log, const struct group *g)
-{
-    const struct group *other = &log->groups[g == &log->groups[0] ? 1 : 0];
-    int                 state = atomic_load(&other->state);
-
-    return state == GROUP_SYNCING || state == GROUP_READY;
-}
-
 /* Hands the filled group on. Returns what the step returns. */
 static uint64_t
 hand_over(struct log *log, struct group *g)
 {
     g->end = g->first + g->bytes.len;
+    log->passed = g->bulk_bytes > 0 || log->bulk.head == NULL ? 0 : log->passed + 1;
     if (log->conf.sync_delay_us > 0 && !atomic_load(&log->closing)) {
         uint64_t age = log->env->ops->mono_us(log->env) - g->started_us;
         if (age < log->conf.sync_delay_us && g->bytes.len < LOGI_GROUP_BYTES)
             return log->conf.sync_delay_us - age;
     }
-    if (!journal_busy(log, g) && g->commits <= LOGI_INLINE_MAX) {
+    if (!journal_busy(log, g) && g->commits <= LOGI_INLINE_MAX &&
+        g->bytes.len <= LOGI_INLINE_BYTES) {
         atomic_store(&g->state, GROUP_SYNCING);
         commit_group(log, g);
         log->cur ^= 1;

@@ -101,7 +101,7 @@ static int
 start(struct log *log, const char *name, uint64_t (*step)(void *), struct ox_task **out,
       struct err *err)
 {
-    struct ox_task_def def = {name, step, log};
+    struct ox_task_def def = {.name = name, .step = step, .arg = log};
 
     return log->env->ops->task_start(log->env, &def, out, err);
 }
@@ -120,9 +120,11 @@ start_tasks(struct log *log, struct err *err)
     TRY(start(log, "ox-sync", logi_sync_step, &log->syncer, err));
     TRY(start(log, "ox-index", logi_index_step, &log->indexer, err));
     TRY(start(log, "ox-upkeep", logi_upkeep_step, &log->upkeep, err));
-    TRY(log->env->ops->task_start(
-        log->env, &(struct ox_task_def){"ox-scavenge", logi_scavenge_step, log->scavenge},
-        logi_scavenge_task(log), err));
+    TRY(log->env->ops->task_start(log->env,
+                                  &(struct ox_task_def){.name = "ox-scavenge",
+                                                        .step = logi_scavenge_step,
+                                                        .arg = log->scavenge},
+                                  logi_scavenge_task(log), err));
 out:
     return rc;
 }

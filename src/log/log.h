@@ -154,6 +154,8 @@ enum log_req_flags {
     LOG_BULK = 2,     /* takes at most 256 KiB of a group while anyone else waits */
     LOG_SYSTEM = 4,   /* may write streams whose names begin with '$' */
     LOG_MOVED_OK = 8, /* may write streams that were moved: who moves them */
+    LOG_GENTLE = 16,  /* with LOG_BULK: at most 128 KiB at once, and in no group that others are in
+                         or wait behind, unless four such have gone before it */
 };
 
 /*
@@ -338,6 +340,8 @@ struct log_stream {
 
 /* E_NOTFOUND where there is none or it is deleted, E_GONE where for good. */
 int log_stream_info(struct log *log, struct slice name, struct log_stream *out, struct err *err);
+/* The same without first_pos, which costs as much again. */
+int log_stream_brief(struct log *log, struct slice name, struct log_stream *out, struct err *err);
 
 /* moves (docs/surgery.md) */
 

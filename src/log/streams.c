@@ -16,7 +16,7 @@ describe(const struct index_head *head, const struct view *v, struct log_stream 
 }
 
 int
-log_stream_info(struct log *log, struct slice name, struct log_stream *out, struct err *err)
+log_stream_brief(struct log *log, struct slice name, struct log_stream *out, struct err *err)
 {
     struct retention *retention = logi_retention_get(log);
     struct index_head head;
@@ -32,10 +32,20 @@ log_stream_info(struct log *log, struct slice name, struct log_stream *out, stru
     if (head.next == 0 || (head.flags & (INDEX_DELETED | INDEX_STAGED)) != 0)
         FAIL(err, E_NOTFOUND, ERR_DATA, "stream \"%.*s\" is not there", SLICE_FMT(name));
     describe(&head, &v, out);
-    if (v.low < head.next)
-        TRY(logi_position(log, out->id, v.low, UINT64_MAX, &out->first_pos.v, err));
 out:
     logi_retention_put(retention);
+    return rc;
+}
+
+int
+log_stream_info(struct log *log, struct slice name, struct log_stream *out, struct err *err)
+{
+    int rc;
+
+    TRY(log_stream_brief(log, name, out, err));
+    if (out->first <= out->head)
+        TRY(logi_position(log, out->id, out->first, UINT64_MAX, &out->first_pos.v, err));
+out:
     return rc;
 }
 

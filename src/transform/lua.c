@@ -1,8 +1,9 @@
 /*
- * Scripts: one virtual machine a stream, so that nothing but `state` and what
- * the script keeps itself goes from one event to the next, and nothing at all from one
- * stream to another. Its memory is counted by its allocator, its time in
- * instructions, never by a clock: two runs fail at the same event.
+ * Scripts: each stream has globals and libraries of its own and runs the script anew, so that
+ * nothing but `state` and what the script keeps itself goes from one event to the next, and
+ * nothing at all from one stream to another, although they share a virtual machine. Its
+ * memory is counted by its allocator, its time in instructions, never by a clock: two runs
+ * fail at the same event.
  */
 #include <stdlib.h>
 
@@ -12,6 +13,7 @@
 
 #define MESSAGE_MAX 4096 /* bytes: what a message may still have beyond the budget */
 #define BYTES_PER_STEP 16
+#define REUSE_MAX ((size_t)1 << 20) /* bytes that a stream may leave behind for the next one */
 
 struct transformi_script {
     char                    *file;
@@ -27,7 +29,8 @@ struct transformi_result {
     bool   routed, json, changed;
 };
 
-static const char state_key;
+/* In the registry: the script's `state`, the script itself, what _G has before it runs. */
+static const char state_key, chunk_key, globals_key;
 
 /* memory and time */
 
@@ -188,6 +191,58 @@ fix_globals(lua_State *L, int chunk)
     (void)lua_setupvalue(L, chunk, 1);
 }
 
+/* Pushes a copy of the table at the index. */
+static void
+push_copy(lua_State *L, int index)
+{
+    index = lua_absindex(L, index);
+    lua_createtable(L, 0, 32);
+    lua_pushnil(L);
+    while (lua_next(L, index) != 0) {
+        lua_pushvalue(L, -2);
+        lua_insert(L, -2);
+        lua_rawset(L, -4);
+    }
+}
+
+/* Globals as no script has touched them, libraries too; the script runs in them. */
+static void
+renew(lua_State *L, const struct transformi_script_run *run)
+{
+    int top = lua_gettop(L), globals;
+
+    (void)lua_rawgetp(L, LUA_REGISTRYINDEX, &globals_key);
+    push_copy(L, -1);
+    globals = lua_gettop(L);
+    lua_pushnil(L);
+    while (lua_next(L, top + 1) != 0) {
+        if (lua_istable(L, -1) && !lua_rawequal(L, -1, top + 1)) {
+            push_copy(L, -1);
+            lua_setfield(L, globals, lua_tostring(L, -3));
+        }
+        lua_pop(L, 1);
+    }
+    lua_pushvalue(L, globals);
+    lua_setfield(L, globals, "_G");
+    lua_pushliteral(L, ""); /* ("x"):f() */
+    (void)lua_getmetatable(L, -1);
+    (void)lua_getfield(L, globals, "string");
+    lua_setfield(L, -2, "__index");
+    lua_pushvalue(L, globals);
+    lua_rawseti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &chunk_key) == LUA_TFUNCTION) {
+        int chunk = lua_gettop(L);
+
+        lua_pushvalue(L, globals);
+        (void)lua_setupvalue(L, chunk, 1);
+        lua_pushvalue(L, chunk);
+        lua_call(L, 0, 0);
+        if ((run->may & TRANSFORM_STATE) == 0)
+            fix_globals(L, chunk);
+    }
+    lua_settop(L, top);
+}
+
 static int
 open_all(lua_State *L)
 {
@@ -197,15 +252,15 @@ open_all(lua_State *L)
     transformi_open_string(L);
     transformi_open_table(L);
     transformi_open_json(L);
+    lua_pushglobaltable(L);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &globals_key);
     if (run->script->code.len == 0)
         return 0;
     if (luaL_loadbufferx(L, (const char *)run->script->code.data, run->script->code.len, "script",
                          "b") != 0)
         return lua_error(L);
-    lua_pushvalue(L, -1);
-    lua_call(L, 0, 0);
-    if ((run->may & TRANSFORM_STATE) == 0)
-        fix_globals(L, lua_gettop(L));
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &chunk_key);
+    renew(L, run);
     return 0;
 }
 
@@ -296,8 +351,11 @@ transformi_script_run_new(const struct transformi_script *s, unsigned may, const
         FAIL(err, E_LIMIT, ERR_FATAL, "%s: no memory for a script", s->file);
     memcpy(lua_getextraspace(run->L), &run, sizeof(struct transformi_script_run *));
     lua_sethook(run->L, hook, LUA_MASKCOUNT, TRANSFORMI_HOOK_EVERY);
+    /* What is always there is most of it: collecting waits until eight times as much is. */
+    (void)lua_gc(run->L, LUA_GCINC, 800, 0, 0);
     run->loaded = true;
     TRY(call(run, open_all, run, err));
+    run->fresh = true;
     *out = run;
     run = NULL;
 out:
@@ -710,6 +768,8 @@ call_begin(lua_State *L)
 {
     const struct job *j = lua_touserdata(L, 1);
 
+    if (!j->run->fresh)
+        renew(L, j->run);
     lua_newtable(L);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &state_key);
     if (!j->run->script->has_begin)
@@ -758,10 +818,21 @@ int
 transformi_script_begin(struct transformi_script_run *run, struct slice stream, struct err *err)
 {
     struct job j = {.run = run, .stream = stream};
+    int        rc;
 
     run->inputs = 0;
     buf_clear(&run->absorbed);
-    return call(run, call_begin, &j, err);
+    /* Counting begins anew too, so that a stream ends at the same instruction wherever it runs. */
+    lua_sethook(run->L, hook, LUA_MASKCOUNT, TRANSFORMI_HOOK_EVERY);
+    rc = call(run, call_begin, &j, err);
+    run->fresh = false;
+    return rc;
+}
+
+bool
+transformi_script_reusable(const struct transformi_script_run *run)
+{
+    return run->memory <= REUSE_MAX;
 }
 
 static void

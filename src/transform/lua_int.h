@@ -25,6 +25,7 @@ struct transformi_script_run {
     enum transformi_over            over;   /* for good: no pcall of a script gets past it */
     unsigned                        may;
     bool                            loaded;
+    bool                            fresh; /* no stream has been here */
     uint64_t                        inputs;
     struct buf                      bytes;    /* of the outputs of this call */
     struct buf                      outputs;  /* struct transformi_result */

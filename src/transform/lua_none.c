@@ -39,6 +39,12 @@ transformi_script_run_free(struct transformi_script_run *run)
     must(run == NULL);
 }
 
+bool
+transformi_script_reusable(const struct transformi_script_run *run)
+{
+    return false;
+}
+
 int
 transformi_script_begin(struct transformi_script_run *run, struct slice stream, struct err *err)
 {

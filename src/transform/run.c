@@ -8,9 +8,10 @@
 struct transform_run {
     const struct transform       *t;
     struct transformi_rules_run  *rules;
-    struct transformi_script_run *script; /* a stream has its own; at read time one for all */
-    bool                          open;   /* between begin and end */
-    uint64_t                      next;   /* ordinal of the next input */
+    struct transformi_script_run *script;
+    bool                          open; /* between begin and end */
+    bool                          used; /* the script has had a stream before this one */
+    uint64_t                      next; /* ordinal of the next input */
     transform_emit_fn            *emit;
     void                         *arg;
     struct buf                    stream;
@@ -120,7 +121,9 @@ transform_begin(struct transform_run *run, struct slice stream, transform_emit_f
     buf_add_slice(&run->stream, stream);
     TRY(check_stop(run, err));
     if (run->t->script != NULL) {
-        TRY(fresh_script(run, run->t->may, err));
+        run->used = run->script != NULL && transformi_script_reusable(run->script);
+        if (!run->used)
+            TRY(fresh_script(run, run->t->may, err));
         rc = transformi_script_begin(run->script, stream, err);
         if (rc != 0) {
             failed(run, NULL, err);
@@ -130,6 +133,17 @@ transform_begin(struct transform_run *run, struct slice stream, transform_emit_f
     run->open = true;
 out:
     return rc;
+}
+
+bool
+transform_again(struct transform_run *run, int rc)
+{
+    if (rc != E_LIMIT || !run->used)
+        return false;
+    transformi_script_run_free(run->script);
+    run->script = NULL;
+    run->open = run->used = false;
+    return true;
 }
 
 static int

@@ -138,8 +138,14 @@ void transform_run_free(struct transform_run *run); /* NULL is fine */
  */
 int transform_begin(struct transform_run *run, struct slice stream, transform_emit_fn *emit,
                     void *arg, struct err *err);
-int transform_event(struct transform_run *run, const struct transform_event *in, struct err *err);
-int transform_end(struct transform_run *run, struct err *err);
+/*
+ * After an error: whether it was a limit in which what an earlier stream left may have had a part
+ * (memory that nobody uses any more counts until it is collected). Then the same stream from its
+ * beginning, with nothing left, decides.
+ */
+bool transform_again(struct transform_run *run, int rc);
+int  transform_event(struct transform_run *run, const struct transform_event *in, struct err *err);
+int  transform_end(struct transform_run *run, struct err *err);
 
 /* From another thread: the call that is under way, and every later one, is E_INTERRUPTED. */
 void transform_interrupt(struct transform_run *run);

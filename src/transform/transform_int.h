@@ -137,6 +137,8 @@ int
 transformi_script_run_new(const struct transformi_script *s, unsigned may, const atomic_bool *stop,
                           struct transformi_script_run **out, struct err *err);
 void transformi_script_run_free(struct transformi_script_run *run);
+/* Whether another stream may begin here: it finds nothing of the one before. */
+bool transformi_script_reusable(const struct transformi_script_run *run);
 int
 transformi_script_begin(struct transformi_script_run *run, struct slice stream, struct err *err);
 int transformi_script_event(struct transformi_script_run *run, const struct transform_event *in,

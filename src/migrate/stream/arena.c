@@ -4,6 +4,7 @@
 #include "migrate/stream/stream_int.h"
 
 #define BLOCK ((size_t)256 << 10)
+#define SPARE 8u /* blocks: those of a batch are those of the next one */
 
 struct streami_block {
     struct streami_block *next;
@@ -21,7 +22,11 @@ streami_alloc(struct streami_arena *a, size_t len)
     if (b == NULL || b->room - b->used < len) {
         size_t room = len > BLOCK ? len : BLOCK;
 
-        b = malloc(sizeof *b + room);
+        b = room == BLOCK ? a->spare : NULL;
+        if (b != NULL)
+            a->spare = b->next;
+        else
+            b = malloc(sizeof *b + room);
         if (b == NULL)
             return NULL;
         b->next = a->blocks;
@@ -65,34 +70,42 @@ streami_grow(struct streami_arena *a, void *list, uint32_t count, uint32_t *room
     return true;
 }
 
+static void
+free_blocks(struct streami_block *b)
+{
+    struct streami_block *next;
+
+    for (; b != NULL; b = next) {
+        next = b->next;
+        free(b);
+    }
+}
+
 void
 streami_reset(struct streami_arena *a)
 {
-    struct streami_block *keep = NULL, *next;
+    struct streami_block *next, *large = NULL;
+    unsigned              spare = 0;
 
+    for (struct streami_block *b = a->spare; b != NULL; b = b->next)
+        spare++;
     for (struct streami_block *b = a->blocks; b != NULL; b = next) {
+        struct streami_block **list = b->room == BLOCK && spare < SPARE ? &a->spare : &large;
+
         next = b->next;
-        if (keep == NULL && b->room == BLOCK)
-            keep = b;
-        else
-            free(b);
+        spare += list == &a->spare;
+        b->next = *list;
+        *list = b;
     }
-    if (keep != NULL) {
-        keep->next = NULL;
-        keep->used = 0;
-    }
-    a->blocks = keep;
+    free_blocks(large);
+    a->blocks = NULL;
     a->bytes = 0;
 }
 
 void
 streami_arena_fini(struct streami_arena *a)
 {
-    struct streami_block *next;
-
-    for (struct streami_block *b = a->blocks; b != NULL; b = next) {
-        next = b->next;
-        free(b);
-    }
+    free_blocks(a->blocks);
+    free_blocks(a->spare);
     *a = (struct streami_arena){0};
 }

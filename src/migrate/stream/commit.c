@@ -31,7 +31,10 @@ mark_event(struct streami_arena *a, const struct streami_spec *spec, const char 
 {
     struct buf id = {0};
 
-    buf_printf(&id, "%s%c%s%c", spec->name, 0, type, 0);
+    buf_add_str(&id, spec->name);
+    buf_add_byte(&id, '\0');
+    buf_add_str(&id, type);
+    buf_add_byte(&id, '\0');
     buf_add_slice(&id, stream);
     buf_add_byte(&id, '\0');
     buf_add_slice(&id, buf_slice(data));
@@ -46,6 +49,14 @@ mark_event(struct streami_arena *a, const struct streami_spec *spec, const char 
     return out->data.data == NULL ? E_NOMEM : 0;
 }
 
+static void
+put_surgery(struct buf *data, const struct streami_spec *spec)
+{
+    buf_add_str(data, ",\"surgery\":\"");
+    buf_add_str(data, spec->name);
+    buf_add_str(data, "\"}");
+}
+
 int
 streami_range_event(struct streami_arena *a, const struct streami_spec *spec, const char *type,
                     const struct streami_source *s, struct log_new_event *out, struct err *err)
@@ -54,8 +65,11 @@ streami_range_event(struct streami_arena *a, const struct streami_spec *spec, co
 
     buf_add_str(&data, "{\"stream\":");
     json_put_string(&data, s->stream);
-    buf_printf(&data, ",\"first\":%" PRIu64 ",\"last\":%" PRIu64 ",\"surgery\":\"%s\"}", s->first,
-               s->head, spec->name);
+    buf_add_str(&data, ",\"first\":");
+    buf_add_u64(&data, s->first);
+    buf_add_str(&data, ",\"last\":");
+    buf_add_u64(&data, s->head);
+    put_surgery(&data, spec);
     return mark_event(a, spec, type, s->stream, &data, out, err);
 }
 
@@ -74,7 +88,7 @@ streami_moved_event(struct streami_arena *a, const struct streami_spec *spec,
     }
     buf_add_str(&data, "],\"reason\":");
     json_put_str(&data, spec->reason == NULL ? streami_kind_name(spec->kind) : spec->reason);
-    buf_printf(&data, ",\"surgery\":\"%s\"}", spec->name);
+    put_surgery(&data, spec);
     return mark_event(a, spec, LOG_MOVED_TYPE, m->sources[source].stream, &data, out, err);
 }
 
@@ -287,7 +301,7 @@ commit_list(struct streami_batch *b, struct streami_move *moves, struct err *err
                                .checks = p.checks,
                                .check_count = p.check_count,
                                .order = p.order,
-                               .flags = LOG_BULK};
+                               .flags = LOG_BULK | (b->gentle ? LOG_GENTLE : 0)};
         rc = log_append(b->log, &req);
         if (rc == 0) {
             while (moves != NULL) {

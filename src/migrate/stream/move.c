@@ -115,9 +115,12 @@ derived_id(struct streami_reader *r, const struct transform_out *out)
     buf_add_byte(b, '\0');
     buf_add_slice(b, stream);
     buf_add_byte(b, '\0');
-    for (size_t i = 0; i < out->origin_count; i++)
-        buf_printf(b, "%" PRIu64 ",", r->inputs[out->origins[i]].version);
-    buf_printf(b, "#%u", r->ordinal);
+    for (size_t i = 0; i < out->origin_count; i++) {
+        buf_add_u64(b, r->inputs[out->origins[i]].version);
+        buf_add_byte(b, ',');
+    }
+    buf_add_byte(b, '#');
+    buf_add_u64(b, r->ordinal);
     return id_of_bytes(buf_slice(b));
 }
 
@@ -155,7 +158,8 @@ link_event(struct streami_reader *r, const struct streami_input *in, struct log_
     if ((in->flags & LOG_LINK) != 0)
         return 0;
     buf_clear(&r->text);
-    buf_printf(&r->text, "%" PRIu64 "@", in->version);
+    buf_add_u64(&r->text, in->version);
+    buf_add_byte(&r->text, '@');
     buf_add_slice(&r->text, r->move->sources[r->source].stream);
     e->type = slice_str("$>");
     e->data = streami_keep(r->arena, buf_slice(&r->text));
@@ -228,12 +232,13 @@ take_input(struct streami_reader *r, const struct log_event *e, struct err *err)
 {
     const uint64_t        origin = r->input_count;
     struct streami_input *in;
+    struct slice          meta;
     int                   rc = 0;
 
     if (!streami_grow(r->arena, &r->inputs, r->input_count, &r->input_room, sizeof *r->inputs))
         return no_memory(err);
     buf_clear(&r->text);
-    TRY(streami_origin(e, &r->text, err));
+    TRY(streami_origin(e, &r->text, &r->rest, &meta, err));
     in = &r->inputs[r->input_count++];
     *in = (struct streami_input){.list = streami_keep(r->arena, buf_slice(&r->text)),
                                  .id = e->id,
@@ -248,7 +253,7 @@ take_input(struct streami_reader *r, const struct log_event *e, struct err *err)
         return take_out(r,
                         &(struct transform_out){.type = e->type,
                                                 .data = e->data,
-                                                .meta = e->meta,
+                                                .meta = meta,
                                                 .json = (e->flags & LOG_JSON) != 0,
                                                 .origins = &origin,
                                                 .origin_count = 1},
@@ -257,7 +262,7 @@ take_input(struct streami_reader *r, const struct log_event *e, struct err *err)
                          &(struct transform_event){.stream = e->stream,
                                                    .type = e->type,
                                                    .data = e->data,
-                                                   .meta = e->meta,
+                                                   .meta = meta,
                                                    .id = e->id,
                                                    .version = e->version,
                                                    .position = e->pos.v,
@@ -398,17 +403,20 @@ static int
 begins_with_mark(struct streami_reader *r, const struct streami_source *s, bool *yes,
                  struct err *err)
 {
-    struct log_read  read = {.stream = s->stream, .from = s->first};
+    struct log_read  read = {.stream = s->stream, .from = s->first, .sealed = true};
     struct log_iter *it = NULL;
-    struct log_event e;
     int              rc = 0;
 
     *yes = false;
     TRY(log_iter_open(r->log, &read, &it, err));
-    rc = log_iter_next(it, &e, err);
+    rc = log_iter_next(it, &r->first, err);
     if (rc == 0)
-        *yes = streami_is_mark(e.type, e.data, r->spec->name) &&
-               slice_is(e.type, STREAM_MIGRATED_TYPE);
+        *yes = streami_is_mark(r->first.type, r->first.data, r->spec->name) &&
+               slice_is(r->first.type, STREAM_MIGRATED_TYPE);
+    if (rc == 0 && !*yes && r->move->source_count == 1) { /* it is what is moved next */
+        r->begun = it;
+        it = NULL;
+    }
     if (rc == E_END)
         rc = 0;
 out:
@@ -486,7 +494,7 @@ look_at(struct streami_reader *r, struct streami_source *s, enum streami_verdict
     int               rc;
 
     *verdict = STREAMI_SKIP;
-    rc = log_stream_info(r->log, s->stream, &info, err);
+    rc = log_stream_brief(r->log, s->stream, &info, err);
     if (rc == E_NOTFOUND || rc == E_GONE)
         return 0;
     if (rc != 0)
@@ -607,13 +615,16 @@ streami_move_build(struct streami_reader *r, struct streami_move *m, enum stream
     int rc;
 
     r->move = m;
-    if (!r->audit) {
-        m->source_count = 1;
+    do {
+        if (!r->audit)
+            m->source_count = 1;
         m->target_count = m->out_count = 0;
         m->target_room = m->out_room = 0;
-    }
-    m->events = m->bytes = 0;
-    rc = build(r, m, verdict, err);
+        m->events = m->bytes = 0;
+        rc = build(r, m, verdict, err);
+        log_iter_close(r->begun);
+        r->begun = NULL;
+    } while (rc != 0 && r->run != NULL && transform_again(r->run, rc));
     if (rc != 0 && !r->audit && about_stream(rc, err)) {
         *verdict = STREAMI_REFUSED;
         rc = 0;
@@ -633,4 +644,5 @@ streami_reader_fini(struct streami_reader *r)
     buf_fini(&r->scratch);
     buf_fini(&r->text);
     buf_fini(&r->id_text);
+    buf_fini(&r->rest);
 }

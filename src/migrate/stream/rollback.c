@@ -47,15 +47,16 @@ static int
 add_new(struct back *b, const struct log_event *e, struct err *err)
 {
     struct streami_out *o;
-    struct buf          meta = {0};
+    struct buf          meta = {0}, rest = {0};
+    struct slice        own;
     int                 rc;
 
     if (!streami_grow(b->arena, &b->news, b->new_count, &b->new_room, sizeof *b->news))
         return no_memory(err);
     o = &b->news[b->new_count];
     buf_clear(&b->text);
-    TRY(streami_origin(e, &b->text, err));
-    rc = streami_copied(e->meta, buf_slice(&b->text), &meta, err);
+    TRY(streami_origin(e, &b->text, &rest, &own, err));
+    rc = streami_copied(own, buf_slice(&b->text), &meta, err);
     if (rc == E_SCHEMA)
         rc = refuse(b, e->stream, "has an event whose metadata is no JSON object", err);
     if (rc != 0)
@@ -73,6 +74,7 @@ add_new(struct back *b, const struct log_event *e, struct err *err)
     else
         b->new_count++;
 out:
+    buf_fini(&rest);
     buf_fini(&meta);
     return rc;
 }

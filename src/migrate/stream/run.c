@@ -12,11 +12,9 @@
 
 #define TAKE 256u                         /* streams that a worker takes at once */
 #define BATCH_BYTES (UINT64_C(192) << 10) /* of a commit; the log gives bulk 256 KiB of a group */
+#define GENTLE_BYTES (UINT64_C(96) << 10)
 #define LOSSES_MAX 1000u
 #define RETRY_US 1000000u
-#define LOOK_US 100000u /* between two looks at the foreground */
-#define RATE_US 1000000u
-#define PAUSE_MAX_US 2000000u
 #define DROP_COMMIT 256u
 
 static void
@@ -84,6 +82,13 @@ new_move(struct streami_worker *w, struct slice stream)
     return m;
 }
 
+static struct streami_batch
+new_batch(struct streami_worker *w)
+{
+    return (struct streami_batch){
+        .log = w->surgery->log, .spec = w->surgery->spec, .arena = &w->arena, .gentle = w->gentle};
+}
+
 static int
 settle(struct streami_worker *w, struct streami_batch *b, struct err *err)
 {
@@ -109,8 +114,7 @@ move_alone(struct streami_worker *w, struct slice stream, struct err *err)
     int        rc = 0;
 
     for (uint32_t losses = 0; losses < LOSSES_MAX; losses++) {
-        struct streami_batch b = {
-            w->surgery->log, w->surgery->spec, &w->arena, NULL, NULL, NULL, NULL, {0}};
+        struct streami_batch b = new_batch(w);
         enum streami_verdict verdict;
         bool                 commit;
 
@@ -171,10 +175,9 @@ out:
 static int
 move_names(struct streami_worker *w, struct err *err)
 {
-    struct streami_batch b = {
-        w->surgery->log, w->surgery->spec, &w->arena, NULL, NULL, NULL, NULL, {0}};
-    uint64_t bytes = 0;
-    int      rc = 0;
+    struct streami_batch b = new_batch(w);
+    uint64_t             bytes = 0, most = w->gentle ? GENTLE_BYTES : BATCH_BYTES;
+    int                  rc = 0;
 
     for (size_t at = 0; at < w->names.len;) {
         struct slice         name = slice_of(w->names.data + at + 2, get_u16(w->names.data + at));
@@ -199,7 +202,7 @@ move_names(struct streami_worker *w, struct err *err)
         m->next = b.moves;
         b.moves = m;
         bytes += m->bytes;
-        if (bytes < BATCH_BYTES)
+        if (bytes < most)
             continue;
         TRY(commit(w, &b, err));
         bytes = 0;
@@ -383,56 +386,6 @@ out:
     return rc;
 }
 
-/* pace */
-
-/* The latency that 99 of 100 stayed below, of those since the last look; 0: too few to say. */
-static uint64_t
-p99_of(struct surgery *s)
-{
-    uint64_t now[LOG_LATENCY_BUCKETS], all = 0, above = 0;
-    unsigned i;
-
-    log_latency(s->log, now);
-    for (i = 0; i < LOG_LATENCY_BUCKETS; i++)
-        all += now[i] - s->latency[i];
-    if (all < 50)
-        return 0;
-    for (i = LOG_LATENCY_BUCKETS; i-- > 1;) {
-        above += now[i] - s->latency[i];
-        if (above * 100 > all)
-            break;
-    }
-    memcpy(s->latency, now, sizeof now);
-    return log_latency_us(i);
-}
-
-/* Under the lock: how long a worker rests after what it did. */
-static uint64_t
-pace(struct surgery *s)
-{
-    uint64_t now = s->env->ops->mono_us(s->env), p99;
-    uint64_t events = s->record.events + s->live.events;
-
-    if (now - s->rate_us >= RATE_US) {
-        s->events_per_s = (events - s->rate_events) * 1000000 / (now - s->rate_us);
-        s->rate_us = now;
-        s->rate_events = events;
-    }
-    if (s->max_p99_ms == 0)
-        return ENV_STEP_NOW;
-    if (now - s->looked_us >= LOOK_US && (p99 = p99_of(s)) != 0) {
-        s->looked_us = now;
-        s->p99_us = p99;
-        if (p99 > s->max_p99_ms * 1000)
-            s->pause_us = s->pause_us < 2000 ? 4000 : s->pause_us * 2;
-        else if (p99 < s->max_p99_ms * 800)
-            s->pause_us -= s->pause_us / 5 + (s->pause_us > 100 ? 100 : s->pause_us / 2);
-        if (s->pause_us > PAUSE_MAX_US)
-            s->pause_us = PAUSE_MAX_US;
-    }
-    return s->pause_us;
-}
-
 /* steps */
 
 static int
@@ -588,6 +541,7 @@ step(void *arg)
     w->busy = true;
     w->failed = false;
     state = s->state;
+    w->gentle = s->max_p99_ms != 0;
     lock_give(&s->lock);
     err_clear(&err);
     rc = work(w, state, &err);
@@ -603,7 +557,7 @@ step(void *arg)
     }
     if (s->state == STREAM_FAILED && rc != 0)
         save_failed(s);
-    wait = rc != 0 ? RETRY_US : pace(s);
+    wait = rc != 0 ? RETRY_US : streami_pace(s);
     open_idle(s);
     lock_give(&s->lock);
     return wait;
@@ -663,7 +617,7 @@ new_surgery(struct ox_env *env, struct log *log, struct streami_spec **spec, str
     s->turned = true;
     s->page.last = true;
     s->max_p99_ms = s->spec->max_p99_ms;
-    s->rate_us = env->ops->mono_us(env);
+    s->rate_us = s->looked_us = env->ops->mono_us(env);
     s->workers = calloc(s->spec->workers, sizeof *s->workers);
     if (s->workers == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a surgery");
@@ -692,8 +646,11 @@ start(struct surgery *s, struct err *err)
     if (s->started)
         return 0;
     for (uint32_t i = 0; i < s->spec->workers; i++)
-        TRY(s->env->ops->task_start(s->env, &(struct ox_task_def){"surgery", step, &s->workers[i]},
-                                    &s->workers[i].task, err));
+        TRY(s->env->ops->task_start(
+            s->env,
+            &(struct ox_task_def){
+                .name = "surgery", .step = step, .arg = &s->workers[i], .background = true},
+            &s->workers[i].task, err));
     s->started = true;
 out:
     return rc;

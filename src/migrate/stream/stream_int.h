@@ -22,7 +22,8 @@ struct streami_block;
 
 struct streami_arena {
     struct streami_block *blocks; /* the newest first */
-    uint64_t              bytes;  /* handed out */
+    struct streami_block *spare;
+    uint64_t              bytes; /* handed out */
 };
 
 void *streami_alloc(struct streami_arena *, size_t len); /* NULL: no memory. Not cleared */
@@ -30,7 +31,7 @@ void *streami_alloc(struct streami_arena *, size_t len); /* NULL: no memory. Not
 struct slice streami_keep(struct streami_arena *, struct slice);
 /* Room for one more in a list of `size` each; false: no memory. */
 bool streami_grow(struct streami_arena *, void *list, uint32_t count, uint32_t *room, size_t size);
-void streami_reset(struct streami_arena *); /* keeps a block */
+void streami_reset(struct streami_arena *); /* keeps a few blocks */
 void streami_arena_fini(struct streami_arena *);
 
 /* spec.c */
@@ -66,8 +67,12 @@ int streami_target(const struct streami_spec *, struct slice stream, struct buf 
 
 /* copied.c: `$copiedFrom` */
 
-/* What stands for one original, or for those that it carries on: elements with commas. */
-int streami_origin(const struct log_event *, struct buf *out, struct err *);
+/*
+ * What stands for one original, or for those that it carries on: elements with commas. *meta: the
+ * event's metadata without that member, its own or in `rest`.
+ */
+int streami_origin(const struct log_event *, struct buf *out, struct buf *rest, struct slice *meta,
+                   struct err *);
 /* The copy's metadata: `meta` without the member, and `list` in it as the last one. */
 int streami_copied(struct slice meta, struct slice list, struct buf *out, struct err *);
 
@@ -133,7 +138,9 @@ struct streami_reader {
     uint32_t              input_count, input_room;
     uint32_t              ordinal; /* of the next output */
     bool                  changed;
-    struct buf            scratch, text, id_text;
+    struct log_iter      *begun; /* on the only source, behind its first event; NULL */
+    struct log_event      first;
+    struct buf            scratch, text, id_text, rest;
 };
 
 /*
@@ -165,6 +172,7 @@ struct streami_batch {
     struct streami_arena      *arena;
     struct streami_move       *moves, *done, *lost, *refused;
     struct err                 why;
+    bool                       gentle; /* others are waited for */
 };
 
 int streami_commit(struct streami_batch *, struct err *);
@@ -229,6 +237,7 @@ struct streami_worker {
     struct buf            names; /* that it has taken, as a page has them */
     bool                  busy;
     bool                  failed; /* busy, and waits to try again */
+    bool                  gentle; /* there is a bound for the others' latency */
     struct streami_counts counts; /* of what it has taken */
 };
 
@@ -254,9 +263,13 @@ struct surgery {
     char                  error[ERR_TEXT_MAX];
     /* pace */
     uint64_t max_p99_ms, p99_us, pause_us, looked_us;
+    int64_t  debt; /* of 1,000 appends a look: above the bound, beyond what may be */
     uint64_t latency[LOG_LATENCY_BUCKETS];
     uint64_t rate_us, rate_events, events_per_s;
 };
+
+/* Under the lock: how long a worker rests after what it did, in µs; pace.c. */
+uint64_t streami_pace(struct surgery *);
 
 /* One stream, back to where it was; rollback.c. */
 int streami_back(struct streami_worker *, struct slice stream, struct streami_counts *,

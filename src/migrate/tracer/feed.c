@@ -268,7 +268,7 @@ out:
 int
 traceri_feed_start(struct traceri_feed *f, struct err *err)
 {
-    struct ox_task_def def = {"ox-apply", step, f};
+    struct ox_task_def def = {.name = "ox-apply", .step = step, .arg = f};
     int                rc;
 
     TRY(capture_start(f->capture, err));

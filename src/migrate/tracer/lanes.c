@@ -236,7 +236,7 @@ int
 traceri_lanes_new(struct tracer *t, struct traceri_lanes **out, struct err *err)
 {
     struct traceri_lanes *ls = calloc(1, sizeof *ls + t->workers * sizeof ls->lanes[0]);
-    struct ox_task_def    def = {"ox-lane", step, NULL};
+    struct ox_task_def    def = {.name = "ox-lane", .step = step, .arg = NULL};
     int                   rc = 0;
 
     *out = NULL;

@@ -569,7 +569,7 @@ tracer_open(const struct tracer_deps *deps, const char *name, const struct conf 
             struct tracer **out, struct err *err)
 {
     struct tracer     *t = calloc(1, sizeof *t);
-    struct ox_task_def def = {"ox-migrate", step, t};
+    struct ox_task_def def = {.name = "ox-migrate", .step = step, .arg = t};
     int                rc = 0;
 
     *out = NULL;

@@ -1,0 +1,83 @@
+/* How fast a surgery goes: as fast as it can, or as those beside it are to notice. */
+#include "migrate/stream/stream_int.h"
+
+#define LOOK_US 100000u /* between two looks at the foreground */
+#define RATE_US 1000000u
+#define LOOK_LEAST 50u /* appends that say something about 1 in 100 */
+#define GOAL 7         /* of 1,000 appends may be above the bound */
+#define PAUSE_MIN_US 100u
+#define PAUSE_MAX_US 2000000u
+
+/* How long the others' appends took since the last look. */
+struct look {
+    uint64_t all, above; /* the bound */
+    uint64_t p99_us;
+};
+
+static struct look
+look_since(const struct surgery *s, const uint64_t now[LOG_LATENCY_BUCKETS])
+{
+    struct look l = {0};
+    uint64_t    slow = 0;
+
+    for (unsigned i = 0; i < LOG_LATENCY_BUCKETS; i++) {
+        uint64_t n = now[i] - s->latency[i];
+
+        l.all += n;
+        if (log_latency_us(i) > s->max_p99_ms * 1000)
+            l.above += n;
+    }
+    for (unsigned i = LOG_LATENCY_BUCKETS; i-- > 1 && slow * 100 <= l.all;) {
+        slow += now[i] - s->latency[i];
+        l.p99_us = log_latency_us(i);
+    }
+    return l;
+}
+
+/*
+ * The rest grows by a twentieth for each 10 in 1,000 appends of a LOOK_US that were above the
+ * bound, and shrinks alike for what is below GOAL: in the long run as many are above as GOAL says,
+ * whatever a commit of ours and the disk take.
+ */
+static void
+steer(struct surgery *s, const struct look *l, uint64_t elapsed_us)
+{
+    int64_t looks = (int64_t)(elapsed_us < PAUSE_MAX_US ? elapsed_us : PAUSE_MAX_US);
+    int64_t above = l->all == 0 ? 0 : (int64_t)(l->above * 1000 / l->all);
+
+    s->debt += (above - GOAL) * looks / (int64_t)LOOK_US;
+    for (; s->debt >= 10; s->debt -= 10)
+        s->pause_us = s->pause_us < PAUSE_MIN_US ? PAUSE_MIN_US : s->pause_us + s->pause_us / 20;
+    for (; s->debt <= -10; s->debt += 10)
+        s->pause_us = s->pause_us <= PAUSE_MIN_US ? 0 : s->pause_us - s->pause_us / 21;
+    if (s->pause_us > PAUSE_MAX_US)
+        s->pause_us = PAUSE_MAX_US;
+}
+
+uint64_t
+streami_pace(struct surgery *s)
+{
+    uint64_t    now = s->env->ops->mono_us(s->env), since = now - s->looked_us;
+    uint64_t    events = s->record.events + s->live.events;
+    uint64_t    latency[LOG_LATENCY_BUCKETS];
+    struct look look;
+
+    if (now - s->rate_us >= RATE_US) {
+        s->events_per_s = (events - s->rate_events) * 1000000 / (now - s->rate_us);
+        s->rate_us = now;
+        s->rate_events = events;
+    }
+    if (s->max_p99_ms == 0)
+        return ENV_STEP_NOW;
+    if (since < LOOK_US)
+        return s->pause_us;
+    log_latency(s->log, latency);
+    look = look_since(s, latency);
+    if (look.all < LOOK_LEAST && since < RATE_US)
+        return s->pause_us;
+    steer(s, &look, since);
+    s->p99_us = look.p99_us;
+    s->looked_us = now;
+    memcpy(s->latency, latency, sizeof latency);
+    return s->pause_us;
+}
