@@ -33,7 +33,7 @@
 
 #define TASK_MAGIC 0x7a5c7a5cU
 #define TASK_NAME_MAX 15
-#define BACKGROUND_NICE 10
+#define BACKGROUND_NICE 5
 
 enum task_state { TASK_AWAKE, TASK_PENDING, TASK_ASLEEP };
 enum gate_state { GATE_CLOSED, GATE_WAITED, GATE_OPEN };
