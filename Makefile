@@ -9,8 +9,8 @@ export SEEDS RUNS
 export BUILD := $(BUILD)
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test check lint precommit fmt sim asan tsan valgrind coverage headers install clean \
-        deps deps-test deps-bench
+.PHONY: help build run test check lint precommit fmt sim asan tsan valgrind coverage headers install uninstall deb deb-test clean \
+        deps deps-test deps-bench deps-package
 .NOTPARALLEL: # one package installation at a time; the tools run things side by side
 
 help:
@@ -80,6 +80,18 @@ install: build
 	@meson configure $(BUILD) -Dprefix=$(PREFIX)
 	@DESTDIR=$(DESTDIR) meson install -C $(BUILD)
 
+#: make uninstall    takes away what the last `make install` of the build folder put there
+uninstall:
+	@ninja -C $(BUILD) uninstall
+
+#: make deb          BUILD/oxbow_VERSION_ARCH.deb: program, unit for systemd, manual, completions
+deb: deps-package build
+	@tools/deb $(BUILD)
+
+#: make deb-test     installs the package, runs it, takes it away again (as root: in the system)
+deb-test: deb
+	@python3 -B tests/package_test.py $(BUILD)
+
 #: make clean        remove every build folder
 clean:
 	rm -rf build build-asan build-tsan build-fuzz build-cov
@@ -90,3 +102,5 @@ deps-test:
 	@tools/deps build test
 deps-bench:
 	@tools/deps build bench
+deps-package:
+	@tools/deps build package

@@ -378,5 +378,6 @@ int clii_index_read(struct cli *c, struct err *err);
 int clii_index_values(struct cli *c, struct err *err);
 int clii_top(struct cli *c, struct err *err);
 int clii_completion(struct cli *c, struct err *err);
+int clii_manual(struct cli *c, struct err *err);
 
 #endif

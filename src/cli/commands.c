@@ -251,5 +251,6 @@ const struct cli_command clii_commands[] = {
     {"completion", "bash|zsh", "Write a completion script for a shell",
      "bash: source <(oxbow completion bash)\nzsh:  source <(oxbow completion zsh)", 1, 1, 0,
      clii_completion},
+    {"manual", "", "Write the manual page", "man -l <(oxbow manual)", 0, 0, 0, clii_manual},
     {0},
 };
