@@ -138,7 +138,7 @@ class Surgery(Case):
         copies, lines = self.checked('live', by_type)
         self.assertGreaterEqual(copies, 300 * 4)
         written = [e['data']['w'] for e in lines
-                   if e['stream'].startswith('vehicle-') and 'w' in (e.get('data') or {})]
+                   if e.get('stream', '').startswith('vehicle-') and 'w' in (e.get('data') or {})]
         self.assertEqual(sorted(set(acked)), sorted(w for w in set(written) if w in set(acked)))
         self.assertEqual(len(written), len(set((e['stream'], e['data']['w']) for e in lines if
                                                e['stream'].startswith('vehicle-') and

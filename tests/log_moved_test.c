@@ -225,13 +225,14 @@ test_routed(void **state)
     assert_int_equal(change(f, "a", LOG_SET_ROUTED, 0), 0);
     for (int round = 0; round < 3; round++) {
         turn(f, round);
-        assert_int_equal(append(f, "a", round), 0);
+        assert_int_equal(append(f, "a", round), E_STATE); /* nobody says where else */
         assert_int_equal(log_stream_info(f->log, slice_str("a"), &info, &f->err), 0);
         assert_int_equal(info.flags, LOG_STREAM_ROUTED);
     }
     assert_int_equal(change(f, "a", LOG_SET_UNMOVED, 0), 0);
     assert_int_equal(log_stream_info(f->log, slice_str("a"), &info, &f->err), 0);
     assert_int_equal(info.flags, 0);
+    assert_int_equal(append(f, "a", LOG_ANY), 0);
 }
 
 static void

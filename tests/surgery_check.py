@@ -2,7 +2,10 @@
 
 For each stream that a surgery closed: its events, in order, are in the targets that a rule names, once
 each, unchanged, in the order that they had in the log, and say where they come from; nothing else
-stands between a target's marks and what was appended to it later."""
+stands between a target's marks and what was appended to it later.
+
+For each stream that it routed, and that goes on: the same up to its end; what the targets got by
+themselves stands in it as a link, and in both in one order."""
 import json
 import sys
 
@@ -34,11 +37,11 @@ def copy_of(line):
             'data': line.get('data'), 'metadata': metadata}
 
 
-def targets_of(streams, surgery, rule):
+def targets_of(streams, surgery, rule, routed):
     """{target: the copies that it should have}; rule(event) names an event's targets."""
-    moved = [lines for lines in streams.values()
-             if any(is_mark(e) and e['type'] == 'StreamMovedTo' and e['data']['surgery'] == surgery
-                    for e in lines)]
+    moved = [lines for stream, lines in streams.items() if stream not in routed and
+             any(is_mark(e) and e['type'] == 'StreamMovedTo' and e['data']['surgery'] == surgery
+                 for e in lines)]
     should = {}
     for lines in moved:
         end = max(i for i, e in enumerate(lines) if is_mark(e) and e['type'] == 'StreamMovedTo' and
@@ -52,11 +55,62 @@ def targets_of(streams, surgery, rule):
             for t, events in should.items()}
 
 
+def routed_by(lines, surgery):
+    """{stream: the streams that it is or was routed to}, by its metadata."""
+    found = {}
+    for line in lines:
+        if line.get('stream', '').startswith('$$') and isinstance(line.get('data'), dict):
+            member = line['data'].get('$routed', {})
+            if member.get('surgery') == surgery:
+                found[line['stream'][2:]] = member['to']
+    return found
+
+
+def link_of(line):
+    """(version, stream) that a link leads to."""
+    version, _, stream = line['data'].partition('@')
+    return int(version), stream
+
+
+def check_routed(streams, stream, targets, rule):
+    """The same for a stream whose old name goes on, or went on up to its end."""
+    should, copies, wrong, end = {t: [] for t in targets}, 0, [], None
+    for e in streams[stream]:
+        if is_mark(e):
+            end = e['position']
+            break
+        if e['type'] == '$>':
+            version, target = link_of(e)
+            should.setdefault(target, []).append((version, None))
+            continue
+        for target in rule(e):
+            should.setdefault(target, []).append((None, copy_of(e)))
+            copies += 1
+    for target, wants in should.items():
+        there = [e for e in streams.get(target, [])
+                 if not is_mark(e) and (end is None or e['position'] < end)]
+        if len(there) != len(wants):
+            wrong.append(f'{target}: has {len(there)} events, {stream} says {len(wants)}')
+        for got, (version, copy) in zip(there, wants):
+            if copy is None and (got['version'] != version or '$copiedFrom' in (got.get('metadata') or {})):
+                wrong.append(f'{target}, {got["version"]}: {stream} has a link to {version} here')
+            for key, value in (copy or {}).items():
+                if got.get(key) != value:
+                    wrong.append(f'{target}, {got["version"]}: {key} is {got.get(key)}, should be {value}')
+                    break
+    return wrong, copies
+
+
 def check(lines, surgery, rule):
     """The differences, as texts; and how many copies there are."""
     streams = streams_of(lines)
     wrong, copies = [], 0
-    for target, should in targets_of(streams, surgery, rule).items():
+    routed = routed_by(lines, surgery)
+    for stream, targets in routed.items():
+        more, count = check_routed(streams, stream, targets, rule)
+        wrong += more
+        copies += count
+    for target, should in targets_of(streams, surgery, rule, routed).items():
         lines = streams.get(target, [])
         begin = next((i for i, e in enumerate(lines) if is_mark(e) and e['type'] == 'MigratedFrom' and
                       e['data']['surgery'] == surgery), None)

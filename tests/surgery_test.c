@@ -436,8 +436,8 @@ test_bad_specs(void **state)
     assert_bad(f, "{\"kind\":\"split\",\"category\":\"a\",\"to\":\"b-{key}\"}", "which event");
     assert_bad(f, "{\"kind\":\"join\",\"prefix\":\"a-\",\"to\":\"b-{key}\"}", "one target");
     assert_bad(f, "{\"kind\":\"join\",\"category\":\"a\",\"to\":\"b\"}", "{key}");
-    assert_bad(f, "{\"kind\":\"copy\",\"stream\":\"a-0\",\"to\":\"b\",\"old_writers\":\"route\"}",
-               "not in this version");
+    assert_bad(f, "{\"kind\":\"copy\",\"stream\":\"a-0\",\"to\":\"b\",\"old_writers\":\"fence\"}",
+               "must be \"reject\"");
     assert_bad(f,
                "{\"kind\":\"copy\",\"stream\":\"a-0\",\"to\":\"b\",\"transform\":[{\"wipe\":1}]}",
                "wipe");

@@ -50,6 +50,8 @@ const struct cli_option clii_options[OPT_COUNT] = {
     [OPT_KEEP] = {"keep", 0, "TIME", "how long the originals stay, as in 30d (for ever)"},
     [OPT_P99] = {"max-foreground-p99", 0, "MS", "slow down where others' appends take longer"},
     [OPT_SAMPLE] = {"sample", 0, "N", "look at the first N streams, 0: all (1000)"},
+    [OPT_OLD] = {"old-writers", 0, "reject|route",
+                 "refuse what is appended to the old streams, or copy it on (reject)"},
     [OPT_FOLLOW_MOVES] = {"follow-moves", 0, NULL, "go to where the stream was moved"},
     [OPT_MOVED] = {"moved", 0, "WHAT",
                    "deliver copies of moved streams' events, or skip those of events seen"},

@@ -66,6 +66,7 @@ enum cli_opt {
     OPT_KEEP,
     OPT_P99,
     OPT_SAMPLE,
+    OPT_OLD,
     OPT_COUNT
 };
 
@@ -103,6 +104,7 @@ struct cli {
     bool                      opening;      /* a failure now is CLI_UNREACHABLE */
     bool                      without_keys; /* clii_log_open: no keystore is needed */
     struct ox_subjects       *subjects;     /* of the log that is open */
+    struct stream_router     *router;       /* the same */
     struct buf                out;
     bool                      out_closed; /* nobody reads stdout any more */
 };

@@ -9,7 +9,8 @@
 
 #define SURGERY_OPTS                                                                               \
     (CLI_HAS(OPT_TO) | CLI_HAS(OPT_TRANSFORM) | CLI_HAS(OPT_NAME) | CLI_HAS(OPT_MODE) |            \
-     CLI_HAS(OPT_REASON) | CLI_HAS(OPT_KEEP) | CLI_HAS(OPT_P99) | CLI_HAS(OPT_KEYS))
+     CLI_HAS(OPT_REASON) | CLI_HAS(OPT_KEEP) | CLI_HAS(OPT_P99) | CLI_HAS(OPT_KEYS) |              \
+     CLI_HAS(OPT_OLD))
 
 #define SELECT                                                                                     \
     "SELECT is a stream, 'CATEGORY-*', or 'PREFIX*'. Each stream moves in one commit, so nobody\n" \
@@ -65,9 +66,13 @@ const struct cli_command clii_commands[] = {
      "$maxCount and $maxAge (seconds) limit what can be read, $tb hides the versions below\n"
      "it; other members are kept. --expect is the version of the metadata.",
      1, 2, CLI_HAS(OPT_EXPECT), clii_stream_metadata},
-    {"stream link", "STREAM VERSION@STREAM…", "Append links to other streams' events",
-     "oxbow read --resolve shows the events that they lead to.", 2, 1000, CLI_HAS(OPT_EXPECT),
-     clii_stream_link},
+    {"stream link", "SELECT… --to NAME | STREAM VERSION@STREAM…",
+     "Close streams, with links to their events in new ones; or append links",
+     SELECT "The originals stay, and take no more events. A transform may route.\n"
+            "  oxbow stream link 'order-*' --to 'purchase-{key}'\n"
+            "Without --to and --transform links are appended to a stream. oxbow read --resolve\n"
+            "shows the events that links lead to.",
+     1, WORDS_MAX, SURGERY_OPTS | CLI_HAS(OPT_EXPECT), clii_stream_link},
     {"stream copy", "SELECT…", "Move streams to new ones, changed by a transform or as they are",
      SELECT "  oxbow stream copy 'order-*' --to 'purchase-{key}' --transform upcast.yaml", 1,
      WORDS_MAX, SURGERY_OPTS, clii_surgery_begin},
@@ -81,8 +86,8 @@ const struct cli_command clii_commands[] = {
     {"stream join", "SELECT…", "Move several streams' events into one, in the log's order",
      SELECT "  oxbow stream join 'vehicle-*' 'engine-*' --to 'truck-{key}'", 1, WORDS_MAX,
      SURGERY_OPTS, clii_surgery_begin},
-    {"stream plan", "copy|rewrite|split|join SELECT…", "Say what a surgery would do", SELECT, 2,
-     WORDS_MAX, SURGERY_OPTS | CLI_HAS(OPT_SAMPLE), clii_surgery_plan},
+    {"stream plan", "copy|rewrite|split|join|link SELECT…", "Say what a surgery would do", SELECT,
+     2, WORDS_MAX, SURGERY_OPTS | CLI_HAS(OPT_SAMPLE), clii_surgery_plan},
     {"stream surgeries", "", "List surgeries", NULL, 0, 0, 0, clii_surgery_list},
     {"stream surgery", "NAME", "Show how far a surgery is", NULL, 1, 1, 0, clii_surgery_show},
     {"stream audit", "NAME", "Prove a surgery: derive its targets again, and compare", NULL, 1, 1,
@@ -95,6 +100,9 @@ const struct cli_command clii_commands[] = {
     {"stream rollback", "NAME", "Move back what a surgery moved",
      "Events that the new streams got since go along.", 1, 1, CLI_HAS(OPT_KEYS),
      clii_surgery_command},
+    {"stream unroute", "NAME", "End a surgery's routing: its old streams take no more events",
+     "For one begun with --old-writers route, when the old software is gone.", 1, 1,
+     CLI_HAS(OPT_KEYS), clii_surgery_command},
     {"stream drop", "NAME", "Give the originals of a surgery up",
      "They are hidden but for the event that says where they went; oxbow log scavenge gives the\n"
      "disk back.",

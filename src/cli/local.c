@@ -17,6 +17,7 @@
 #include "env/env_real.h"
 #include "log/index.h"
 #include "log/log.h"
+#include "migrate/stream/stream.h"
 #include "subject/subject.h"
 
 #define FOLLOW_MS 200
@@ -86,15 +87,19 @@ out:
 static int
 open_both(struct cli *c, struct log_conf *conf, struct log **out, struct err *err)
 {
-    int rc = 0;
+    struct log *log = NULL;
+    int         rc = 0;
 
     if (!c->without_keys)
         TRY(clii_keys_open(c, !conf->read_only, NULL, NULL, &c->subjects, err));
     conf->subjects = c->subjects;
-    TRY(log_open(env_real(), clii_data(c), conf, NULL, out, err));
+    TRY(log_open(env_real(), clii_data(c), conf, NULL, &log, err));
+    TRY(stream_router_new(env_real(), log, &c->router, err));
+    *out = log;
+    log = NULL;
 out:
     if (rc != 0)
-        clii_log_close(c, NULL);
+        clii_log_close(c, log);
     return rc;
 }
 
@@ -102,6 +107,8 @@ void
 clii_log_close(struct cli *c, struct log *log)
 {
     log_close(log);
+    stream_router_free(c->router);
+    c->router = NULL;
     subject_close(c->subjects);
     c->subjects = NULL;
 }
@@ -413,6 +420,10 @@ put_stream(struct buf *out, const struct log_stream *s)
     }
     if (s->flags & LOG_STREAM_MOVED) {
         json_out_key(&o, "moved");
+        json_out_bool(&o, true);
+    }
+    if (s->flags & LOG_STREAM_ROUTED) {
+        json_out_key(&o, "routed");
         json_out_bool(&o, true);
     }
     json_out_object_end(&o);

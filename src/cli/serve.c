@@ -18,6 +18,7 @@
 #include "env/env_real.h"
 #include "log/index.h"
 #include "log/log.h"
+#include "migrate/stream/stream.h"
 #include "server/fields_front.h"
 #include "server/group_front.h"
 #include "server/server.h"
@@ -182,6 +183,7 @@ clii_serve(struct cli *c, struct err *err)
     say_init(env_real(), SAY_INFO);
     c->opening = true;
     TRY(open_log(c, root, &report, &log, err));
+    TRY(stream_router_new(env_real(), log, &c->router, err));
     /* The port first: a second server must not touch what a configuration names. */
     TRY(server_new(env_real(), log, &conf, &s.server, err));
     c->opening = false;

@@ -181,6 +181,11 @@ clii_stream_link(struct cli *c, struct err *err)
     int64_t              expected;
     int                  rc = 0;
 
+    if (c->opt[OPT_TO] != NULL || c->opt[OPT_TRANSFORM] != NULL)
+        return clii_surgery_begin(c, err);
+    if (c->arg_count < 2)
+        FAIL(err, E_USAGE, ERR_DATA,
+             "what it is to link to: --to NAME for all of its events, or VERSION@STREAM");
     TRY(read_expect(c, LOG_ANY, &expected, err));
     TRY(log_name_check(slice_str(c->args[0]), false, err));
     for (unsigned i = 1; i < c->arg_count; i++) {

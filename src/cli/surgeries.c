@@ -22,14 +22,15 @@ enum verb {
     VERB_CANCEL,
     VERB_ROLLBACK,
     VERB_DROP,
+    VERB_UNROUTE,
     VERB_THROTTLE,
     VERB_AUDIT, /* this one and what follows take their time */
     VERB_PLAN,
     VERB_COUNT
 };
 
-static const char *const verbs[VERB_COUNT] = {"",     "pause",    "resume", "cancel", "rollback",
-                                              "drop", "throttle", "audit",  "plan"};
+static const char *const verbs[VERB_COUNT] = {"",     "pause",   "resume",   "cancel", "rollback",
+                                              "drop", "unroute", "throttle", "audit",  "plan"};
 
 struct order {
     struct order *next;
@@ -146,6 +147,8 @@ carry_out(struct surgeries *l, const struct order *o, struct buf *out, struct er
         TRY(stream_rollback(s, err));
     else if (o->verb == VERB_DROP)
         TRY(stream_drop(s, err));
+    else if (o->verb == VERB_UNROUTE)
+        TRY(stream_end_routing(s, err));
     else if (o->verb == VERB_THROTTLE)
         stream_throttle(s, o->number);
     stream_get_status(s, &status);
@@ -244,8 +247,8 @@ post_command(struct call *call, void *arg)
         verb++;
     if (verb == VERB_COUNT) {
         call_refuse(call, 404, "not-found",
-                    "no such command; there are pause, resume, cancel, rollback, drop, throttle, "
-                    "audit and plan");
+                    "no such command; there are pause, resume, cancel, rollback, drop, unroute, "
+                    "throttle, audit and plan");
         return;
     }
     if ((call_query(call, "max_foreground_p99_ms", &text) || call_query(call, "sample", &text)) &&

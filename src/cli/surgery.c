@@ -99,7 +99,8 @@ build_spec(const struct cli *c, const char *kind, const char *const *words, unsi
     static const struct {
         enum cli_opt opt;
         const char  *key;
-    } texts[] = {{OPT_TO, "to"}, {OPT_REASON, "reason"}, {OPT_MODE, "mode"}};
+    } texts[] = {
+        {OPT_TO, "to"}, {OPT_REASON, "reason"}, {OPT_MODE, "mode"}, {OPT_OLD, "old_writers"}};
     struct json_out o;
     struct buf      transform = {0};
     uint64_t        number;
@@ -268,7 +269,7 @@ watch(struct place *p, struct buf *now, struct err *err)
     for (;;) {
         TRY(look(p, now, err));
         if (!is_state(now, "RUNNING") && !is_state(now, "ROLLING_BACK") &&
-            !is_state(now, "DROPPING"))
+            !is_state(now, "DROPPING") && !is_state(now, "CLOSING"))
             break;
         say(p->c, now);
         TRY(interrupted(p, err));
@@ -422,6 +423,8 @@ run_command(struct place *p, const char *word, struct err *err)
         return stream_cancel(p->surgery, err);
     if (strcmp(word, "rollback") == 0)
         return stream_rollback(p->surgery, err);
+    if (strcmp(word, "unroute") == 0)
+        return stream_end_routing(p->surgery, err);
     must(strcmp(word, "drop") == 0);
     return stream_drop(p->surgery, err);
 }

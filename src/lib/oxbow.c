@@ -14,15 +14,17 @@
 #include "env/env_real.h"
 #include "log/index.h"
 #include "log/log.h"
+#include "migrate/stream/stream.h"
 #include "subject/subject.h"
 
 #define OX_MAGIC 0x6f784462u
 #define READER_MAGIC 0x6f785264u
 
 struct ox {
-    uint32_t            magic;
-    struct log         *log;
-    struct ox_subjects *subjects;
+    uint32_t              magic;
+    struct log           *log;
+    struct ox_subjects   *subjects;
+    struct stream_router *router;
 };
 
 struct ox_reader {
@@ -161,7 +163,10 @@ ox_open(const char *dir, const struct ox_options *options, struct ox **out, stru
     conf.subjects = db->subjects;
     if (rc == 0)
         rc = log_open(env_real(), dir, &conf, NULL, &db->log, &err);
+    if (rc == 0)
+        rc = stream_router_new(env_real(), db->log, &db->router, &err);
     if (rc != 0) {
+        log_close(db->log);
         subject_close(db->subjects);
         free(db);
         return answer(error, rc, &err);
@@ -177,6 +182,7 @@ ox_close(struct ox *db)
         return;
     must(db->magic == OX_MAGIC);
     log_close(db->log);
+    stream_router_free(db->router);
     subject_close(db->subjects);
     db->magic = 0;
     free(db);

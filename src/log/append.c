@@ -189,7 +189,7 @@ check_change(const struct log_change *c, uint64_t *bytes, struct err *err)
 {
     const uint32_t all = LOG_SET_TRUNCATE | LOG_SET_DELETED | LOG_SET_TOMBSTONE | LOG_SET_LIMITS |
                          LOG_SET_CLOSED | LOG_SET_OPEN | LOG_SET_MOVED | LOG_SET_UNMOVED |
-                         LOG_SET_ROUTED;
+                         LOG_SET_ROUTED | LOG_SET_FED | LOG_SET_UNFED;
     const uint32_t moves = c->what & (LOG_SET_MOVED | LOG_SET_UNMOVED | LOG_SET_ROUTED);
     int            rc;
 
@@ -197,6 +197,7 @@ check_change(const struct log_change *c, uint64_t *bytes, struct err *err)
     TRY(check_expected(c->expected, err));
     if (c->what == 0 || (c->what & ~all) != 0 ||
         ((c->what & LOG_SET_CLOSED) != 0 && (c->what & LOG_SET_OPEN) != 0) ||
+        ((c->what & LOG_SET_FED) != 0 && (c->what & LOG_SET_UNFED) != 0) ||
         (moves & (moves - 1)) != 0)
         FAIL(err, E_INVALID, ERR_DATA, "stream \"%.*s\": a change that sets nothing that is known",
              SLICE_FMT(c->stream));
@@ -243,11 +244,33 @@ out:
     return rc;
 }
 
+/* A move writes metadata as well: both make one change. `at`: where to look first. */
+static bool
+joins_change(struct log_req *req, const struct log_change *c, uint32_t *at)
+{
+    const uint32_t moves =
+        LOG_SET_MOVED | LOG_SET_UNMOVED | LOG_SET_ROUTED | LOG_SET_FED | LOG_SET_UNFED;
+
+    for (uint32_t n = 0; n < req->change_count; n++) {
+        struct log_change *own = &req->own[(*at + n) % req->change_count].change;
+
+        if ((own->what & ~moves) != 0 || !slice_eq(own->stream, c->stream))
+            continue;
+        own->what |= c->what;
+        own->truncate = c->truncate;
+        own->max_count = c->max_count;
+        own->max_age_us = c->max_age_us;
+        *at = (*at + n + 1) % req->change_count;
+        return true;
+    }
+    return false;
+}
+
 /* All changes of the commit, those that its metadata makes included. */
 static int
 gather_changes(struct log_req *req, uint64_t *bytes, struct err *err)
 {
-    uint32_t metas = 0, n = 0;
+    uint32_t metas = 0, n = 0, at = 0;
     int      rc = 0;
 
     for (uint32_t i = 0; i < req->write_count; i++)
@@ -258,16 +281,17 @@ gather_changes(struct log_req *req, uint64_t *bytes, struct err *err)
     if (req->own == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
     for (uint32_t i = 0; i < req->change_count; i++)
-        req->own[n++] = (struct log_own){req->changes[i], UINT32_MAX};
+        req->own[n++] = (struct log_own){req->changes[i], UINT32_MAX, false};
     for (uint32_t i = 0; i < req->write_count && metas > 0; i++) {
         bool makes = false;
 
         if (!logi_is_metastream(req->writes[i].stream))
             continue;
         req->own[n].write = UINT32_MAX;
+        req->own[n].meta = true;
         TRY(meta_change(&req->writes[i], (req->flags & LOG_SYSTEM) != 0, &req->own[n].change,
                         &makes, err));
-        n += makes;
+        n += makes && !joins_change(req, &req->own[n].change, &at);
     }
     req->own_count = n;
     for (uint32_t i = 0; i < n; i++)
@@ -337,7 +361,7 @@ check_moves(const struct log_req *req, struct err *err)
         const struct log_own   *own = &req->own[i];
         const struct log_write *w = own->write == UINT32_MAX ? NULL : &req->writes[own->write];
 
-        if ((own->change.what & LOG_SET_MOVED) != 0 &&
+        if ((own->change.what & LOG_SET_MOVED) != 0 && own->change.moved == 0 &&
             (w == NULL || !slice_is(w->events[w->count - 1].type, LOG_MOVED_TYPE)))
             RETURN_ERR(err, E_INVALID, ERR_DATA,
                        "stream \"%.*s\" is moved without a last event of type " LOG_MOVED_TYPE,
@@ -394,6 +418,8 @@ reset(struct log_req *req)
     req->wake[0] = req->wake[1] = NULL;
     req->subjects = 0;
     req->sealed = NULL;
+    req->routings = 0;
+    must(req->asked <= req->write_count);
 }
 
 void
@@ -418,7 +444,7 @@ log_submit(struct log *log, struct log_req *req)
         return;
     }
     req->bytes = bytes;
-    if ((req->flags & (LOG_BULK | LOG_QUIET)) == 0)
+    if ((req->flags & (LOG_BULK | LOG_QUIET)) == 0 && req->asked == 0)
         req->submitted_us = log->env->ops->mono_us(log->env);
     if (req->write_count > 0)
         logi_heads_fp(log->heads, req->writes[0].stream, req->fp);

@@ -199,6 +199,14 @@ closed_by(const struct log_req *req, const struct target *t)
     return t->flags & CLOSED & ~((req->flags & LOG_MOVED_OK) != 0 ? (uint32_t)INDEX_MOVED : 0);
 }
 
+/* What is written to it has to stand elsewhere too, and nobody has said yet where. */
+static bool
+routed(const struct log_req *req, const struct target *t)
+{
+    return (t->flags & (INDEX_ROUTED | INDEX_FED)) != 0 && req->asked == 0 &&
+           (req->flags & LOG_MOVED_OK) == 0;
+}
+
 /* The answer names the streams, so it waits until the event that does is readable. */
 static enum check_result
 moved_stream(struct log *log, struct log_req *req, struct slice stream, const struct target *t)
@@ -289,9 +297,13 @@ change_target(const struct log_change *c, uint64_t next, struct target *t)
     }
     if ((c->what & LOG_SET_ROUTED) != 0)
         t->flags |= INDEX_ROUTED;
+    if ((c->what & LOG_SET_FED) != 0)
+        t->flags |= INDEX_FED;
+    if ((c->what & LOG_SET_UNFED) != 0)
+        t->flags &= ~(uint32_t)INDEX_FED;
     if ((c->what & LOG_SET_MOVED) != 0) {
         t->flags = (t->flags | INDEX_MOVED) & ~(uint32_t)INDEX_ROUTED;
-        t->moved = next; /* the last event's version, and 1 */
+        t->moved = c->moved != 0 ? c->moved : next; /* its version, and 1 */
     }
     if ((c->what & LOG_SET_LIMITS) != 0) {
         t->max_count = c->max_count;
@@ -325,10 +337,18 @@ check_change(struct log *log, struct log_req *req, uint32_t i)
         return CHECK_ANSWER;
     if ((own->flags & INDEX_TOMBSTONE) != 0)
         return closed_stream(req, c->stream, own);
+    if (req->own[i].meta && routed(req, own))
+        return CHECK_ROUTE; /* the metadata says where to */
     if (!holds(c->expected, own))
         return wrong_version(req, c->stream, c->expected, own);
     t = target_of_change(log, req, i, &next);
     own->by_write = t != own;
+    if (c->moved > next) {
+        req->rc =
+            err_set(&req->err, __FILE__, __LINE__, E_INVALID, ERR_DATA,
+                    "stream \"%.*s\" has no version %" PRIu64, SLICE_FMT(c->stream), c->moved - 1);
+        return CHECK_ANSWER;
+    }
     if (load_state(log, req, t) != CHECK_OK)
         return CHECK_ANSWER;
     change_target(c, next, t);
@@ -353,7 +373,8 @@ check_write(struct log *log, struct log_req *req, uint32_t i)
     if (req->rc != 0)
         return CHECK_ANSWER;
     ok = holds(w->expected, t);
-    if (!t->is_new && (!ok || w->expected < 0))
+    /* What a router added is written or is not, as the caller's part is. */
+    if (!t->is_new && (!ok || w->expected < 0) && (req->asked == 0 || i < req->asked))
         same = written_before(log, w, t, &version, &first_pos, &last_pos, &req->err);
     if (same == SAME_LATER)
         return CHECK_LATER;
@@ -375,6 +396,8 @@ check_write(struct log *log, struct log_req *req, uint32_t i)
     }
     if ((closed_by(req, t) & ~(uint32_t)INDEX_MOVED) != 0)
         return closed_stream(req, w->stream, t);
+    if (routed(req, t))
+        return CHECK_ROUTE; /* before the version is looked at: others may be with the router */
     if (!ok)
         return wrong_version(req, w->stream, w->expected, t);
     if (same == SAME_SOME && w->expected < 0)
@@ -453,6 +476,7 @@ answer_again(struct log *log, struct log_req *req)
 enum check_result
 logi_check(struct log *log, struct log_req *req)
 {
+    const uint32_t    asked = req->asked != 0 ? req->asked : req->write_count;
     uint32_t          there = 0;
     enum check_result result;
 
@@ -462,14 +486,15 @@ logi_check(struct log *log, struct log_req *req)
     }
     for (uint32_t i = 0; i < req->write_count; i++) {
         result = check_write(log, req, i);
-        if (result == CHECK_LATER || (result == CHECK_ANSWER && req->rc != 0))
+        if (result == CHECK_LATER || result == CHECK_ROUTE ||
+            (result == CHECK_ANSWER && req->rc != 0))
             return result;
         if (result == CHECK_ANSWER)
             there++;
+        if (there == asked && i + 1 == asked)
+            return answer_again(log, req);
     }
-    must(there <= req->write_count);
-    if (there == req->write_count && there > 0)
-        return answer_again(log, req);
+    must(there <= asked);
     if (there > 0) {
         /* Part of it was written by something else: it cannot be this commit again, and what is
          * there is not written twice, whatever was expected. */

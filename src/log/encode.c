@@ -242,11 +242,48 @@ out:
     return rc;
 }
 
+/* The number in its place, and what follows it behind it; returns the text's length. */
+static size_t
+put_late(uint8_t *text, size_t len, uint32_t at, uint64_t number)
+{
+    uint8_t  digits[LOG_LATE_ROOM];
+    unsigned n = 0;
+
+    if (at == UINT32_MAX)
+        return len;
+    must(at + LOG_LATE_ROOM <= len);
+    do
+        digits[LOG_LATE_ROOM - ++n] = (uint8_t)('0' + number % 10);
+    while ((number /= 10) != 0);
+    memcpy(text + at, digits + LOG_LATE_ROOM - n, n);
+    memmove(text + at + n, text + at + LOG_LATE_ROOM, len - at - LOG_LATE_ROOM);
+    return len - LOG_LATE_ROOM + n;
+}
+
+/* The event with what is known of it only now. */
+static struct log_new_event
+completed(const struct log_new_event *ev)
+{
+    const struct log_late *l = ev->late;
+    struct log_new_event   own = *ev;
+    struct slice          *text;
+
+    if (l == NULL)
+        return own;
+    must(l->of->pos != 0);
+    text = l->data ? &own.data : &own.meta;
+    must(text->data == l->text);
+    text->len = put_late(l->text, text->len, l->pos_at, l->of->pos);
+    text->len = put_late(l->text, text->len, l->version_at, l->of->version);
+    return own;
+}
+
 static int
 put_event(struct enc *e, const struct log_write *w, const struct target *t, uint32_t i,
           const uint8_t *id, uint64_t *pos, struct err *err)
 {
-    const struct log_new_event *ev = &w->events[i];
+    const struct log_new_event  own = completed(&w->events[i]);
+    const struct log_new_event *ev = &own;
     struct record               r = {
                       .kind = RECORD_EVENT,
                       .flags =
@@ -314,6 +351,8 @@ encode_event(struct enc *e, struct log_req *req, uint32_t n, struct err *err)
         id = make_id(log, e->time_us);
     logi_recent_expect(log->recent, t->id, id.b);
     TRY(put_event(e, w, t, i, id.b, &pos, err));
+    if (w->events[i].place != NULL)
+        *w->events[i].place = (struct log_place){t->next + i, pos};
     TRY(logi_mem_add(log->mem,
                      &(struct mem_event){t->id, t->next + i, pos, w->stream, w->events[i].type,
                                          t->is_new && i == 0},

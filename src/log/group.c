@@ -297,6 +297,10 @@ take_one(struct log *log, struct group *g, struct req_list *list)
     logi_segs_unpin(&log->pin);
     if (result == CHECK_LATER || result == CHECK_NO_ROOM)
         return false;
+    if (result == CHECK_ROUTE) {
+        logi_route(log, list_pop(list));
+        return true;
+    }
     if (result == CHECK_ANSWER && refused_early(log, req)) {
         if (g->commits == 0)
             return false; /* the group with the journal has it: its end wakes us */
@@ -471,7 +475,8 @@ static bool
 all_idle(struct log *log)
 {
     return atomic_load(&log->incoming) == NULL && log->fifo.head == NULL &&
-           log->bulk.head == NULL && atomic_load(&log->groups[0].state) == GROUP_FREE &&
+           log->bulk.head == NULL && atomic_load(&log->routing) == 0 &&
+           atomic_load(&log->groups[0].state) == GROUP_FREE &&
            atomic_load(&log->groups[1].state) == GROUP_FREE;
 }
 

@@ -39,6 +39,7 @@ enum index_flags {
     INDEX_STAGED = 8,    /* being filled by a staged move: hidden */
     INDEX_CLOSED = 16,   /* takes no more writes (links only) */
     INDEX_ROUTED = 32,   /* moved; what is appended is copied on */
+    INDEX_FED = 64,      /* copies come from a routed stream, which gets links */
 };
 
 /* Does its state hide or forbid anything? */

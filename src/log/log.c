@@ -170,6 +170,7 @@ free_log(struct log *log)
     /* Those that wake others before those that they wake: upkeep may still be growing a file. */
     if (log->scavenge != NULL)
         log->env->ops->task_stop(log->env, *logi_scavenge_task(log));
+    log->env->ops->task_stop(log->env, log->router_task);
     log->env->ops->task_stop(log->env, log->upkeep);
     log->env->ops->task_stop(log->env, log->syncer);
     log->env->ops->task_stop(log->env, log->indexer);

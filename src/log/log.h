@@ -98,13 +98,34 @@ enum log_event_flags {
     LOG_ERASED = 8, /* reading: was under a subject's key, which was shredded; data is empty */
 };
 
+/* Where an event got its place: the log writes it when it gives the place out. */
+struct log_place {
+    uint64_t version, pos;
+};
+
+/*
+ * What is not known before the log gives places out: of an event that stands before it in the
+ * commit, whose numbers the log writes into the text, which is the event's metadata, or its data.
+ * At each offset the text has LOG_LATE_ROOM bytes for a number, of which the log takes back what
+ * it does not need. UINT32_MAX: not wanted; `pos_at` is above `version_at`.
+ */
+#define LOG_LATE_ROOM 20u
+struct log_late {
+    const struct log_place *of;
+    uint8_t                *text;
+    bool                    data;
+    uint32_t                version_at, pos_at;
+};
+
 struct log_new_event {
     struct ox_id id; /* zero: the log makes one */
     struct slice type, data, meta;
     int64_t      created_us; /* 0: the commit's time */
     uint32_t     flags;      /* enum log_event_flags */
     /* Whose data it is: then it is stored under the subject's key. Empty: nobody's. */
-    struct slice subject;
+    struct slice           subject;
+    struct log_place      *place; /* NULL: nobody asks */
+    const struct log_late *late;  /* NULL: all of it is known */
 };
 
 struct log_write {
@@ -133,6 +154,8 @@ enum log_change_what {
     LOG_SET_MOVED = 64,
     LOG_SET_UNMOVED = 128, /* neither moved nor routed any more */
     LOG_SET_ROUTED = 256,  /* moved, and its appends are copied on: it stays open */
+    LOG_SET_FED = 512,     /* copies come to it from a routed stream */
+    LOG_SET_UNFED = 1024,
 };
 
 /*
@@ -145,6 +168,7 @@ struct log_change {
     int64_t      expected;
     uint32_t     what;     /* enum log_change_what */
     uint64_t     truncate; /* a version; beyond the stream's end: the end */
+    uint64_t     moved;    /* LOG_SET_MOVED without a write: 1 + the version that says where to */
     uint64_t     max_count;
     int64_t      max_age_us;
 };
@@ -153,7 +177,7 @@ enum log_req_flags {
     LOG_QUIET = 1,    /* a reader's own state: wakes nobody (DESIGN rule 3) */
     LOG_BULK = 2,     /* takes at most 256 KiB of a group while anyone else waits */
     LOG_SYSTEM = 4,   /* may write streams whose names begin with '$' */
-    LOG_MOVED_OK = 8, /* may write streams that were moved: who moves them */
+    LOG_MOVED_OK = 8, /* may write streams that were moved or are routed: who moves them */
     LOG_GENTLE = 16,  /* with LOG_BULK: at most 128 KiB at once, and in no group that others are in
                          or wait behind, unless four such have gone before it */
 };
@@ -174,7 +198,8 @@ struct log_req {
      * NULL: write by write. Every write's events in their own order, in any case. */
     const uint32_t *order;
     uint32_t        flags; /* enum log_req_flags */
-    int64_t time_us;       /* 0: now; else the commit's time where it is not below the last one's */
+    uint32_t asked;   /* of a router's commit: so many of its writes are the caller's; else 0 */
+    int64_t  time_us; /* 0: now; else the commit's time where it is not below the last one's */
     /* Called once, on one of the log's tasks: must not block or call log_append. */
     void (*done)(struct log_req *);
     void *arg;
@@ -193,6 +218,7 @@ struct log_req {
     /* the log's own */
     struct log_own    *own; /* the changes, with those that metadata makes */
     uint32_t           own_count;
+    uint32_t           routings; /* how often it was with the router */
     uint32_t           subjects; /* events with one */
     struct log_sealed *sealed;
     struct log_req    *next;
@@ -324,6 +350,7 @@ enum log_stream_flags {
     LOG_STREAM_STAGED = 8,
     LOG_STREAM_CLOSED = 16,
     LOG_STREAM_ROUTED = 32,
+    LOG_STREAM_FED = 64, /* copies come to it from a routed stream */
 };
 
 struct log_stream {
@@ -359,6 +386,28 @@ int log_moved_to(struct log *log, struct slice stream, struct buf *array, struct
  */
 #define LOG_HOPS_MAX 16
 int log_moved_follow(struct log *log, struct slice stream, struct buf *name, struct err *err);
+
+/*
+ * Routing: what is appended to a stream that is routed, or fed by one, has to stand elsewhere too,
+ * in the same commit. The log knows that it has to, and not where: it gives such a commit to the
+ * router, on a task of its own, and takes the router's in its place. Where one of the streams
+ * that the router looked at has changed meanwhile, the router is asked again.
+ */
+struct log_router {
+    /*
+     * Fills `out`: in's writes in their order, each with in's events and maybe more behind them,
+     * then writes of its own; all that `in` checks and changes, and checks for all that it looked
+     * at. The caller's events come first in the order. What `out` points at is the router's until
+     * `release`, or in's. An error is in's answer.
+     */
+    int (*expand)(void *arg, const struct log_req *in, struct log_req *out, void **hold,
+                  struct err *err);
+    void (*release)(void *arg, void *hold); /* any thread */
+    void *arg;
+};
+
+/* Once, after opening; until the log is closed. Without one such appends are refused (E_STATE). */
+int log_set_router(struct log *log, const struct log_router *router, struct err *err);
 
 /*
  * In byte order of the names, those with the prefix and after `after`, deleted ones left out;

@@ -85,6 +85,7 @@ struct view {
 struct log_own {
     struct log_change change;
     uint32_t          write; /* the number of its stream's write; UINT32_MAX: it has none */
+    bool              meta;  /* made by metadata alone */
 };
 
 struct marks;
@@ -113,6 +114,8 @@ struct log {
 
     /* Any thread. */
     _Atomic(struct log_req *) incoming; /* a stack */
+    _Atomic(struct log_req *) to_route; /* the same of what waits for the router */
+    _Atomic uint32_t          routing;  /* that are not answered yet */
     _Atomic uint64_t          queue_bytes;
     _Atomic uint64_t          end;         /* published */
     _Atomic int64_t           end_us;      /* the time of the last commit below it */
@@ -147,12 +150,15 @@ struct log {
     struct err           grow_error;  /* code 0: none */
     _Atomic bool         flush_wanted, index_stuck, grow_stuck;
 
-    struct ox_task  *task, *syncer, *indexer, *upkeep;
-    struct scavenge *scavenge;                     /* NULL: read-only */
-    struct seg_pin   pin;                          /* the log task's */
-    _Atomic uint64_t sync_usual_us, sync_worst_us; /* of the commit point; the worst since asked */
-    uint64_t         frozen_last; /* indexer: last position of the frozen generation */
-    uint64_t         last_index_us, last_disk_us;
+    struct ox_task   *task, *syncer, *indexer, *upkeep;
+    struct log_router router; /* all zero: none */
+    struct ox_task   *router_task;
+    _Atomic bool      has_router;
+    struct scavenge  *scavenge;                     /* NULL: read-only */
+    struct seg_pin    pin;                          /* the log task's */
+    _Atomic uint64_t  sync_usual_us, sync_worst_us; /* of the commit point; the worst since asked */
+    uint64_t          frozen_last; /* indexer: last position of the frozen generation */
+    uint64_t          last_index_us, last_disk_us;
 
     _Atomic uint64_t commits, events, group_count, appended_bytes, syncs, stream_count;
     _Atomic int64_t  durable_time_us;
@@ -182,6 +188,7 @@ enum check_result {
     CHECK_ANSWER,  /* req->rc (0: idempotent) and results are set */
     CHECK_LATER,   /* depends on what is not durable yet */
     CHECK_NO_ROOM, /* segments have to be prepared first */
+    CHECK_ROUTE,   /* the router has to say what else it writes */
 };
 enum check_result logi_check(struct log *, struct log_req *);
 /* The stream as prepared; is_new: there is none. */
@@ -222,6 +229,10 @@ bool logi_too_old(struct log *, int64_t max_age_us, int64_t created_us);
 /* Where a stream went, as a JSON array; `moved` as in struct index_head. The segments are pinned.
  */
 int logi_moved_names(struct log *, uint64_t id, uint64_t moved, struct buf *array, struct err *);
+
+/* route.c */
+/* Hands the request to the router, or refuses it. On the log task. */
+void logi_route(struct log *, struct log_req *);
 
 /* encode.c */
 /* How many bytes a commit takes at most, frames and padding included. */

@@ -59,6 +59,10 @@ put_stream(struct json_out *o, const struct log_stream *stream)
         json_out_key(o, "moved");
         json_out_bool(o, true);
     }
+    if (stream->flags & LOG_STREAM_ROUTED) {
+        json_out_key(o, "routed");
+        json_out_bool(o, true);
+    }
     json_out_object_end(o);
 }
 

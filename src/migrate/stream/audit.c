@@ -8,18 +8,8 @@
 #include "base/json.h"
 #include "migrate/stream/stream_int.h"
 
-struct auditor {
-    struct log           *log;
-    struct streami_spec  *spec;
-    struct streami_reader reader;
-    struct streami_arena  arena;
-    struct stream_audit  *out;
-    const atomic_bool    *stop;
-    struct buf            text;
-};
-
-static void
-differs(struct auditor *a, struct slice stream, const char *what, uint64_t version)
+void
+streami_differs(struct streami_auditor *a, struct slice stream, const char *what, uint64_t version)
 {
     if (a->out->different++ == 0)
         (void)snprintf(a->out->first, sizeof a->out->first,
@@ -27,8 +17,8 @@ differs(struct auditor *a, struct slice stream, const char *what, uint64_t versi
                        what);
 }
 
-static const char *
-compare(const struct log_event *is, const struct log_new_event *should)
+const char *
+streami_compare(const struct log_event *is, const struct log_new_event *should)
 {
     if (!slice_eq(is->type, should->type))
         return "another type";
@@ -43,9 +33,8 @@ compare(const struct log_event *is, const struct log_new_event *should)
     return NULL;
 }
 
-/* The next event of a target; E_END: there is none. */
-static int
-next(struct log_iter *it, struct log_event *e, struct err *err)
+int
+streami_next(struct log_iter *it, struct log_event *e, struct err *err)
 {
     int rc;
 
@@ -57,8 +46,8 @@ next(struct log_iter *it, struct log_event *e, struct err *err)
 
 /* One target against what the move has for it; the iterator stands behind its marks. */
 static int
-compare_target(struct auditor *a, struct log_iter *it, const struct streami_move *m, uint32_t t,
-               struct err *err)
+compare_target(struct streami_auditor *a, struct log_iter *it, const struct streami_move *m,
+               uint32_t t, struct err *err)
 {
     struct log_event e;
     const char      *why = NULL;
@@ -67,29 +56,31 @@ compare_target(struct auditor *a, struct log_iter *it, const struct streami_move
     for (uint32_t i = 0; i < m->out_count; i++) {
         if (m->outs[i].target != t)
             continue;
-        rc = next(it, &e, err);
+        rc = streami_next(it, &e, err);
         if (rc == E_END) {
-            differs(a, m->targets[t].stream, "copies are missing", 0);
+            streami_differs(a, m->targets[t].stream, "copies are missing", 0);
             return 0;
         }
         if (rc != 0)
             return rc;
-        why = compare(&e, &m->outs[i].event);
+        why = streami_compare(&e, &m->outs[i].event);
         if (why != NULL) {
-            differs(a, m->targets[t].stream, why, e.version);
+            streami_differs(a, m->targets[t].stream, why, e.version);
             return 0;
         }
         a->out->copies++;
     }
-    while ((rc = next(it, &e, err)) == 0)
+    if (a->spec->route)
+        return streami_audit_tail(a, it, m, t, err);
+    while ((rc = streami_next(it, &e, err)) == 0)
         a->out->newer++;
     return rc == E_END ? 0 : rc;
 }
 
 /* Opens a target and reads its MigratedFrom events; as sources where the move has none yet. */
 static int
-open_target(struct auditor *a, struct slice stream, struct streami_move *m, struct log_iter **it,
-            struct err *err)
+open_target(struct streami_auditor *a, struct slice stream, struct streami_move *m,
+            struct log_iter **it, struct err *err)
 {
     struct log_read  read = {.stream = stream, .sealed = true, .raw = true};
     bool             fill = m->source_count == 0;
@@ -99,7 +90,7 @@ open_target(struct auditor *a, struct slice stream, struct streami_move *m, stru
     int              rc;
 
     TRY(log_iter_open(a->log, &read, it, err));
-    while ((fill || marks < m->source_count) && (rc = next(*it, &e, err)) == 0) {
+    while ((fill || marks < m->source_count) && (rc = streami_next(*it, &e, err)) == 0) {
         if (!streami_range_of(&e, a->spec->name, &a->text, &first, &last)) {
             if (marks == 0)
                 continue; /* of before the stream was deleted, or of before a rewrite */
@@ -121,19 +112,22 @@ out:
 }
 
 static int
-audit_move(struct auditor *a, struct slice stream, struct slice first_target, struct err *err)
+audit_move(struct streami_auditor *a, struct slice stream, struct slice first_target,
+           struct err *err)
 {
+    struct log_read      read = {.sealed = true, .raw = true};
     struct streami_move  m = {0};
     enum streami_verdict verdict;
     struct log_iter     *it = NULL;
     struct err           why;
+    uint32_t             moved;
     int                  rc;
 
     TRY(open_target(a, first_target, &m, &it, err));
     log_iter_close(it);
     it = NULL;
     if (m.source_count == 0) {
-        differs(a, first_target, "does not say what it was made of", 0);
+        streami_differs(a, first_target, "does not say what it was made of", 0);
         goto out;
     }
     if (!slice_eq(m.sources[0].stream, stream))
@@ -146,16 +140,21 @@ audit_move(struct auditor *a, struct slice stream, struct slice first_target, st
         goto out;
     }
     if (rc != 0) {
-        differs(a, stream, why.text, 0);
+        streami_differs(a, stream, why.text, 0);
         rc = 0;
         goto out;
     }
     a->out->streams += m.source_count;
     a->out->events += m.events;
+    moved = m.target_count;
+    if (a->spec->route)
+        TRY(streami_audit_added(a, &m, err));
     for (uint32_t t = 0; t < m.target_count; t++) {
-        rc = open_target(a, m.targets[t].stream, &m, &it, err);
+        read.stream = m.targets[t].stream;
+        rc = t < moved ? open_target(a, read.stream, &m, &it, err)
+                       : log_iter_open(a->log, &read, &it, err); /* it has no marks */
         if (rc == E_NOTFOUND || rc == E_GONE) {
-            differs(a, m.targets[t].stream, "is not there", 0);
+            streami_differs(a, m.targets[t].stream, "is not there", 0);
             rc = 0;
         } else if (rc == 0) {
             rc = compare_target(a, it, &m, t, err);
@@ -171,7 +170,34 @@ out:
 }
 
 static int
-audit_one(struct auditor *a, struct slice stream, struct err *err)
+audit_from(struct streami_auditor *a, struct slice stream, struct slice target, struct err *err)
+{
+    int rc = audit_move(a, stream, target, err);
+
+    if (rc != E_NOTFOUND && rc != E_GONE)
+        return rc;
+    streami_differs(a, target, "is not there", 0);
+    return 0;
+}
+
+/* One whose old name goes on. */
+static int
+audit_routed(struct streami_auditor *a, struct slice stream, struct err *err)
+{
+    struct streami_route route;
+    int                  rc;
+
+    TRY(streami_route_read(a->log, &a->arena, stream, &route, err));
+    if (slice_is(route.surgery, a->spec->name) && route.to.count > 0)
+        rc = audit_from(a, stream, route.to.list[0], err);
+    else
+        a->out->not_moved++;
+out:
+    return rc;
+}
+
+static int
+audit_one(struct streami_auditor *a, struct slice stream, struct err *err)
 {
     struct log_stream info;
     struct buf        names = {0}, first = {0};
@@ -196,6 +222,8 @@ audit_one(struct auditor *a, struct slice stream, struct err *err)
             a->out->not_moved++;
         return rc;
     }
+    if ((info.flags & LOG_STREAM_ROUTED) != 0)
+        return audit_routed(a, stream, err);
     if (!here) {
         a->out->not_moved++;
         return 0;
@@ -204,11 +232,7 @@ audit_one(struct auditor *a, struct slice stream, struct err *err)
     TRY(json_array_iter(&it, buf_slice(&names), err));
     TRY(json_iter_next(&it, NULL, &raw, err));
     TRY(json_string_decode(raw, &first, err));
-    rc = audit_move(a, stream, buf_slice(&first), err);
-    if (rc == E_NOTFOUND || rc == E_GONE) {
-        differs(a, buf_slice(&first), "is not there", 0);
-        rc = 0;
-    }
+    rc = audit_from(a, stream, buf_slice(&first), err);
 out:
     buf_fini(&names);
     buf_fini(&first);
@@ -216,7 +240,7 @@ out:
 }
 
 static int
-open_auditor(struct log *log, struct slice name, struct slice json, struct auditor *a,
+open_auditor(struct log *log, struct slice name, struct slice json, struct streami_auditor *a,
              struct err *err)
 {
     int rc;
@@ -231,7 +255,7 @@ out:
 }
 
 static void
-close_auditor(struct auditor *a)
+close_auditor(struct streami_auditor *a)
 {
     streami_reader_fini(&a->reader);
     streami_arena_fini(&a->arena);
@@ -240,10 +264,11 @@ close_auditor(struct auditor *a)
 }
 
 /* Each stream that is selected, at most `most`; 0: all. */
-typedef int each_fn(struct auditor *, void *arg, struct slice stream, struct err *err);
+typedef int each_fn(struct streami_auditor *, void *arg, struct slice stream, struct err *err);
 
 static int
-each(struct auditor *a, uint64_t most, each_fn *fn, void *arg, uint64_t *seen, struct err *err)
+each(struct streami_auditor *a, uint64_t most, each_fn *fn, void *arg, uint64_t *seen,
+     struct err *err)
 {
     struct streami_page page = {0};
     struct buf          after = {0};
@@ -274,7 +299,7 @@ out:
 }
 
 static int
-audit_each(struct auditor *a, void *arg, struct slice stream, struct err *err)
+audit_each(struct streami_auditor *a, void *arg, struct slice stream, struct err *err)
 {
     (void)arg;
     return audit_one(a, stream, err);
@@ -284,11 +309,12 @@ int
 stream_audit_run(struct surgery *s, const atomic_bool *stop, struct stream_audit *out,
                  struct err *err)
 {
-    struct auditor a = {.out = out, .stop = stop};
-    uint64_t       seen;
-    int            rc;
+    struct streami_auditor a = {.out = out, .stop = stop};
+    uint64_t               seen;
+    int                    rc;
 
     memset(out, 0, sizeof *out);
+    a.end = log_end(s->log);
     TRY(open_auditor(s->log, slice_str(s->spec->name), buf_slice(&s->spec->text), &a, err));
     rc = each(&a, 0, audit_each, NULL, &seen, err);
 out:
@@ -337,7 +363,7 @@ put_sample(struct planning *p, const struct streami_move *m)
 }
 
 static int
-plan_each(struct auditor *a, void *arg, struct slice stream, struct err *err)
+plan_each(struct streami_auditor *a, void *arg, struct slice stream, struct err *err)
 {
     struct planning     *p = arg;
     struct streami_move  m = {0};
@@ -393,7 +419,7 @@ put_plan(const struct planning *p, const struct streami_spec *spec, uint64_t loo
     json_out_init(&o, out);
     json_out_object(&o);
     json_out_key(&o, "kind");
-    json_out_str(&o, streami_kind_name(spec->kind));
+    json_out_str(&o, spec->word);
     json_out_key(&o, "whole");
     json_out_bool(&o, all);
     put(&o, "looked_at", looked);
@@ -429,10 +455,10 @@ int
 stream_plan(struct ox_env *env, struct log *log, struct slice name, struct slice spec,
             uint64_t sample, const atomic_bool *stop, struct buf *out, struct err *err)
 {
-    struct planning p = {0};
-    struct auditor  a = {.stop = stop};
-    uint64_t        seen = 0, began = env->ops->mono_us(env);
-    int             rc;
+    struct planning        p = {0};
+    struct streami_auditor a = {.stop = stop};
+    uint64_t               seen = 0, began = env->ops->mono_us(env);
+    int                    rc;
 
     TRY(open_auditor(log, name, spec, &a, err));
     TRY(each(&a, sample, plan_each, &p, &seen, err));

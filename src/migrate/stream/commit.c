@@ -87,7 +87,7 @@ streami_moved_event(struct streami_arena *a, const struct streami_spec *spec,
         json_put_string(&data, m->targets[i].stream);
     }
     buf_add_str(&data, "],\"reason\":");
-    json_put_str(&data, spec->reason == NULL ? streami_kind_name(spec->kind) : spec->reason);
+    json_put_str(&data, spec->reason == NULL ? spec->word : spec->reason);
     put_surgery(&data, spec);
     return mark_event(a, spec, LOG_MOVED_TYPE, m->sources[source].stream, &data, out, err);
 }
@@ -173,6 +173,51 @@ out:
     return rc;
 }
 
+/* One more change of a stream, and what its metadata says then. */
+static int
+add_route(struct plan *p, struct slice stream, uint32_t what, const struct streami_route *route,
+          struct err *err)
+{
+    struct log_new_event *event;
+    uint32_t              write = p->write_count;
+    int                   rc;
+
+    p->changes[p->change_count++] =
+        (struct log_change){.stream = stream, .expected = LOG_ANY, .what = what};
+    TRY(add_write(p, route->stream, route->version, 1, &event, err));
+    rc = streami_route_event(p->b->arena, route, route->doc, next_event(p, write, event), err);
+out:
+    return rc;
+}
+
+/* The move stands in the head and the metadata: the old name goes on as it is. */
+static int
+add_routed(struct plan *p, const struct streami_move *m, struct err *err)
+{
+    struct streami_arena        *a = p->b->arena;
+    const struct streami_source *s = &m->sources[0];
+    struct streami_route         route = s->route;
+    int                          rc = 0;
+
+    must(m->source_count == 1);
+    p->checks[p->check_count++] = (struct log_check){s->stream, (int64_t)s->head};
+    p->checks[p->check_count++] = (struct log_check){s->stream, LOG_EXISTS};
+    TRY(add_targets(p, m, err));
+    route.surgery = slice_str(p->b->spec->name);
+    route.to = (struct streami_names){0};
+    for (uint32_t t = 0; t < m->target_count; t++) {
+        struct streami_route to = m->targets[t].route;
+
+        TRY(streami_route_add(a, &route.to, m->targets[t].stream, err));
+        to.from = (struct streami_names){0};
+        TRY(streami_route_add(a, &to.from, s->stream, err));
+        TRY(add_route(p, m->targets[t].stream, LOG_SET_FED, &to, err));
+    }
+    rc = add_route(p, s->stream, LOG_SET_ROUTED, &route, err);
+out:
+    return rc;
+}
+
 static int
 add_move(struct plan *p, const struct streami_move *m, struct err *err)
 {
@@ -183,6 +228,8 @@ add_move(struct plan *p, const struct streami_move *m, struct err *err)
 
     if (spec->kind == STREAMI_REWRITE)
         return add_rewrite(p, m, err);
+    if (spec->route)
+        return add_routed(p, m, err);
     own = streami_alloc(p->b->arena, m->source_count * sizeof(void *));
     if (own == NULL)
         return no_memory(err);
@@ -212,6 +259,11 @@ make_plan(struct plan *p, const struct streami_move *moves, struct err *err)
         writes += m->source_count + m->target_count;
         changes += m->source_count;
         events += m->out_count + (size_t)m->source_count * (2 + m->target_count);
+        if (p->b->spec->route) { /* and the metadata of each */
+            writes += m->target_count;
+            changes += m->target_count + 1u;
+            events += m->target_count;
+        }
     }
     p->writes = streami_alloc(p->b->arena, writes * sizeof *p->writes);
     p->changes = streami_alloc(p->b->arena, changes * sizeof *p->changes);
@@ -268,6 +320,13 @@ blame(struct streami_batch *b, struct streami_move **moves, const struct log_req
     if (req->rc != E_WRONG_VERSION && req->rc != E_GONE && req->rc != E_MOVED)
         return false;
     m = take_out(moves, req->wrong_stream, &source);
+    if (m == NULL && slice_starts(req->wrong_stream, slice_str("$$"))) {
+        /* Its routing or the rest of its metadata is another by now. */
+        m = take_out(moves,
+                     slice_of((const char *)req->wrong_stream.data + 2, req->wrong_stream.len - 2),
+                     &source);
+        source = true;
+    }
     if (m == NULL)
         return false;
     if (source) {

@@ -16,6 +16,71 @@ may_have_list(struct slice meta)
             memmem(meta.data, meta.len, "\\u", 2) != NULL);
 }
 
+static void
+put_names(struct slice stream, struct slice type, struct buf *out)
+{
+    buf_add_str(out, "{\"stream\":");
+    json_put_string(out, stream);
+    buf_add_str(out, ",\"type\":");
+    json_put_string(out, type);
+}
+
+static void
+put_rest(const struct ox_id *id, int64_t created_us, struct buf *out)
+{
+    char text[ID_TEXT_LEN + 1], created[TIME_TEXT_MAX];
+
+    id_format(id, text);
+    time_format(created_us, created);
+    buf_add_str(out, ",\"created\":\"");
+    buf_add_str(out, created);
+    buf_add_str(out, "\",\"id\":\"");
+    buf_add_str(out, text);
+    buf_add_str(out, "\"}");
+}
+
+int
+streami_origin_late(struct slice stream, const struct log_new_event *e, struct buf *out,
+                    uint32_t *version_at, uint32_t *pos_at, struct err *err)
+{
+    put_names(stream, e->type, out);
+    buf_add_str(out, ",\"version\":");
+    *version_at = (uint32_t)out->len;
+    buf_printf(out, "%*s,\"position\":", (int)LOG_LATE_ROOM, "");
+    *pos_at = (uint32_t)out->len;
+    buf_printf(out, "%*s", (int)LOG_LATE_ROOM, "");
+    put_rest(&e->id, e->created_us, out);
+    if (out->failed)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a copy");
+    return 0;
+}
+
+struct ox_id
+streami_route_id(const struct streami_spec *spec, struct slice stream, const struct ox_id *of,
+                 uint32_t ordinal, struct buf *scratch)
+{
+    buf_clear(scratch);
+    buf_add_str(scratch, spec->name);
+    buf_add_byte(scratch, '\0');
+    buf_add_slice(scratch, stream);
+    buf_add_byte(scratch, '\0');
+    buf_add(scratch, of->b, sizeof of->b);
+    buf_printf(scratch, "#%u", ordinal);
+    return id_of_bytes(buf_slice(scratch));
+}
+
+struct ox_id
+streami_link_id(struct slice owner, const struct ox_id *of, struct buf *scratch)
+{
+    buf_clear(scratch);
+    buf_add_str(scratch, "$routed");
+    buf_add_byte(scratch, '\0');
+    buf_add_slice(scratch, owner);
+    buf_add_byte(scratch, '\0');
+    buf_add(scratch, of->b, sizeof of->b);
+    return id_of_bytes(buf_slice(scratch));
+}
+
 /* All members but the list, each as it was written and with a comma behind it. */
 static int
 put_others(struct slice object, struct buf *out, struct slice *list, struct err *err)
@@ -42,49 +107,40 @@ out:
     return rc;
 }
 
-static void
-put_origin(const struct log_event *e, struct buf *out)
-{
-    char id[ID_TEXT_LEN + 1], created[TIME_TEXT_MAX];
-
-    id_format(&e->id, id);
-    time_format(e->created_us, created);
-    buf_add_str(out, "{\"stream\":");
-    json_put_string(out, e->stream);
-    buf_add_str(out, ",\"type\":");
-    json_put_string(out, e->type);
-    buf_add_str(out, ",\"version\":");
-    buf_add_u64(out, e->version);
-    buf_add_str(out, ",\"position\":");
-    buf_add_u64(out, e->pos.v);
-    buf_add_str(out, ",\"created\":\"");
-    buf_add_str(out, created);
-    buf_add_str(out, "\",\"id\":\"");
-    buf_add_str(out, id);
-    buf_add_str(out, "\"}");
-}
-
-int
-streami_origin(const struct log_event *e, struct buf *out, struct buf *rest, struct slice *meta,
-               struct err *err)
+bool
+streami_carried(struct slice meta, struct buf *out, struct buf *rest, struct slice *own)
 {
     struct slice list = {0};
 
-    *meta = e->meta;
+    *own = meta;
     buf_clear(rest);
     buf_add_byte(rest, '{');
-    if (may_have_list(e->meta) && put_others(e->meta, rest, &list, NULL) != 0)
+    if (may_have_list(meta) && put_others(meta, rest, &list, NULL) != 0)
         list.len = 0; /* no JSON object */
     if (list.len > 0) {
         if (rest->len > 1)
             rest->data[rest->len - 1] = '}';
-        *meta = rest->len > 1 ? buf_slice(rest) : slice_of(NULL, 0);
+        *own = rest->len > 1 ? buf_slice(rest) : slice_of(NULL, 0);
     }
     /* What readers would not take for a copy's list is not carried on either. */
-    if (list.len > 0 && log_copied_count(list) > 0)
-        buf_add(out, (const char *)list.data + 1, list.len - 2);
-    else
-        put_origin(e, out);
+    if (list.len == 0 || log_copied_count(list) == 0)
+        return false;
+    buf_add(out, (const char *)list.data + 1, list.len - 2);
+    return true;
+}
+
+int
+streami_origin(const struct log_event *e, struct buf *out, struct buf *rest, struct slice *own,
+               struct err *err)
+{
+    if (!streami_carried(e->meta, out, rest, own)) {
+        put_names(e->stream, e->type, out);
+        buf_add_str(out, ",\"version\":");
+        buf_add_u64(out, e->version);
+        buf_add_str(out, ",\"position\":");
+        buf_add_u64(out, e->pos.v);
+        put_rest(&e->id, e->created_us, out);
+    }
     if (out->failed || rest->failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a copy");
     return 0;

@@ -81,7 +81,8 @@ find_target(struct streami_reader *r, struct slice name, uint32_t *out, struct e
         return err != NULL ? err->code : E_INVALID;
     if (!streami_grow(r->arena, &m->targets, m->target_count, &m->target_room, sizeof *m->targets))
         return no_memory(err);
-    m->targets[m->target_count] = (struct streami_target_of){streami_keep(r->arena, name), 0};
+    m->targets[m->target_count] =
+        (struct streami_target_of){.stream = streami_keep(r->arena, name)};
     if (m->targets[m->target_count].stream.data == NULL)
         return no_memory(err);
     m->bytes += 2 * EVENT_OVERHEAD + name.len;
@@ -110,6 +111,8 @@ derived_id(struct streami_reader *r, const struct transform_out *out)
     struct slice stream = r->move->sources[r->source].stream;
     struct buf  *b = &r->id_text;
 
+    if (r->spec->route)
+        return streami_route_id(r->spec, stream, &r->inputs[out->origins[0]].id, r->ordinal, b);
     buf_clear(b);
     buf_add_str(b, r->spec->name);
     buf_add_byte(b, '\0');
@@ -249,6 +252,8 @@ take_input(struct streami_reader *r, const struct log_event *e, struct err *err)
     if (in->list.data == NULL)
         return no_memory(err);
     r->move->events++;
+    if (r->spec->route) /* each event by itself, wherever it stands */
+        r->ordinal = 0;
     if (r->run == NULL)
         return take_out(r,
                         &(struct transform_out){.type = e->type,
@@ -264,8 +269,8 @@ take_input(struct streami_reader *r, const struct log_event *e, struct err *err)
                                                    .data = e->data,
                                                    .meta = meta,
                                                    .id = e->id,
-                                                   .version = e->version,
-                                                   .position = e->pos.v,
+                                                   .version = r->spec->route ? 0 : e->version,
+                                                   .position = r->spec->route ? 0 : e->pos.v,
                                                    .created_us = e->created_us,
                                                    .json = (e->flags & LOG_JSON) != 0 &&
                                                            (e->flags & LOG_SEALED) == 0},
@@ -330,7 +335,30 @@ read_source(struct streami_reader *r, uint32_t n, struct err *err)
     s->events = r->input_count;
     for (uint32_t i = 0; i < r->input_count; i++)
         r->changed = r->changed || !r->inputs[i].covered;
-    s->invalid = r->changed && (r->spec->kind == STREAMI_COPY || r->spec->kind == STREAMI_REWRITE);
+    s->invalid = r->changed && !r->spec->route &&
+                 (r->spec->kind == STREAMI_COPY || r->spec->kind == STREAMI_REWRITE);
+out:
+    return rc;
+}
+
+int
+streami_move_one(struct streami_reader *r, struct streami_move *m, const struct log_event *e,
+                 struct err *err)
+{
+    int rc = 0;
+
+    r->move = m;
+    r->source = 0;
+    r->inputs = NULL;
+    r->input_count = r->input_room = 0;
+    m->outs = NULL;
+    m->out_count = m->out_room = 0;
+    m->bytes = 0;
+    if (r->run != NULL)
+        TRY(transform_begin(r->run, m->sources[0].stream, take_out, r, err));
+    TRY(take_input(r, e, err));
+    if (r->run != NULL)
+        rc = transform_end(r->run, err);
 out:
     return rc;
 }
@@ -483,6 +511,34 @@ out:
     return rc;
 }
 
+/*
+ * A stream that copies come to: of this surgery it is a target, and of another one it can be
+ * moved only where the copies go on with it.
+ */
+static int
+look_at_fed(struct streami_reader *r, const struct streami_source *s, bool *here,
+            enum streami_verdict *verdict, struct err *err)
+{
+    struct streami_route route, owner;
+    int                  rc;
+
+    TRY(streami_route_read(r->log, r->arena, s->stream, &route, err));
+    for (uint32_t i = 0; i < route.from.count && !*here; i++) {
+        TRY(streami_route_read(r->log, r->arena, route.from.list[i], &owner, err));
+        *here = slice_is(owner.surgery, r->spec->name);
+    }
+    if (*here || r->spec->route)
+        goto out;
+    *verdict = STREAMI_REFUSED;
+    (void)err_set(
+        err, __FILE__, __LINE__, E_STATE, ERR_DATA,
+        "copies come to it from \"%.*s\", which is routed: oxbow stream unroute ends that, "
+        "and --old-writers route carries it on",
+        SLICE_FMT(route.from.count > 0 ? route.from.list[0] : slice_str("")));
+out:
+    return rc;
+}
+
 /* What is to be done with one source as it stands now. */
 static int
 look_at(struct streami_reader *r, struct streami_source *s, enum streami_verdict *verdict,
@@ -494,6 +550,8 @@ look_at(struct streami_reader *r, struct streami_source *s, enum streami_verdict
     int               rc;
 
     *verdict = STREAMI_SKIP;
+    if (r->spec->route) /* before the state, so that the commit finds what came in between */
+        TRY(streami_route_read(r->log, r->arena, s->stream, &s->route, err));
     rc = log_stream_brief(r->log, s->stream, &info, err);
     if (rc == E_NOTFOUND || rc == E_GONE)
         return 0;
@@ -509,8 +567,18 @@ look_at(struct streami_reader *r, struct streami_source *s, enum streami_verdict
         }
         goto out;
     }
+    if ((info.flags & LOG_STREAM_ROUTED) != 0 && r->spec->route &&
+        slice_is(s->route.surgery, r->spec->name)) {
+        *verdict = STREAMI_DONE;
+        r->move->events += info.head + 1 - info.first;
+    }
     if ((info.flags & (LOG_STREAM_ROUTED | LOG_STREAM_STAGED)) != 0)
         goto out;
+    if ((info.flags & LOG_STREAM_FED) != 0) {
+        TRY(look_at_fed(r, s, &here, verdict, err));
+        if (here || *verdict == STREAMI_REFUSED)
+            goto out;
+    }
     if ((info.flags & LOG_STREAM_CLOSED) != 0) {
         *verdict = STREAMI_REFUSED;
         (void)err_set(err, __FILE__, __LINE__, E_STATE, ERR_DATA,
@@ -604,6 +672,8 @@ build(struct streami_reader *r, struct streami_move *m, enum streami_verdict *ve
         TRY(default_target(r, &target, err));
     if (m->target_count == 0)
         FAIL(err, E_SCHEMA, ERR_DATA, "none of its events goes anywhere, so it stays as it is");
+    for (uint32_t t = 0; t < m->target_count && r->spec->route && !r->audit; t++)
+        TRY(streami_route_read(r->log, r->arena, m->targets[t].stream, &m->targets[t].route, err));
 out:
     return rc;
 }

@@ -11,9 +11,9 @@
 #define STATE_TYPE "SurgeryState"
 #define PARKED_TYPE "Parked"
 
-static const char *const states[] = {"RUNNING",     "PAUSED",   "DONE",
-                                     "CANCELLED",   "FAILED",   "ROLLING_BACK",
-                                     "ROLLED_BACK", "DROPPING", "DROPPED"};
+static const char *const states[] = {"RUNNING", "PAUSED",       "DONE",        "CANCELLED",
+                                     "FAILED",  "ROLLING_BACK", "ROLLED_BACK", "DROPPING",
+                                     "DROPPED", "CLOSING",      "CLOSED"};
 
 const char *
 stream_state_name(enum stream_state state)
@@ -83,7 +83,7 @@ enum {
 static int
 get_state(struct slice raw, enum stream_state *out, struct err *err)
 {
-    for (unsigned s = 0; s <= STREAM_DROPPED; s++) {
+    for (unsigned s = 0; s < sizeof states / sizeof states[0]; s++) {
         if (raw.len == strlen(states[s]) + 2 &&
             memcmp((const char *)raw.data + 1, states[s], raw.len - 2) == 0) {
             *out = (enum stream_state)s;

@@ -205,7 +205,7 @@ put_targets(struct back *b, struct way *y, struct err *err)
     if (to == NULL || from == NULL)
         return no_memory(err);
     for (uint32_t i = 0; i < b->source_count; i++)
-        to[i] = (struct streami_target_of){b->sources[i], 0};
+        to[i] = (struct streami_target_of){.stream = b->sources[i]};
     for (uint32_t i = 0; i < b->part_count; i++) {
         from[i] = (struct streami_source){
             .stream = b->parts[i].stream, .first = b->parts[i].first_new, .head = b->parts[i].head};
@@ -335,6 +335,8 @@ streami_back(struct streami_worker *w, struct slice stream, struct streami_count
     bool done = false;
     int  rc = 0;
 
+    if (w->surgery->spec->route)
+        TRY(streami_route_end(w, stream, true, counts, err));
     for (int i = 0; i < TRIES && !done && rc == 0; i++)
         rc = try_back(w, stream, &done, counts, err);
     if (rc == 0 && !done)
@@ -346,5 +348,6 @@ streami_back(struct streami_worker *w, struct slice stream, struct streami_count
         counts->parked++;
         rc = streami_park(w->surgery->log, w->surgery->spec->name, stream, &why, err);
     }
+out:
     return rc;
 }

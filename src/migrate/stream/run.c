@@ -15,7 +15,6 @@
 #define GENTLE_BYTES (UINT64_C(96) << 10)
 #define LOSSES_MAX 1000u
 #define RETRY_US 1000000u
-#define DROP_COMMIT 256u
 
 static void
 add_counts(struct streami_counts *to, const struct streami_counts *c)
@@ -32,7 +31,8 @@ add_counts(struct streami_counts *to, const struct streami_counts *c)
 static bool
 is_working(enum stream_state state)
 {
-    return state == STREAM_RUNNING || state == STREAM_ROLLING_BACK || state == STREAM_DROPPING;
+    return state == STREAM_RUNNING || state == STREAM_ROLLING_BACK || state == STREAM_DROPPING ||
+           state == STREAM_CLOSING;
 }
 
 /* moving */
@@ -213,67 +213,6 @@ out:
     return rc;
 }
 
-/* the other ways through the streams */
-
-static int
-back_names(struct streami_worker *w, struct err *err)
-{
-    int rc = 0;
-
-    for (size_t at = 0; at < w->names.len;) {
-        struct slice name = slice_of(w->names.data + at + 2, get_u16(w->names.data + at));
-
-        at += 2 + name.len;
-        w->counts.seen++;
-        TRY(streami_back(w, name, &w->counts, err));
-        streami_reset(&w->arena);
-    }
-out:
-    streami_reset(&w->arena);
-    return rc;
-}
-
-/* The originals, but for the event that says where they went. */
-static int
-drop_names(struct streami_worker *w, struct err *err)
-{
-    struct log *log = w->surgery->log;
-    int         rc = 0;
-
-    for (size_t at = 0; at < w->names.len;) {
-        struct slice      name = slice_of(w->names.data + at + 2, get_u16(w->names.data + at));
-        struct log_stream info;
-        struct log_change c = {.stream = name, .expected = LOG_EXISTS, .what = LOG_SET_TRUNCATE};
-        struct log_req    req = {.changes = &c, .change_count = 1, .flags = LOG_BULK};
-        bool              here = false;
-        uint64_t          events = 0;
-
-        at += 2 + name.len;
-        w->counts.seen++;
-        rc = log_stream_info(log, name, &info, err);
-        if (rc == E_NOTFOUND || rc == E_GONE) {
-            rc = 0;
-            continue;
-        }
-        if (rc == 0 && (info.flags & LOG_STREAM_MOVED) != 0)
-            rc = streami_moved_here(&w->reader, &info, &here, &events, err);
-        if (rc != 0)
-            goto out;
-        if (!here || info.first >= info.moved)
-            continue;
-        c.truncate = info.moved;
-        rc = log_append(log, &req);
-        if (rc != 0) {
-            err_copy(err, &req.err);
-            goto out;
-        }
-        w->counts.streams++;
-        w->counts.events += info.moved - info.first;
-    }
-out:
-    return rc;
-}
-
 /* pages */
 
 static int
@@ -311,6 +250,7 @@ end_of(enum stream_state state)
     return state == STREAM_RUNNING        ? STREAM_DONE
            : state == STREAM_ROLLING_BACK ? STREAM_ROLLED_BACK
            : state == STREAM_DROPPING     ? STREAM_DROPPED
+           : state == STREAM_CLOSING      ? STREAM_CLOSED
                                           : state; /* it could not be saved before */
 }
 
@@ -393,8 +333,10 @@ work(struct streami_worker *w, enum stream_state state, struct err *err)
 {
     w->counts = (struct streami_counts){0};
     if (state == STREAM_ROLLING_BACK)
-        return back_names(w, err);
-    return state == STREAM_DROPPING ? drop_names(w, err) : move_names(w, err);
+        return streami_back_names(w, err);
+    if (state == STREAM_CLOSING)
+        return streami_close_names(w, err);
+    return state == STREAM_DROPPING ? streami_drop_names(w, err) : move_names(w, err);
 }
 
 /* Under the lock: names for the worker; false: the page has no more. */
@@ -808,13 +750,14 @@ stream_resume(struct surgery *s, struct err *err)
         wait_idle(s);
         rc = start(s, err);
         if (rc == 0)
-            rc = set_state(s,
-                           s->state == STREAM_FAILED && s->record.from == STREAM_ROLLING_BACK
-                               ? STREAM_ROLLING_BACK
-                           : s->state == STREAM_FAILED && s->record.from == STREAM_DROPPING
-                               ? STREAM_DROPPING
-                               : STREAM_RUNNING,
-                           false, err);
+            rc = set_state(
+                s,
+                s->state == STREAM_FAILED && s->record.from == STREAM_ROLLING_BACK
+                    ? STREAM_ROLLING_BACK
+                : s->state == STREAM_FAILED && s->record.from == STREAM_DROPPING ? STREAM_DROPPING
+                : s->state == STREAM_FAILED && s->record.from == STREAM_CLOSING  ? STREAM_CLOSING
+                                                                                 : STREAM_RUNNING,
+                false, err);
     }
     wake_all(s);
     lock_give(&s->lock);
@@ -846,7 +789,8 @@ go_through(struct surgery *s, enum stream_state state, const char *what, struct 
     int  rc = 0;
 
     lock_take(&s->lock);
-    ended = s->state == STREAM_DONE || (s->state == STREAM_CANCELLED && state != STREAM_DROPPING);
+    ended = s->state == STREAM_DONE || (s->state == STREAM_CANCELLED && state != STREAM_DROPPING) ||
+            (s->state == STREAM_CLOSED && state == STREAM_ROLLING_BACK);
     if (!ended) {
         rc = wrong_state(s, what, err);
     } else {
@@ -872,8 +816,19 @@ stream_rollback(struct surgery *s, struct err *err)
 }
 
 int
+stream_end_routing(struct surgery *s, struct err *err)
+{
+    if (!s->spec->route)
+        RETURN_ERR(err, E_STATE, ERR_DATA, "it routes nothing: its old names are closed already");
+    return go_through(s, STREAM_CLOSING, "be closed", err);
+}
+
+int
 stream_drop(struct surgery *s, struct err *err)
 {
+    if (s->spec->route)
+        RETURN_ERR(err, E_STATE, ERR_DATA,
+                   "its copies are spread over the log, so that the originals stay");
     if (s->spec->link)
         RETURN_ERR(err, E_STATE, ERR_DATA, "links need the originals: they stay");
     if (s->spec->kind == STREAMI_REWRITE)
@@ -920,7 +875,7 @@ stream_get_status(struct surgery *s, struct stream_status *out)
     out->state = s->state;
     (void)snprintf(out->name, sizeof out->name, "%s", s->spec->name);
     (void)snprintf(out->error, sizeof out->error, "%s", s->error);
-    out->kind = streami_kind_name(s->spec->kind);
+    out->kind = s->spec->word;
     out->streams = s->record.streams + c.streams;
     out->events = s->record.events + c.events;
     out->copies = s->record.copies + c.copies;

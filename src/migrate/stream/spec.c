@@ -7,13 +7,9 @@
 #define KEEP_MAX (UINT64_C(100) * 366 * 86400)
 #define REASON_MAX 1000
 
-static const char *const kinds[] = {"copy", "rewrite", "split", "join"};
+#define KIND_LINK 4 /* a copy, or where the transform routes a split, whose mode is link */
 
-const char *
-streami_kind_name(enum streami_kind kind)
-{
-    return kinds[kind];
-}
+static const char *const kinds[] = {"copy", "rewrite", "split", "join", "link"};
 
 static bool
 name_is_good(struct slice name)
@@ -213,12 +209,11 @@ read_rest(struct streami_spec *s, const struct json_field *f, struct err *err)
         if (!s->link && !slice_is(f[F_MODE].value, "\"copy\""))
             FAIL(err, E_SCHEMA, ERR_DATA, "mode: must be \"copy\" or \"link\"");
     }
-    if (f[F_OLD].value.data != NULL && slice_is(f[F_OLD].value, "\"route\""))
-        FAIL(err, E_SCHEMA, ERR_DATA,
-             "old_writers: \"route\" is not in this version; \"reject\" refuses their appends and "
-             "says where the stream is");
-    if (f[F_OLD].value.data != NULL && !slice_is(f[F_OLD].value, "\"reject\""))
-        FAIL(err, E_SCHEMA, ERR_DATA, "old_writers: must be \"reject\"");
+    if (f[F_OLD].value.data != NULL) {
+        s->route = slice_is(f[F_OLD].value, "\"route\"");
+        if (!s->route && !slice_is(f[F_OLD].value, "\"reject\""))
+            FAIL(err, E_SCHEMA, ERR_DATA, "old_writers: must be \"reject\" or \"route\"");
+    }
     if (s->link && s->keep_s != UINT64_MAX)
         FAIL(err, E_SCHEMA, ERR_DATA, "keep_s: links need the originals, they are kept for ever");
 out:
@@ -237,6 +232,31 @@ read_transform(struct streami_spec *s, struct slice raw, struct err *err)
     if (rc != 0 && err != NULL)
         err->kind = ERR_DATA;
     return rc;
+}
+
+/* What is routed is so event by event, on both sides of the move alike. */
+static int
+check_route(const struct streami_spec *s, unsigned may, struct err *err)
+{
+    if (!s->route)
+        return 0;
+    if (s->kind != STREAMI_COPY && s->kind != STREAMI_SPLIT)
+        RETURN_ERR(err, E_SCHEMA, ERR_DATA,
+                   "old_writers: \"route\" is for copies and splits: of a %s nobody knows what the "
+                   "old name has to have; \"reject\" refuses and says where the stream is",
+                   s->word);
+    if ((may & TRANSFORM_STATE) != 0)
+        RETURN_ERR(
+            err, E_SCHEMA, ERR_DATA,
+            "old_writers: \"route\" takes each event by itself, so no script with state: one "
+            "without says so by \"may\", as in may: [route, drop]");
+    if (s->link)
+        RETURN_ERR(err, E_SCHEMA, ERR_DATA,
+                   "old_writers: \"route\" copies what the old name gets; mode \"link\" closes it");
+    if (s->keep_s != UINT64_MAX)
+        RETURN_ERR(err, E_SCHEMA, ERR_DATA,
+                   "keep_s: the originals of a routed stream stay, for it goes on");
+    return 0;
 }
 
 /* What each kind needs, and what it must not do. */
@@ -310,17 +330,24 @@ read_spec(struct streami_spec *s, struct slice json, struct err *err)
     TRY(json_value(json, &raw, err));
     TRY(json_pick(raw, f, F_COUNT, JSON_PICK_ONLY, err));
     kind = f[F_KIND].value;
-    while (k < 4 && (kind.len != strlen(kinds[k]) + 2 ||
+    while (k < 5 && (kind.len != strlen(kinds[k]) + 2 ||
                      memcmp((const char *)kind.data + 1, kinds[k], kind.len - 2) != 0))
         k++;
-    if (k == 4)
-        FAIL(err, E_SCHEMA, ERR_DATA, "kind: must be copy, rewrite, split or join");
-    s->kind = (enum streami_kind)k;
+    if (k == 5)
+        FAIL(err, E_SCHEMA, ERR_DATA, "kind: must be copy, rewrite, split, join or link");
+    if (k == KIND_LINK && f[F_MODE].value.data != NULL && !slice_is(f[F_MODE].value, "\"link\""))
+        FAIL(err, E_SCHEMA, ERR_DATA, "link: its mode is \"link\"");
+    s->word = kinds[k];
+    s->kind = k == KIND_LINK ? STREAMI_COPY : (enum streami_kind)k;
     TRY(read_select(s, f, err));
     TRY(read_to(s, f[F_TO].value, err));
     TRY(read_transform(s, f[F_TRANSFORM].value, err));
+    s->link = k == KIND_LINK;
+    if (s->link && s->transform != NULL && transform_routes(s->transform))
+        s->kind = STREAMI_SPLIT;
     TRY(read_rest(s, f, err));
     TRY(check_kind(s, err));
+    TRY(check_route(s, s->transform == NULL ? 0 : transform_may(s->transform), err));
     buf_add_slice(&s->text, raw);
     if (s->text.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");

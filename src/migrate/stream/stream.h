@@ -39,6 +39,8 @@ enum stream_state {
     STREAM_ROLLED_BACK,
     STREAM_DROPPING, /* the originals */
     STREAM_DROPPED,
+    STREAM_CLOSING, /* the old names: nothing is routed any more */
+    STREAM_CLOSED,
 };
 
 const char *stream_state_name(enum stream_state); /* "RUNNING" */
@@ -94,6 +96,12 @@ void stream_throttle(struct surgery *, uint64_t max_p99_ms);
  */
 int stream_drop(struct surgery *, struct err *err);
 
+/*
+ * Ends the routing of a surgery that is done: the old names take no more events, and say where to.
+ * E_STATE: it is not done, or routes nothing.
+ */
+int stream_end_routing(struct surgery *, struct err *err);
+
 /* Until it is not at work any more, or the time is over. One caller at a time. */
 void stream_wait(struct surgery *, uint64_t timeout_us);
 
@@ -123,5 +131,13 @@ void stream_audit_json(const struct stream_audit *, struct buf *out);
  */
 int stream_plan(struct ox_env *, struct log *, struct slice name, struct slice spec,
                 uint64_t sample, const atomic_bool *stop, struct buf *out, struct err *err);
+
+/* routing, for a log that takes appends: `old_writers: route` */
+
+struct stream_router;
+
+/* Makes the commits that routed streams need, until the log is closed. */
+int  stream_router_new(struct ox_env *, struct log *, struct stream_router **, struct err *);
+void stream_router_free(struct stream_router *); /* after log_close; NULL is fine */
 
 #endif

@@ -40,7 +40,8 @@ enum streami_kind { STREAMI_COPY, STREAMI_REWRITE, STREAMI_SPLIT, STREAMI_JOIN }
 
 struct streami_spec {
     enum streami_kind kind;
-    bool              link;
+    const char       *word; /* what it is called: "copy", …, "link" */
+    bool              link, route;
     char              name[STREAM_NAME_MAX + 1];
     /* Which streams: sets are gone through one after the other. */
     char            **sets; /* names, prefixes or categories */
@@ -58,7 +59,6 @@ struct streami_spec {
 
 int  streami_spec_new(struct slice name, struct slice json, struct streami_spec **, struct err *);
 void streami_spec_free(struct streami_spec *); /* NULL is fine */
-const char *streami_kind_name(enum streami_kind);
 
 /* Is it one of those that the set's enumeration is about? */
 bool streami_wanted(const struct streami_spec *, uint32_t set, struct slice stream);
@@ -68,21 +68,61 @@ int streami_target(const struct streami_spec *, struct slice stream, struct buf 
 /* copied.c: `$copiedFrom` */
 
 /*
- * What stands for one original, or for those that it carries on: elements with commas. *meta: the
- * event's metadata without that member, its own or in `rest`.
+ * What stands for one original, or for those that it carries on: elements with commas. *own: the
+ * event's metadata without that member, as it is or in `rest`.
  */
-int streami_origin(const struct log_event *, struct buf *out, struct buf *rest, struct slice *meta,
+int streami_origin(const struct log_event *, struct buf *out, struct buf *rest, struct slice *own,
                    struct err *);
 /* The copy's metadata: `meta` without the member, and `list` in it as the last one. */
 int streami_copied(struct slice meta, struct slice list, struct buf *out, struct err *);
 
+/* The same in two steps: what the metadata carries on (false: nothing, it is no copy) … */
+bool streami_carried(struct slice meta, struct buf *out, struct buf *rest, struct slice *own);
+/* … or what stands for an event that has no place yet: offsets of room for the two numbers. */
+int streami_origin_late(struct slice stream, const struct log_new_event *, struct buf *out,
+                        uint32_t *version_at, uint32_t *pos_at, struct err *);
+/* Of a copy that a routed move changed: by the original's id, for its version is not known yet. */
+struct ox_id streami_route_id(const struct streami_spec *, struct slice stream,
+                              const struct ox_id *of, uint32_t ordinal, struct buf *scratch);
+/* Of the link that stands in the owner for an event. */
+struct ox_id streami_link_id(struct slice owner, const struct ox_id *of, struct buf *scratch);
+
+/* route_meta.c: `$routed` in a stream's metadata */
+
+struct streami_names {
+    struct slice *list;
+    uint32_t      count, room;
+};
+
+struct streami_route {
+    struct slice         stream;  /* of the metadata; empty: the name is too long for one */
+    int64_t              version; /* of the metadata, for those who change it */
+    struct slice         doc;     /* the rest of it; empty: there is none */
+    struct slice         surgery; /* that routed it; empty: none did */
+    struct streami_names to, from;
+};
+
+int streami_meta_name(struct streami_arena *, struct slice stream, struct slice *out, struct err *);
+int streami_route_read(struct log *, struct streami_arena *, struct slice stream,
+                       struct streami_route *, struct err *);
+/* A document without the member; and without a deletion, but where it is `asked` for now. */
+int streami_route_doc(struct streami_arena *, struct slice raw, bool asked, struct slice *doc,
+                      struct err *);
+int streami_route_event(struct streami_arena *, const struct streami_route *, struct slice doc,
+                        struct log_new_event *out, struct err *);
+int
+streami_route_add(struct streami_arena *, struct streami_names *, struct slice name, struct err *);
+bool streami_route_has(const struct streami_names *, struct slice name);
+void streami_route_drop(struct streami_names *, struct slice name);
+
 /* move.c: one stream's move (a join's: of all that go into one target), in memory */
 
 struct streami_source {
-    struct slice stream;
-    uint64_t     first, head; /* readable versions; head is what the commit checks */
-    uint64_t     events;
-    bool         invalid; /* what consumers saw has changed */
+    struct slice         stream;
+    uint64_t             first, head; /* readable versions; head is what the commit checks */
+    uint64_t             events;
+    bool                 invalid; /* what consumers saw has changed */
+    struct streami_route route;   /* of a routed move */
 };
 
 struct streami_out {
@@ -92,8 +132,9 @@ struct streami_out {
 };
 
 struct streami_target_of {
-    struct slice stream;
-    uint32_t     count; /* copies */
+    struct slice         stream;
+    uint32_t             count; /* copies */
+    struct streami_route route; /* of a routed move */
 };
 
 enum streami_verdict {
@@ -151,6 +192,9 @@ struct streami_reader {
 int  streami_move_build(struct streami_reader *, struct streami_move *, enum streami_verdict *,
                         struct err *);
 void streami_reader_fini(struct streami_reader *);
+/* The copies of one event of sources[0], by themselves. */
+int streami_move_one(struct streami_reader *, struct streami_move *, const struct log_event *,
+                     struct err *);
 /* Was the moved stream moved by this surgery? *events: how many it had. */
 int streami_moved_here(struct streami_reader *, const struct log_stream *, bool *yes,
                        uint64_t *events, struct err *err);
@@ -270,6 +314,40 @@ struct surgery {
 
 /* Under the lock: how long a worker rests after what it did, in µs; pace.c. */
 uint64_t streami_pace(struct surgery *);
+
+/* ways.c: what a worker does with the names that it has taken, in the other states */
+int streami_back_names(struct streami_worker *, struct err *);
+int streami_close_names(struct streami_worker *, struct err *);
+int streami_drop_names(struct streami_worker *, struct err *);
+
+/* The end of one stream's routing: closed, or back to where it was; route_end.c. */
+int streami_route_end(struct streami_worker *, struct slice stream, bool back,
+                      struct streami_counts *, struct err *err);
+
+/* audit.c, audit_route.c */
+
+struct streami_auditor {
+    struct log           *log;
+    struct streami_spec  *spec;
+    struct streami_reader reader;
+    struct streami_arena  arena;
+    struct stream_audit  *out;
+    const atomic_bool    *stop;
+    struct log_pos        end; /* what is appended meanwhile is not looked at */
+    struct buf            text;
+};
+
+void
+streami_differs(struct streami_auditor *, struct slice stream, const char *what, uint64_t version);
+/* What of it is different; NULL: nothing. */
+const char *streami_compare(const struct log_event *is, const struct log_new_event *should);
+/* The next event of a target; E_END: there is none. */
+int streami_next(struct log_iter *, struct log_event *, struct err *);
+/* Adds the targets that a routed stream got since the move. */
+int streami_audit_added(struct streami_auditor *, struct streami_move *, struct err *);
+/* What came after the move's copies, in a target and in the stream that it is fed by. */
+int streami_audit_tail(struct streami_auditor *, struct log_iter *, const struct streami_move *,
+                       uint32_t target, struct err *);
 
 /* One stream, back to where it was; rollback.c. */
 int streami_back(struct streami_worker *, struct slice stream, struct streami_counts *,
