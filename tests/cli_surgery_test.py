@@ -141,7 +141,7 @@ class Surgery(Case):
                    if e.get('stream', '').startswith('vehicle-') and 'w' in (e.get('data') or {})]
         self.assertEqual(sorted(set(acked)), sorted(w for w in set(written) if w in set(acked)))
         self.assertEqual(len(written), len(set((e['stream'], e['data']['w']) for e in lines if
-                                               e['stream'].startswith('vehicle-') and
+                                               e.get('stream', '').startswith('vehicle-') and
                                                'w' in (e.get('data') or {}))))
 
 
