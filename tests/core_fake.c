@@ -209,6 +209,7 @@ arrive(struct fake_world *w, const struct sink_item *item)
     a->pos = item->pos;
     a->version = item->version;
     a->id = item->id;
+    a->run = item->run;
     (void)snprintf(a->stream, sizeof a->stream, "%.*s", SLICE_FMT(item->stream));
 }
 

@@ -39,6 +39,7 @@ struct fake_arrival {
     struct log_pos pos;
     uint64_t       version;
     struct ox_id   id;
+    uint32_t       run;
     char           stream[64];
 };
 

@@ -1,6 +1,7 @@
 """The sinks file and stdout: whole lines only, through kill -9, rotation and a file that cannot grow."""
 import glob
 import json
+import os
 import resource
 import subprocess
 import unittest
@@ -68,27 +69,31 @@ class FileSink(SinkCase):
         """Listed with its reason, replayed when it may, dropped when not."""
         self.configure_with(format='raw', message_max=1024)
         self.start()
-        self.assertEqual(self.oxbow('sink', 'parked', 'out'), '')
+        self.assertEqual(self.oxbow('sink', 'parked', 'list', 'out'), '')
         for stream in ('order-1', 'order-"2"'):
             self.append(stream, data={'n': 'x' * 2000})
             self.append(stream)
         self.append('order-3')
         self.delivered()
         self.until(lambda: self.show()['parked'] == 4, 'not parked')
-        parked = [json.loads(x) for x in self.oxbow('sink', 'parked', 'out').splitlines()]
+        parked = [json.loads(x) for x in self.oxbow('sink', 'parked', 'list', 'out').splitlines()]
         self.assertEqual([(p['stream'], p['version']) for p in parked],
                          [('order-1', 0), ('order-1', 1), ('order-"2"', 0), ('order-"2"', 1)])
         self.assertIn('message_max', parked[0]['reason'])
-        self.oxbow('sink', 'skip', 'out', 'order-1')
+        shown = self.oxbow('sink', 'parked', 'show', 'out', str(parked[1]['position'])).splitlines()
+        self.assertEqual((json.loads(shown[0]), json.loads(shown[1])['data']),
+                         (parked[1], {'n': 1}))
+        self.assertIn('nothing is parked', self.fails('sink', 'parked', 'show', 'out', '1'))
+        self.oxbow('sink', 'parked', 'skip', 'out', 'order-1')
         self.until(lambda: self.show()['parked'] == 2, 'the first is skipped, the second arrives')
         self.assertEqual(len(self.lines()), 2)
-        left = self.oxbow('sink', 'parked', 'out', 'order-"2"').splitlines()
+        left = self.oxbow('sink', 'parked', 'list', 'out', 'order-"2"').splitlines()
         self.assertEqual(len(left), 2)
-        self.assertEqual(self.oxbow('sink', 'parked', 'out').splitlines(), left)
-        self.oxbow('sink', 'drop', 'out', 'order-"2"')
+        self.assertEqual(self.oxbow('sink', 'parked', 'list', 'out').splitlines(), left)
+        self.oxbow('sink', 'parked', 'drop', 'out', 'order-"2"')
         self.until(lambda: self.show()['parked'] == 0, 'not dropped')
-        self.assertEqual(self.oxbow('sink', 'parked', 'out'), '')
-        self.assertIn('no sink', self.fails('sink', 'parked', 'nobody'))
+        self.assertEqual(self.oxbow('sink', 'parked', 'list', 'out'), '')
+        self.assertIn('no sink', self.fails('sink', 'parked', 'list', 'nobody'))
 
     def metrics(self):
         with urllib.request.urlopen(f'http://127.0.0.1:{self.port}/metrics') as answer:
@@ -115,7 +120,105 @@ class FileSink(SinkCase):
         self.until(lambda: 'oxbow_sink_delivered_total{sink="out"} 7\n' in self.metrics(),
                    'not counted')
         self.oxbow('sink', 'seek', 'out', 'nowhere', status=1)
-        self.oxbow('sink', 'drop', 'out', 'order-1', status=1)
+        self.oxbow('sink', 'parked', 'drop', 'out', 'order-1', status=1)
+
+    def test_routed(self):
+        """The filter by conditions, the rules on what passes, and an event that they fail at."""
+        self.configure('    type: file\n    format: raw\n'
+                       f'    path: {self.out}\n'
+                       '    events: {category: order, when: {data.n: {ge: 2}, type: [Updated, X]}}\n'
+                       '    transform:\n'
+                       '      - set: {data.of: "{stream}", data.twice: "{data.n}"}\n'
+                       '        unset: data.n\n'
+                       '      - when: {data.twice: 4}\n'
+                       '        set: {data.of.x: 1}\n')
+        self.start()
+        self.append('order-1', 6)
+        self.append('other-1', 6)
+        self.append('order-2', 3, type='Deleted')
+        self.append('order-3', 4)
+        self.delivered()
+        lines = [json.loads(x) for x in self.lines()]
+        self.assertEqual([x for x in lines if x['of'] == 'order-1'],
+                         [{'of': 'order-1', 'twice': n} for n in (2, 3)])
+        self.assertEqual(len(lines), 4)
+        shown = self.show()
+        self.assertEqual((shown['parked'], shown['filtered']), (2, 2 + 3 + 2))
+        reason = json.loads(self.oxbow('sink', 'parked', 'list', 'out').splitlines()[0])['reason']
+        self.assertIn('event 4 of stream "order-1"', reason)
+
+    def test_script(self):
+        """Lua before a sink; what it may not do is said before anything runs."""
+        script = ('    transform:\n      lua: |\n        function event(e)\n'
+                  '          if e.data.n == 1 then return false end\n'
+                  '          e.to = "made-" .. e.data.n\n        end\n')
+        self.configure(f'    type: file\n    path: {self.out}\n' + script)
+        self.start()
+        self.append('order-1', 3)
+        self.delivered()
+        self.assertEqual([json.loads(x)['subject'] for x in self.lines()], ['made-0', 'made-2'])
+        self.stop()
+        for bad, word in (('    transform:\n      - route: [a-1, b-1]\n', 'several events of one'),
+                          ('    events: {when: {data.x: {near: 1}}}\n', 'unknown key "near"'),
+                          ('    from: yesterday\n', 'a position or a time')):
+            self.configure(f'    type: file\n    path: {self.out}\n' + bad)
+            done = subprocess.run([OXBOW, 'serve', '-c', self.path('c.yaml')], check=False,
+                                  capture_output=True, timeout=PATIENCE, env=self.env)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn(word, done.stderr.decode())
+
+    def test_from(self):
+        """A first start from a time, and one from now."""
+        self.start()
+        self.append('order-1')
+        self.append('order-1')
+        between = self.ask('GET', '/v1/streams/order-1')['events'][1]['created']
+        self.append('order-1', 2)
+        self.delivered()
+        self.stop()
+        for start, versions in ((between, [1, 2, 3, 4]), ('now', [4])):
+            os.unlink(self.out)
+            with open(self.path('c.yaml'), 'w', encoding='utf-8') as f:
+                f.write(f'data: {self.path("data")}\nlog: {{segment_bytes: 2MiB}}\n'
+                        f'sinks:\n  s{len(versions)}:\n    type: file\n    path: {self.out}\n'
+                        f'    from: "{start}"\n')
+            self.start()
+            if start != 'now':
+                self.append('order-1')
+            self.until(lambda: 's' in self.ask('GET', '/v1/sinks')['sinks'][0]['name'] and
+                       self.ask('GET', '/v1/sinks')['sinks'][0]['caught_up'], 'not caught up')
+            if start == 'now':
+                self.append('order-1')
+                versions = [5]
+            self.until(lambda v=versions: [s.version for s in self.seen()] == v, 'not those')
+            self.stop()
+
+    def test_range(self):
+        """A range comes once more, through a kill; live events wait, and come in order."""
+        self.start()
+        self.append('order-1', 5)
+        self.delivered()
+        events = self.ask('GET', '/v1/streams/order-1')['events']
+        self.oxbow('sink', 'replay', 'out', '--from', str(events[1]['position']),
+                   '--to', str(events[3]['position']))
+        self.until(lambda: len(self.lines()) == 7, 'nothing comes again')
+        self.append('order-1', 1)
+        self.delivered()
+        self.until(lambda: 'replay' not in self.show(), 'it does not end')
+        self.assertEqual([s.version for s in self.seen()], [0, 1, 2, 3, 4, 1, 2, 5])
+        self.fill(20, 50)
+        self.delivered()
+        self.oxbow('sink', 'replay', 'out', '--from', 'beginning')
+        self.kill()
+        self.start()
+        self.append('order-1', 1)
+        self.delivered()
+        self.until(lambda: 'replay' not in self.show() and
+                   self.seen().count(self.seen()[0]) >= 2, 'it was forgotten')
+        self.assertEqual(self.seen()[-1].stream, 'order-1')
+        self.assertIn('must come after', self.fails('sink', 'replay', 'out', '--from', '50', '--to',
+                                                   '20'))
+        self.assertIn('no range', self.fails('sink', 'replay', 'out', '--from', 'cancel'))
 
     def test_full(self):
         """A file that cannot grow: it waits, says so, and goes on when there is room."""

@@ -83,7 +83,7 @@ class RabbitmqSink(SinkCase):
         self.assertIn('312 NO_ROUTE', shown['error'])
         self.assertEqual(len(self.server.read(self.name + 'x')), 1)
         self.server.queue(self.name + 'x', self.name + 'x', 'order-2')
-        self.oxbow('sink', 'replay', 'out')
+        self.oxbow('sink', 'parked', 'replay', 'out')
         self.until(lambda: self.show()['parked'] == 0, 'still parked')
         self.assertEqual([json.loads(b)['n'] for _, b in self.server.read(self.name + 'x')],
                          [0, 1, 2])

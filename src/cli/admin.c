@@ -198,19 +198,24 @@ clii_sink_show(struct cli *c, struct err *err)
     return show(c, "sinks", NULL, err);
 }
 
-static int
-sink_command(struct cli *c, const char *word, struct err *err)
+/* ?KEY=VALUE&…, without what is NULL. */
+static void
+add_query(struct buf *query, const char *key, const char *value)
 {
-    struct buf query = {0};
-    int        rc;
+    if (value == NULL)
+        return;
+    buf_printf(query, "%c%s=", query->len == 0 ? '?' : '&', key);
+    url_encode(query, slice_str(value));
+}
 
-    if (c->arg_count > 1) {
-        buf_add_str(&query, "?stream=");
-        url_encode(&query, slice_str(c->args[1]));
-    }
-    buf_add_byte(&query, '\0');
-    rc = command(c, "sinks", word, (const char *)query.data, err);
-    buf_fini(&query);
+static int
+sink_command(struct cli *c, const char *word, struct buf *query, struct err *err)
+{
+    int rc;
+
+    buf_add_byte(query, '\0');
+    rc = command(c, "sinks", word, (const char *)query->data, err);
+    buf_fini(query);
     return rc;
 }
 
@@ -218,34 +223,24 @@ sink_command(struct cli *c, const char *word, struct err *err)
 int
 clii_sink_command(struct cli *c, struct err *err)
 {
-    const char *word = strchr(c->command->name, ' ') + 1;
-    struct buf  query = {0};
-    int         rc;
+    struct buf query = {0};
 
-    if (strcmp(word, "drop") == 0) {
-        word = "skip";
-        buf_add_str(&query, "?rest=true&stream=");
-        url_encode(&query, slice_str(c->args[1]));
-    } else if (c->arg_count > 1) {
-        buf_add_str(&query, "?to=");
-        url_encode(&query, slice_str(c->args[1]));
-    }
-    buf_add_byte(&query, '\0');
-    rc = command(c, "sinks", word, (const char *)query.data, err);
-    buf_fini(&query);
-    return rc;
+    add_query(&query, "to", c->arg_count > 1 ? c->args[1] : NULL);
+    return sink_command(c, strchr(c->command->name, ' ') + 1, &query, err);
 }
 
 int
 clii_sink_replay(struct cli *c, struct err *err)
 {
-    return sink_command(c, "replay", err);
-}
+    struct buf query = {0};
 
-int
-clii_sink_skip(struct cli *c, struct err *err)
-{
-    return sink_command(c, "skip", err);
+    if (c->opt[OPT_FROM] == NULL)
+        RETURN_ERR(err, E_USAGE, ERR_DATA,
+                   "--from is missing: beginning, a position or a time (what is parked: oxbow sink "
+                   "parked replay)");
+    add_query(&query, "from", c->opt[OPT_FROM]);
+    add_query(&query, "to", c->opt[OPT_TO]);
+    return sink_command(c, "replay", &query, err);
 }
 
 /* parked events: the records of the sink's own stream, without those that were closed since */
@@ -260,6 +255,7 @@ struct parked {
     struct buf        text;
     struct parked_at *list;
     uint32_t          count;
+    const char       *only; /* of this stream; NULL: of all */
 };
 
 static struct slice
@@ -287,8 +283,7 @@ close_first(struct parked *p, struct slice stream)
 }
 
 static int
-take_record(struct parked *p, struct slice event, const char *only, struct buf *scratch,
-            struct err *err)
+take_record(struct parked *p, struct slice event, struct buf *scratch, struct err *err)
 {
     struct slice type, data, stream, name;
     int          rc = 0;
@@ -297,7 +292,7 @@ take_record(struct parked *p, struct slice event, const char *only, struct buf *
         return 0;
     stream = parked_stream(data);
     TRY(json_string_view(stream, scratch, &name, err));
-    if (only != NULL && !slice_is(name, only))
+    if (p->only != NULL && !slice_is(name, p->only))
         return 0;
     if (!slice_is(type, "\"Parked\"")) {
         close_first(p, stream);
@@ -332,7 +327,7 @@ take_page(struct cli *c, struct parked *p, uint64_t *next, struct err *err)
         FAIL(err, E_REMOTE, ERR_DATA, "the server's answer is not one of Oxbow's");
     TRY(json_array_iter(&it, events, err));
     while ((rc = json_iter_next(&it, NULL, &event, err)) == 0) {
-        TRY(take_record(p, event, c->arg_count > 1 ? c->args[1] : NULL, &scratch, err));
+        TRY(take_record(p, event, &scratch, err));
         if (json_get(event, "version", &raw) && json_uint64(raw, next))
             ++*next;
     }
@@ -346,33 +341,101 @@ out:
     return rc;
 }
 
-int
-clii_sink_parked(struct cli *c, struct err *err)
+static int
+list_parked(struct cli *c, struct parked *p, struct err *err)
 {
-    struct parked p = {.list = calloc(PARKED_MAX, sizeof *p.list)};
-    struct buf    body = {0};
-    struct slice  ignored;
-    uint64_t      next = 0, before;
-    int           rc;
+    uint64_t next = 0, before;
+    int      rc;
 
-    if (p.list == NULL)
-        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
-    TRY(get_document(c, "sinks", NULL, &body, &ignored, err)); /* a name that no sink has */
     do {
         before = next;
-        rc = take_page(c, &p, &next, err);
+        rc = take_page(c, p, &next, err);
         if (rc != 0 && err->code == E_NOTFOUND)
             rc = 0; /* nothing ever was */
         TRY(rc);
         TRY(clii_go_on(err));
     } while (next > before);
-    for (uint32_t i = 0; i < p.count; i++)
+out:
+    return rc;
+}
+
+/* The event at the position as it is stored, after its record. */
+static int
+show_parked(struct cli *c, const struct parked *p, const char *position, struct err *err)
+{
+    struct buf       path = {0}, body = {0};
+    struct slice     record, raw, events, event;
+    struct json_iter it;
+    uint64_t         wanted, found;
+    int              rc = 0;
+
+    if (!json_uint64(slice_str(position), &wanted))
+        FAIL(err, E_USAGE, ERR_DATA, "\"%s\" is no position", position);
+    for (uint32_t i = 0; i < p->count; i++) {
+        record = slice_of(p->text.data + p->list[i].at, p->list[i].len);
+        if (!json_get(record, "position", &raw) || !json_uint64(raw, &found) || found != wanted)
+            continue;
+        put_line(c, record);
+        buf_printf(&path, "/v1/all?from=%s&limit=1&raw=true", position);
+        buf_add_byte(&path, '\0');
+        TRY(clii_request(c, "GET", (const char *)path.data, (struct slice){0}, &body, err));
+        if (!json_get(buf_slice(&body), "events", &events))
+            FAIL(err, E_REMOTE, ERR_DATA, "the server's answer is not one of Oxbow's");
+        TRY(json_array_iter(&it, events, err));
+        if (json_iter_next(&it, NULL, &event, NULL) == 0 && json_get(event, "position", &raw) &&
+            json_uint64(raw, &found) && found == wanted)
+            put_line(c, event);
+        goto out;
+    }
+    FAIL(err, E_NOTFOUND, ERR_DATA, "nothing is parked at position %s", position);
+out:
+    buf_fini(&path);
+    buf_fini(&body);
+    return rc;
+}
+
+static int
+look_at_parked(struct cli *c, const char *more, bool show, struct err *err)
+{
+    struct parked p = {.list = calloc(PARKED_MAX, sizeof *p.list), .only = show ? NULL : more};
+    struct buf    body = {0};
+    struct slice  ignored;
+    int           rc;
+
+    if (p.list == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    TRY(get_document(c, "sinks", NULL, &body, &ignored, err)); /* a name that no sink has */
+    TRY(list_parked(c, &p, err));
+    if (show)
+        TRY(show_parked(c, &p, more, err));
+    for (uint32_t i = 0; !show && i < p.count; i++)
         put_line(c, slice_of(p.text.data + p.list[i].at, p.list[i].len));
 out:
     buf_fini(&body);
     buf_fini(&p.text);
     free(p.list);
     return rc;
+}
+
+/* WORD NAME [STREAM|POSITION] */
+int
+clii_sink_parked(struct cli *c, struct err *err)
+{
+    const char *word = c->args[0], *more = c->arg_count > 2 ? c->args[2] : NULL;
+    bool        show = strcmp(word, "show") == 0, drop = strcmp(word, "drop") == 0;
+    struct buf  query = {0};
+
+    if ((show || drop) && more == NULL)
+        RETURN_ERR(err, E_USAGE, ERR_DATA, "%s: which %s?", word, show ? "position" : "stream");
+    c->args++; /* the name first, as for the other commands */
+    c->arg_count--;
+    if (show || strcmp(word, "list") == 0)
+        return look_at_parked(c, more, show, err);
+    if (!drop && strcmp(word, "replay") != 0 && strcmp(word, "skip") != 0)
+        RETURN_ERR(err, E_USAGE, ERR_DATA, "%s: there are list, show, replay, skip and drop", word);
+    add_query(&query, "stream", more);
+    add_query(&query, "rest", drop ? "true" : NULL);
+    return sink_command(c, drop ? "skip" : word, &query, err);
 }
 
 /* migrations */

@@ -18,7 +18,9 @@ const struct cli_option clii_options[OPT_COUNT] = {
     [OPT_EXPECT] = {"expect", 0, "any|no-stream|exists|N",
                     "the version that the stream has to have"},
     [OPT_BATCH] = {"batch", 0, "N", "at most N events in a commit (1000)"},
-    [OPT_FROM] = {"from", 0, "N", "the first version, or for $all the first position; or \"end\""},
+    [OPT_FROM] =
+        {"from", 0, "N",
+         "the first version, or for $all the first position; or \"end\". Of a sink: a place"},
     [OPT_BACKWARDS] = {"backwards", 0, NULL, "from the newest to the oldest"},
     [OPT_LIMIT] = {"limit", 'n', "N", "stop after N"},
     [OPT_FOLLOW] = {"follow", 'f', NULL, "wait for more, until interrupted"},
@@ -42,7 +44,8 @@ const struct cli_option clii_options[OPT_COUNT] = {
     [OPT_EVERY] = {"every", 0, "SECONDS", "between two looks (1)"},
     [OPT_INSECURE] = {"insecure", 0, NULL, "listen where others can reach it, as it is"},
     [OPT_TO] = {"to", 0, "NAME",
-                "the new stream; {stream}, {category}, {key} stand for the old one's"},
+                "the new stream; {stream}, {category}, {key} stand for the old one's. Of a sink: "
+                "a place"},
     [OPT_TRANSFORM] = {"transform", 0, "FILE", "rules or a script, as YAML"},
     [OPT_NAME] = {"name", 0, "NAME", "of the surgery; else one is made"},
     [OPT_MODE] = {"mode", 0, "copy|link", "links leave the events where they are (copy)"},

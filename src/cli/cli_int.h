@@ -354,7 +354,6 @@ int clii_sink_show(struct cli *c, struct err *err);
 int clii_sink_replay(struct cli *c, struct err *err);
 int clii_sink_command(struct cli *c, struct err *err);
 int clii_sink_parked(struct cli *c, struct err *err);
-int clii_sink_skip(struct cli *c, struct err *err);
 int clii_migrate_list(struct cli *c, struct err *err);
 int clii_migrate_show(struct cli *c, struct err *err);
 int clii_migrate_report(struct cli *c, struct err *err);

@@ -170,20 +170,23 @@ const struct cli_command clii_commands[] = {
      clii_source_unprepare},
     {"sink list", "", "List a server's sinks", NULL, 0, 0, 0, clii_sink_list},
     {"sink show", "NAME", "Show a sink's state", NULL, 1, 1, 0, clii_sink_show},
-    {"sink replay", "NAME [STREAM]", "Deliver parked events again", NULL, 1, 2, 0,
-     clii_sink_replay},
-    {"sink skip", "NAME [STREAM]", "Give a stream's oldest parked event up", NULL, 1, 2, 0,
-     clii_sink_skip},
-    {"sink parked", "NAME [STREAM]", "List what is parked, and why",
-     "A line of JSON for each event: its position, stream, version, id, type, the reason and the\n"
-     "number of attempts.",
-     1, 2, 0, clii_sink_parked},
-    {"sink drop", "NAME STREAM", "Give all parked events of a stream up", NULL, 2, 2, 0,
-     clii_sink_command},
+    {"sink replay", "NAME", "Deliver a range of the log to a sink once more",
+     "From --from on, up to --to, or to what is the log's end now. A place is beginning, end, a\n"
+     "position or a time. The delivery stands still meanwhile, and goes on where it was. The\n"
+     "events keep their ids; --from cancel ends a replay where it is.",
+     1, 1, CLI_HAS(OPT_FROM) | CLI_HAS(OPT_TO), clii_sink_replay},
+    {"sink parked", "list|show|replay|skip|drop NAME …", "Look after what is parked, and why",
+     "  list NAME [STREAM]     a line of JSON for each: its position, stream, version, id, type,\n"
+     "                         the reason and the number of attempts\n"
+     "  show NAME POSITION     the event itself, and why it is parked\n"
+     "  replay NAME [STREAM]   deliver them again, each stream's oldest first\n"
+     "  skip NAME [STREAM]     give the oldest one of a stream up and replay the rest\n"
+     "  drop NAME STREAM       give all of a stream up",
+     2, 3, 0, clii_sink_parked},
     {"sink pause", "NAME", "Deliver nothing until resume, over restarts too", NULL, 1, 1, 0,
      clii_sink_command},
     {"sink resume", "NAME", "Go on after a pause", NULL, 1, 1, 0, clii_sink_command},
-    {"sink seek", "NAME beginning|end|POSITION", "Go on from another position",
+    {"sink seek", "NAME beginning|end|POSITION|TIME", "Go on from another position",
      "Backwards delivers again, under the same ids; forwards leaves out. Parked events stay\n"
      "parked. A sink with transactions has its checkpoint on its far side.",
      2, 2, 0, clii_sink_command},

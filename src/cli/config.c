@@ -71,11 +71,13 @@ static const struct conf_field event_fields[] = {
     {.name = "category", .type = {.kind = CONF_STRING, .min = 1}, .doc = "streams NAME-…"},
     {.name = "prefix", .type = {.kind = CONF_STRING, .min = 1}, .doc = "of the streams' names"},
     {.name = "type", .type = {.kind = CONF_STRING, .min = 1}, .doc = "of the events"},
+    {.name = "when", .type = {.kind = CONF_ANY}, .doc = "a condition: docs/transforms.md"},
     {.name = NULL},
 };
 
 static const char *const moved_words[] = {"deliver", "skip", NULL};
 static const char *const link_words[] = {"ignore", "resolve", "deliver", NULL};
+static const char *const parked_words[] = {"hold", "pass", NULL};
 
 static const struct conf_field sink_fields[] = {
     {.name = "events",
@@ -83,9 +85,12 @@ static const struct conf_field sink_fields[] = {
      .preset = "{}",
      .doc = "which events it is given"},
     {.name = "from",
-     .type = {.kind = CONF_STRING, .min = 1, .max = 20},
+     .type = {.kind = CONF_STRING, .min = 1, .max = 40},
      .preset = "beginning",
-     .doc = "where a first start begins: beginning, end, or a position"},
+     .doc = "where a first start begins: beginning, now, a position or a time"},
+    {.name = "transform",
+     .type = {.kind = CONF_ANY},
+     .doc = "what it makes of each: rules, or a script, docs/transforms.md"},
     {.name = "moved",
      .type = {.kind = CONF_ENUM, .values = moved_words},
      .preset = "deliver",
@@ -102,6 +107,25 @@ static const struct conf_field sink_fields[] = {
      .type = {.kind = CONF_DURATION, .min = 1000, .max = INT64_C(86400) * 1000000},
      .preset = "30s",
      .doc = "between two attempts at most"},
+    {.name = "attempts",
+     .type = {.kind = CONF_INT, .min = 0, .max = 1000000},
+     .preset = "0",
+     .doc = "after which an event is parked; 0: any number"},
+    {.name = "retry_for",
+     .type = {.kind = CONF_DURATION, .max = INT64_C(366) * 86400 * 1000000},
+     .preset = "0",
+     .doc = "since the first attempt, after which an event is parked; 0: for ever"},
+    {.name = "delay",
+     .type = {.kind = CONF_DURATION, .max = INT64_C(366) * 86400 * 1000000},
+     .preset = "0",
+     .doc = "from an event's commit to its delivery at least"},
+    {.name = "deliver_at",
+     .type = {.kind = CONF_STRING, .min = 6, .max = 1024},
+     .doc = "where an event has the time of its delivery: data.PATH or metadata.PATH"},
+    {.name = "parked",
+     .type = {.kind = CONF_ENUM, .values = parked_words},
+     .preset = "hold",
+     .doc = "what follows a parked event in its stream: hold it too, or let it pass"},
     {.name = NULL},
 };
 
@@ -261,6 +285,19 @@ out:
     return rc;
 }
 
+/* What no schema can. */
+static int
+check_parts(const struct conf *root, struct err *err)
+{
+    int rc;
+
+    TRY(enginei_scavenge_check(root, err));
+    for (const struct conf *x = conf_first(conf_child(root, "sinks")); x != NULL; x = conf_next(x))
+        TRY(enginei_sink_check(x, err));
+out:
+    return rc;
+}
+
 int
 enginei_config_load(struct cli *c, const char *file, struct conf **out, struct err *err)
 {
@@ -280,7 +317,7 @@ enginei_config_load(struct cli *c, const char *file, struct conf **out, struct e
     c->opening = false;
     rc = conf_load(buf_slice(&text), &root_type, &opts, out, &problems, err);
     if (rc == 0) {
-        rc = enginei_scavenge_check(*out, err);
+        rc = check_parts(*out, err);
         if (rc != 0) {
             conf_free(*out);
             *out = NULL;

@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "base/must.h"
+#include "base/rfc3339.h"
 #include "base/say.h"
 #include "cli/cli_int.h"
 #include "core/capture.h"
@@ -15,6 +16,7 @@
 #include "sink/sink.h"
 #include "source/source.h"
 #include "store/store.h"
+#include "transform/transform.h"
 
 #define RETRY_US 5000000
 
@@ -47,11 +49,74 @@ out:
     return rc;
 }
 
+/* What is given to it: the filter and the transform. */
+static int
+read_steps(const struct conf *conf, struct deliver_conf *out, struct err *err)
+{
+    const struct transform_opts opts = {.name = "transform", .read_file = enginei_read_file};
+    const struct conf          *when = conf_child(conf_child(conf, "events"), "when");
+    const struct conf          *transform = conf_child(conf, "transform");
+    int                         rc = 0;
+
+    if (when != NULL)
+        TRY(transform_filter_from_conf(when, &opts, &out->filter, err));
+    if (transform != NULL) {
+        TRY(transform_from_conf(transform, &opts, &out->transform, err));
+        TRY(transform_deliver_check(out->transform, err));
+    }
+out:
+    if (rc != 0) {
+        transform_free(out->filter);
+        transform_free(out->transform);
+        out->filter = out->transform = NULL;
+    }
+    return rc;
+}
+
+/* beginning, end, a position or a time */
+static int
+read_from(const struct conf *conf, struct deliver_conf *out, struct err *err)
+{
+    const char *from = conf_str(conf, "from");
+
+    out->from = DELIVER_POSITION;
+    if (strcmp(from, "beginning") == 0)
+        out->from = DELIVER_BEGINNING;
+    else if (strcmp(from, "end") == 0 || strcmp(from, "now") == 0)
+        out->from = DELIVER_END;
+    else if (json_uint64(slice_str(from), &out->position.v))
+        return 0;
+    else if (time_parse(slice_str(from), &out->time_us))
+        out->from = DELIVER_TIME;
+    else
+        return conf_fail(conf_child(conf, "from"), err,
+                         "must be beginning, now, a position or a time");
+    return 0;
+}
+
+int
+enginei_sink_check(const struct conf *conf, struct err *err)
+{
+    struct deliver_conf out = {0};
+    int                 rc;
+
+    const char *at = conf_str(conf, "deliver_at");
+
+    if (at != NULL && strncmp(at, "data.", 5) != 0 && strncmp(at, "metadata.", 9) != 0)
+        return conf_fail(conf_child(conf, "deliver_at"), err, "must begin with data. or metadata.");
+    TRY(read_from(conf, &out, err));
+    TRY(read_steps(conf, &out, err));
+    transform_free(out.filter);
+    transform_free(out.transform);
+out:
+    return rc;
+}
+
 static int
 open_sink(struct engine *e, struct part *p, struct err *err)
 {
     const struct conf  *events = conf_child(p->conf, "events");
-    const char         *from = conf_str(p->conf, "from"), *links = conf_str(p->conf, "links");
+    const char         *links = conf_str(p->conf, "links");
     struct deliver_conf conf = {
         .name = p->name,
         .category = conf_str(events, "category"),
@@ -60,22 +125,22 @@ open_sink(struct engine *e, struct part *p, struct err *err)
         .skip_moved = strcmp(conf_str(p->conf, "moved"), "skip") == 0,
         .resolve_links = strcmp(links, "resolve") == 0,
         .deliver_links = strcmp(links, "deliver") == 0,
-        .from = DELIVER_POSITION,
+        .deliver_at = conf_str(p->conf, "deliver_at"),
+        .delay_us = conf_duration_us(p->conf, "delay"),
+        .parked_pass = strcmp(conf_str(p->conf, "parked"), "pass") == 0,
+        .attempts_max = (uint32_t)conf_int(p->conf, "attempts"),
+        .retry_for_us = conf_duration_us(p->conf, "retry_for"),
         .retry_min_ms = (uint32_t)(conf_duration_us(p->conf, "retry_min") / 1000),
         .retry_max_ms = (uint32_t)(conf_duration_us(p->conf, "retry_max") / 1000)};
     struct sink    *sink = NULL;
     struct deliver *deliver = NULL;
     int             rc = 0;
 
-    if (strcmp(from, "beginning") == 0)
-        conf.from = DELIVER_BEGINNING;
-    else if (strcmp(from, "end") == 0)
-        conf.from = DELIVER_END;
-    else if (!json_uint64(slice_str(from), &conf.position.v))
-        FAIL(err, E_INVALID, ERR_FATAL, "from: must be beginning, end or a position");
     conf.system = conf.prefix != NULL && conf.prefix[0] == '$';
+    TRY(read_from(p->conf, &conf, err));
     TRY(sink_new(e->env, enginei_sink(NULL, conf_str(p->conf, "type")), p->name, p->conf, &sink,
                  err));
+    TRY(read_steps(p->conf, &conf, err));
     TRY(deliver_new(e->env, e->log, &conf, &sink, &deliver, err));
     TRY(deliver_start(deliver, err));
     (void)pthread_mutex_lock(&e->lock);

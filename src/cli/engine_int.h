@@ -38,6 +38,8 @@ struct store_ops;
 const struct source_ops *enginei_source(void *arg, const char *type); /* NULL: none such */
 const struct sink_ops   *enginei_sink(void *arg, const char *type);
 const struct store_ops  *enginei_store(void *arg, const char *type);
+/* What no schema can check of a sink: where it starts, its filter and its transform. */
+int enginei_sink_check(const struct conf *conf, struct err *err);
 /* For conf_opts.driver. */
 bool enginei_driver(void *arg, const char *family, size_t i, struct conf_driver *out);
 

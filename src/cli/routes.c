@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "base/must.h"
+#include "base/rfc3339.h"
 #include "cli/engine_int.h"
 #include "core/capture.h"
 #include "core/deliver.h"
@@ -86,6 +87,16 @@ put_deliver(struct json_out *o, struct deliver *deliver)
     put_u64(o, "delivered", s.delivered);
     put_u64(o, "retries", s.retries);
     put_u64(o, "erased", s.erased);
+    put_u64(o, "filtered", s.filtered);
+    put_u64(o, "scheduled", s.scheduled);
+    if (s.replay_to.v > 0) {
+        json_out_key(o, "replay");
+        json_out_object(o);
+        put_u64(o, "at", s.replay_at.v);
+        put_u64(o, "to", s.replay_to.v);
+        put_u64(o, "run", s.runs);
+        json_out_object_end(o);
+    }
     put_u64(o, "parked", s.parked);
     put_u64(o, "parked_streams", s.parked_streams);
     put_u64(o, "in_flight", s.in_flight);
@@ -238,25 +249,67 @@ get_migration(struct call *call, void *arg)
     answer_one(call, arg, PART_MIGRATION);
 }
 
-/* beginning, end or a position */
+/* beginning, end, now, a position, or a time: the first position that is not before it */
+static int
+place(struct engine *e, struct slice word, struct log_pos *pos, struct err *err)
+{
+    int64_t us;
+    int     rc = 0;
+
+    *pos = LOG_POS(0);
+    if (slice_is(word, "beginning") || json_uint64(word, &pos->v))
+        return 0;
+    if (slice_is(word, "end") || slice_is(word, "now")) {
+        *pos = log_end(e->log);
+        return 0;
+    }
+    if (!time_parse(word, &us))
+        RETURN_ERR(err, E_INVALID, ERR_DATA,
+                   "\"%.*s\" is no place in the log: beginning, end, a position or a time",
+                   word.len > 64 ? 64 : (int)word.len, (const char *)word.data);
+    TRY(log_pos_of_time(e->log, us - 1, pos, err));
+    pos->v++;
+out:
+    return rc;
+}
+
 static int
 seek(struct engine *e, struct part *p, struct slice to, struct err *err)
 {
-    struct log_pos pos = LOG_POS(0);
+    struct log_pos pos;
+    int            rc = place(e, to, &pos, err);
 
-    if (slice_is(to, "end"))
-        pos = log_end(e->log);
-    else if (!slice_is(to, "beginning") && !json_uint64(to, &pos.v))
-        RETURN_ERR(err, E_INVALID, ERR_DATA, "to: must be beginning, end or a position");
-    return deliver_seek(p->deliver, pos, err);
+    return rc != 0 ? rc : deliver_seek(p->deliver, pos, err);
 }
 
-/* POST /v1/sinks/{name}/replay|skip?stream=S&rest=true, pause, resume, seek?to=POSITION */
+/* from=… to=…, or from=cancel */
+static int
+range(struct engine *e, struct part *p, struct slice from, struct slice to, struct err *err)
+{
+    struct log_pos first = LOG_POS(2), end = LOG_POS(1);
+    int            rc;
+
+    if (!slice_is(from, "cancel")) {
+        TRY(place(e, from, &first, err));
+        TRY(place(e, to.len == 0 ? slice_str("end") : to, &end, err));
+        if (end.v <= first.v)
+            FAIL(err, E_INVALID, ERR_DATA, "to: must come after from");
+    }
+    rc = deliver_range(p->deliver, first, end, err);
+out:
+    return rc;
+}
+
+/*
+ * POST /v1/sinks/{name}/replay|skip?stream=S&rest=true, replay?from=PLACE&to=PLACE, pause, resume,
+ * seek?to=PLACE
+ */
 static void
 post_sink(struct call *call, void *arg)
 {
     struct engine *e = arg;
     struct slice   command = call_param(call, "command"), stream = {0}, rest = {0}, to = {0};
+    struct slice   from = {0};
     struct part   *p = find(call, e, PART_SINK);
     struct err     err = {0};
     int            rc;
@@ -266,9 +319,12 @@ post_sink(struct call *call, void *arg)
     (void)call_query(call, "stream", &stream);
     (void)call_query(call, "rest", &rest);
     (void)call_query(call, "to", &to);
+    (void)call_query(call, "from", &from);
     if (p->deliver == NULL)
         rc = err_set(&err, __FILE__, __LINE__, E_STATE, ERR_RETRY, "the sink is not open: %s",
                      p->error);
+    else if (slice_is(command, "replay") && from.len > 0)
+        rc = range(e, p, from, to, &err);
     else if (slice_is(command, "replay"))
         rc = deliver_replay(p->deliver, stream, &err);
     else if (slice_is(command, "skip"))
@@ -406,6 +462,8 @@ struct figure {
 
 FIGURE(delivered, s->delivered)
 FIGURE(retries, s->retries)
+FIGURE(filtered, s->filtered)
+FIGURE(scheduled, s->scheduled)
 FIGURE(parked, s->parked)
 FIGURE(parked_streams, s->parked_streams)
 FIGURE(in_flight, s->in_flight)
@@ -420,6 +478,9 @@ static const struct figure figures[] = {
     {"oxbow_sink_delivered_total", "counter", "Events delivered since the start.",
      figure_delivered},
     {"oxbow_sink_retries_total", "counter", "Attempts that were to be made again.", figure_retries},
+    {"oxbow_sink_filtered_total", "counter", "Events that its filter or transform left out.",
+     figure_filtered},
+    {"oxbow_sink_scheduled", "gauge", "Events that are to be delivered later.", figure_scheduled},
     {"oxbow_sink_parked", "gauge", "Events that are parked now.", figure_parked},
     {"oxbow_sink_parked_streams", "gauge", "Streams of which something is parked.",
      figure_parked_streams},

@@ -16,14 +16,11 @@
 #include "base/must.h"
 #include "core/deliver_int.h"
 
-#define READ_MAX 1000u           /* events in one step */
-#define READ_PATIENCE (4u << 20) /* bytes of the log looked through for one event */
-#define POLL_WAIT_MS 10u         /* new events wait so long while others are on their way */
-#define POLL_WAIT_FULL_MS 100u   /* there is no room for new ones */
-#define SPIN_US UINT64_C(1000)   /* a driver that came back at once with nothing */
+#define POLL_WAIT_MS 10u       /* new events wait so long while others are on their way */
+#define POLL_WAIT_FULL_MS 100u /* there is no room for new ones */
+#define SPIN_US UINT64_C(1000) /* a driver that came back at once with nothing */
 #define STOP_WAIT_US UINT64_C(20000000)
 #define SHIFT_MAX 20u
-#define COMMAND_WAIT_US UINT64_C(2000000)
 
 const char *
 deliver_state_name(enum deliver_state state)
@@ -107,32 +104,6 @@ close_readers(struct deliver *d)
     d->holding = d->at_end = false;
 }
 
-void
-deliveri_place(struct log_event *ev)
-{
-    if (ev->link.stream.len > 0)
-        ev->pos = ev->link.pos;
-}
-
-static int
-open_reader(struct deliver *d, struct err *err)
-{
-    struct log_read read = {.from = d->mark.v + 1,
-                            .filter = {.prefix = slice_str(d->prefix),
-                                       .category = slice_str(d->category),
-                                       .type = slice_str(d->type),
-                                       .system = d->conf.system},
-                            .patience = READ_PATIENCE,
-                            .resolve = d->conf.resolve_links,
-                            .skip_links = !d->conf.resolve_links && !d->conf.deliver_links,
-                            .skip_moved = d->conf.skip_moved,
-                            .start = d->start};
-
-    must(d->reader == NULL);
-    d->read_from = read.from;
-    return log_iter_open(d->log, &read, &d->reader, err);
-}
-
 /* The checkpoint is claimed first: after that nobody else changes the two streams. */
 static int
 load(struct deliver *d, struct err *err)
@@ -145,12 +116,13 @@ load(struct deliver *d, struct err *err)
         d->claimed = false;
         d->restart = RESTART_NONE;
         TRY(deliveri_load_mark(d, err));
-        TRY(deliveri_commit_mark(d, d->mark, err));
+        TRY(deliveri_commit_mark(d, d->mark, d->range.at, err));
         d->loaded = true;
         return 0;
     }
     TRY(deliveri_load_parked(d, err));
-    TRY(open_reader(d, err));
+    TRY(deliveri_load_later(d, err));
+    TRY(deliveri_open_reader(d, err));
 out:
     return rc;
 }
@@ -173,84 +145,39 @@ restart_now(struct deliver *d, struct err *err)
         if (d->far.v > d->mark.v)
             d->mark = d->far;
     }
-    TRY(open_reader(d, err));
+    TRY(deliveri_load_later(d, err));
+    TRY(deliveri_open_reader(d, err));
     d->restart = RESTART_NONE;
-out:
-    return rc;
-}
-
-/* reading */
-
-static bool
-own(const struct deliver *d, struct slice stream)
-{
-    return slice_is(stream, d->mark_stream) || slice_is(stream, d->parked_stream);
-}
-
-/* After a restart an event may have been parked already, or stand before those that were. */
-static int
-take(struct deliver *d, const struct log_event *ev, struct err *err)
-{
-    struct lane *lane = deliveri_lane(d, ev->stream, false);
-    bool         open = lane != NULL && lane->open > 0;
-    struct item *it;
-    int          rc;
-
-    if (open && ev->pos.v >= lane->behind.v && ev->pos.v <= lane->last.v)
-        return 0;
-    if (!open || ev->pos.v < lane->behind.v)
-        return deliveri_admit(d, ev, ADMIT_LIVE, &it, err);
-    rc = deliveri_admit(d, ev, ADMIT_TO_PARK, &it, err);
-    return rc != 0 ? rc : deliveri_park(d, it, err);
-}
-
-static int
-read_live(struct deliver *d, bool *progress, struct err *err)
-{
-    int rc = 0;
-
-    d->at_end = false;
-    for (uint32_t n = 0; n < READ_MAX; n++) {
-        if (!d->holding) {
-            rc = log_iter_next(d->reader, &d->held, err);
-            if (rc == E_END) {
-                d->at_end = true;
-                return 0;
-            }
-            if (rc == E_MORE) { /* nothing for this sink in a while: look after the rest first */
-                *progress = true;
-                return 0;
-            }
-            TRY(rc);
-            if (own(d, d->held.stream) || d->held.dangling)
-                continue;
-            if ((d->held.flags & LOG_ERASED) != 0) {
-                d->erased++; /* there is nothing to deliver of it */
-                continue;
-            }
-            deliveri_place(&d->held);
-            d->holding = true;
-            d->events_read++;
-        }
-        if (!deliveri_has_room(d, deliveri_item_bytes(&d->held)))
-            return 0;
-        TRY(take(d, &d->held, err));
-        d->holding = false;
-        *progress = true;
-    }
-    *progress = true;
 out:
     return rc;
 }
 
 /* giving and taking */
 
+/* Whether what may be tried again has been tried for long enough. */
+static bool
+is_spent(const struct deliver *d, const struct item *it)
+{
+    if (it->rc == E_INTERRUPTED || (it->kind != ERR_RETRY && it->kind != ERR_UNSURE))
+        return false;
+    return (d->conf.attempts_max > 0 && it->base.attempt + 1 >= d->conf.attempts_max) ||
+           (d->conf.retry_for_us > 0 && d->now_us >= it->tried_us + d->conf.retry_for_us);
+}
+
 static void
 note_result(struct deliver *d, struct item *it, int rc, const struct err *err)
 {
+    struct err own;
+
     it->rc = rc;
     it->kind = rc == 0 ? ERR_NONE : err->kind;
     it->retry_ms = rc == 0 ? 0 : err->retry_ms;
+    if (rc != 0 && is_spent(d, it)) {
+        err_copy(&own, err);
+        err_prefix(&own, it->kind == ERR_UNSURE ? "given up, it may have arrived" : "given up");
+        err = &own;
+        it->kind = ERR_DATA;
+    }
     if (rc != 0 && rc != E_INTERRUPTED) {
         d->failing = true;
         note_error(d, err);
@@ -276,20 +203,44 @@ on_done(struct sink *sink, struct sink_item *item, int rc, const struct err *err
     note_result(d, it, rc, err);
 }
 
+/* No driver sees it. */
+static void
+refuse(struct deliver *d, struct item *it)
+{
+    struct err err;
+
+    note_result(d, it,
+                err_set(&err, __FILE__, __LINE__, E_REJECTED, ERR_DATA, "%s",
+                        it->reason == NULL ? "the transform failed" : it->reason),
+                &err);
+}
+
+/* A transaction ends before an item that cannot be given: it must not pass it. */
 static void
 submit(struct deliver *d, bool *progress)
 {
     struct item *it;
     struct err   err;
 
-    while (d->sink->credit > 0 && (it = deliveri_pop(&d->ready)) != NULL) {
+    while (d->sink->credit > 0 && (it = d->ready.head) != NULL) {
         int rc;
 
+        if (it->faulty && !it->skip && d->transactional && d->flying > 0)
+            return;
+        (void)deliveri_pop(&d->ready);
         *progress = true;
         if (it->skip) {
             deliveri_unpark(d, it, it->how);
             continue;
         }
+        if (it->faulty) {
+            refuse(d, it);
+            if (d->transactional)
+                return;
+            continue;
+        }
+        if (it->tried_us == 0)
+            it->tried_us = d->now_us;
         it->state = ITEM_FLYING;
         d->flying++;
         rc = sink_submit(d->sink, &it->base, &err);
@@ -434,13 +385,14 @@ decide(struct deliver *d, struct err *err)
 static bool
 may_send(const struct deliver *d)
 {
-    return !d->transactional || (d->records.head == NULL && (!d->committing || d->commit_is_mark));
+    return !d->transactional || (d->records.head == NULL && d->later_records.head == NULL &&
+                                 (!d->committing || d->commit_is_mark));
 }
 
 static int
 poll_transaction(struct deliver *d, struct err *err)
 {
-    struct log_pos upto = deliveri_done_upto(d, true);
+    struct log_pos upto = d->range.on ? d->far : deliveri_done_upto(d, true);
     bool           far = d->far_due || upto.v - d->far.v > UINT64_C(1) << 20;
     bool           all = true;
     int            rc;
@@ -465,7 +417,8 @@ poll_wait(const struct deliver *d, bool progress)
 {
     uint32_t ms = d->holding || d->sink->credit == 0 ? POLL_WAIT_FULL_MS : POLL_WAIT_MS;
 
-    if (progress || d->ready.head != NULL || d->records.head != NULL)
+    if (progress || d->ready.head != NULL || d->records.head != NULL ||
+        d->later_records.head != NULL)
         return 0;
     if (d->sleepers > 0 && d->next_due_us < d->now_us + (uint64_t)ms * 1000)
         ms = d->next_due_us <= d->now_us ? 0 : (uint32_t)((d->next_due_us - d->now_us) / 1000);
@@ -506,6 +459,7 @@ take_commit(struct deliver *d)
     } else {
         if (seek) {
             d->seeking = false;
+            d->range = d->next_range;
             restart(d, RESTART_ALL);
             return;
         }
@@ -530,52 +484,18 @@ commit(struct deliver *d, struct err *err)
 {
     if (d->committing)
         return 0;
-    if (d->records.head != NULL)
+    if (d->records.head != NULL || d->later_records.head != NULL)
         return deliveri_commit_records(d, err);
     if (d->seeking && d->flying == 0 && d->finished.head == NULL && d->restart == RESTART_NONE) {
+        struct log_pos to = d->seek_here ? deliveri_live_upto(d) : d->seek;
+
         d->seek_committing = true;
-        return deliveri_commit_mark(d, d->seek, err);
+        return deliveri_commit_mark(d, to, d->next_range.at, err);
     }
     if (deliveri_mark_due(d))
-        return deliveri_commit_mark(d, deliveri_done_upto(d, false), err);
+        return deliveri_commit_mark(d, deliveri_live_upto(d), deliveri_done_upto(d, false).v + 1,
+                                    err);
     return 0;
-}
-
-/* commands */
-
-static int
-order(struct deliver *d, const struct command *c)
-{
-    if (c->kind == COMMAND_SEEK) {
-        d->seeking = true;
-        d->seek = LOG_POS(c->pos.v == 0 ? 0 : c->pos.v - 1);
-        if (c->pos.v < d->start)
-            d->start = c->pos.v; /* these originals are given now */
-        return 0;
-    }
-    d->paused = c->kind == COMMAND_PAUSE;
-    d->mark_changed = true;
-    return 0;
-}
-
-static void
-take_commands(struct deliver *d, bool refuse)
-{
-    struct command *list, *next;
-
-    lock_take(&d->lock);
-    list = d->shared.commands;
-    d->shared.commands = NULL;
-    if (refuse)
-        d->shared.accepting = false;
-    lock_give(&d->lock);
-    for (; list != NULL; list = next) {
-        next = list->next;
-        list->rc = refuse || d->reader == NULL || d->state == DELIVER_FAILED ? E_STATE
-                   : list->kind == COMMAND_LANE ? deliveri_command(d, list)
-                                                : order(d, list);
-        d->env->ops->gate_open(d->env, &list->gate);
-    }
 }
 
 /* the step */
@@ -588,11 +508,16 @@ publish(struct deliver *d)
 
     lock_take(&d->lock);
     s->state = d->state;
-    s->caught_up = d->at_end && d->items == 0;
+    s->caught_up = d->at_end && d->items == 0 && !d->seeking;
     s->checkpoint = d->mark;
     s->delivered = d->delivered;
     s->retries = d->retries;
     s->erased = d->erased;
+    s->filtered = d->filtered;
+    s->scheduled = d->later.open;
+    s->runs = d->runs;
+    s->replay_at = LOG_POS(d->range.on ? d->range.at : 0);
+    s->replay_to = LOG_POS(d->range.on ? d->range.to : 0);
     s->parked = d->parked;
     s->parked_streams = d->parked_streams;
     s->window_items = d->items;
@@ -601,9 +526,10 @@ publish(struct deliver *d)
     s->waiting_retry = d->sleepers;
     memcpy(s->error, d->error, sizeof s->error);
     d->shared.oldest_us = oldest == NULL ? 0 : oldest->read_us;
-    s->done = d->reader == NULL ? d->mark : deliveri_done_upto(d, false);
-    d->shared.read = d->reader == NULL ? d->mark : log_iter_pos(d->reader);
-    d->shared.positions_read = d->shared.read.v - (d->reader == NULL ? d->mark.v : d->read_from);
+    s->done = d->reader == NULL ? d->mark : deliveri_live_upto(d);
+    d->shared.read = d->reader == NULL || d->range.on ? d->mark : log_iter_pos(d->reader);
+    d->shared.positions_read =
+        d->shared.read.v - (d->reader == NULL || d->range.on ? d->mark.v : d->read_from);
     d->shared.events_read = d->events_read;
     lock_give(&d->lock);
 }
@@ -612,7 +538,8 @@ static bool
 restart_due(const struct deliver *d)
 {
     return d->restart != RESTART_NONE && d->flying == 0 && !d->committing &&
-           (d->restart == RESTART_ALL || d->records.head == NULL);
+           (d->restart == RESTART_ALL ||
+            (d->records.head == NULL && d->later_records.head == NULL));
 }
 
 static int
@@ -630,10 +557,16 @@ work(struct deliver *d, bool *progress, struct err *err)
     if (d->paused || d->seeking) {
         d->at_end = false;
     } else if (d->restart == RESTART_NONE) {
-        TRY(read_live(d, progress, err));
+        TRY(deliveri_read_live(d, progress, err));
         TRY(deliveri_replay_read(d, progress, err));
+        TRY(deliveri_read_later(d, progress, err));
         if (may_send(d))
             submit(d, progress);
+    }
+    if (d->range_read && !d->seeking && d->live.head == NULL && !d->holding &&
+        d->restart == RESTART_NONE) {
+        d->next_range.on = false; /* that was all of it */
+        d->seeking = d->seek_here = true;
     }
     if (d->restart != RESTART_ALL)
         TRY(commit(d, err));
@@ -674,7 +607,7 @@ settle_state(struct deliver *d)
 static uint64_t
 next_step(const struct deliver *d, bool progress)
 {
-    uint64_t at = UINT64_MAX;
+    uint64_t at = UINT64_MAX, wait;
 
     if (progress || restart_due(d) || (d->mark_changed && !d->committing))
         return ENV_STEP_NOW;
@@ -682,6 +615,9 @@ next_step(const struct deliver *d, bool progress)
         return SPIN_US;
     if (d->sleepers > 0)
         at = d->next_due_us;
+    wait = d->paused ? UINT64_MAX : deliveri_later_wait_us(d);
+    if (wait != UINT64_MAX && d->now_us + wait < at)
+        at = d->now_us + wait;
     if (d->reader != NULL && !d->committing && d->delivered > d->mark_delivered &&
         d->mark_us + (uint64_t)d->conf.checkpoint_ms * 1000 < at)
         at = d->mark_us + (uint64_t)d->conf.checkpoint_ms * 1000;
@@ -697,7 +633,7 @@ stop_step(struct deliver *d)
     struct err err;
     bool       progress = false;
 
-    take_commands(d, true);
+    deliveri_take_commands(d, true);
     if (d->stop_by_us == 0)
         d->stop_by_us = d->now_us + STOP_WAIT_US;
     if (d->now_us < d->stop_by_us) {
@@ -734,7 +670,7 @@ step(void *arg)
         take_commit(d);
     if (atomic_load(&d->stopping))
         return stop_step(d);
-    take_commands(d, false);
+    deliveri_take_commands(d, false);
     if (d->state == DELIVER_FAILED) {
         publish(d);
         return ENV_STEP_WAIT;
@@ -769,15 +705,19 @@ take_conf(struct deliver *d, const struct deliver_conf *conf)
     struct deliver_conf *c = &d->conf;
 
     *c = *conf;
+    d->steps[0] = conf->filter;
+    d->steps[1] = conf->transform;
     c->window_items = c->window_items == 0 ? 1000 : c->window_items;
     c->window_bytes = c->window_bytes == 0 ? UINT64_C(16) << 20 : c->window_bytes;
     c->checkpoint_ms = c->checkpoint_ms == 0 ? 1000 : c->checkpoint_ms;
     c->checkpoint_items = c->checkpoint_items == 0 ? 10000 : c->checkpoint_items;
     c->retry_min_ms = c->retry_min_ms == 0 ? 100 : c->retry_min_ms;
     c->retry_max_ms = c->retry_max_ms == 0 ? 30000 : c->retry_max_ms;
+    c->later_max = c->later_max == 0 ? 65536 : c->later_max;
     c->parked_streams_max = c->parked_streams_max == 0 ? 100000 : c->parked_streams_max;
     (void)snprintf(d->name, sizeof d->name, "%s", conf->name);
     (void)snprintf(d->mark_stream, sizeof d->mark_stream, "$sink-%.200s", conf->name);
+    (void)snprintf(d->later_stream, sizeof d->later_stream, "$later-sink-%.200s", conf->name);
     (void)snprintf(d->parked_stream, sizeof d->parked_stream, "$parked-sink-%.200s", conf->name);
 }
 
@@ -798,11 +738,14 @@ deliver_new(struct ox_env *env, struct log *log, const struct deliver_conf *conf
     int             rc = 0;
 
     *out = NULL;
-    if (strlen(conf->name) > 200)
-        FAIL(err, E_INVALID, ERR_FATAL, "sink %.20s…: a name has at most 200 bytes", conf->name);
     d = calloc(1, sizeof *d);
-    if (d == NULL)
-        FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
+    if (d == NULL || strlen(conf->name) > 200) {
+        transform_free(conf->filter);
+        transform_free(conf->transform);
+        free(d);
+        d = NULL;
+        FAIL(err, E_INVALID, ERR_FATAL, "sink %.20s…: a name has at most 200 bytes", conf->name);
+    }
     d->magic = DELIVERI_MAGIC;
     d->env = env;
     d->log = log;
@@ -811,6 +754,9 @@ deliver_new(struct ox_env *env, struct log *log, const struct deliver_conf *conf
     TRY(copy_text(conf->category, &d->category, err));
     TRY(copy_text(conf->prefix, &d->prefix, err));
     TRY(copy_text(conf->type, &d->type, err));
+    d->later_in_meta = conf->deliver_at != NULL && strncmp(conf->deliver_at, "metadata.", 9) == 0;
+    TRY(copy_text(conf->deliver_at == NULL ? NULL : strchr(conf->deliver_at, '.') + 1,
+                  &d->later_path, err));
     d->events = calloc(DELIVERI_RECORDS_MAX, sizeof *d->events);
     if (d->events == NULL)
         FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
@@ -839,6 +785,7 @@ deliver_start(struct deliver *d, struct err *err)
         RETURN_ERR(err, E_STATE, ERR_FATAL,
                    "sink %s: it still holds events of the last run: open it anew", d->name);
     d->loaded = d->seeking = d->seek_committing = d->mark_changed = false;
+    d->range.on = d->range_read = false;
     d->restart = RESTART_NONE;
     d->failures = 0;
     d->resume_us = d->stop_by_us = 0;
@@ -882,6 +829,10 @@ deliver_free(struct deliver *d)
     sink_free(d->sink); /* before what it may hold */
     close_readers(d);
     deliveri_clear(d, true);
+    deliveri_shaper_fini(&d->shaper);
+    deliveri_shaper_fini(&d->again_shaper);
+    for (int i = 0; i < DELIVERI_STEPS; i++)
+        transform_free(d->steps[i]);
     buf_fini(&d->text);
     buf_fini(&d->scratch);
     free(d->lanes);
@@ -889,91 +840,11 @@ deliver_free(struct deliver *d)
     free(d->category);
     free(d->prefix);
     free(d->type);
+    free(d->later_path);
+    free(d->later.heap);
     lock_fini(&d->lock);
     d->magic = 0;
     free(d);
-}
-
-/* Takes back what the task has not seen yet. */
-static bool
-withdraw(struct deliver *d, const struct command *c)
-{
-    struct command **at;
-    bool             found;
-
-    lock_take(&d->lock);
-    for (at = &d->shared.commands; *at != NULL && *at != c;)
-        at = &(*at)->next;
-    found = *at != NULL;
-    if (found)
-        *at = c->next;
-    lock_give(&d->lock);
-    return found;
-}
-
-/* A task that waits for its far side must not keep the caller, which may be the server's loop. */
-static int
-command(struct deliver *d, struct command *c, struct err *err)
-{
-    bool taken;
-
-    c->rc = E_STATE;
-    gate_init(&c->gate);
-    lock_take(&d->lock);
-    taken = d->shared.accepting;
-    if (taken) {
-        c->next = d->shared.commands;
-        d->shared.commands = c;
-        d->env->ops->task_wake(d->env, d->task);
-    }
-    lock_give(&d->lock);
-    if (taken && !d->env->ops->gate_wait(d->env, &c->gate, COMMAND_WAIT_US)) {
-        if (withdraw(d, c))
-            RETURN_ERR(err, E_BUSY, ERR_RETRY,
-                       "sink %s is busy with its far side: nothing was changed, try again",
-                       d->name);
-        (void)d->env->ops->gate_wait(d->env, &c->gate, UINT64_MAX);
-    }
-    if (c->rc == E_NOTFOUND)
-        RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "sink %s: nothing of it is parked", d->name);
-    if (c->rc != 0)
-        RETURN_ERR(err, E_STATE, ERR_RETRY, "sink %s is not running", d->name);
-    return 0;
-}
-
-int
-deliver_replay(struct deliver *d, struct slice stream, struct err *err)
-{
-    return command(d, &(struct command){.stream = stream, .mode = LANE_REPLAY}, err);
-}
-
-int
-deliver_skip(struct deliver *d, struct slice stream, bool rest, struct err *err)
-{
-    enum lane_mode mode = rest ? LANE_SKIP_ALL : LANE_SKIP_ONE;
-
-    return command(d, &(struct command){.stream = stream, .mode = mode}, err);
-}
-
-int
-deliver_pause(struct deliver *d, bool pause, struct err *err)
-{
-    enum command_kind kind = pause ? COMMAND_PAUSE : COMMAND_RESUME;
-
-    return command(d, &(struct command){.kind = kind}, err);
-}
-
-int
-deliver_seek(struct deliver *d, struct log_pos pos, struct err *err)
-{
-    if (d->transactional)
-        RETURN_ERR(err, E_STATE, ERR_DATA,
-                   "sink %s: its checkpoint is on its far side, beside the rows: it is changed "
-                   "there while the sink is stopped",
-                   d->name);
-    if (pos.v > log_end(d->log).v)
-        RETURN_ERR(err, E_INVALID, ERR_DATA, "the log ends at %" PRIu64, log_end(d->log).v);
-    return command(d, &(struct command){.kind = COMMAND_SEEK, .pos = pos}, err);
 }
 
 void

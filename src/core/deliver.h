@@ -11,6 +11,9 @@
  * again for ever, at growing intervals, and holds back its own stream alone. An event whose
  * subject's key was shredded has nothing to deliver: it is passed over and counted.
  *
+ * What is to be delivered later has its record in `$later-sink-NAME` and counts as done; it takes
+ * its place when its time has come, and what comes after it in its stream does not wait for it.
+ *
  * Streams: `$sink-NAME` has the checkpoints (quiet commits, each on the version
  * of the one before: of two deliveries of one name the older is fenced),
  * `$parked-sink-NAME` has Parked {position, stream, version, id, type, reason,
@@ -26,11 +29,13 @@
 #include "sink/sink.h"
 
 struct deliver;
+struct transform;
 
 enum deliver_from {
     DELIVER_BEGINNING,
     DELIVER_END,      /* what is appended after the first start */
     DELIVER_POSITION, /* `position`, itself included */
+    DELIVER_TIME,     /* what was committed at or after `time_us` */
 };
 
 /* Zero means the default for every number. */
@@ -40,6 +45,10 @@ struct deliver_conf {
     /* Which events; every part that is given must hold. NULL: all. */
     const char *category, *prefix, *type;
     bool        system; /* also streams whose names begin with '$', its own two excepted */
+    /* Each passes transform_deliver_check; NULL: none. The filter sees what is stored, the
+     * transform what passes it. An event that either fails at is parked. Taken over, in any case.
+     */
+    struct transform *filter, *transform;
 
     bool skip_moved;    /* each event once, through all moves of streams (docs/surgery.md) */
     bool resolve_links; /* deliver what a link points to */
@@ -47,12 +56,22 @@ struct deliver_conf {
 
     enum deliver_from from; /* where a first start begins */
     struct log_pos    position;
+    int64_t           time_us;
 
     uint32_t window_items; /* 1,000: events in memory */
     uint64_t window_bytes; /* 16 MiB; one event goes over it where it is larger */
     uint32_t checkpoint_ms, checkpoint_items; /* 1,000 and 10,000: whichever comes first */
     uint32_t retry_min_ms, retry_max_ms;      /* 100 and 30,000 */
     uint32_t parked_streams_max;              /* 100,000: with more the delivery fails */
+    /* Where an event says when it is to be delivered, below `data.` or `metadata.`, beside
+     * $deliverAt in its metadata; NULL: there alone. */
+    const char *deliver_at;
+    uint64_t    delay_us;    /* from its commit to its delivery, at least */
+    uint32_t    later_max;   /* 65,536: how many scheduled events are in memory */
+    bool        parked_pass; /* a stream's later events go on where one is parked; else they wait */
+    /* After so many attempts, or so long, an event is parked; 0: it is tried for ever. */
+    uint32_t attempts_max;
+    uint64_t retry_for_us;
 };
 
 enum deliver_state {
@@ -73,6 +92,10 @@ struct deliver_status {
     uint64_t           behind_estimate; /* events not done; those unread by the average so far */
     uint64_t           delivered, retries;
     uint64_t           erased;                 /* passed over: their subject's key was shredded */
+    uint64_t           filtered;               /* passed over by the filter or the transform */
+    struct log_pos     replay_at, replay_to;   /* of deliver_range; both 0: there is none */
+    uint64_t           runs;                   /* of deliver_range, that one included */
+    uint64_t           scheduled;              /* to be delivered later */
     uint64_t           parked, parked_streams; /* now */
     uint32_t           window_items, in_flight, waiting_retry;
     uint64_t           window_bytes;
@@ -113,6 +136,14 @@ int deliver_pause(struct deliver *, bool pause, struct err *err);
  * checkpoint.
  */
 int deliver_seek(struct deliver *, struct log_pos pos, struct err *err);
+
+/*
+ * What stands at or after `from` and before `to` (0: the log's end now) goes to the sink once more;
+ * meanwhile the delivery stands where it is, and goes on from there afterwards. It stands in the
+ * checkpoint and outlives a restart. Each such run has a number, which the items carry. E_STATE:
+ * one is under way. With a `to` before `from` it is ended where it is.
+ */
+int deliver_range(struct deliver *, struct log_pos from, struct log_pos to, struct err *err);
 
 void deliver_get_status(struct deliver *, struct deliver_status *out);
 

@@ -6,6 +6,7 @@
 
 #include "base/lock.h"
 #include "core/deliver.h"
+#include "transform/transform.h"
 
 #define DELIVERI_MAGIC 0x44656c69u
 #define DELIVERI_RECORDS_MAX 100u /* parked and unparked events in one commit */
@@ -16,6 +17,7 @@ enum item_state {
     ITEM_SLEEPING,  /* until due_us */
     ITEM_PARKING,   /* its record is being made; in no lane */
     ITEM_UNPARKING, /* likewise */
+    ITEM_RECORDING, /* its schedule; in no lane */
 };
 
 /* Reading begins anew when the driver has nothing and no commit is in flight. */
@@ -25,9 +27,15 @@ enum restart {
     RESTART_ALL,    /* what is durable has to be looked up */
 };
 
-enum admit { ADMIT_LIVE, ADMIT_TO_PARK, ADMIT_REPLAY };
+enum admit { ADMIT_LIVE, ADMIT_TO_PARK, ADMIT_REPLAY, ADMIT_DUE, ADMIT_DUE_TO_PARK };
 
 enum how { HOW_DELIVERED, HOW_SKIPPED, HOW_GONE };
+
+/* When a scheduled event is to go, and before which others of that time. */
+struct due {
+    int64_t  us; /* since 1970 */
+    uint64_t pos;
+};
 
 /* An event in memory. base.next links whichever one queue it is in. */
 struct item {
@@ -39,7 +47,10 @@ struct item {
     enum how         how;
     bool             replay, skip; /* skip: to be given up, `how` says why */
     bool             refused;      /* by the driver; else parked behind another */
-    uint64_t         read_us, due_us;
+    bool             scheduled;    /* it has come due; in `again` */
+    struct due       due;
+    bool             faulty; /* the transform failed at it: `reason`; no driver sees it */
+    uint64_t         read_us, due_us, tried_us; /* tried_us: first; 0: not yet */
     size_t           bytes;
     char            *reason; /* of the refusal; NULL for want of memory */
     /* What the driver said. */
@@ -68,22 +79,61 @@ struct lane {
     /* Parked: the first `closed` of its records since `first_record` were unparked. */
     uint64_t       open;           /* parked and not unparked, those without a durable record too */
     uint64_t       closed, queued; /* queued: of the open ones, in memory for a replay */
-    uint64_t       first_record;   /* version in the parked stream */
-    bool           recorded;       /* first_record is known */
-    struct log_pos behind, last;   /* the first and the last parked since it is open */
+    uint64_t      *positions;      /* parked_pass: of the open ones, in their order */
+    uint64_t       position_room;
+    uint64_t       first_record; /* version in the parked stream */
+    bool           recorded;     /* first_record is known */
+    struct log_pos behind, last; /* the first and the last parked since it is open */
     enum lane_mode mode;
     uint64_t       pass, pass_index;
+
+    uint32_t recording; /* items whose schedule is being recorded */
 
     uint8_t len;
     char    name[];
 };
 
-enum command_kind { COMMAND_LANE, COMMAND_PAUSE, COMMAND_RESUME, COMMAND_SEEK };
+enum command_kind { COMMAND_LANE, COMMAND_PAUSE, COMMAND_RESUME, COMMAND_SEEK, COMMAND_RANGE };
+
+/* An event as it is to be given. */
+struct shaped {
+    struct log_event ev;     /* type, data, metadata as the transform made them */
+    struct slice     stream; /* where it was routed to; empty: it was not */
+    bool             dropped;
+    struct err       fault; /* code 0: none */
+};
+
+/* The filter's and the transform's; what one shaped is valid until the next. */
+#define DELIVERI_STEPS 2
+struct shaper {
+    struct transform_run *runs[DELIVERI_STEPS];
+};
+
+/* What is scheduled: the next ones, and how far they are done. */
+struct later {
+    struct due *heap;
+    uint32_t    count;
+    bool        partial; /* those from `horizon` on are in the stream alone */
+    struct due  horizon;
+    struct due  taken;     /* the last one that went into the window */
+    struct due  done;      /* all up to here */
+    struct due  next_done; /* as the checkpoint in flight has it */
+    struct due  marked;    /* as the durable one has it */
+    uint64_t    from;      /* no record before this version is open */
+    uint64_t    last;      /* the highest position of a record */
+    uint64_t    open;      /* how many are not in the window yet */
+};
+
+/* Positions that are delivered once more, the next one at `at`. */
+struct range {
+    bool     on;
+    uint64_t at, to;
+};
 
 struct command {
     struct command   *next;
     enum command_kind kind;
-    struct log_pos    pos;
+    struct log_pos    pos, to;
     struct slice      stream;
     enum lane_mode    mode;
     struct ox_gate    gate;
@@ -98,8 +148,10 @@ struct deliver {
     bool                transactional;
     struct deliver_conf conf;
     char                name[LOG_NAME_MAX + 1], mark_stream[LOG_NAME_MAX + 1];
-    char                parked_stream[LOG_NAME_MAX + 1];
+    char                parked_stream[LOG_NAME_MAX + 1], later_stream[LOG_NAME_MAX + 1];
     char               *category, *prefix, *type;
+    char               *later_path; /* below the data or the metadata; NULL: none */
+    bool                later_in_meta;
     struct ox_task     *task;
     struct log_listener listener;
     _Atomic bool        stopping;
@@ -119,7 +171,12 @@ struct deliver {
     bool               paused, next_paused; /* next_paused: as the checkpoint in flight has it */
     bool               mark_changed;        /* the checkpoint does not say yet what is so now */
     bool               seeking, seek_committing;
-    struct log_pos     seek; /* the checkpoint to go on from */
+    struct log_pos     seek;      /* the checkpoint to go on from … */
+    bool               seek_here; /* … or the one that is due then */
+    struct range       range, next_range;
+    uint64_t           runs;       /* how many ranges there were */
+    uint64_t           next_at;    /* of the range, in the checkpoint in flight */
+    bool               range_read; /* all of it is in the window, or was */
     enum restart       restart;
     uint64_t           now_us, resume_us; /* nothing is done before resume_us */
     uint32_t           failures;
@@ -128,27 +185,32 @@ struct deliver {
 
     /* The window. */
     struct items   live, again;
-    struct queue   ready, sleeping, finished, records;
+    struct queue   ready, sleeping, finished, records, later_records;
+    struct later   later;
+    int64_t        delayed_until_us; /* reading waits for that time; 0: it does not */
     uint32_t       items, flying, sleepers;
     bool           failing; /* something was not taken since this was cleared */
     uint64_t       bytes, next_due_us;
     struct lane  **lanes;
     uint32_t       lane_count, lane_mask;
-    uint64_t       delivered, retries, erased, parked, parked_streams;
+    uint64_t       delivered, retries, erased, filtered, parked, parked_streams;
     struct log_pos parked_last; /* of all that were parked */
 
     /* The readers. */
-    struct log_iter *reader, *parked_reader;
-    struct log_event held; /* read, and no room for it yet */
-    bool             holding, at_end;
-    uint64_t         pass;
-    uint64_t         read_from; /* where this run began */
-    uint64_t         events_read;
-    uint32_t         replaying; /* lanes whose mode is not LANE_HOLD */
-    struct buf       scratch;
+    struct log_iter  *reader, *parked_reader;
+    struct shaped     held;                 /* read, and no room for it yet */
+    struct shaper     shaper, again_shaper; /* of what is read live, and of what was parked */
+    struct transform *steps[DELIVERI_STEPS];
+    bool              holding, at_end;
+    uint64_t          pass;
+    uint64_t          read_from; /* where this run began */
+    uint64_t          events_read;
+    uint32_t          replaying; /* lanes whose mode is not LANE_HOLD */
+    struct buf        scratch;
 
     /* The records. */
-    int64_t        mark_version, parked_version; /* of the last event in the two streams */
+    /* Of the last event in the three streams. */
+    int64_t        mark_version, parked_version, later_version;
     bool           has_mark;
     uint64_t       start; /* the first position that it was ever to deliver; in each checkpoint */
     struct log_pos mark;  /* the checkpoint that is durable */
@@ -158,7 +220,7 @@ struct deliver {
 
     /* The commit in flight. */
     _Atomic bool          commit_done;
-    bool                  committing, commit_is_mark;
+    bool                  committing, commit_is_mark, commit_is_later;
     struct log_pos        next_mark;
     struct log_req        req;
     struct log_write      write;
@@ -174,10 +236,10 @@ void         deliveri_push(struct queue *q, struct item *it);
 struct item *deliveri_pop(struct queue *q);
 struct lane *deliveri_lane(struct deliver *d, struct slice stream, bool make);
 bool         deliveri_has_room(const struct deliver *d, uint64_t bytes);
-uint64_t     deliveri_item_bytes(const struct log_event *ev);
+uint64_t     deliveri_item_bytes(const struct shaped *s);
 /* Copies the event; the item stands at the end of its lane, unless it is to be parked. */
-int deliveri_admit(struct deliver *d, const struct log_event *ev, enum admit how, struct item **out,
-                   struct err *err);
+int  deliveri_admit(struct deliver *d, const struct shaped *s, enum admit how, struct item **out,
+                    struct err *err);
 void deliveri_make_ready(struct deliver *d, struct lane *lane);
 /* Out of the window, and freed; its lane too where nothing needs it. */
 void deliveri_drop(struct deliver *d, struct item *it);
@@ -185,8 +247,10 @@ void deliveri_leave_lane(struct deliver *d, struct item *it);
 void deliveri_lane_settle(struct deliver *d, struct lane *lane);
 void deliveri_clear(struct deliver *d, bool lanes);
 void deliveri_ready_again(struct deliver *d);
-/* Everything up to here is done; with `flying`, or is with the driver. */
+/* Everything that was read up to here is done; with `flying`, or is with the driver. */
 struct log_pos deliveri_done_upto(const struct deliver *d, bool flying);
+/* What the checkpoint may say: in a range, what it said before. */
+struct log_pos deliveri_live_upto(const struct deliver *d);
 
 /* deliver_parked.c */
 int  deliveri_park(struct deliver *d, struct item *it, struct err *err);
@@ -197,16 +261,39 @@ int  deliveri_command(struct deliver *d, const struct command *c);
 void deliveri_replay_refused(struct deliver *d, struct item *it);
 void deliveri_write_record(struct deliver *d, const struct item *it);
 void deliveri_recorded(struct deliver *d, struct item *it, uint64_t version);
+/* Whether what stands there is parked, or was delivered after something that is. */
+bool deliveri_was_parked(const struct deliver *d, const struct lane *lane, struct log_pos pos);
 
-/* deliver.c */
+/* deliver_read.c */
+int  deliveri_open_reader(struct deliver *d, struct err *err);
+int  deliveri_read_live(struct deliver *d, bool *progress, struct err *err);
+int  deliveri_shape(struct deliver *d, struct shaper *by, const struct log_event *ev,
+                    struct shaped *out, struct err *err);
+void deliveri_shaper_fini(struct shaper *by);
 /* Of a resolved link the position that counts is where the link stands. */
 void deliveri_place(struct log_event *ev);
 
+int deliveri_find_at(struct deliver *d, struct log_pos pos, struct log_iter **it,
+                     struct log_event *ev, struct err *err);
+
+/* deliver_later.c */
+int      deliveri_load_later(struct deliver *d, struct err *err);
+void     deliveri_write_later(struct deliver *d, const struct item *it);
+int      deliveri_scheduled(struct deliver *d, struct item *it, struct err *err);
+int      deliveri_schedule(struct deliver *d, struct shaped *s, bool *out, struct err *err);
+int      deliveri_read_later(struct deliver *d, bool *progress, struct err *err);
+void     deliveri_later_settle(struct deliver *d);
+uint64_t deliveri_later_wait_us(const struct deliver *d); /* UINT64_MAX: nothing is waited for */
+
+/* deliver_command.c */
+void deliveri_take_commands(struct deliver *d, bool refuse);
+
 /* deliver_mark.c */
 int  deliveri_load_mark(struct deliver *d, struct err *err);
-bool deliveri_mark_due(const struct deliver *d);
-int  deliveri_commit_mark(struct deliver *d, struct log_pos pos, struct err *err);
-int  deliveri_commit_records(struct deliver *d, struct err *err);
+bool deliveri_mark_due(struct deliver *d);
+/* `range_at`: where a range goes on, where there is one. */
+int deliveri_commit_mark(struct deliver *d, struct log_pos pos, uint64_t range_at, struct err *err);
+int deliveri_commit_records(struct deliver *d, struct err *err);
 /* After the commit: takes over what is durable now, or says what went wrong. */
 int deliveri_committed(struct deliver *d, struct err *err);
 

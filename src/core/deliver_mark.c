@@ -28,7 +28,10 @@ read_mark(struct deliver *d, struct err *err)
     d->mark_version = LOG_NO_STREAM;
     d->mark = LOG_POS(0);
     d->has_mark = false;
-    d->start = 0;
+    d->start = d->runs = 0;
+    d->range.on = false;
+    d->later.done = (struct due){0};
+    d->later.from = d->later.last = 0;
     rc = log_iter_open(d->log, &read, &it, err);
     if (rc == E_NOTFOUND)
         return 0;
@@ -39,6 +42,18 @@ read_mark(struct deliver *d, struct err *err)
         FAIL(err, E_SCHEMA, ERR_FATAL, "%s: its last event has no position", d->mark_stream);
     if (json_get(ev.data, "start", &raw) && !json_uint64(raw, &d->start))
         FAIL(err, E_SCHEMA, ERR_FATAL, "%s: its last event has no start", d->mark_stream);
+    if (json_get(ev.data, "runs", &raw))
+        (void)json_uint64(raw, &d->runs);
+    if (json_get_path(ev.data, slice_str("replay.at"), &raw) && json_uint64(raw, &d->range.at) &&
+        json_get_path(ev.data, slice_str("replay.to"), &raw))
+        d->range.on = json_uint64(raw, &d->range.to);
+    if (json_get_path(ev.data, slice_str("later.due"), &raw) &&
+        json_int64(raw, &d->later.done.us) &&
+        json_get_path(ev.data, slice_str("later.position"), &raw) &&
+        json_uint64(raw, &d->later.done.pos) &&
+        json_get_path(ev.data, slice_str("later.from"), &raw))
+        (void)json_uint64(raw, &d->later.from);
+    d->later.marked = d->later.done;
     d->paused = json_get(ev.data, "paused", &raw) && json_bool(raw, &paused) && paused;
     d->mark_version = (int64_t)ev.version;
     d->has_mark = true;
@@ -47,29 +62,29 @@ out:
     return rc;
 }
 
-static struct log_pos
-first_position(const struct deliver *d)
+/* The position before the first one. */
+static int
+first_start(struct deliver *d, struct err *err)
 {
     uint64_t end = log_end(d->log).v;
+    int      rc = 0;
 
+    d->mark = LOG_POS(0);
     switch (d->conf.from) {
     case DELIVER_BEGINNING:
         break;
     case DELIVER_END:
-        return LOG_POS(end == 0 ? 0 : end - 1);
+        d->mark = LOG_POS(end == 0 ? 0 : end - 1);
+        break;
     case DELIVER_POSITION:
-        return LOG_POS(d->conf.position.v == 0 ? 0 : d->conf.position.v - 1);
+        d->mark = LOG_POS(d->conf.position.v == 0 ? 0 : d->conf.position.v - 1);
+        break;
+    case DELIVER_TIME:
+        rc = log_pos_of_time(d->log, d->conf.time_us - 1, &d->mark, err);
+        break;
     }
-    return LOG_POS(0);
-}
-
-static struct log_pos
-first_start(struct deliver *d)
-{
-    struct log_pos before = first_position(d);
-
-    d->start = before.v + 1;
-    return before;
+    d->start = d->mark.v + 1;
+    return rc;
 }
 
 int
@@ -86,9 +101,9 @@ deliveri_load_mark(struct deliver *d, struct err *err)
         if (d->far.v != 0)
             d->mark = d->far;
         else if (!d->has_mark || d->conf.from != DELIVER_END)
-            d->mark = first_start(d);
+            TRY(first_start(d, err));
     } else if (!d->has_mark) {
-        d->mark = first_start(d);
+        TRY(first_start(d, err));
     }
     if (d->mark.v > log_end(d->log).v &&
         (d->has_mark || d->far.v != 0 || d->conf.from != DELIVER_POSITION))
@@ -101,16 +116,19 @@ out:
 }
 
 bool
-deliveri_mark_due(const struct deliver *d)
+deliveri_mark_due(struct deliver *d)
 {
     struct log_pos upto = deliveri_done_upto(d, false);
+    uint64_t       last = d->range.on ? d->range.at - 1 : d->mark.v;
     uint64_t       news = d->delivered - d->mark_delivered;
 
     if (d->mark_changed)
         return true;
-    if (upto.v <= d->mark.v)
+    deliveri_later_settle(d);
+    if (upto.v <= last && d->later.marked.us == d->later.done.us &&
+        d->later.marked.pos == d->later.done.pos)
         return false;
-    if (news >= d->conf.checkpoint_items || upto.v - d->mark.v > PASSED_MAX)
+    if (news >= d->conf.checkpoint_items || (upto.v > last && upto.v - last > PASSED_MAX))
         return true;
     return news > 0 && (atomic_load(&d->stopping) ||
                         d->now_us >= d->mark_us + (uint64_t)d->conf.checkpoint_ms * 1000);
@@ -148,11 +166,25 @@ submit(struct deliver *d, bool mark, uint32_t flags)
 }
 
 int
-deliveri_commit_mark(struct deliver *d, struct log_pos pos, struct err *err)
+deliveri_commit_mark(struct deliver *d, struct log_pos pos, uint64_t range_at, struct err *err)
 {
+    const struct range *range = d->seek_committing ? &d->next_range : &d->range;
+
     buf_clear(&d->text);
-    buf_printf(&d->text, "{\"position\":%" PRIu64 ",\"start\":%" PRIu64 "%s}", pos.v, d->start,
+    buf_printf(&d->text, "{\"position\":%" PRIu64 ",\"start\":%" PRIu64 "%s", pos.v, d->start,
                d->paused ? ",\"paused\":true" : "");
+    if (d->runs > 0)
+        buf_printf(&d->text, ",\"runs\":%" PRIu64, d->runs);
+    if (range->on)
+        buf_printf(&d->text, ",\"replay\":{\"at\":%" PRIu64 ",\"to\":%" PRIu64 "}", range_at,
+                   range->to);
+    d->later.next_done = d->later.done;
+    if (d->later.done.us != 0)
+        buf_printf(&d->text,
+                   ",\"later\":{\"due\":%" PRId64 ",\"position\":%" PRIu64 ",\"from\":%" PRIu64 "}",
+                   d->later.done.us, d->later.done.pos, d->later.from);
+    buf_add_byte(&d->text, '}');
+    d->next_at = range_at;
     if (d->text.failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a checkpoint");
     d->events[0] = (struct log_new_event){
@@ -167,33 +199,47 @@ deliveri_commit_mark(struct deliver *d, struct log_pos pos, struct err *err)
     return 0;
 }
 
+static const char *
+type_of(const struct item *it)
+{
+    return it->state == ITEM_PARKING     ? "Parked"
+           : it->state == ITEM_UNPARKING ? "Unparked"
+                                         : "Scheduled";
+}
+
+/* Of one of the two queues: each has its stream. */
 int
 deliveri_commit_records(struct deliver *d, struct err *err)
 {
-    size_t       ends[DELIVERI_RECORDS_MAX], from = 0;
-    struct item *it;
-    uint32_t     n = 0;
+    size_t        ends[DELIVERI_RECORDS_MAX], from = 0;
+    bool          later = d->records.head == NULL;
+    struct queue *q = later ? &d->later_records : &d->records;
+    struct item  *it;
+    uint32_t      n = 0;
 
     buf_clear(&d->text);
-    for (it = d->records.head; it != NULL && n < DELIVERI_RECORDS_MAX;
-         it = (struct item *)it->base.next) {
-        deliveri_write_record(d, it);
+    for (it = q->head; it != NULL && n < DELIVERI_RECORDS_MAX; it = (struct item *)it->base.next) {
+        if (later)
+            deliveri_write_later(d, it);
+        else
+            deliveri_write_record(d, it);
         ends[n++] = d->text.len;
     }
     if (d->text.failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for the records of parked events");
     for (uint32_t i = 0; i < n; i++) {
-        it = deliveri_pop(&d->records);
+        it = deliveri_pop(q);
         deliveri_push(&d->committed, it);
-        d->events[i] = (struct log_new_event){
-            .type = slice_str(it->state == ITEM_PARKING ? "Parked" : "Unparked"),
-            .data = slice_of(d->text.data + from, ends[i] - from),
-            .flags = LOG_JSON};
+        d->events[i] = (struct log_new_event){.type = slice_str(type_of(it)),
+                                              .data = slice_of(d->text.data + from, ends[i] - from),
+                                              .flags = LOG_JSON};
         from = ends[i];
     }
-    d->write = (struct log_write){
-        .stream = slice_str(d->parked_stream), .expected = d->parked_version, .count = n};
+    d->write = (struct log_write){.stream = slice_str(later ? d->later_stream : d->parked_stream),
+                                  .expected = later ? d->later_version : d->parked_version,
+                                  .count = n};
     d->commit_count = n;
+    d->commit_is_later = later;
     submit(d, false, 0);
     return 0;
 }
@@ -211,28 +257,38 @@ refused(struct deliver *d, struct err *err)
 int
 deliveri_committed(struct deliver *d, struct err *err)
 {
-    struct item *it;
+    struct queue *q = d->commit_is_later ? &d->later_records : &d->records;
+    struct item  *it;
+    int           rc = 0;
 
     must(d->committing);
     d->committing = false;
     if (d->req.rc != 0) {
         /* Those that were to be recorded stand before those that came since. */
         if (d->committed.tail != NULL) {
-            d->committed.tail->base.next = d->records.head == NULL ? NULL : &d->records.head->base;
-            d->records.head = d->committed.head;
-            if (d->records.tail == NULL)
-                d->records.tail = d->committed.tail;
+            d->committed.tail->base.next = q->head == NULL ? NULL : &q->head->base;
+            q->head = d->committed.head;
+            if (q->tail == NULL)
+                q->tail = d->committed.tail;
             d->committed = (struct queue){0};
         }
         return refused(d, err);
     }
     if (d->commit_is_mark) {
         d->mark = d->next_mark;
+        d->range.at = d->next_at;
+        d->later.marked = d->later.next_done;
         d->mark_delivered = d->next_mark_delivered;
         d->mark_version++;
         d->mark_changed = d->paused != d->next_paused;
         d->claimed = true;
         return 0;
+    }
+    if (d->commit_is_later) {
+        d->later_version += d->commit_count;
+        while ((it = deliveri_pop(&d->committed)) != NULL && rc == 0)
+            rc = deliveri_scheduled(d, it, err);
+        return rc;
     }
     for (uint64_t version = (uint64_t)(d->parked_version + 1);
          (it = deliveri_pop(&d->committed)) != NULL; version++)

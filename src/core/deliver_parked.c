@@ -22,6 +22,36 @@ set_mode(struct deliver *d, struct lane *lane, enum lane_mode mode)
     lane->mode = mode;
 }
 
+/* parked_pass: which of them are open has to be known. False: no memory. */
+static bool
+note_position(struct deliver *d, struct lane *lane, struct log_pos pos)
+{
+    uint64_t room = lane->position_room == 0 ? 8 : lane->position_room * 2, *grown;
+
+    if (!d->conf.parked_pass)
+        return true;
+    if (lane->open == lane->position_room) {
+        grown = reallocarray(lane->positions, room, sizeof *grown);
+        if (grown == NULL)
+            return false;
+        lane->positions = grown;
+        lane->position_room = room;
+    }
+    lane->positions[lane->open] = pos.v;
+    return true;
+}
+
+bool
+deliveri_was_parked(const struct deliver *d, const struct lane *lane, struct log_pos pos)
+{
+    if (!d->conf.parked_pass)
+        return pos.v >= lane->behind.v && pos.v <= lane->last.v;
+    for (uint64_t i = 0; pos.v <= lane->last.v && i < lane->open; i++)
+        if (lane->positions[i] == pos.v)
+            return true;
+    return false;
+}
+
 static void
 open_one(struct deliver *d, struct lane *lane, struct log_pos pos)
 {
@@ -44,6 +74,8 @@ close_one(struct deliver *d, struct lane *lane)
     must(lane->open > 0);
     lane->open--;
     lane->closed++;
+    if (lane->positions != NULL)
+        memmove(lane->positions, lane->positions + 1, lane->open * sizeof lane->positions[0]);
     d->parked--;
     if (lane->open == 0) {
         set_mode(d, lane, LANE_HOLD);
@@ -54,12 +86,15 @@ close_one(struct deliver *d, struct lane *lane)
 
 /* parking */
 
-static void
-park_one(struct deliver *d, struct item *it)
+static int
+park_one(struct deliver *d, struct item *it, struct err *err)
 {
+    if (!note_position(d, it->lane, it->base.pos))
+        RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory for the parked events");
     open_one(d, it->lane, it->base.pos);
     it->state = ITEM_PARKING;
     deliveri_push(&d->records, it);
+    return 0;
 }
 
 /* It is not in its lane; what stands behind it there is parked too, but for replays. */
@@ -67,19 +102,25 @@ int
 deliveri_park(struct deliver *d, struct item *it, struct err *err)
 {
     struct lane *lane = it->lane;
+    int          rc = 0;
 
     must(!it->replay);
     if (lane->open == 0 && d->parked_streams >= d->conf.parked_streams_max)
         RETURN_ERR(err, E_LIMIT, ERR_FATAL,
                    "sink %s: events of %" PRIu64 " streams are parked; replay or skip them",
                    d->name, d->parked_streams);
-    park_one(d, it);
+    TRY(park_one(d, it, err));
+    if (d->conf.parked_pass) {
+        deliveri_make_ready(d, lane);
+        return 0;
+    }
     while ((it = lane->head) != NULL && !it->replay) {
         must(it->state == ITEM_WAITING);
         deliveri_leave_lane(d, it);
-        park_one(d, it);
+        TRY(park_one(d, it, err));
     }
-    return 0;
+out:
+    return rc;
 }
 
 /* It stays the first of its lane until that is durable. */
@@ -121,7 +162,7 @@ deliveri_write_record(struct deliver *d, const struct item *it)
     json_out_key(&o, "position");
     json_out_u64(&o, e->pos.v);
     json_out_key(&o, "stream");
-    json_out_string(&o, e->stream);
+    json_out_string(&o, slice_of(it->lane->name, it->lane->len));
     json_out_key(&o, "version");
     json_out_u64(&o, e->version);
     if (it->state == ITEM_UNPARKING) {
@@ -193,6 +234,8 @@ replay_history(struct deliver *d, const struct log_event *ev, const struct parke
     if (lane == NULL && r->parked)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for the parked streams");
     if (r->parked) {
+        if (!note_position(d, lane, r->pos))
+            RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for the parked events");
         open_one(d, lane, r->pos);
         if (!lane->recorded) {
             lane->first_record = ev->version;
@@ -299,12 +342,13 @@ deliveri_replay_refused(struct deliver *d, struct item *it)
         lane->queued--;
         deliveri_drop(d, it);
     }
+    deliveri_make_ready(d, lane); /* what passes it */
 }
 
 /* Where what stands at a position need not be what its stream has there. */
-static int
-find_at(struct deliver *d, struct log_pos pos, struct log_iter **it, struct log_event *ev,
-        struct err *err)
+int
+deliveri_find_at(struct deliver *d, struct log_pos pos, struct log_iter **it, struct log_event *ev,
+                 struct err *err)
 {
     struct log_read read = {.from = pos.v,
                             .filter = {.system = true, .quiet = true},
@@ -328,7 +372,7 @@ find(struct deliver *d, const struct parked_record *r, struct log_iter **it, str
     int             rc;
 
     if (d->conf.skip_moved || d->conf.resolve_links)
-        return find_at(d, r->pos, it, ev, err);
+        return deliveri_find_at(d, r->pos, it, ev, err);
     rc = log_iter_open(d->log, &read, it, err);
     return rc == 0 ? log_iter_next(*it, ev, err) : rc;
 }
@@ -339,6 +383,7 @@ load(struct deliver *d, struct lane *lane, const struct parked_record *r, struct
 {
     struct log_iter *it = NULL;
     struct log_event ev;
+    struct shaped    shaped;
     struct item     *item;
     enum lane_mode   mode = lane->mode;
     bool             gone;
@@ -352,9 +397,13 @@ load(struct deliver *d, struct lane *lane, const struct parked_record *r, struct
         ev = (struct log_event){.pos = r->pos, .version = r->version, .stream = r->stream};
     if (mode == LANE_SKIP_ONE)
         set_mode(d, lane, LANE_REPLAY);
-    TRY(deliveri_admit(d, &ev, ADMIT_REPLAY, &item, err));
+    if (gone)
+        shaped = (struct shaped){.ev = ev};
+    else
+        TRY(deliveri_shape(d, &d->again_shaper, &ev, &shaped, err));
+    TRY(deliveri_admit(d, &shaped, ADMIT_REPLAY, &item, err));
     lane->queued++;
-    item->skip = gone || mode == LANE_SKIP_ALL || mode == LANE_SKIP_ONE;
+    item->skip = gone || shaped.dropped || mode == LANE_SKIP_ALL || mode == LANE_SKIP_ONE;
     item->how = gone ? HOW_GONE : HOW_SKIPPED;
 out:
     log_iter_close(it);
@@ -396,7 +445,7 @@ deliveri_replay_read(struct deliver *d, bool *progress, struct err *err)
         return 0;
     /* After a restart, what stands before a parked event goes first. */
     if (log_iter_pos(d->reader).v <= d->parked_last.v ||
-        (d->holding && d->held.pos.v <= d->parked_last.v))
+        (d->holding && d->held.ev.pos.v <= d->parked_last.v) || d->range.on)
         return 0;
     if (d->parked_reader == NULL) {
         TRY(open_reader(d, 0, &d->parked_reader, err));

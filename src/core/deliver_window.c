@@ -96,21 +96,30 @@ deliveri_lane_settle(struct deliver *d, struct lane *lane)
 {
     struct lane **at = &d->lanes[lane->hash & d->lane_mask];
 
-    if (lane->head != NULL || lane->open > 0)
+    if (lane->head != NULL || lane->open > 0 || lane->recording > 0)
         return;
     while (*at != lane)
         at = &(*at)->next;
     *at = lane->next;
     d->lane_count--;
+    free(lane->positions);
     free(lane);
 }
 
 /* items */
 
-uint64_t
-deliveri_item_bytes(const struct log_event *ev)
+/* Where it was routed to, else its own. */
+static struct slice
+stream_of(const struct shaped *s)
 {
-    return sizeof(struct item) + ev->stream.len + ev->type.len + ev->data.len + ev->meta.len;
+    return s->stream.len > 0 ? s->stream : s->ev.stream;
+}
+
+uint64_t
+deliveri_item_bytes(const struct shaped *s)
+{
+    return sizeof(struct item) + stream_of(s).len + s->ev.type.len + s->ev.data.len +
+           s->ev.meta.len;
 }
 
 bool
@@ -135,7 +144,7 @@ copy(uint8_t **to, struct slice s)
 static struct items *
 list_of(struct deliver *d, const struct item *it)
 {
-    return it->replay ? &d->again : &d->live;
+    return it->replay || it->scheduled ? &d->again : &d->live;
 }
 
 static void
@@ -184,14 +193,15 @@ join_lane(struct lane *lane, struct item *it)
 }
 
 int
-deliveri_admit(struct deliver *d, const struct log_event *ev, enum admit how, struct item **out,
+deliveri_admit(struct deliver *d, const struct shaped *s, enum admit how, struct item **out,
                struct err *err)
 {
-    uint64_t     bytes = deliveri_item_bytes(ev);
-    struct lane *lane = deliveri_lane(d, ev->stream, true);
-    struct item *it = lane == NULL ? NULL : calloc(1, bytes);
-    uint8_t     *to;
-    const char  *dash;
+    const struct log_event *ev = &s->ev;
+    uint64_t                bytes = deliveri_item_bytes(s);
+    struct lane            *lane = deliveri_lane(d, ev->stream, true);
+    struct item            *it = lane == NULL ? NULL : calloc(1, bytes);
+    uint8_t                *to;
+    const char             *dash;
 
     *out = NULL;
     if (it == NULL) {
@@ -202,7 +212,7 @@ deliveri_admit(struct deliver *d, const struct log_event *ev, enum admit how, st
     to = it->text;
     it->base.pos = ev->pos;
     it->base.version = ev->version;
-    it->base.stream = copy(&to, ev->stream);
+    it->base.stream = copy(&to, stream_of(s));
     it->base.type = copy(&to, ev->type);
     it->base.data = copy(&to, ev->data);
     it->base.meta = copy(&to, ev->meta);
@@ -210,6 +220,11 @@ deliveri_admit(struct deliver *d, const struct log_event *ev, enum admit how, st
     it->base.json = (ev->flags & LOG_JSON) != 0;
     it->base.created_us = ev->created_us;
     it->base.owner = d;
+    it->base.run = d->range.on && how == ADMIT_LIVE ? (uint32_t)d->runs : 0;
+    if (s->fault.code != 0) {
+        it->faulty = true;
+        it->reason = strdup(s->fault.text);
+    }
     dash = memchr(it->base.stream.data, '-', it->base.stream.len);
     if (dash != NULL) {
         size_t cut = (size_t)(dash + 1 - (const char *)it->base.stream.data);
@@ -217,10 +232,11 @@ deliveri_admit(struct deliver *d, const struct log_event *ev, enum admit how, st
     }
     it->lane = lane;
     it->replay = how == ADMIT_REPLAY;
+    it->scheduled = how == ADMIT_DUE || how == ADMIT_DUE_TO_PARK;
     it->bytes = bytes;
     it->read_us = d->now_us;
     link_item(d, it);
-    if (how != ADMIT_TO_PARK) {
+    if (how != ADMIT_TO_PARK && how != ADMIT_DUE_TO_PARK) {
         join_lane(lane, it);
         if (d->transactional && how == ADMIT_LIVE)
             deliveri_push(&d->ready, it);
@@ -237,7 +253,8 @@ deliveri_make_ready(struct deliver *d, struct lane *lane)
 {
     struct item *it = lane->head;
 
-    if (it != NULL && it->state == ITEM_WAITING && (it->replay || !d->transactional))
+    if (it != NULL && it->state == ITEM_WAITING &&
+        (it->replay || it->scheduled || !d->transactional))
         deliveri_push(&d->ready, it);
 }
 
@@ -254,7 +271,10 @@ deliveri_ready_again(struct deliver *d)
             deliveri_push(&d->ready, it);
 }
 
-/* From the middle only where a transaction's items are decided in another order. */
+/*
+ * From the middle only where a transaction's items are decided in another order, or where a replay
+ * ends among items that pass it.
+ */
 void
 deliveri_leave_lane(struct deliver *d, struct item *it)
 {
@@ -270,7 +290,7 @@ deliveri_leave_lane(struct deliver *d, struct item *it)
     if (lane->tail == it)
         lane->tail = before;
     it->lane_next = NULL;
-    must(d->transactional || before == NULL);
+    must(d->transactional || d->conf.parked_pass || before == NULL);
 }
 
 void
@@ -290,6 +310,7 @@ deliveri_clear(struct deliver *d, bool lanes)
     while ((it = d->live.head) != NULL || (it = d->again.head) != NULL)
         deliveri_drop(d, it); /* takes it off its queue: NOLINT(clang-analyzer-unix.Malloc) */
     d->ready = d->sleeping = d->finished = d->records = d->committed = (struct queue){0};
+    d->later_records = (struct queue){0};
     d->flying = d->sleepers = 0;
     d->holding = false;
     if (lanes)
@@ -299,6 +320,7 @@ deliveri_clear(struct deliver *d, bool lanes)
             next = l->next;
             l->head = l->tail = NULL;
             l->queued = 0;
+            l->recording = 0;
             if (lanes) {
                 l->open = 0;
                 l->mode = LANE_HOLD;
@@ -315,10 +337,16 @@ deliveri_done_upto(const struct deliver *d, bool flying)
     struct item *it = d->live.head;
 
     if (d->holding)
-        read = d->held.pos.v;
+        read = d->held.ev.pos.v;
     while (flying && it != NULL && it->state == ITEM_FLYING)
         it = it->next;
     if (it != NULL)
         read = it->base.pos.v;
     return LOG_POS(read == 0 ? 0 : read - 1);
+}
+
+struct log_pos
+deliveri_live_upto(const struct deliver *d)
+{
+    return d->range.on ? d->mark : deliveri_done_upto(d, false);
 }

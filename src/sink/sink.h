@@ -42,6 +42,7 @@ struct sink_item {
     struct ox_id   id;
     int64_t        created_us;
     uint32_t       attempt; /* 0: the first */
+    uint32_t       run;     /* of a range that is delivered once more; 0: it is not */
     bool           json;    /* the data is JSON: whoever took it in has checked it */
     /* the core's own */
     struct sink_item *next;

@@ -209,22 +209,44 @@ keep_one(void *arg, const struct transform_out *out, struct err *err)
     return 0;
 }
 
-int
-transform_upcast(struct transform_run *run, const struct transform_event *in,
-                 struct transform_out *out, struct err *err)
+/* By itself, without begin; as many outputs as `may` allows. */
+static int
+alone(struct transform_run *run, const struct transform_event *in, unsigned may,
+      struct upcasted *to, struct err *err)
 {
     static const uint64_t none = 0;
-    struct upcasted       u = {out, 0};
     int                   rc = 0;
 
     must(!run->open);
     run->next = 0;
     if (run->t->script != NULL && run->script == NULL)
-        TRY(fresh_script(run, TRANSFORM_CHANGE, err));
-    TRY(one_event(run, in, keep_one, &u, err));
-    must(u.count == 1); /* the check of upcasters, and `may` */
-    out->origins = &none;
-    out->origin_count = 1;
+        TRY(fresh_script(run, may, err));
+    TRY(one_event(run, in, keep_one, to, err));
+    to->out->origins = &none;
+    to->out->origin_count = 1;
 out:
+    return rc;
+}
+
+int
+transform_upcast(struct transform_run *run, const struct transform_event *in,
+                 struct transform_out *out, struct err *err)
+{
+    struct upcasted u = {out, 0};
+    int             rc = alone(run, in, TRANSFORM_CHANGE, &u, err);
+
+    must(rc != 0 || u.count == 1); /* the check of upcasters, and `may` */
+    return rc;
+}
+
+int
+transform_one(struct transform_run *run, const struct transform_event *in,
+              struct transform_out *out, bool *dropped, struct err *err)
+{
+    struct upcasted u = {out, 0};
+    int             rc = alone(run, in, run->t->may & TRANSFORMI_DELIVER, &u, err);
+
+    must(rc != 0 || u.count <= 1); /* the check of deliveries, and `may` */
+    *dropped = u.count == 0;
     return rc;
 }

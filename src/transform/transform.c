@@ -366,6 +366,23 @@ transform_from_conf(const struct conf *node, const struct transform_opts *opts,
     return rc;
 }
 
+int
+transform_filter_from_conf(const struct conf *node, const struct transform_opts *opts,
+                           struct transform **out, struct err *err)
+{
+    struct transformi_spec spec = {.name = conf_file(node),
+                                   .text = {.limit = TRANSFORM_TEXT_MAX + 1}};
+    int                    rc;
+
+    buf_add_str(&spec.text, "[{\"when\":{\"not\":");
+    conf_put_any(node, &spec.text, add_place, &spec);
+    buf_add_str(&spec.text, "},\"drop\":true}]");
+    rc = compile(&spec, opts, out, err);
+    buf_fini(&spec.text);
+    buf_fini(&spec.places);
+    return rc;
+}
+
 static const char *
 no_env(void *arg, const char *name)
 {
@@ -426,22 +443,34 @@ transform_may(const struct transform *t)
     return t->may;
 }
 
+/* What it does beyond `may`, where each event stands for itself. */
+static int
+each_check(const struct transform *t, unsigned may, const char *where, struct err *err)
+{
+    static const char *const what[] = {
+        "changes events", "drops events", "makes several events of one",
+        "routes events to other streams", "looks at more than one event"};
+    bool state = t->script != NULL && transformi_script_stateful(t->script);
+
+    for (unsigned i = 0; i < sizeof what / sizeof *what; i++) {
+        unsigned bit = 1U << i;
+
+        if ((may & bit) == 0 &&
+            ((t->may_said && (t->may & bit) != 0) || (bit == TRANSFORM_STATE && state)))
+            RETURN_ERR(err, E_SCHEMA, ERR_FATAL, "%s: %s, which is not possible %s", t->name,
+                       what[i], where);
+    }
+    return 0;
+}
+
 int
 transform_upcast_check(const struct transform *t, struct err *err)
 {
-    static const char *const what[] = {NULL, "drops events", "makes several events of one",
-                                       "routes events to other streams",
-                                       "looks at more than one event"};
-    bool                     state = t->script != NULL && transformi_script_stateful(t->script);
+    return each_check(t, TRANSFORM_CHANGE, "at read time: one event in must be one event out", err);
+}
 
-    for (unsigned i = 1; i < sizeof what / sizeof *what; i++) {
-        unsigned bit = 1U << i;
-
-        if ((t->may_said && (t->may & bit) != 0) || (bit == TRANSFORM_STATE && state))
-            RETURN_ERR(err, E_SCHEMA, ERR_FATAL,
-                       "%s: %s, which is not possible at read time: one event in must be "
-                       "one event out",
-                       t->name, what[i]);
-    }
-    return 0;
+int
+transform_deliver_check(const struct transform *t, struct err *err)
+{
+    return each_check(t, TRANSFORMI_DELIVER, "before a sink: an event becomes one or none", err);
 }

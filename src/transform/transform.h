@@ -56,6 +56,9 @@ int transform_from_conf(const struct conf *node, const struct transform_opts *op
                         struct transform **out, struct err *err);
 int transform_from_json(struct slice json, const struct transform_opts *opts,
                         struct transform **out, struct err *err);
+/* Of a condition alone, as `when` has it: drops what does not meet it. */
+int transform_filter_from_conf(const struct conf *node, const struct transform_opts *opts,
+                               struct transform **out, struct err *err);
 /* From the text of a file: YAML, of which JSON is a part. */
 int  transform_from_yaml(struct slice yaml, const struct transform_opts *opts,
                          struct transform **out, struct err *err);
@@ -100,6 +103,12 @@ transform_stateless(const struct transform *t)
  * passes, is then held to it at each event, and must have no begin and no finish.
  */
 int transform_upcast_check(const struct transform *t, struct err *err);
+
+/*
+ * Whether it can stand before a delivery: each event by itself becomes one or none, perhaps of
+ * another stream. As with upcasters a script that does not say what it may do is held to it.
+ */
+int transform_deliver_check(const struct transform *t, struct err *err);
 
 struct transform_event {
     struct slice stream, type, data, meta; /* meta may be empty */
@@ -157,5 +166,9 @@ void transform_interrupt(struct transform_run *run);
  */
 int transform_upcast(struct transform_run *run, const struct transform_event *in,
                      struct transform_out *out, struct err *err);
+
+/* The same of one that passes transform_deliver_check; *dropped: it gives nothing. */
+int transform_one(struct transform_run *run, const struct transform_event *in,
+                  struct transform_out *out, bool *dropped, struct err *err);
 
 #endif

@@ -8,6 +8,9 @@
 #include "base/template.h"
 #include "transform/transform.h"
 
+/* enum transform_may of what stands before a delivery. */
+#define TRANSFORMI_DELIVER (TRANSFORM_CHANGE | TRANSFORM_DROP | TRANSFORM_ROUTE)
+
 /* the text of a transform: JSON, with where each piece of it stood in the YAML */
 
 struct transformi_place {

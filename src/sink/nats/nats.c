@@ -398,6 +398,8 @@ fill(struct nats_sink *s, const struct sink_item *item, struct err *err)
     TRY(template_expand(s->subject, sink_fill, arg, &s->scratch, &s->text, err));
     TRY(check_subject(buf_slice(&s->text), err));
     TRY(template_expand(s->message_id, sink_fill, arg, &s->scratch, &s->id, err));
+    if (item->run > 0) /* JetStream must not take a replay for what it has */
+        buf_printf(&s->id, "-r%u", item->run);
     TRY(sink_form_fill(s->form, item, &s->message, err));
     buf_add_byte(&s->text, 0);
     buf_add_byte(&s->id, 0);

@@ -1,0 +1,381 @@
+/* Delivery of what is left out, put off, given once more, or let past what is parked. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "deliver_fix.h"
+#include "env/env_real.h"
+#include "transform/transform.h"
+
+static struct transform *
+rules(const char *json)
+{
+    const struct transform_opts opts = {.name = "t"};
+    struct transform           *t;
+    struct err                  err;
+
+    fake_ok(transform_from_json(slice_str(json), &opts, &t, &err), &err);
+    return t;
+}
+
+static void
+command(struct fix *f, int rc)
+{
+    fake_ok(rc, &f->err);
+}
+
+static bool
+in_range(void *arg)
+{
+    return status(arg).replay_to.v > 0;
+}
+
+static bool
+no_range(void *arg)
+{
+    return status(arg).replay_to.v == 0 && caught_up(arg);
+}
+
+static void
+append_data(struct fix *f, const char *stream, const char *format, unsigned long long n)
+{
+    char data[128];
+
+    (void)snprintf(data, sizeof data, format, n);
+    f->last = fake_append(&f->log, stream, data);
+}
+
+/* What a filter leaves out passes, what a transform fails at is parked, in its place. */
+static void
+shaped(struct fix *f, bool transactional)
+{
+    f->transactional = transactional;
+    for (unsigned n = 0; n < 300; n++)
+        append_data(f, n % 3 == 0 ? "s-1" : "s-2", "{\"n\":%llu}", n);
+    f->conf.filter = rules("[{\"when\":{\"data.n\":{\"lt\":100}},\"drop\":true}]");
+    f->conf.transform = rules("[{\"when\":{\"data.n\":200},\"set\":{\"data.n.x\":1}},"
+                              "{\"set\":{\"data.of\":\"{stream}\"},\"route\":\"to-{key}\"}]");
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(status(f).filtered, 100);
+    assert_int_equal(status(f).parked, 67); /* 200 and what follows it in s-2 */
+    assert_int_equal(status(f).parked_streams, 1);
+    assert_int_equal(count_of(f, "to-1"), 66);
+    assert_int_equal(count_of(f, "to-2"), 67);
+    assert_int_equal(f->world->count, 133);
+    stop(f);
+    assert_false(f->world->overlapped && !transactional);
+    /* Without what was at fault the replay gives them in order. */
+    f->conf.filter = NULL;
+    f->conf.transform = rules("[{\"route\":\"to-{key}\"}]");
+    start(f);
+    until_caught_up(f);
+    command(f, deliver_replay(f->d, slice_str("s-2"), &f->err));
+    f->want = 0;
+    fake_until(parked_as_wanted, f, "all were replayed");
+    assert_int_equal(f->world->count, 200);
+    stop(f);
+}
+
+static void
+test_shaped(void **state)
+{
+    shaped(*state, false);
+}
+
+static void
+test_shaped_in_transactions(void **state)
+{
+    shaped(*state, true);
+}
+
+/* parked: pass. The others of the stream go on, a restart knows which are parked, a replay ends. */
+static void
+test_pass(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 60, 3);
+    f->conf.parked_pass = true;
+    tell(f, refuse_first, "s-1", 7);
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(status(f).parked, 1);
+    assert_int_equal(f->world->count, 59);
+    stop(f);
+    start(f);
+    append(f, 30, 3);
+    until_caught_up(f);
+    assert_int_equal(status(f).parked, 1);
+    assert_int_equal(f->world->count, 89);
+    command(f, deliver_replay(f->d, slice_str(""), &f->err)); /* it is refused again */
+    append(f, 30, 3);
+    until_caught_up(f);
+    assert_int_equal(f->world->count, 119);
+    /* What is parked is not given by a seek, what passed it is. */
+    command(f, deliver_seek(f->d, LOG_POS(0), &f->err));
+    f->want = 238;
+    fake_until(arrived, f, "all came again");
+    until_caught_up(f);
+    assert_int_equal(f->world->count, 238);
+    tell(f, NULL, "", 0);
+    command(f, deliver_replay(f->d, slice_str("s-1"), &f->err));
+    f->want = 0;
+    fake_until(parked_as_wanted, f, "it was replayed");
+    assert_int_equal(f->world->count, 239);
+    stop(f);
+}
+
+/* A budget of attempts ends in parking, with the reason. */
+static void
+test_budget(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 30, 3);
+    f->conf.attempts_max = 3;
+    tell(f, retry_stream, "s-1", UINT32_MAX);
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(status(f).parked, 10);
+    assert_int_equal(status(f).retries, 2);
+    assert_non_null(strstr(status(f).error, "given up: "));
+    assert_int_equal(f->world->count, 20);
+    stop(f);
+}
+
+static void
+test_time_budget(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 30, 3);
+    f->conf.retry_for_us = 20000;
+    tell(f, retry_stream, "s-1", UINT32_MAX);
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(status(f).parked, 10);
+    assert_true(status(f).retries > 1);
+    stop(f);
+}
+
+/* A range is given once more, with its number, and then the rest in its order. */
+static void
+ranged(struct fix *f, bool transactional)
+{
+    struct log_pos from, to;
+    uint32_t       at;
+
+    f->transactional = transactional;
+    append(f, 100, 5);
+    from = f->last;
+    append(f, 100, 5);
+    to = f->last;
+    append(f, 100, 5);
+    start(f);
+    until_caught_up(f);
+    command(f, deliver_range(f->d, from, to, &f->err));
+    append(f, 50, 5);
+    fake_until(no_range, f, "the range ended");
+    until_caught_up(f);
+    stop(f);
+    assert_int_equal(f->world->count, 450);
+    for (at = 300; at < 400; at++) {
+        assert_true(f->world->arrivals[at].pos.v >= from.v);
+        assert_true(f->world->arrivals[at].pos.v < to.v);
+        assert_int_equal(f->world->arrivals[at].run, 1);
+    }
+    for (; at < 450; at++) {
+        assert_true(f->world->arrivals[at].pos.v > to.v);
+        assert_int_equal(f->world->arrivals[at].run, 0);
+    }
+}
+
+static void
+test_range(void **state)
+{
+    ranged(*state, false);
+}
+
+static void
+test_range_in_transactions(void **state)
+{
+    ranged(*state, true);
+}
+
+/* It stands in the checkpoint, and ends when told to. */
+static void
+test_range_goes_on(void **state)
+{
+    struct fix *f = *state;
+
+    append(f, 300, 5);
+    start(f);
+    until_caught_up(f);
+    tell(f, retry_stream, "s-1", UINT32_MAX);
+    command(f, deliver_range(f->d, LOG_POS(0), LOG_POS(0), &f->err));
+    f->want = 301;
+    fake_until(arrived, f, "the range began");
+    assert_int_equal(deliver_range(f->d, LOG_POS(0), LOG_POS(0), &f->err), E_STATE);
+    stop(f);
+    start(f);
+    fake_until(in_range, f, "it goes on");
+    tell(f, NULL, "", 0);
+    fake_until(no_range, f, "it ends");
+    assert_true(f->world->count >= 600);
+    assert_int_equal(deliver_range(f->d, LOG_POS(2), LOG_POS(1), &f->err), E_STATE);
+    append(f, 5, 5);
+    until_caught_up(f);
+    stop(f);
+}
+
+static unsigned long long
+now_ms(void)
+{
+    return (unsigned long long)(env_real()->ops->wall_us(env_real()) / 1000);
+}
+
+static bool
+nothing_later(void *arg)
+{
+    return status(arg).scheduled == 0 && status(arg).window_items == 0;
+}
+
+/* More than fit in memory, appended in another order than they are due; with a restart. */
+static void
+scheduled(struct fix *f, bool transactional)
+{
+    unsigned long long start_ms = now_ms() + 1500;
+
+    f->transactional = transactional;
+    f->conf.later_max = 8;
+    f->conf.deliver_at = "data.at";
+    for (unsigned n = 0; n < 60; n++)
+        append_data(f, "s-1", "{\"at\":%llu}", start_ms + (n * 37) % 60);
+    append_data(f, "s-1", "{\"at\":%llu}", 0);
+    append_data(f, "s-1", "{\"at\":%llu}", now_ms() + 3600000);
+    append_data(f, "s-2", "{\"at\":\"yesterday %llu\"}", 1);
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(f->world->arrivals[0].version, 60); /* it waits for none of them */
+    assert_int_equal(status(f).parked, 1);
+    stop(f);
+    start(f);
+    f->want = 61;
+    fake_until(arrived, f, "all that is due came");
+    assert_int_equal(status(f).scheduled, 1);
+    stop(f);
+    assert_int_equal(f->world->count, 61);
+    for (unsigned n = 0; n < 60; n++) /* in the order of their times */
+        assert_int_equal(f->world->arrivals[n + 1].version * 37 % 60, n);
+    start(f);
+    append(f, 1, 1);
+    until_caught_up(f);
+    assert_int_equal(f->world->count, 62); /* none twice */
+    assert_false(nothing_later(f));
+    stop(f);
+}
+
+static void
+test_scheduled(void **state)
+{
+    scheduled(*state, false);
+}
+
+static void
+test_scheduled_in_transactions(void **state)
+{
+    scheduled(*state, true);
+}
+
+/* One that is refused when its time has come holds its stream like any other. */
+static void
+test_scheduled_and_refused(void **state)
+{
+    struct fix *f = *state;
+
+    f->conf.deliver_at = "data.at";
+    append_data(f, "s-1", "{\"at\":%llu}", now_ms() + 50);
+    append_data(f, "s-1", "{\"n\":%llu}", 1);
+    tell(f, refuse_first, "s-1", 0);
+    start(f);
+    f->want = 1;
+    fake_until(parked_as_wanted, f, "it was refused");
+    append_data(f, "s-1", "{\"n\":%llu}", 2);
+    until_caught_up(f);
+    assert_int_equal(status(f).parked, 2);
+    tell(f, NULL, "", 0);
+    command(f, deliver_replay(f->d, slice_str(""), &f->err));
+    f->want = 0;
+    fake_until(parked_as_wanted, f, "both were replayed");
+    assert_int_equal(f->world->count, 3);
+    stop(f);
+}
+
+/* A delay keeps the order, and what is not old enough stays in the log. */
+static void
+test_delay(void **state)
+{
+    struct fix *f = *state;
+
+    int64_t before = env_real()->ops->wall_us(env_real());
+
+    f->conf.delay_us = 200000;
+    append(f, 300, 3);
+    start(f);
+    until_caught_up(f);
+    assert_true(env_real()->ops->wall_us(env_real()) >= before + 200000);
+    stop(f);
+    assert_int_equal(f->world->count, 300);
+    (void)check_order(f, false);
+}
+
+static void
+test_from_a_time(void **state)
+{
+    struct fix *f = *state;
+    int64_t     now;
+
+    append(f, 10, 2);
+    for (now = env_real()->ops->wall_us(env_real()) + 2000;
+         env_real()->ops->wall_us(env_real()) < now;)
+        ;
+    f->conf.from = DELIVER_TIME;
+    f->conf.time_us = now - 1000;
+    append(f, 10, 2);
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(f->world->count, 10);
+    assert_int_equal(f->world->arrivals[0].version, 5);
+    stop(f);
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_shaped),
+        TEST(test_shaped_in_transactions),
+        TEST(test_pass),
+        TEST(test_budget),
+        TEST(test_time_budget),
+        TEST(test_range),
+        TEST(test_range_in_transactions),
+        TEST(test_range_goes_on),
+        TEST(test_scheduled),
+        TEST(test_scheduled_in_transactions),
+        TEST(test_scheduled_and_refused),
+        TEST(test_delay),
+        TEST(test_from_a_time),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
