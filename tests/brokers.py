@@ -17,6 +17,8 @@ import sys
 import tempfile
 import time
 
+import mariadb_server
+
 PATIENCE = 90
 
 # A test that is told to stop takes its servers with it.
@@ -364,7 +366,28 @@ class Kafka:
         self.process.stdout.close()
 
 
-KINDS = {'kafka': Kafka, 'nats': Nats, 'rabbitmq': Rabbitmq, 'postgres': Postgres}
+class Mariadb:
+    """That of mariadb_server.py, as a far side."""
+
+    @classmethod
+    def missing(cls):
+        return None if mariadb_server.installed() else 'no MariaDB'
+
+    def __init__(self):
+        self.folder = tempfile.mkdtemp(prefix='oxbow-mariadb-')
+        self.server = mariadb_server.Server(self.folder, 1, '--innodb-lock-wait-timeout=5')
+        self.port, self.socket = self.server.port, self.server.socket
+        self.start, self.kill, self.sql = self.server.start, self.server.kill, self.server.sql
+
+    def environment(self):
+        return {'MARIADB_PORT': str(self.port)}
+
+    def end(self):
+        self.server.kill()
+        shutil.rmtree(self.folder, True)
+
+
+KINDS = {'kafka': Kafka, 'mariadb': Mariadb, 'nats': Nats, 'rabbitmq': Rabbitmq, 'postgres': Postgres}
 
 
 def skip_without(*kinds):

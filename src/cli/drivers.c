@@ -25,6 +25,9 @@
 #ifdef OX_SINK_KAFKA
 #include "sink/kafka/kafka.h"
 #endif
+#ifdef OX_SINK_MARIADB
+#include "sink/mariadb/mariadb.h"
+#endif
 #ifdef OX_SINK_NATS
 #include "sink/nats/nats.h"
 #endif
@@ -67,6 +70,9 @@ static const struct sink_ops *const sinks[] = {
 #endif
 #ifdef OX_SINK_KAFKA
     &sink_kafka_ops,
+#endif
+#ifdef OX_SINK_MARIADB
+    &sink_mariadb_ops,
 #endif
 #ifdef OX_SINK_NATS
     &sink_nats_ops,

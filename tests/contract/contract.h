@@ -82,8 +82,8 @@ struct sink_fixture {
 
 extern const struct sink_fixture sink_fixture_sqlite, sink_fixture_http, sink_fixture_file;
 /* Against servers that run already: their addresses are in the environment. */
-extern const struct sink_fixture sink_fixture_kafka, sink_fixture_nats, sink_fixture_postgres,
-    sink_fixture_rabbitmq;
+extern const struct sink_fixture sink_fixture_kafka, sink_fixture_mariadb, sink_fixture_nats,
+    sink_fixture_postgres, sink_fixture_rabbitmq;
 
 /* A message as a row: what a consumer that keeps the last one of each key has afterwards. */
 void contract_fold_message(struct fold *f, struct slice key, struct slice type, struct slice data);

@@ -14,6 +14,9 @@ static const struct sink_fixture *const fixtures[] = {
 #ifdef OX_SINK_NATS
     &sink_fixture_nats,
 #endif
+#ifdef OX_SINK_MARIADB
+    &sink_fixture_mariadb,
+#endif
 #ifdef OX_SINK_POSTGRES
     &sink_fixture_postgres,
 #endif

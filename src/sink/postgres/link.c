@@ -61,6 +61,61 @@ ask(struct sinki_postgres_sink *s, const char *sql, const char *param, PGresult 
     return rc;
 }
 
+/* A value of JSON as PostgreSQL reads it in text; NULL for null. `text` has the string's room. */
+static const char *
+param_of(struct slice raw, struct buf *text, struct err *err)
+{
+    buf_clear(text);
+    if (json_is_null(raw))
+        return NULL;
+    if (json_type(raw) != JSON_STRING)
+        buf_add_slice(text, raw);
+    else if (json_string_decode(raw, text, err) != 0)
+        return NULL;
+    buf_add_byte(text, 0);
+    return (const char *)text->data;
+}
+
+int
+sinki_postgres_statement(struct sinki_postgres_sink *s, const struct sink_item *item,
+                         struct err *err)
+{
+    const struct sink_statement *st;
+    const char                 **params = NULL;
+    struct buf                  *texts = NULL;
+    PGresult                    *r = NULL;
+    int                          rc;
+
+    TRY(sink_table_statement(&s->rows, item->type, &st, err));
+    params = calloc(st->count + 1, sizeof *params);
+    texts = calloc(st->count + 1, sizeof *texts);
+    if (params == NULL || texts == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
+    for (uint32_t i = 0; i < st->count; i++) {
+        TRY(sink_statement_value(st, i, item, &s->json, err));
+        params[i] = param_of(buf_slice(&s->json), &texts[i], err);
+        if (s->json.failed || texts[i].failed)
+            FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
+        if (params[i] != NULL && memchr(params[i], 0, texts[i].len - 1) != NULL)
+            FAIL(err, E_REJECTED, ERR_DATA, "PostgreSQL takes no text with a zero byte");
+    }
+    buf_clear(&s->text);
+    sink_statement_text(st, '$', &s->text);
+    if (s->text.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
+    r = PQexecParams(s->conn, (const char *)s->text.data, (int)st->count, NULL, params, NULL, NULL,
+                     0);
+    if (PQresultStatus(r) != PGRES_COMMAND_OK && PQresultStatus(r) != PGRES_TUPLES_OK)
+        rc = fail(s, r, err);
+out:
+    PQclear(r);
+    for (uint32_t i = 0; texts != NULL && i < st->count; i++)
+        buf_fini(&texts[i]);
+    free(texts);
+    free(params);
+    return rc;
+}
+
 int
 sinki_postgres_run(struct sinki_postgres_sink *s, const char *sql, const char *param, int64_t *rows,
                    struct err *err)
@@ -123,6 +178,8 @@ sinki_postgres_load_columns(struct sinki_postgres_sink *s, struct err *err)
     int               rc;
 
     forget_columns(s);
+    if (s->rows.name == NULL)
+        return 0;
     TRY(ask(s, sql, s->table, &r, err));
     s->columns = calloc((size_t)PQntuples(r) + 1, sizeof(char *));
     if (s->columns == NULL)
@@ -160,7 +217,7 @@ make_table(struct sinki_postgres_sink *s, struct err *err)
     int rc;
 
     buf_clear(&s->text);
-    if (s->append) {
+    if (s->rows.append) {
         buf_printf(&s->text,
                    "CREATE TABLE IF NOT EXISTS %s(position bigint PRIMARY KEY, id uuid NOT NULL, "
                    "stream text NOT NULL, version bigint NOT NULL, type text NOT NULL, created "
@@ -168,7 +225,7 @@ make_table(struct sinki_postgres_sink *s, struct err *err)
                    s->table);
     } else {
         buf_printf(&s->text, "CREATE TABLE IF NOT EXISTS %s(", s->table);
-        sinki_postgres_quote(&s->text, slice_str(s->key));
+        sinki_postgres_quote(&s->text, slice_str(s->rows.key));
         buf_add_str(&s->text, " text PRIMARY KEY)");
     }
     buf_add_byte(&s->text, 0);
@@ -186,10 +243,11 @@ check_table(struct sinki_postgres_sink *s, struct err *err)
     int64_t         found;
     int             rc;
 
-    for (uint32_t i = 0; i < s->map_count; i++)
-        if (sinki_postgres_find_column(s, slice_str(s->map[i].column)) < 0 && !s->create)
-            FAIL(err, E_SCHEMA, ERR_RETRY, "table %s has no column %s", s->table, s->map[i].column);
-    if (s->append) {
+    for (uint32_t i = 0; i < s->rows.map_count; i++)
+        if (sinki_postgres_find_column(s, slice_str(s->rows.map[i].column)) < 0 && !s->rows.create)
+            FAIL(err, E_SCHEMA, ERR_RETRY, "table %s has no column %s", s->table,
+                 s->rows.map[i].column);
+    if (s->rows.append) {
         rc = 0;
         goto out;
     }
@@ -199,7 +257,7 @@ check_table(struct sinki_postgres_sink *s, struct err *err)
     json_out_key(&o, "table");
     json_out_str(&o, s->table);
     json_out_key(&o, "key");
-    json_out_str(&o, s->key);
+    json_out_str(&o, s->rows.key);
     json_out_object_end(&o);
     buf_add_byte(&s->json, 0);
     if (s->json.failed)
@@ -213,7 +271,7 @@ check_table(struct sinki_postgres_sink *s, struct err *err)
         (const char *)s->json.data, 0, &found, err));
     if (found == 0)
         FAIL(err, E_SCHEMA, ERR_RETRY, "table %s: %s is no primary or unique key", s->table,
-             s->key);
+             s->rows.key);
 out:
     return rc;
 }
@@ -239,7 +297,9 @@ prepare(struct sinki_postgres_sink *s, struct err *err)
         "CREATE TABLE IF NOT EXISTS oxbow_sink(name text PRIMARY KEY, pos bigint "
         "NOT NULL)",
         NULL, NULL, err));
-    if (s->create)
+    if (s->rows.name == NULL)
+        goto out;
+    if (s->rows.create)
         TRY(make_table(s, err));
     TRY(sinki_postgres_load_columns(s, err));
     rc = check_table(s, err);

@@ -13,39 +13,15 @@
 
 #include "sink/postgres/postgres_int.h"
 
-static const char *const schemes[] = {"postgresql", "postgres", NULL};
-static const char *const modes[] = {"upsert", "append", NULL};
-
-static const struct conf_type text_type = {.kind = CONF_STRING, .min = 1, .max = 200};
-
+static const char *const       schemes[] = {"postgresql", "postgres", NULL};
 static const struct conf_field fields[] = {
     {.name = "url",
      .type = {.kind = CONF_URL, .values = schemes},
      .required = true,
      .doc = "postgresql://USER@HOST:PORT/DATABASE"},
     {.name = "password", .type = {.kind = CONF_SECRET, .min = 1}, .doc = "of the URL's user"},
-    {.name = "table",
-     .type = {.kind = CONF_STRING, .min = 1, .max = 200},
-     .required = true,
-     .doc = "TABLE or SCHEMA.TABLE"},
-    {.name = "mode",
-     .type = {.kind = CONF_ENUM, .values = modes},
-     .preset = "upsert",
-     .doc = "a row for each key, or append: a row for each event"},
-    {.name = "key",
-     .type = {.kind = CONF_STRING, .min = 1, .max = 200},
-     .preset = "key",
-     .doc = "its key column, which takes the key of the event's stream"},
-    {.name = "columns",
-     .type = {.kind = CONF_MAP, .of = &text_type, .min = 1, .max = SINKI_POSTGRES_COLUMNS_MAX},
-     .doc = "column: field of the data; without it each field goes to the column of its name"},
-    {.name = "deletes",
-     .type = {.kind = CONF_LIST, .of = &text_type, .max = 50},
-     .doc = "event types that delete the row; [Deleted] when not given"},
-    {.name = "create",
-     .type = {.kind = CONF_BOOL},
-     .preset = "false",
-     .doc = "make the table and columns that are missing"},
+    SINK_TABLE_FIELDS,
+    SINK_TABLE_MODE,
     {.name = "connect_timeout",
      .type = {.kind = CONF_DURATION, .min = 1000000, .max = 60000000},
      .preset = "3s",
@@ -90,25 +66,15 @@ out:
 static int
 take_conf(struct sinki_postgres_sink *s, const struct conf *conf, struct err *err)
 {
-    const struct conf *map = conf_child(conf, "columns"), *c;
-    const struct conf *deletes = conf_child(conf, "deletes");
+    int rc;
 
     s->conf = conf;
-    s->key = conf_str(conf, "key");
-    s->create = conf_bool(conf, "create");
-    s->append = conf_enum(conf, "mode") == 1;
-    s->items = calloc(SINKI_POSTGRES_GATHER_MAX, sizeof(struct sink_item *));
-    s->deletes = calloc(conf_count(deletes) + 1, sizeof s->deletes[0]);
-    s->map = map == NULL ? NULL : calloc(conf_count(map), sizeof s->map[0]);
-    if (s->items == NULL || s->deletes == NULL || (map != NULL && s->map == NULL))
-        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
-    for (c = conf_first(deletes); c != NULL; c = conf_next(c))
-        s->deletes[s->delete_count++] = conf_text(c);
-    if (deletes == NULL)
-        s->deletes[s->delete_count++] = "Deleted";
-    for (c = s->map == NULL ? NULL : conf_first(map); c != NULL; c = conf_next(c))
-        s->map[s->map_count++] = (struct sinki_postgres_mapped){conf_key(c), conf_text(c)};
-    return quote_table(s, conf_str(conf, "table"), err);
+    TRY(sink_table_open(&s->rows, conf, err));
+    s->rows.append = conf_enum(conf, "mode") == 1;
+    if (s->rows.name != NULL)
+        TRY(quote_table(s, s->rows.name, err));
+out:
+    return rc;
 }
 
 static void
@@ -117,9 +83,7 @@ close_sink(struct sink *base)
     struct sinki_postgres_sink *s = mine(base);
 
     sinki_postgres_disconnect(s);
-    free(s->items);
-    free(s->deletes);
-    free(s->map);
+    sink_table_fini(&s->rows);
     buf_fini(&s->json);
     buf_fini(&s->text);
     buf_fini(&s->name);
@@ -131,7 +95,7 @@ open_sink(struct sink *base, const struct conf *conf, struct err *err)
 {
     int rc = take_conf(mine(base), conf, err);
 
-    base->credit = SINKI_POSTGRES_GATHER_MAX;
+    base->credit = SINK_TABLE_GATHER_MAX;
     if (rc != 0)
         close_sink(base);
     return rc;
@@ -143,7 +107,9 @@ check(struct sink *base, finding_line_fn *say, void *arg, struct err *err)
     int rc = sinki_postgres_connect(mine(base), err);
 
     if (rc == 0)
-        say(arg, 0, "the table is there and has its key");
+        say(arg, 0,
+            mine(base)->rows.name == NULL ? "the database answers"
+                                          : "the table is there and has its key");
     return rc;
 }
 
@@ -165,10 +131,7 @@ out:
 static int
 submit(struct sink *base, struct sink_item *item, struct err *err)
 {
-    struct sinki_postgres_sink *s = mine(base);
-
-    must(s->count < SINKI_POSTGRES_GATHER_MAX);
-    s->items[s->count++] = item;
+    sink_table_gather(&mine(base)->rows, item);
     return 0;
 }
 
@@ -191,21 +154,38 @@ out:
     return rc;
 }
 
-/* *bad: which item was refused; count where none was, or where it is not known yet. */
+/* Each by its own statement. */
 static int
-apply(struct sinki_postgres_sink *s, uint32_t limit, struct log_pos upto, uint32_t *bad,
-      struct err *err)
+run_statements(struct sinki_postgres_sink *s, uint32_t *bad, struct err *err)
 {
-    struct err ignored;
-    bool       committing = false;
-    uint32_t   next;
-    int        rc;
+    int rc = 0;
 
-    *bad = s->count;
+    for (uint32_t i = 0; i < s->rows.count; i++) {
+        rc = sinki_postgres_statement(s, s->rows.items[i], err);
+        if (rc != 0 && err->kind == ERR_DATA)
+            *bad = i;
+        TRY(rc);
+    }
+out:
+    return rc;
+}
+
+static int
+apply(struct sink *base, uint32_t limit, struct log_pos upto, uint32_t *bad, struct err *err)
+{
+    struct sinki_postgres_sink *s = mine(base);
+    struct err                  ignored;
+    bool                        committing = false;
+    uint32_t                    next;
+    int                         rc;
+
+    *bad = s->rows.count;
     TRY(sinki_postgres_connect(s, err));
     TRY(sinki_postgres_run(s, "BEGIN", NULL, NULL, err));
     TRY(sinki_postgres_run(s, "SET CONSTRAINTS ALL IMMEDIATE", NULL, NULL, err));
-    for (uint32_t i = 0; i < s->count; i = next) {
+    if (s->rows.name == NULL)
+        TRY(run_statements(s, bad, err));
+    for (uint32_t i = 0; s->rows.name != NULL && i < s->rows.count; i = next) {
         rc = sinki_postgres_apply(s, i, limit, &next, err);
         if (rc != 0 && err->kind == ERR_DATA && limit == 1)
             *bad = i;
@@ -225,46 +205,11 @@ out:
     return rc;
 }
 
-/* Nothing stays here: the core alone knows what may go in the next transaction. */
-static void
-hand_back(struct sinki_postgres_sink *s, uint32_t except)
-{
-    uint32_t count = s->count;
-
-    s->count = 0;
-    for (uint32_t i = 0; i < count; i++)
-        if (i != except)
-            sink_back(&s->base, s->items[i]);
-}
-
 static int
 poll_sink(struct sink *base, bool flush, struct log_pos upto, uint32_t wait_ms, struct err *err)
 {
-    struct sinki_postgres_sink *s = mine(base);
-    struct err                  own;
-    uint32_t                    bad, count = s->count;
-    int                         rc;
-
     must(flush);
-    rc = apply(s, SINKI_POSTGRES_GATHER_MAX, upto, &bad, &own);
-    if (rc != 0 && own.kind == ERR_DATA)
-        rc = apply(s, 1, upto, &bad, &own);
-    if (rc == 0) {
-        s->count = 0;
-        for (uint32_t i = 0; i < count; i++)
-            sink_done(base, s->items[i], 0, NULL);
-        return 0;
-    }
-    if (own.kind == ERR_DATA && bad < count) {
-        sink_done(base, s->items[bad], rc, &own);
-        hand_back(s, bad);
-        return 0;
-    }
-    hand_back(s, count);
-    if (own.kind == ERR_DATA)
-        own.kind = ERR_RETRY; /* of no one item's */
-    err_copy(err, &own);
-    return rc;
+    return sink_table_poll(base, &mine(base)->rows, apply, upto, err);
 }
 
 const struct sink_ops sink_postgres_ops = {

@@ -6,33 +6,21 @@
 
 #include "base/conf.h"
 #include "sink/sink.h"
+#include "sink/table.h"
 
-#define SINKI_POSTGRES_GATHER_MAX 1000
-#define SINKI_POSTGRES_COLUMNS_MAX 500
 #define SINKI_POSTGRES_TABLE_MAX 600
 
-struct sinki_postgres_mapped {
-    const char *column, *field; /* the field as a path: "a.b" */
-};
-
 struct sinki_postgres_sink {
-    struct sink                   base;
-    const struct conf            *conf;
-    const char                   *key;
-    char                          table[SINKI_POSTGRES_TABLE_MAX]; /* quoted, with its schema */
-    const char                  **deletes;
-    uint32_t                      delete_count;
-    struct sinki_postgres_mapped *map; /* NULL: every field of the data has a column of its name */
-    uint32_t                      map_count;
-    bool                          create, append;
+    struct sink        base;
+    const struct conf *conf;
+    struct sink_table  rows;
+    char               table[SINKI_POSTGRES_TABLE_MAX]; /* quoted, with its schema */
 
     PGconn *conn;
     /* of the table, while connected */
-    char             **columns;
-    uint32_t           column_count;
-    struct sink_item **items;
-    uint32_t           count;
-    struct buf         json, text, name, list; /* of the statement that is being made */
+    char     **columns;
+    uint32_t   column_count;
+    struct buf json, text, name, list; /* of the statement that is being made */
 };
 
 /* link.c: the connection */
@@ -42,6 +30,8 @@ void sinki_postgres_disconnect(struct sinki_postgres_sink *);
 /* One statement of one text parameter, or of none where it is NULL. *rows: how many it changed. */
 int sinki_postgres_run(struct sinki_postgres_sink *, const char *sql, const char *param,
                        int64_t *rows, struct err *);
+/* The item's own statement, of the configuration. */
+int sinki_postgres_statement(struct sinki_postgres_sink *, const struct sink_item *, struct err *);
 /* The first column of the first row; `none` where there is no row. */
 int sinki_postgres_number(struct sinki_postgres_sink *, const char *sql, const char *param,
                           int64_t none, int64_t *out, struct err *);

@@ -11,15 +11,6 @@
 
 #define ROWS_BYTES ((size_t)8 << 20) /* of one statement, or one row that is larger */
 
-static bool
-is_delete(const struct sinki_postgres_sink *s, struct slice type)
-{
-    for (uint32_t i = 0; i < s->delete_count; i++)
-        if (slice_is(type, s->deletes[i]))
-            return true;
-    return false;
-}
-
 static const char *
 type_for(struct slice value)
 {
@@ -46,12 +37,12 @@ need_column(struct sinki_postgres_sink *s, struct slice name, struct slice value
 
     if (sinki_postgres_find_column(s, name) >= 0)
         return 0;
-    if (!s->create)
+    if (!s->rows.create)
         FAIL(err, E_REJECTED, ERR_DATA, "table %s has no column for a field of the event",
              s->table);
-    if (s->column_count >= SINKI_POSTGRES_COLUMNS_MAX)
+    if (s->column_count >= SINK_TABLE_COLUMNS_MAX)
         FAIL(err, E_REJECTED, ERR_DATA, "table %s has %d columns already", s->table,
-             SINKI_POSTGRES_COLUMNS_MAX);
+             SINK_TABLE_COLUMNS_MAX);
     buf_printf(&sql, "ALTER TABLE %s ADD COLUMN ", s->table);
     sinki_postgres_quote(&sql, name);
     buf_printf(&sql, " %s", type_for(value));
@@ -67,15 +58,12 @@ out:
 
 /* A field into the row that is being made, and its column into the list. */
 static int
-add_field(struct sinki_postgres_sink *s, struct slice column, struct slice value, struct err *err)
+add_field(void *arg, struct slice column, struct slice value, struct err *err)
 {
-    int rc;
+    struct sinki_postgres_sink *s = arg;
+    int                         rc;
 
-    if (column.len == 0 || memchr(column.data, 0, column.len) != NULL)
-        FAIL(err, E_REJECTED, ERR_DATA, "a field of the event has a name that no column can have");
-    if (slice_is(column, s->key))
-        return 0; /* that is the stream's */
-    if (s->create && json_is_null(value) && sinki_postgres_find_column(s, column) < 0)
+    if (s->rows.create && json_is_null(value) && sinki_postgres_find_column(s, column) < 0)
         return 0; /* a value that comes later says of what type it is */
     TRY(need_column(s, column, value, err));
     buf_add_byte(&s->json, ',');
@@ -88,51 +76,19 @@ out:
     return rc;
 }
 
-static int
-add_all_fields(struct sinki_postgres_sink *s, struct slice data, struct err *err)
-{
-    struct json_iter it;
-    struct slice     key, value;
-    struct buf       quoted = {0};
-    int              rc;
-
-    TRY(json_object_iter(&it, data, err));
-    while ((rc = json_iter_next(&it, &key, &value, err)) == 0) {
-        buf_clear(&quoted);
-        buf_clear(&s->name);
-        buf_add_byte(&quoted, '"');
-        buf_add_slice(&quoted, key);
-        buf_add_byte(&quoted, '"');
-        TRY(json_string_decode(buf_slice(&quoted), &s->name, err));
-        TRY(add_field(s, buf_slice(&s->name), value, err));
-    }
-    if (rc == E_END)
-        rc = 0;
-out:
-    buf_fini(&quoted);
-    return rc;
-}
-
 /* {"KEY":"…","a":1,…} onto s->json, its columns onto s->list. */
 static int
 add_row(struct sinki_postgres_sink *s, const struct sink_item *item, struct err *err)
 {
-    struct slice value;
-    int          rc = 0;
+    int rc = 0;
 
     buf_add_byte(&s->json, '{');
-    json_put_str(&s->json, s->key);
+    json_put_str(&s->json, s->rows.key);
     buf_add_byte(&s->json, ':');
     json_put_string(&s->json, item->key);
-    if (!is_delete(s, item->type)) {
-        if (s->map == NULL)
-            TRY(add_all_fields(s, item->data, err));
-        for (uint32_t i = 0; s->map != NULL && i < s->map_count; i++)
-            if (json_get_path(item->data, slice_str(s->map[i].field), &value))
-                TRY(add_field(s, slice_str(s->map[i].column), value, err));
-    }
+    if (!sink_table_deletes(&s->rows, item->type))
+        rc = sink_table_fields(&s->rows, item, &s->name, add_field, s, err);
     buf_add_byte(&s->json, '}');
-out:
     return rc;
 }
 
@@ -185,7 +141,7 @@ static bool
 has_key(const struct sinki_postgres_sink *s, uint32_t from, uint32_t to, struct slice key)
 {
     for (uint32_t i = from; i < to; i++)
-        if (slice_eq(s->items[i]->key, key))
+        if (slice_eq(s->rows.items[i]->key, key))
             return true;
     return false;
 }
@@ -196,22 +152,23 @@ gather(struct sinki_postgres_sink *s, uint32_t from, uint32_t limit, uint32_t *n
        struct err *err)
 {
     struct buf columns = {0};
-    bool       gone = is_delete(s, s->items[from]->type);
+    bool       gone = sink_table_deletes(&s->rows, s->rows.items[from]->type);
     int        rc = 0;
 
     buf_clear(&s->json);
     buf_add_byte(&s->json, '[');
-    for (*next = from; *next < s->count && *next - from < limit && s->json.len < ROWS_BYTES;
+    for (*next = from; *next < s->rows.count && *next - from < limit && s->json.len < ROWS_BYTES;
          ++*next) {
-        const struct sink_item *item = s->items[*next];
+        const struct sink_item *item = s->rows.items[*next];
         size_t                  before = s->json.len;
 
-        if (!s->append && (is_delete(s, item->type) != gone || has_key(s, from, *next, item->key)))
+        if (!s->rows.append && (sink_table_deletes(&s->rows, item->type) != gone ||
+                                has_key(s, from, *next, item->key)))
             break;
         if (*next > from)
             buf_add_byte(&s->json, ',');
         buf_clear(&s->list);
-        TRY(s->append ? add_event(s, item, err) : add_row(s, item, err));
+        TRY(s->rows.append ? add_event(s, item, err) : add_row(s, item, err));
         if (*next == from) {
             buf_add_slice(&columns, buf_slice(&s->list));
         } else if (!slice_eq(buf_slice(&columns), buf_slice(&s->list))) {
@@ -261,8 +218,8 @@ make_statement(struct sinki_postgres_sink *s, bool gone)
 
     buf_clear(&s->text);
     buf_clear(&s->name);
-    sinki_postgres_quote(&s->name, slice_str(s->key));
-    if (s->append) {
+    sinki_postgres_quote(&s->name, slice_str(s->rows.key));
+    if (s->rows.append) {
         buf_printf(
             &s->text,
             "INSERT INTO %s(position, id, stream, version, type, created, data, meta) SELECT "
@@ -295,7 +252,7 @@ sinki_postgres_apply(struct sinki_postgres_sink *s, uint32_t from, uint32_t limi
     int rc;
 
     TRY(gather(s, from, limit, next, err));
-    make_statement(s, is_delete(s, s->items[from]->type));
+    make_statement(s, sink_table_deletes(&s->rows, s->rows.items[from]->type));
     if (s->text.failed || s->name.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
     rc = sinki_postgres_run(s, (const char *)s->text.data, (const char *)s->json.data, NULL, err);
