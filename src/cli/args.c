@@ -55,6 +55,7 @@ const struct cli_option clii_options[OPT_COUNT] = {
     [OPT_SAMPLE] = {"sample", 0, "N", "look at the first N streams, 0: all (1000)"},
     [OPT_OLD] = {"old-writers", 0, "reject|route",
                  "refuse what is appended to the old streams, or copy it on (reject)"},
+    [OPT_FOR] = {"for", 0, "postgres|mariadb|sqlite", "the database that the SQL is for"},
     [OPT_FOLLOW_MOVES] = {"follow-moves", 0, NULL, "go to where the stream was moved"},
     [OPT_MOVED] = {"moved", 0, "WHAT",
                    "deliver copies of moved streams' events, or skip those of events seen"},

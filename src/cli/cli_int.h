@@ -67,6 +67,7 @@ enum cli_opt {
     OPT_P99,
     OPT_SAMPLE,
     OPT_OLD,
+    OPT_FOR,
     OPT_COUNT
 };
 
@@ -349,6 +350,7 @@ int clii_source_show(struct cli *c, struct err *err);
 int clii_source_check(struct cli *c, struct err *err);
 int clii_source_prepare(struct cli *c, struct err *err);
 int clii_source_unprepare(struct cli *c, struct err *err);
+int clii_outbox_sql(struct cli *c, struct err *err);
 int clii_sink_list(struct cli *c, struct err *err);
 int clii_sink_show(struct cli *c, struct err *err);
 int clii_sink_replay(struct cli *c, struct err *err);

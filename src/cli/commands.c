@@ -168,6 +168,10 @@ const struct cli_command clii_commands[] = {
      CLI_HAS(OPT_DRY_RUN), clii_source_prepare},
     {"source unprepare", "NAME", "Take away what prepare made", SOURCE_NAMES, 1, 1, 0,
      clii_source_unprepare},
+    {"outbox sql", "", "Write the schema of an outbox, and its insert, to be copied",
+     "With the table and the function that messages need which are verified after they were\n"
+     "published. docs/outbox.md says which source reads what.",
+     0, 0, CLI_HAS(OPT_FOR), clii_outbox_sql},
     {"sink list", "", "List a server's sinks", NULL, 0, 0, 0, clii_sink_list},
     {"sink show", "NAME", "Show a sink's state", NULL, 1, 1, 0, clii_sink_show},
     {"sink replay", "NAME", "Deliver a range of the log to a sink once more",

@@ -8,6 +8,7 @@
 #include "base/conf.h"
 #include "cli/cli_int.h"
 #include "cli/engine_int.h"
+#include "source/outbox.h"
 
 static const struct conf_field scavenge_fields[] = {
     {.name = "every",
@@ -64,6 +65,9 @@ static const struct conf_field source_fields[] = {
      .type = {.kind = CONF_INT, .min = 1, .max = 10000},
      .preset = "500",
      .doc = "changes of one commit"},
+    {.name = "outbox",
+     .type = {.kind = CONF_OBJECT, .fields = source_outbox_fields},
+     .doc = "a table whose rows are events in the application's own words"},
     {.name = NULL},
 };
 

@@ -16,6 +16,7 @@
 #ifdef OX_SOURCE_MARIADB
 #include "source/mariadb/mariadb.h"
 #endif
+#include "source/outbox/outbox.h"
 #ifdef OX_SOURCE_SQLITE
 #include "source/sqlite/sqlite.h"
 #endif
@@ -59,6 +60,15 @@ static const struct source_ops *const sources[] = {
 #endif
 #ifdef OX_SOURCE_SQLITE
     &source_sqlite_ops,
+#endif
+#ifdef OX_OUTBOX_POSTGRES
+    &source_outbox_postgres_ops,
+#endif
+#ifdef OX_OUTBOX_MARIADB
+    &source_outbox_mariadb_ops,
+#endif
+#ifdef OX_OUTBOX_SQLITE
+    &source_outbox_sqlite_ops,
 #endif
     NULL,
 };

@@ -14,6 +14,7 @@
 #include "core/deliver.h"
 #include "env/env_real.h"
 #include "sink/sink.h"
+#include "source/outbox.h"
 #include "source/source.h"
 #include "store/store.h"
 #include "transform/transform.h"
@@ -25,18 +26,36 @@ static const char *const kinds[] = {"source", "sink", "migration"};
 
 /* opening */
 
+/* Whether rows of the source are an outbox's, and how they are read. */
+static bool
+is_outbox(const struct part *p, const struct source_ops *ops, struct outbox_conf *out)
+{
+    if (ops->outbox) {
+        source_outbox_read(p->conf, out);
+        out->table = conf_str(p->conf, "table");
+        return true;
+    }
+    if (!conf_has(p->conf, "outbox"))
+        return false;
+    source_outbox_read_all(conf_child(p->conf, "outbox"), out);
+    return true;
+}
+
 static int
 open_source(struct engine *e, struct part *p, struct err *err)
 {
-    struct capture_conf conf = {.name = p->name,
-                                .category = conf_str(p->conf, "category"),
-                                .batch_max = (uint32_t)conf_int(p->conf, "batch")};
-    struct source      *source = NULL;
-    struct capture     *capture = NULL;
-    int                 rc = 0;
+    const struct source_ops *ops = enginei_source(NULL, conf_str(p->conf, "type"));
+    struct outbox_conf       outbox;
+    struct capture_conf      conf = {.name = p->name,
+                                     .category = conf_str(p->conf, "category"),
+                                     .batch_max = (uint32_t)conf_int(p->conf, "batch")};
+    struct source           *source = NULL;
+    struct capture          *capture = NULL;
+    int                      rc = 0;
 
-    TRY(source_new(e->env, enginei_source(NULL, conf_str(p->conf, "type")), p->name, p->conf,
-                   &source, err));
+    if (is_outbox(p, ops, &outbox))
+        conf.outbox = &outbox;
+    TRY(source_new(e->env, ops, p->name, p->conf, &source, err));
     TRY(capture_new(e->env, e->log, &conf, &source, &capture, err));
     TRY(capture_start(capture, err));
     (void)pthread_mutex_lock(&e->lock);

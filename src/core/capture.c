@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/lock.h"
 #include "base/must.h"
+#include "core/outbox.h"
 
 #define CAPTURE_MAGIC 0x43617074u
 #define BATCH_MAX 500u
@@ -16,6 +17,7 @@
 #define BACKOFF_MIN_US UINT64_C(100000)
 #define BACKOFF_MAX_US UINT64_C(10000000)
 #define DETAIL_US UINT64_C(1000000)
+#define KNOWN_MAX 100000 /* events of a stream that a row's own id is looked for in */
 
 struct capture {
     uint32_t              magic;
@@ -23,6 +25,7 @@ struct capture {
     struct log           *log;
     struct source        *source;
     char                 *name, *category;
+    struct outbox        *outbox;               /* NULL: none */
     uint32_t              batch_max, batch_now; /* now: less after a commit that was too large */
     struct ox_task       *task;
     struct ox_lock        lock; /* status */
@@ -30,6 +33,7 @@ struct capture {
 
     /* The task's. */
     bool       started; /* the source was given its checkpoint */
+    bool       looking; /* rows of the outbox are in the log already: the next batch is looked up */
     int64_t    version; /* of the checkpoint's stream; LOG_NO_STREAM */
     uint64_t   backoff_us, detail_us;
     struct buf checkpoint;      /* the last durable one */
@@ -335,8 +339,11 @@ out:
 /* from changes to a commit */
 
 struct build {
-    size_t name_at, name_len, meta_at, meta_len, data_at, data_len;
-    bool   parked;
+    size_t              name_at, name_len, meta_at, meta_len, data_at, data_len;
+    bool                parked;
+    bool                nothing; /* it makes no event */
+    bool                own;     /* of the outbox: `event` says the rest */
+    struct outbox_event event;
 };
 
 static void
@@ -385,6 +392,9 @@ unfit(struct capture *c, const struct change *ch, const struct build *b, struct 
 
     if (rc != 0)
         return rc;
+    if (b->own && (b->event.type.len == 0 || b->event.type.len > LOG_TYPE_MAX))
+        RETURN_ERR(err, E_LIMIT, ERR_DATA, "the type has %zu bytes, it must have 1 to %d",
+                   b->event.type.len, LOG_TYPE_MAX);
     if (b->meta_len + ch->after.len > LOG_EVENT_MAX)
         RETURN_ERR(err, E_LIMIT, ERR_DATA, "the row has %zu bytes, an event has at most %" PRIu64,
                    ch->after.len, LOG_EVENT_MAX);
@@ -417,16 +427,42 @@ park(struct capture *c, const struct change *ch, const struct err *why, struct b
     b->data_len = c->text.len - b->data_at;
     b->meta_at = b->meta_len = 0;
     b->parked = true;
+    b->own = false;
     c->parked++;
+}
+
+/* A row of the outbox: the event that it says, nothing, or what it is parked for. */
+static int
+build_own(struct capture *c, const struct change *ch, struct build *b, struct err *err)
+{
+    struct outbox_event *e = &b->event;
+    int                  rc = outbox_event(c->outbox, ch, &c->text, e, err);
+
+    if (rc != 0)
+        return rc;
+    b->own = true;
+    b->name_at = e->name.at;
+    b->name_len = e->name.len;
+    b->meta_at = e->meta.at;
+    b->meta_len = e->meta.len;
+    return unfit(c, ch, b, err);
 }
 
 static void
 build_texts(struct capture *c, const struct change *ch, struct build *b)
 {
     struct err err;
+    int        rc;
 
     memset(b, 0, sizeof *b);
     b->name_at = c->text.len;
+    if (c->outbox != NULL && outbox_owns(c->outbox, ch)) {
+        rc = build_own(c, ch, b, &err);
+        b->nothing = rc == E_END;
+        if (rc != 0 && !b->nothing && !c->text.failed)
+            park(c, ch, &err, b);
+        return;
+    }
     add_name(c, ch);
     b->name_len = c->text.len - b->name_at;
     b->meta_at = c->text.len;
@@ -459,12 +495,86 @@ fill_event(struct capture *c, const struct change *ch, const struct build *b,
                                 .meta = slice_of(text + b->meta_at, b->meta_len),
                                 .created_us = ch->time_us,
                                 .flags = LOG_JSON};
-    if (b->parked) {
+    if (b->own) {
+        e->id = b->event.id;
+        e->type = slice_of(text + b->event.type.at, b->event.type.len);
+        e->data = b->event.raw.len > 0 ? b->event.raw
+                                       : slice_of(text + b->event.text.at, b->event.text.len);
+        e->flags = b->event.json ? LOG_JSON : 0;
+        if (b->event.created_us != 0)
+            e->created_us = b->event.created_us;
+    } else if (b->parked) {
         e->type = slice_str("Parked");
         e->data = slice_of(text + b->data_at, b->data_len);
     } else if (e->data.len == 0) {
         e->data = slice_str("null");
     }
+}
+
+/* Whether the stream has this event, among its last ones; with the same content it is nothing new.
+ */
+static int
+find_known(struct capture *c, const struct change *ch, struct build *b, struct err *err)
+{
+    struct log_read      read = {.from = UINT64_MAX, .backwards = true};
+    struct log_iter     *it = NULL;
+    struct log_event     ev;
+    struct log_new_event mine;
+    struct buf           scratch = {0};
+    int                  rc;
+
+    fill_event(c, ch, b, &mine, &scratch);
+    read.stream = slice_of(c->text.data + b->name_at, b->name_len);
+    rc = log_iter_open(c->log, &read, &it, err);
+    for (uint32_t n = 0; rc == 0 && n < KNOWN_MAX; n++) {
+        rc = log_iter_next(it, &ev, err);
+        if (rc != 0 || !id_eq(&ev.id, &mine.id))
+            continue;
+        b->nothing = true;
+        if (!slice_eq(ev.data, mine.data) || !slice_eq(ev.type, mine.type))
+            rc = E_EXISTS;
+        break;
+    }
+    log_iter_close(it);
+    buf_fini(&scratch);
+    return rc == E_NOTFOUND || rc == E_END || rc == E_GONE ? 0 : rc;
+}
+
+/*
+ * Rows whose events are in the log already: left out, or parked where they say something else. A
+ * snapshot may read rows that the stream has brought before.
+ */
+static int
+drop_known(struct capture *c, const struct change *changes, struct build *builds, uint32_t n,
+           struct err *err)
+{
+    struct err why;
+    int        rc = 0;
+
+    for (uint32_t i = 0; i < n && rc == 0; i++) {
+        bool read = changes[i].op == CHANGE_READ;
+
+        if (!builds[i].own || builds[i].nothing || (!read && !c->looking))
+            continue;
+        rc = find_known(c, &changes[i], &builds[i], err);
+        /* The batch may have the row's insertion too. */
+        for (uint32_t k = 0; k < i && read && !builds[i].nothing; k++)
+            builds[i].nothing = builds[k].own && !builds[k].nothing &&
+                                id_eq(&builds[k].event.id, &builds[i].event.id);
+        if (rc != E_EXISTS)
+            continue;
+        if (read) {
+            rc = 0;
+            continue;
+        }
+        rc = 0;
+        builds[i].nothing = false;
+        builds[i].name_at = c->text.len;
+        (void)err_set(&why, __FILE__, __LINE__, E_EXISTS, ERR_DATA,
+                      "another event with this id is in the stream already");
+        park(c, &changes[i], &why, &builds[i]);
+    }
+    return rc;
 }
 
 /* Which write a stream has; a new one is added. The batch is small: a table by hash. */
@@ -485,18 +595,21 @@ write_for(struct capture *c, uint32_t *table, uint32_t mask, struct slice name)
     return table[i] - 1;
 }
 
-/* Events lie write by write; `order` keeps the source's order in the log. */
-static void
+/* Events lie write by write; `order` keeps the source's order in the log. Returns how many. */
+static uint32_t
 lay_out(struct capture *c, const struct change *changes, const struct build *builds, uint32_t n,
         uint32_t *table, uint32_t mask, struct buf *scratch)
 {
-    uint32_t *at;
+    uint32_t *at, made = 0;
 
     for (uint32_t i = 0; i < n; i++) {
         struct slice name = slice_of(c->text.data + builds[i].name_at, builds[i].name_len);
+
+        if (builds[i].nothing)
+            continue;
         c->write_of[i] = write_for(c, table, mask, name);
         c->writes[c->write_of[i]].count++;
-        c->order[i] = c->write_of[i];
+        c->order[made++] = c->write_of[i];
     }
     at = table; /* not needed any more: now where each write's next event goes */
     for (uint32_t w = 0, sum = 0; w < c->req.write_count; w++) {
@@ -505,7 +618,9 @@ lay_out(struct capture *c, const struct change *changes, const struct build *bui
         sum += c->writes[w].count;
     }
     for (uint32_t i = 0; i < n; i++)
-        fill_event(c, &changes[i], &builds[i], &c->events[at[c->write_of[i]]++], scratch);
+        if (!builds[i].nothing)
+            fill_event(c, &changes[i], &builds[i], &c->events[at[c->write_of[i]]++], scratch);
+    return made;
 }
 
 /* The last write of the commit, and the last event in its order. */
@@ -546,7 +661,7 @@ committed(struct log_req *req)
 static int
 commit_batch(struct capture *c, const struct source_batch *batch, struct err *err)
 {
-    uint32_t             n = batch->count, mask = 1;
+    uint32_t             n = batch->count, mask = 1, made;
     struct build        *builds = calloc((size_t)n + 1, sizeof *builds);
     uint32_t            *table = NULL;
     const struct change *changes;
@@ -569,15 +684,17 @@ commit_batch(struct capture *c, const struct source_batch *batch, struct err *er
     /* Slices into the text are taken once it has stopped growing. */
     for (uint32_t i = 0; i < n; i++)
         build_texts(c, &changes[i], &builds[i]);
+    if (c->outbox != NULL)
+        TRY(drop_known(c, changes, builds, n, err));
     if (!buf_reserve(&c->text, batch->checkpoint.len + strlen(c->name) + 64) ||
         c->next_checkpoint.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a batch");
-    lay_out(c, changes, builds, n, table, mask - 1, &scratch);
-    add_checkpoint(c, n);
+    made = lay_out(c, changes, builds, n, table, mask - 1, &scratch);
+    add_checkpoint(c, made);
     c->req.writes = c->writes;
     c->req.order = c->order;
     /* A checkpoint alone is a reader's own state: it wakes nobody. */
-    c->req.flags = n == 0 ? LOG_SYSTEM | LOG_QUIET : LOG_SYSTEM;
+    c->req.flags = made == 0 ? LOG_SYSTEM | LOG_QUIET : LOG_SYSTEM;
     c->req.done = committed;
     c->req.arg = c;
     c->changes = n;
@@ -619,6 +736,12 @@ after_commit(struct capture *c)
         c->started = false;
         return ENV_STEP_NOW;
     }
+    if (c->req.rc == E_WRONG_VERSION && !c->looking && c->outbox != NULL &&
+        !slice_eq(c->req.wrong_stream, c->writes[c->req.write_count - 1].stream)) {
+        c->looking = true;
+        c->started = false;
+        return ENV_STEP_NOW;
+    }
     if (c->req.rc != 0) {
         if (c->req.rc == E_WRONG_VERSION) {
             (void)err_set(&err, __FILE__, __LINE__, E_FENCED, ERR_FATAL,
@@ -632,6 +755,7 @@ after_commit(struct capture *c)
     c->checkpoint = c->next_checkpoint;
     c->next_checkpoint = old;
     c->backoff_us = 0;
+    c->looking = false;
     if (c->batch_now < c->batch_max)
         c->batch_now++;
     note_durable(c);
@@ -703,8 +827,10 @@ step(void *arg)
         lock_give(&c->lock);
         return ENV_STEP_NOW;
     }
-    if (commit_batch(c, &batch, &err) != 0)
+    if (commit_batch(c, &batch, &err) != 0) {
+        c->started = false; /* or the source would go on behind the batch */
         return failed(c, &err);
+    }
     return ENV_STEP_NOW;
 }
 
@@ -737,6 +863,8 @@ capture_new(struct ox_env *env, struct log *log, const struct capture_conf *conf
         c->write_of == NULL || c->completed == NULL || c->whole == NULL ||
         (conf->category != NULL && c->category == NULL))
         FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
+    if (conf->outbox != NULL)
+        TRY(outbox_new(conf->outbox, conf->name, &c->outbox, err));
     if (strlen(conf->name) > 200)
         FAIL(err, E_INVALID, ERR_FATAL, "source %.20s…: a name has at most 200 bytes", conf->name);
     c->status.state = CAPTURE_STOPPED;
@@ -785,6 +913,7 @@ capture_free(struct capture *c)
         return;
     capture_stop(c);
     source_free(c->source);
+    outbox_free(c->outbox);
     buf_fini(&c->checkpoint);
     buf_fini(&c->next_checkpoint);
     buf_fini(&c->text);

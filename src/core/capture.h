@@ -5,6 +5,7 @@
  * both win. What a crash leaves is the last durable checkpoint, and the source
  * goes on from it.
  *
+ * A row of an outbox (core/outbox.h) is the event that it says; of other changes:
  * Streams: `<table>-<key>`, or another category where `category` is given.
  * Types: Inserted, Updated, Deleted, Truncated, Read, SchemaChanged, Message. Data: the row. What
  * else is known of the change stands in the metadata, under "$source".
@@ -24,11 +25,14 @@
 #include "source/source.h"
 
 struct capture;
+struct outbox_conf;
 
 struct capture_conf {
     const char *name;      /* of the source in the configuration; its checkpoint's stream */
     const char *category;  /* instead of the table's name; NULL: the table's */
     uint32_t    batch_max; /* changes in a commit; 0: 500 */
+    /* Whose rows are events in the application's own words; NULL: none are. Copied. */
+    const struct outbox_conf *outbox;
 };
 
 enum capture_state {

@@ -66,6 +66,9 @@ struct source_ops {
     const char             *name; /* in the configuration: `type: NAME` */
     size_t                  size; /* of the instance; struct source comes first */
     const struct conf_type *schema;
+    /* It reads an outbox: its schema has SOURCE_OUTBOX_FIELDS (source/outbox.h), and all of its
+     * changes are rows of that. */
+    bool outbox;
 
     /* Connects and checks. */
     int (*open)(struct source *, const struct conf *, struct err *);

@@ -39,9 +39,9 @@ static const struct conf_field fields[] = {
      .required = true,
      .doc = "as libpq has it: key words, a URI, service=NAME"},
     {.name = "tables",
-     .type = {.kind = CONF_LIST, .of = &table_type, .min = 1, .max = POSTGRESI_TABLES_MAX},
-     .required = true,
-     .doc = "which tables to capture"},
+     .type = {.kind = CONF_LIST, .of = &table_type, .max = POSTGRESI_TABLES_MAX},
+     .preset = "[]",
+     .doc = "which tables to capture; none where it is messages only"},
     {.name = "slot",
      .type = {.kind = CONF_STRING, .min = 1, .max = 63, .chars = "a-z0-9_"},
      .doc = "the replication slot; oxbow_NAME when not given"},
@@ -141,8 +141,10 @@ take_conf(struct pg_source *s, const struct conf *conf, struct err *err)
     s->idle_us = conf_duration_us(conf, "idle");
     s->spill_folder = conf_str(conf, "spill");
     s->accept = conf_str(conf, "accept");
-    s->wants = calloc(conf_count(tables), sizeof s->wants[0]);
-    s->shapes = calloc(conf_count(tables), sizeof s->shapes[0]);
+    if (conf_count(tables) == 0 && !s->messages)
+        return conf_fail(conf, err, "tables: must name at least one, unless `messages` is true");
+    s->wants = calloc(conf_count(tables) + 1, sizeof s->wants[0]);
+    s->shapes = calloc(conf_count(tables) + 1, sizeof s->shapes[0]);
     s->old = calloc(1, sizeof *s->old);
     s->now = calloc(1, sizeof *s->now);
     if (s->wants == NULL || s->shapes == NULL || s->old == NULL || s->now == NULL)
@@ -345,6 +347,8 @@ look_at_tables(struct pg_source *s, struct err *err)
     char       at[PG_LSN_TEXT];
     int        rc;
 
+    if (s->want_count == 0)
+        return 0;
     buf_add_str(&sql, "SELECT w.s, w.t FROM (VALUES (");
     for (uint32_t i = 0; i < s->want_count; i++) {
         buf_add_str(&sql, i == 0 ? "" : "), (");

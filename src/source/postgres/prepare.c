@@ -176,6 +176,12 @@ look_at_publication(struct look *l, bool *there, uint32_t *lacks, struct buf *na
 
     *lacks = 0;
     *there = false;
+    if (s->want_count == 0) {
+        buf_add_str(&sql, "SELECT FROM pg_catalog.pg_publication WHERE pubname = ");
+        postgresi_add_literal(s->query, &sql, s->publication);
+        TRY(postgresi_query_buf(s, s->query, &sql, &r, err));
+        *there = PQntuples(r) > 0;
+    }
     for (uint32_t i = 0; i < s->want_count; i++) {
         const struct pg_want *w = &s->wants[i];
 
@@ -291,7 +297,8 @@ make_publication(struct look *l, bool dry_run, struct err *err)
     }
     buf_add_str(&sql, there ? "ALTER PUBLICATION " : "CREATE PUBLICATION ");
     postgresi_add_name(s->query, &sql, s->publication);
-    buf_add_str(&sql, there ? " ADD TABLE " : " FOR TABLE ");
+    if (lacks > 0)
+        buf_add_str(&sql, there ? " ADD TABLE " : " FOR TABLE ");
     buf_add_slice(&sql, buf_slice(&names));
     if (!there && s->version >= 130000)
         buf_add_str(&sql, " WITH (publish_via_partition_root = true)");
