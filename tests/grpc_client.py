@@ -68,9 +68,10 @@ def fields(data):
             value = data[at:at + size]
             assert len(value) == size
             at += size
-        elif key & 7 == 1:
-            value = data[at:at + 8]
-            at += 8
+        elif key & 7 in (1, 5):
+            size = 8 if key & 7 == 1 else 4
+            value = data[at:at + size]
+            at += size
         else:
             raise AssertionError(f'wire type {key & 7}')
         found[key >> 3].append(value)

@@ -1,13 +1,7 @@
 """gRPC in the built binary, byte by byte: the services, and input that no client sends."""
 import base64
-import http.client
 import json
-import os
-import re
-import shutil
 import struct
-import subprocess
-import tempfile
 import threading
 import time
 import unittest
@@ -16,101 +10,11 @@ import uuid
 from grpc_client import (CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST, SETTINGS,
                          STREAMS, Conn, Status, append, event_of, fields, kinds, literal, name, one,
                          pb, proposed, read, read_request, expected, zigzag)
+from grpc_server import PATIENCE, Case, Server, batch, begin, end, shared
 
-OXBOW = os.path.abspath(os.environ.get('OXBOW', 'build/src/cli/oxbow'))
-PATIENCE = 90
 END = (1 << 64) - 1
+setUpModule, tearDownModule = begin, end
 FEATURES = '/event_store.client.server_features.ServerFeatures/GetSupportedMethods'
-
-
-class Server:
-    """One for the whole file: streams have names of their own."""
-
-    def __init__(self):
-        self.folder = tempfile.mkdtemp(prefix='oxbow-grpc-')
-        self.log = os.path.join(self.folder, 'log')
-        env = {k: v for k, v in os.environ.items() if not k.startswith('OXBOW_')}
-        env['OXBOW_DATA'] = os.path.join(self.folder, 'data')
-        with open(self.log, 'wb') as log:
-            self.process = subprocess.Popen([OXBOW, 'serve', '--listen', '127.0.0.1:0'],
-                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            env=env)
-        until = time.monotonic() + PATIENCE
-        while time.monotonic() < until and self.process.poll() is None:
-            with open(self.log, encoding='utf-8') as f:
-                found = re.search(r'msg=listening .*port=(\d+)', f.read())
-            if found:
-                self.port = int(found.group(1))
-                return
-            time.sleep(0.01)
-        self.close()
-        raise AssertionError('no server')
-
-    def stop(self):
-        """0, also under a sanitizer that looks for what was never freed."""
-        self.process.terminate()
-        return self.process.wait(PATIENCE)
-
-    def close(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        shutil.rmtree(self.folder, True)
-
-
-SERVER = None
-
-
-def setUpModule():
-    global SERVER
-    SERVER = Server()
-
-
-def tearDownModule():
-    status = SERVER.stop()
-    with open(SERVER.log, encoding='utf-8') as f:
-        text = f.read()
-    SERVER.close()
-    assert status == 0, text[-5000:]
-
-
-class Case(unittest.TestCase):
-    def setUp(self):
-        self.conn = self.connect()
-        self.stream = 's-' + uuid.uuid4().hex
-
-    def connect(self, **more):
-        conn = Conn(SERVER.port, **more)
-        self.addCleanup(conn.close)
-        return conn
-
-    def refused(self, call, code, exception=None):
-        with self.assertRaises(Status) as caught:
-            call.all()
-        self.assertEqual((caught.exception.code, caught.exception.exception), (code, exception),
-                         caught.exception)
-        return caught.exception
-
-    def ids(self, count):
-        return [uuid.uuid4() for _ in range(count)]
-
-    def append(self, stream, count=1, expect='any', **more):
-        """Ids of what was appended."""
-        ids = self.ids(count)
-        got = append(self.conn, stream, [proposed(i, **more) for i in ids], expect).only()
-        self.assertIsNotNone(one(got, 1), got)
-        return ids
-
-    def events(self, *args, **more):
-        return kinds(read(self.conn, *args, **more).all())
-
-    def http(self, method, path, body=None):
-        conn = http.client.HTTPConnection('127.0.0.1', SERVER.port, timeout=PATIENCE)
-        conn.request(method, path, body)
-        answer = conn.getresponse()
-        text = answer.read()
-        conn.close()
-        return answer.status, json.loads(text) if text else None
 
 
 class Streams(Case):
@@ -417,7 +321,7 @@ class Subscriptions(Case):
 
     def test_slow_client(self):
         """One that takes nothing costs what was made for it, and misses nothing."""
-        slow = Conn(SERVER.port, window=65535)
+        slow = Conn(shared().port, window=65535)
         self.addCleanup(slow.close)
         call = read(slow, self.stream, subscribe=True)
         self.assertEqual(kinds([call.next()])[0][0], 2)
@@ -434,14 +338,6 @@ class Subscriptions(Case):
             if hasattr(got, 'revision'):
                 revisions.append(got.revision)
         self.assertEqual(revisions, list(range(32)))
-
-
-def batch(correlation, stream, events=(), expect='any', final=True, options=True, deadline=None):
-    head = [(1, pb((2, str(correlation))))]
-    if options:
-        more = [] if deadline is None else [deadline]
-        head.append((2, pb((1, name(stream)), expected(expect), *more)))
-    return pb(*head, *[(3, e) for e in events], (4, final))
 
 
 class Batch(Case):
@@ -556,12 +452,6 @@ class Groups(Case):
         call.send(pb((2, pb(ids))) if action is None else
                   pb((3, pb(ids, (3, action), (4, 'why')))))
 
-    def until(self, holds):
-        end = time.monotonic() + PATIENCE
-        while not holds():
-            self.assertLess(time.monotonic(), end)
-            time.sleep(0.01)
-
     def test_life(self):
         self.append(self.stream, 3)
         self.assertEqual(self.make().only(), b'')
@@ -667,7 +557,7 @@ class Groups(Case):
         data = b'x' * 100000
         self.append(self.stream, 30, data=data, content='application/octet-stream')
         self.make().only()
-        slow = Conn(SERVER.port, window=65535)
+        slow = Conn(shared().port, window=65535)
         self.addCleanup(slow.close)
         self.conn = slow
         call = self.join(buffer=30)
@@ -807,7 +697,7 @@ class Small(Case):
         self.assertEqual(self.http('GET', '/health/live')[0], 200)
         self.assertEqual(self.http('GET', '/info')[1]['state'], 'leader')
         member, = self.http('GET', '/gossip')[1]['members']
-        self.assertEqual((member['state'], member['httpEndPointPort']), ('Leader', SERVER.port))
+        self.assertEqual((member['state'], member['httpEndPointPort']), ('Leader', shared().port))
 
     def test_unknown(self):
         for path in ('/', '/x/y', STREAMS + 'read', '/event_store.client.users.Users/Create'):
@@ -839,7 +729,7 @@ class Frames(Case):
 
     def test_messages(self):
         start = self.conn.start
-        for body, code in ((b'\1\0\0\0\0', 12), (b'\2\0\0\0\0', 13), (b'\0\xff\xff\xff\xff', 8),
+        for body, code in ((b'\1\0\0\0\0', 13), (b'\2\0\0\0\0', 13), (b'\0\xff\xff\xff\xff', 8),
                            (b'\0\0\0\0\5abc', 13), (b'\0', 13), (b'', 13),
                            (b'\0\0\0\0\0\0\0\0\0\0', 3)):
             call = start(FEATURES)
@@ -875,7 +765,7 @@ class Frames(Case):
 
     def test_leaving_in_the_middle(self):
         for i in range(10):
-            conn = Conn(SERVER.port)
+            conn = Conn(shared().port)
             call = conn.start(STREAMS + 'BatchAppend')
             call.send(batch(uuid.uuid4(), self.stream, [proposed(uuid.uuid4())], final=False))
             call.send(batch(uuid.uuid4(), self.stream, [proposed(uuid.uuid4())]))
@@ -945,7 +835,7 @@ class Frames(Case):
         conn = self.connect()
         conn.sock.close()
         import socket as plain
-        sock = plain.create_connection(('127.0.0.1', SERVER.port))
+        sock = plain.create_connection(('127.0.0.1', shared().port))
         sock.sendall(b'PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n' + b'\0' * 40)
         got = b''
         while True:
@@ -964,7 +854,7 @@ class Frames(Case):
         def held():
             return self.http('GET', '/v1/stats')[1]['server']
         for _ in range(5):
-            conn = Conn(SERVER.port)
+            conn = Conn(shared().port)
             for _ in range(20):
                 call = conn.start(STREAMS + 'Append')
                 call.send(pb((1, pb((1, name(self.stream)), expected('any')))))

@@ -40,6 +40,25 @@ test_signed(void **state)
     assert_true(pb_zigzag(1) == 2);
 }
 
+static void
+test_float(void **state)
+{
+    struct buf      out = {0};
+    struct pb_in    in;
+    struct pb_field f;
+
+    pb_put_float(&out, 13, 100);
+    pb_put_double(&out, 1, -1);
+    pb_in_init(&in, buf_slice(&out));
+    assert_true(pb_next(&in, &f));
+    assert_int_equal(f.key, PB_FIXED32(13));
+    assert_true(f.value == 0x42c80000);
+    assert_true(pb_next(&in, &f));
+    assert_int_equal(f.key, PB_FIXED64(1));
+    assert_true(f.value == UINT64_C(0xbff0000000000000));
+    buf_fini(&out);
+}
+
 /* However long a message was thought to be, its length is the shortest one. */
 static void
 test_within(void **state)
@@ -109,9 +128,8 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_numbers),
-        cmocka_unit_test(test_signed),
-        cmocka_unit_test(test_within),
+        cmocka_unit_test(test_numbers),   cmocka_unit_test(test_signed),
+        cmocka_unit_test(test_float),     cmocka_unit_test(test_within),
         cmocka_unit_test(test_malformed),
     };
 

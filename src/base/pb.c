@@ -151,6 +151,23 @@ pb_put_empty(struct buf *out, uint32_t number)
     pb_put_bytes(out, number, slice_of(NULL, 0));
 }
 
+static void
+add_fixed(struct buf *out, uint64_t bits, unsigned size)
+{
+    for (unsigned i = 0; i < size; i++)
+        buf_add_byte(out, (uint8_t)(bits >> (8 * i)));
+}
+
+void
+pb_put_float(struct buf *out, uint32_t number, float value)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &value, sizeof bits);
+    add_varint(out, PB_FIXED32(number));
+    add_fixed(out, bits, sizeof bits);
+}
+
 void
 pb_put_double(struct buf *out, uint32_t number, double value)
 {
@@ -158,8 +175,7 @@ pb_put_double(struct buf *out, uint32_t number, double value)
 
     memcpy(&bits, &value, sizeof bits);
     add_varint(out, PB_FIXED64(number));
-    for (unsigned i = 0; i < 8; i++)
-        buf_add_byte(out, (uint8_t)(bits >> (8 * i)));
+    add_fixed(out, bits, sizeof bits);
 }
 
 struct pb_mark

@@ -23,6 +23,7 @@ enum pb_wire {
 
 #define PB_VARINT(number) ((uint32_t)(number) << 3 | PB_WIRE_VARINT)
 #define PB_FIXED64(number) ((uint32_t)(number) << 3 | PB_WIRE_FIXED64)
+#define PB_FIXED32(number) ((uint32_t)(number) << 3 | PB_WIRE_FIXED32)
 #define PB_BYTES(number) ((uint32_t)(number) << 3 | PB_WIRE_BYTES)
 
 struct pb_in {
@@ -51,6 +52,7 @@ void pb_put_signed(struct buf *out, uint32_t number, int64_t value);
 void pb_put_bytes(struct buf *out, uint32_t number, struct slice bytes);
 void pb_put_str(struct buf *out, uint32_t number, const char *text);
 void pb_put_empty(struct buf *out, uint32_t number);
+void pb_put_float(struct buf *out, uint32_t number, float value);
 void pb_put_double(struct buf *out, uint32_t number, double value);
 
 /*

@@ -83,6 +83,7 @@ put_server(struct json_out *o, const struct server *s)
     json_out_object(o);
     put_number(o, "started_s", (uint64_t)s->started_s);
     put_number(o, "connections", s->conn_count);
+    put_number(o, "calls", serveri_h2_calls(s));
     put_number(o, "readers", s->feed_count);
     serveri_live_look(s, &count, &behind);
     put_number(o, "subscriptions_live", count);

@@ -51,7 +51,7 @@ reset(struct append *a)
     a->answer = NULL;
     a->count = a->write_count = a->check_count = a->change_count = a->append_count = a->flags = 0;
     a->target = (struct slice){0};
-    a->follow = false;
+    a->follow = a->atom = false;
     a->hops = 0;
     buf_fini(&a->names);
     buf_fini(&a->followed);
@@ -137,7 +137,7 @@ answer_wrong_version(struct call *call, const struct append *a)
     if ((a->req.gone_flags & LOG_STREAM_MOVED) != 0)
         serveri_moved_put(&body, call->conn->server->log, a->req.wrong_stream, "streams");
     buf_add_str(&body, "}\n");
-    call_answer(call, 409, CALL_JSON, buf_slice(&body));
+    call_answer(call, a->atom ? 400 : 409, CALL_JSON, buf_slice(&body));
     buf_fini(&body);
 }
 

@@ -39,6 +39,7 @@ struct append {
     struct slice       target;                     /* the stream that the path names */
     bool               unnamed_version;            /* no expected version was given */
     bool               follow;                     /* to where the stream was moved */
+    bool               atom;                       /* atom.c: with KurrentDB's statuses */
     unsigned           hops;
     struct buf         followed;                         /* the stream that it came to */
     void (*answer)(struct call *call, struct append *a); /* NULL: an append's */

@@ -253,6 +253,11 @@ serveri_answer_head(struct call *call, int status, const char *type, uint64_t le
         buf_add_u64(out, call->retry_after_s);
         buf_add_str(out, "\r\n");
     }
+    if (call->location.len != 0) {
+        buf_add_str(out, "Location: ");
+        buf_add_slice(out, call->location);
+        buf_add_str(out, "\r\n");
+    }
     if (call->allow != 0)
         add_allow(out, call->allow);
     if (c->last)

@@ -101,11 +101,14 @@ serveri_conn_dirty(struct conn *c)
     s->dirty = c;
 }
 
+/* Who takes one answer after the other keeps the room for it, while there is plenty. */
 static void
-trim(struct buf *b)
+trim(const struct conn *c, struct buf *b)
 {
+    bool plenty = c->state == CONN_H2 && c->server->charged < c->server->conf.memory_bytes_max / 4;
+
     buf_clear(b);
-    if (b->cap > SERVERI_BUF_KEEP)
+    if (b->cap > (plenty ? 2 * SERVERI_OUT_HIGH : SERVERI_BUF_KEEP))
         buf_fini(b);
 }
 
@@ -185,7 +188,7 @@ on_written(uv_write_t *write, int status)
     struct conn *c = write->data;
 
     c->writing = false;
-    trim(&c->flight);
+    trim(c, &c->flight);
     if (c->state == CONN_CLOSED)
         return;
     if (status != 0) {
@@ -203,7 +206,7 @@ seal(struct conn *c)
     if (c->out.len != 0 && serveri_tls_ready(c->tls)) {
         if (serveri_tls_write(c->tls, buf_slice(&c->out)) != TLS_OK)
             return false;
-        trim(&c->out);
+        trim(c, &c->out);
     }
     serveri_tls_take(c->tls, &c->sealed);
     return !c->sealed.failed;
@@ -241,7 +244,7 @@ serveri_conn_flush(struct conn *c)
         c->progress_ms = serveri_now_ms(s);
     }
     if ((size_t)n == out->len) {
-        trim(out);
+        trim(c, out);
         on_progress(c);
         return;
     }
@@ -336,6 +339,7 @@ begin_call(struct conn *c)
     call->route = NULL;
     call->later = NULL;
     call->reason = NULL;
+    call->location = (struct slice){0};
     call->status = 0;
     call->allow = call->retry_after_s = 0;
     call->chunked_out = call->head_only = call->begun = call->pushed = false;
@@ -752,6 +756,8 @@ serveri_conn_tick(struct conn *c, uint64_t now)
         return;
     }
     tick_input(c, now);
+    if (c->state == CONN_H2 && unsent == 0)
+        serveri_conn_slim(c);
     if (c->state == CONN_H2)
         serveri_h2_tick(c);
     else if (c->state == CONN_WAIT && c->feed != NULL)

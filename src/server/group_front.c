@@ -98,26 +98,38 @@ put_event(struct buf *out, const struct log_event *event)
     (void)serveri_event_write(&o, out, SIZE_MAX);
 }
 
+int
+serveri_group_cast(struct front *f, struct log_event *event, struct err *err)
+{
+    bool changed;
+    int  rc = 0;
+
+    (void)pthread_mutex_lock(&f->cast_lock);
+    if (!upcast_wants(f->server->upcasts, event))
+        return 0;
+    if (f->upcast == NULL)
+        TRY(upcast_new(f->server->upcasts, &f->upcast, err));
+    TRY(upcast_apply(f->upcast, event, &changed, err));
+out:
+    return rc;
+}
+
+void
+serveri_group_cast_end(struct front *f)
+{
+    (void)pthread_mutex_unlock(&f->cast_lock);
+}
+
 /* As it is read now. What fails to be is given as it is stored, with why: the member decides. */
 static void
 put_upcast(struct front *f, struct buf *out, const struct log_event *event)
 {
     struct log_event now = *event;
-    struct err       err = {0};
-    bool             changed;
-    int              rc = 0;
+    struct err       err;
+    int              rc = serveri_group_cast(f, &now, &err);
 
-    if (!upcast_wants(f->server->upcasts, event)) {
-        put_event(out, event);
-        return;
-    }
-    (void)pthread_mutex_lock(&f->cast_lock);
-    if (f->upcast == NULL)
-        rc = upcast_new(f->server->upcasts, &f->upcast, &err);
-    if (rc == 0)
-        rc = upcast_apply(f->upcast, &now, &changed, &err);
     put_event(out, &now);
-    (void)pthread_mutex_unlock(&f->cast_lock);
+    serveri_group_cast_end(f);
     if (rc == 0 || out->failed)
         return;
     out->len--;
@@ -755,6 +767,7 @@ server_add_groups(struct server *s, struct groups *groups, struct err *err)
     f->groups = groups;
     (void)pthread_mutex_init(&f->cast_lock, NULL);
     s->groups = groups;
+    s->front = f;
     s->group_methods = grpci_group_methods;
     s->group_method_count = grpci_group_method_count;
     serveri_extra_add(s, &f->extra);

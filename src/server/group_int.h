@@ -22,6 +22,13 @@ struct front {
     struct upcast  *upcast;    /* NULL: not yet */
 };
 
+/*
+ * On the groups' task: the event as it is read now. What it points at is the front's until
+ * serveri_group_cast_end, which comes always. An error: the event is as it is stored.
+ */
+int  serveri_group_cast(struct front *f, struct log_event *event, struct err *err);
+void serveri_group_cast_end(struct front *f);
+
 /* group_api.c */
 extern const struct server_route serveri_group_routes[];
 extern const size_t              serveri_group_route_count;

@@ -12,6 +12,8 @@ struct supported {
 
 #define GROUPS_SERVICE "event_store.client.persistent_subscriptions.persistentsubscriptions"
 #define V2_SERVICE "kurrentdb.protocol.v2.streams.streamsservice"
+#define PROJECTIONS_SERVICE "event_store.client.projections.projections"
+#define OPERATIONS_SERVICE "event_store.client.operations.operations"
 #define STREAMS_SERVICE "event_store.client.streams.streams"
 
 static const struct supported supported[] = {
@@ -27,9 +29,24 @@ static const struct supported supported[] = {
     {GROUPS_SERVICE, "getinfo", {"stream", "all"}},
     {GROUPS_SERVICE, "list", {"stream", "all"}},
     {GROUPS_SERVICE, "replayparked", {"stream", "all"}},
+    {GROUPS_SERVICE, "truncateparked", {"stream", "all"}},
     {GROUPS_SERVICE, "restartsubsystem", {"stream", "all"}},
     {V2_SERVICE, "appendsession", {NULL}},
     {V2_SERVICE, "appendrecords", {NULL}},
+    {PROJECTIONS_SERVICE, "statistics", {NULL}},
+    {PROJECTIONS_SERVICE, "enable", {NULL}},
+    {PROJECTIONS_SERVICE, "disable", {NULL}},
+    {PROJECTIONS_SERVICE, "state", {NULL}},
+    {PROJECTIONS_SERVICE, "result", {NULL}},
+    {PROJECTIONS_SERVICE, "reset", {NULL}},
+    {PROJECTIONS_SERVICE, "restartsubsystem", {NULL}},
+    {OPERATIONS_SERVICE, "startscavenge", {NULL}},
+    {OPERATIONS_SERVICE, "stopscavenge", {NULL}},
+    {OPERATIONS_SERVICE, "mergeindexes", {NULL}},
+    {OPERATIONS_SERVICE, "resignnode", {NULL}},
+    {OPERATIONS_SERVICE, "setnodepriority", {NULL}},
+    {OPERATIONS_SERVICE, "restartpersistentsubscriptions", {NULL}},
+    {"event_store.client.monitoring.monitoring", "stats", {NULL}},
     {"event_store.client.gossip.gossip", "read", {NULL}},
     {"event_store.client.server_features.serverfeatures", "getsupportedmethods", {NULL}},
 };
@@ -129,19 +146,31 @@ static const struct rpc_method *const methods[] = {
     &grpci_v2_records,
 };
 
-static const struct rpc_method *
-find_in(const struct rpc_method *const *list, size_t count, struct slice path)
+static const struct rpc_table *const tables[] = {&grpci_admin, &grpci_projections};
+
+#define METHOD_COUNT (sizeof methods / sizeof methods[0])
+
+const struct rpc_method *
+grpci_nth(const struct server *s, size_t n)
 {
-    for (size_t i = 0; i < count; i++)
-        if (slice_is(path, list[i]->path))
-            return list[i];
-    return NULL;
+    if (n < METHOD_COUNT)
+        return methods[n];
+    n -= METHOD_COUNT;
+    for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
+        if (n < tables[i]->count)
+            return &tables[i]->methods[n];
+        n -= tables[i]->count;
+    }
+    return n < s->group_method_count ? s->group_methods[n] : NULL;
 }
 
 const struct rpc_method *
 grpci_find(const struct server *s, struct slice path)
 {
-    const struct rpc_method *found = find_in(methods, sizeof methods / sizeof methods[0], path);
+    const struct rpc_method *method;
 
-    return found != NULL ? found : find_in(s->group_methods, s->group_method_count, path);
+    for (size_t n = 0; (method = grpci_nth(s, n)) != NULL; n++)
+        if (slice_is(path, method->path))
+            break;
+    return method;
 }

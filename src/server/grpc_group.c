@@ -6,6 +6,8 @@
 #include <stdlib.h>
 
 #include "base/must.h"
+#include "base/say.h"
+#include "server/group_int.h"
 #include "server/grpc_group_int.h"
 
 #define UNSENT_MAX (1U << 20) /* bytes that wait for the client; then no more is asked for */
@@ -23,7 +25,7 @@ struct member_call {
     struct buf      text; /* messages, each with its length before it */
     uint32_t        events;
     size_t          unsent;
-    bool            posted, ended;
+    bool            posted, ended, cast_failed;
     struct err      why;
 };
 
@@ -42,14 +44,25 @@ post(struct member_call *k)
     serveri_post(k->server, &k->message);
 }
 
+/* As it is read now; what fails to be, as it is stored: the protocol has no place for why. */
 static void
-put_event(struct buf *out, const struct group_event *ge, bool text_ids)
+put_event(struct member_call *k, const struct group_event *ge)
 {
+    struct buf          *out = &k->text;
+    bool                 text_ids = k->text_ids;
+    struct log_event     now = *ge->event;
+    struct err           err;
     struct pb_mark       mark = pb_begin(out, 1, ge->event->data.len + ge->event->meta.len + 250);
     struct grpc_recorded event;
 
-    grpci_recorded_of(ge->event, &event);
+    if (serveri_group_cast(k->server->front, &now, &err) != 0 && !k->cast_failed) {
+        k->cast_failed = true; /* once for a member */
+        say(SAY_WARN, "an upcaster failed: a group has events as they are stored", "group",
+            k->target.name.text, NULL);
+    }
+    grpci_recorded_of(&now, &event);
     grpci_put_recorded(out, 1, &event, text_ids);
+    serveri_group_cast_end(k->server->front);
     if (ge->link != NULL) {
         grpci_recorded_of(ge->link, &event);
         grpci_put_recorded(out, 2, &event, text_ids);
@@ -69,7 +82,7 @@ on_deliver(void *arg, const struct group_event *ge)
     (void)pthread_mutex_lock(&k->lock);
     at = k->text.len;
     buf_add(&k->text, &len, sizeof len);
-    put_event(&k->text, ge, k->text_ids);
+    put_event(k, ge);
     if (!k->text.failed) {
         len = k->text.len - at - sizeof len;
         memcpy(k->text.data + at, &len, sizeof len);

@@ -61,7 +61,8 @@ on_answer(struct message *m)
     struct order *o = (struct order *)m;
     struct conn  *c = o->conn;
     struct err   *err = &o->command.err;
-    bool          nothing = o->command.verb == GROUP_REPLAY && o->command.rc == E_NOTFOUND;
+    bool          nothing = o->command.rc == E_NOTFOUND &&
+                   (o->command.verb == GROUP_REPLAY || o->command.verb == GROUP_SKIP);
 
     c->server->in_flight--;
     if (o->rpc != NULL && (o->command.rc == 0 || nothing))
@@ -334,21 +335,6 @@ read_options(struct order *o, struct slice message)
     return why;
 }
 
-/* The one message {1 options}. */
-static bool
-options_of(struct slice message, struct slice *out)
-{
-    struct pb_in    in;
-    struct pb_field f;
-
-    *out = (struct slice){0};
-    pb_in_init(&in, message);
-    while (pb_next(&in, &f))
-        if (f.key == PB_BYTES(1))
-            *out = f.bytes;
-    return !in.bad;
-}
-
 /* An update leaves the start and the filter as they are. */
 static void
 keep_start(void *arg, const struct group_info *info)
@@ -386,7 +372,7 @@ change(struct rpc *r, struct slice message, enum group_verb verb)
 
     if (o == NULL)
         return;
-    if (options_of(message, &options))
+    if (grpci_options(message, &options))
         why = read_options(o, options);
     if (why == NULL && verb == GROUP_UPDATE)
         rc = group_get(groups, grpci_name(&o->target.source), grpci_name(&o->target.name),
@@ -423,7 +409,7 @@ read_target(struct slice message, const unsigned numbers[3], struct group_target
     struct slice    options;
     struct pb_in    in;
     struct pb_field f;
-    bool            ok = options_of(message, &options);
+    bool            ok = grpci_options(message, &options);
 
     pb_in_init(&in, options);
     while (ok && pb_next(&in, &f)) {
@@ -459,10 +445,11 @@ look_only(void *arg, const struct group_info *info)
 {
 }
 
+/* ReplayParked and TruncateParked. */
 static void
-replay_parked(struct rpc *r, struct slice message)
+settle_parked(struct rpc *r, struct slice message, enum group_verb verb)
 {
-    struct order *o = order_new(r, GROUP_REPLAY);
+    struct order *o = order_new(r, verb);
     struct err    err;
 
     if (o == NULL)
@@ -477,6 +464,18 @@ replay_parked(struct rpc *r, struct slice message)
         return;
     }
     order_free(o);
+}
+
+static void
+replay_parked(struct rpc *r, struct slice message)
+{
+    settle_parked(r, message, GROUP_REPLAY);
+}
+
+static void
+truncate_parked(struct rpc *r, struct slice message)
+{
+    settle_parked(r, message, GROUP_SKIP);
 }
 
 static void
@@ -616,7 +615,7 @@ read_list(struct slice message, struct grpc_name *source)
     struct slice    options;
     struct pb_in    in, within;
     struct pb_field f, g;
-    bool            ok = options_of(message, &options);
+    bool            ok = grpci_options(message, &options);
 
     pb_in_init(&in, options);
     while (ok && pb_next(&in, &f)) {
@@ -668,10 +667,12 @@ METHOD("Delete", delete_group);
 METHOD("GetInfo", get_info);
 METHOD("List", list_groups);
 METHOD("ReplayParked", replay_parked);
+METHOD("TruncateParked", truncate_parked);
 METHOD("RestartSubsystem", restart_subsystem);
 
 const struct rpc_method *const grpci_group_methods[] = {
-    &grpci_group_read, &method_create_group, &method_update_group,  &method_delete_group,
-    &method_get_info,  &method_list_groups,  &method_replay_parked, &method_restart_subsystem,
+    &grpci_group_read,     &method_create_group,    &method_update_group,
+    &method_delete_group,  &method_get_info,        &method_list_groups,
+    &method_replay_parked, &method_truncate_parked, &method_restart_subsystem,
 };
 const size_t grpci_group_method_count = sizeof grpci_group_methods / sizeof grpci_group_methods[0];

@@ -19,11 +19,16 @@
 
 /* The method of a path; NULL: there is none. */
 const struct rpc_method *grpci_find(const struct server *s, struct slice path);
+/* All there are, one after the other, then NULL. */
+const struct rpc_method *grpci_nth(const struct server *s, size_t n);
 
 struct conn   *grpci_conn(const struct rpc *r);
 struct server *grpci_server(const struct rpc *r);
 
 /* Messages that several services share. */
+
+/* The one message of many requests: {1 options}. False: malformed. */
+bool grpci_options(struct slice message, struct slice *out);
 
 struct grpc_name {
     char   text[LOG_NAME_MAX + 1];
@@ -52,6 +57,8 @@ bool grpci_read_uuid_option(struct slice message, bool *as_text);
 bool grpci_read_position(struct slice message, uint64_t *commit, uint64_t *prepare);
 void grpci_put_position(struct buf *out, uint32_t number, uint64_t pos);
 void grpci_put_name(struct buf *out, uint32_t number, struct slice name);
+/* An entry of a map of texts. */
+void grpci_put_pair(struct buf *out, uint32_t number, const char *key, struct slice value);
 /* google.protobuf.Timestamp of now. */
 void grpci_put_now(struct rpc *r, struct buf *out, uint32_t number);
 
@@ -159,5 +166,11 @@ extern const struct rpc_method grpci_streams_read, grpci_streams_append, grpci_s
 extern const struct rpc_method *const grpci_group_methods[];
 extern const size_t                   grpci_group_method_count;
 extern const struct rpc_method        grpci_v2_session, grpci_v2_records;
+
+struct rpc_table {
+    const struct rpc_method *methods;
+    size_t                   count;
+};
+extern const struct rpc_table grpci_admin, grpci_projections;
 
 #endif

@@ -1,6 +1,4 @@
 /* What the services share: messages both ways, and the ends of calls. */
-#include <stdio.h>
-
 #include "base/json.h"
 #include "server/grpc_int.h"
 
@@ -17,6 +15,20 @@ grpci_server(const struct rpc *r)
 }
 
 /* Reading. */
+
+bool
+grpci_options(struct slice message, struct slice *out)
+{
+    struct pb_in    in;
+    struct pb_field f;
+
+    *out = (struct slice){0};
+    pb_in_init(&in, message);
+    while (pb_next(&in, &f))
+        if (f.key == PB_BYTES(1))
+            *out = f.bytes;
+    return !in.bad;
+}
 
 void
 grpci_set_name(struct grpc_name *out, struct slice text)
@@ -206,35 +218,13 @@ grpci_recorded_link(const struct log_event *e, struct grpc_recorded *out, struct
     };
 }
 
-static void
-put_pair(struct buf *out, uint32_t number, const char *key, struct slice value)
+void
+grpci_put_pair(struct buf *out, uint32_t number, const char *key, struct slice value)
 {
     struct pb_mark mark = pb_begin(out, number, value.len + 16);
 
     pb_put_str(out, 1, key);
     pb_put_bytes(out, 2, value);
-    pb_end(out, mark);
-}
-
-void
-grpci_put_recorded(struct buf *out, uint32_t number, const struct grpc_recorded *e, bool text_id)
-{
-    size_t         about = e->data.len + e->meta.len + e->type.len + e->stream.len + 180;
-    struct pb_mark mark = pb_begin(out, number, about);
-    char           ticks[24];
-    int            n = snprintf(ticks, sizeof ticks, "%lld", (long long)e->created_us * 10);
-
-    grpci_put_uuid(out, 1, &e->id, text_id);
-    grpci_put_name(out, 2, e->stream);
-    pb_put_varint(out, 3, e->revision);
-    pb_put_varint(out, 4, e->pos);
-    pb_put_varint(out, 5, e->pos);
-    put_pair(out, 6, "type", e->type);
-    put_pair(out, 6, "created", slice_of(ticks, (size_t)n));
-    put_pair(out, 6, "content-type",
-             slice_str(e->json ? "application/json" : "application/octet-stream"));
-    pb_put_bytes(out, 7, e->meta);
-    pb_put_bytes(out, 8, e->data);
     pb_end(out, mark);
 }
 

@@ -107,8 +107,10 @@ on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
     r = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
     if (r == NULL)
         return 0;
-    if (frame->hd.flags & NGHTTP2_FLAG_END_STREAM)
+    if (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) {
         r->half_closed = true;
+        h2i_rpc_said(r);
+    }
     if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST)
         h2i_rpc_start(r);
     h2i_rpc_deliver(r);
@@ -283,6 +285,12 @@ bool
 h2_wants_output(const struct h2 *h2)
 {
     return nghttp2_session_want_write(h2->session) != 0;
+}
+
+bool
+h2_awaits_input(const struct h2 *h2)
+{
+    return h2->unsaid != 0 || h2->partial;
 }
 
 bool

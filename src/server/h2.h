@@ -53,6 +53,8 @@ struct rpc_method {
     void (*drained)(struct rpc *);
     /* The server stops: a call that would not end by itself has to. */
     void (*drain)(struct rpc *);
+    /* About once a second. */
+    void (*tick)(struct rpc *, uint64_t now_ms);
     /* Ended or cancelled: the last call, once. */
     void (*gone)(struct rpc *);
 };
@@ -79,6 +81,10 @@ bool h2_output(struct h2 *, struct buf *out, size_t max);
 
 /* There is something that h2_output would give. */
 bool h2_wants_output(const struct h2 *);
+
+/* The client is in the middle of saying something: it may wait for what it sent to be acknowledged.
+ */
+bool h2_awaits_input(const struct h2 *);
 
 /* Neither side has anything more to say. */
 bool h2_is_done(const struct h2 *);

@@ -88,8 +88,9 @@ serveri_h2_process(struct conn *c)
     c->in_len = 0;
     if (len == 0)
         return false;
-    acknowledge_soon(c);
     (void)h2_input(c->h2, slice_of(c->in, len));
+    if (h2_awaits_input(c->h2))
+        acknowledge_soon(c);
     (void)serveri_charge(c);
     return false;
 }
@@ -144,4 +145,15 @@ size_t
 serveri_h2_bytes(const struct conn *c)
 {
     return c->h2 == NULL ? 0 : h2_bytes(c->h2);
+}
+
+uint64_t
+serveri_h2_calls(const struct server *s)
+{
+    uint64_t count = 0;
+
+    for (const struct conn *c = s->conns; c != NULL; c = c->next)
+        if (c->h2 != NULL)
+            count += h2_calls(c->h2);
+    return count;
 }

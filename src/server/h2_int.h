@@ -14,10 +14,18 @@ struct h2 {
     nghttp2_session *session;
     struct rpc      *rpcs;
     unsigned         rpc_count;
+    unsigned         unsaid; /* calls whose request is not whole, and not answered yet */
     size_t           bytes;
     uint64_t         heard_ms, pinged_ms, used_ms;
     uint64_t         cheap, cheap_ms; /* frames that cost nothing: a bucket that leaks */
     bool             failed, draining, inside, due; /* due: a call goes on */
+    bool             partial;                       /* a message lacks its end */
+};
+
+enum h2_encoding {
+    H2_IDENTITY,
+    H2_GZIP,
+    H2_UNKNOWN,
 };
 
 struct rpc {
@@ -31,9 +39,12 @@ struct rpc {
     char                     authority[H2_NAME_MAX], connection[H2_NAME_MAX];
     uint64_t                 deadline_ms, progress_ms;
     bool                     is_post, is_grpc, bad_timeout;
+    bool                     said; /* is not among h2->unsaid */
+    enum h2_encoding         encoding;
 
     struct buf in;
-    size_t     held; /* bytes of the window that are not given back yet */
+    struct buf plain; /* of a compressed message, while it is looked at */
+    size_t     held;  /* bytes of the window that are not given back yet */
     uint32_t   messages;
     bool       half_closed, told, paused, delivering, due;
 
@@ -52,10 +63,14 @@ struct rpc {
 struct rpc *h2i_rpc_new(struct h2 *h2, int32_t id);
 void        h2i_rpc_free(struct rpc *r); /* its stream is closed */
 void        h2i_rpc_account(struct rpc *r);
+void        h2i_rpc_said(struct rpc *r);
 void        h2i_rpc_header(struct rpc *r, struct slice name, struct slice value);
 void        h2i_rpc_start(struct rpc *r); /* the headers are whole */
 void        h2i_rpc_data(struct rpc *r, struct slice bytes);
 void        h2i_rpc_deliver(struct rpc *r);
 void        h2i_rpc_tick(struct rpc *r, uint64_t now);
+
+/* h2_gzip.c: at most out->limit bytes. False: it is malformed, or out->failed. */
+bool h2i_inflate(struct slice in, struct buf *out);
 
 #endif

@@ -23,14 +23,22 @@ h2i_rpc_new(struct h2 *h2, int32_t id)
         h2->rpcs->prev = r;
     h2->rpcs = r;
     h2->rpc_count++;
+    h2->unsaid++;
     h2i_rpc_account(r);
     return r;
 }
 
 void
+h2i_rpc_said(struct rpc *r)
+{
+    r->h2->unsaid -= !r->said;
+    r->said = true;
+}
+
+void
 h2i_rpc_account(struct rpc *r)
 {
-    size_t now = sizeof *r + r->path.cap + r->in.cap + r->out.cap + r->trailers.cap;
+    size_t now = sizeof *r + r->path.cap + r->in.cap + r->plain.cap + r->out.cap + r->trailers.cap;
 
     r->h2->bytes += now - r->charged;
     r->charged = now;
@@ -53,6 +61,7 @@ h2i_rpc_free(struct rpc *r)
     struct h2 *h2 = r->h2;
 
     r->closed = true;
+    h2i_rpc_said(r);
     leave(r);
     /* What was never looked at still counts against the connection. */
     if (r->held != 0)
@@ -67,6 +76,7 @@ h2i_rpc_free(struct rpc *r)
     h2->bytes -= r->charged;
     buf_fini(&r->path);
     buf_fini(&r->in);
+    buf_fini(&r->plain);
     buf_fini(&r->out);
     buf_fini(&r->trailers);
     free(r);
@@ -123,6 +133,10 @@ h2i_rpc_header(struct rpc *r, struct slice name, struct slice value)
         r->is_grpc = slice_is(value, "application/grpc") ||
                      slice_starts(value, slice_str("application/grpc+proto")) ||
                      slice_starts(value, slice_str("application/grpc;"));
+    } else if (slice_is(name, "grpc-encoding")) {
+        r->encoding = slice_is(value, "identity") ? H2_IDENTITY
+                      : slice_is(value, "gzip")   ? H2_GZIP
+                                                  : H2_UNKNOWN;
     } else if (slice_is(name, "grpc-timeout")) {
         if (read_timeout(value, &ms))
             r->deadline_ms = r->h2->host.now_ms(r->h2->host.arg) + ms + (ms != 0);
@@ -139,6 +153,7 @@ refuse_http(struct rpc *r, const char *status)
                           strlen(status), NGHTTP2_NV_FLAG_NONE}};
 
     r->ended = r->answered = true;
+    h2i_rpc_said(r);
     (void)nghttp2_submit_response(r->h2->session, r->id, head, 1, NULL);
     leave(r);
 }
@@ -197,24 +212,56 @@ h2i_rpc_data(struct rpc *r, struct slice bytes)
     h2i_rpc_deliver(r);
 }
 
-/* The next whole message; false: there is none, or the call was ended. */
+/* Of the byte before a message. False: the call was ended. */
 static bool
-next_message(struct rpc *r, size_t at, struct slice *out)
+check_flag(struct rpc *r, uint8_t flag)
+{
+    if (flag == 0 || (flag == 1 && r->encoding == H2_GZIP))
+        return true;
+    if (flag == 1 && r->encoding == H2_UNKNOWN) {
+        rpc_trailer(r, "grpc-accept-encoding", slice_str("identity,gzip"));
+        rpc_end(r, RPC_UNIMPLEMENTED, "messages are taken as they are, or as gzip");
+    } else {
+        rpc_end(r, RPC_INTERNAL,
+                flag == 1 ? "a message is compressed, and grpc-encoding does not say how"
+                          : "a message's first byte is neither 0 nor 1");
+    }
+    return false;
+}
+
+/* What the client compressed. False: the call was ended. */
+static bool
+unpack(struct rpc *r, struct slice *message)
+{
+    r->plain.limit = H2_MESSAGE_MAX;
+    if (!h2i_inflate(*message, &r->plain) && !r->plain.failed) {
+        rpc_end(r, RPC_INTERNAL, "a compressed message is malformed");
+        return false;
+    }
+    h2i_rpc_account(r);
+    if (r->plain.failed || !r->h2->host.room(r->h2->host.arg)) {
+        rpc_end(r, RPC_RESOURCE_EXHAUSTED,
+                "a compressed message has more than 17 MiB, or there is no memory for it");
+        return false;
+    }
+    *message = buf_slice(&r->plain);
+    return true;
+}
+
+/* The next whole message, which ends at `*at`; false: there is none, or the call was ended. */
+static bool
+next_message(struct rpc *r, size_t *at, struct slice *out)
 {
     const uint8_t *p;
-    size_t         left = r->in.len - at;
+    size_t         left = r->in.len - *at;
     uint64_t       len;
 
     if (left < PREFIX)
         return false;
-    p = r->in.data + at;
+    p = r->in.data + *at;
     len = (uint64_t)p[1] << 24 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 8 | p[4];
-    if (p[0] != 0) {
-        rpc_end(r, p[0] == 1 ? RPC_UNIMPLEMENTED : RPC_INTERNAL,
-                p[0] == 1 ? "compressed messages are not taken: send identity"
-                          : "a message's first byte is neither 0 nor 1");
+    if (!check_flag(r, p[0]))
         return false;
-    }
     if (len > H2_MESSAGE_MAX) {
         rpc_end(r, RPC_RESOURCE_EXHAUSTED, "a message has more than 17 MiB");
         return false;
@@ -227,7 +274,8 @@ next_message(struct rpc *r, size_t at, struct slice *out)
     if (left - PREFIX < len || (!r->method->many && !r->half_closed))
         return false;
     *out = slice_of(p + PREFIX, (size_t)len);
-    return true;
+    *at += PREFIX + (size_t)len;
+    return p[0] == 0 || unpack(r, out);
 }
 
 static void
@@ -253,14 +301,15 @@ h2i_rpc_deliver(struct rpc *r)
     if (r->delivering || r->method == NULL)
         return;
     r->delivering = true;
-    while (!r->ended && !r->paused && next_message(r, at, &message)) {
+    while (!r->ended && !r->paused && next_message(r, &at, &message)) {
         r->messages++;
-        at += PREFIX + message.len;
         r->method->message(r, message);
     }
     buf_consume(&r->in, at);
+    r->h2->partial = !r->ended && r->in.len != 0;
     if (r->ended || (r->in.len == 0 && r->in.cap > KEEP))
         buf_fini(&r->in);
+    buf_fini(&r->plain);
     r->delivering = false;
     if (!r->paused)
         give_back_window(r);
@@ -298,12 +347,18 @@ h2i_rpc_tick(struct rpc *r, uint64_t now)
     bool waits = !r->half_closed && !r->paused &&
                  (r->in.len != 0 || (r->messages == 0 && r->method != NULL && !r->method->many));
 
+    if (r->out.len == 0 && r->out.cap > KEEP) {
+        buf_fini(&r->out);
+        h2i_rpc_account(r);
+    }
     if (r->ended)
         return;
     if (r->deadline_ms != 0 && now >= r->deadline_ms)
         rpc_end(r, RPC_DEADLINE_EXCEEDED, "the deadline has passed");
     else if (waits && now - r->progress_ms > r->h2->host.body_ms_max)
         rpc_end(r, RPC_DEADLINE_EXCEEDED, "the request came too slowly");
+    else if (r->method != NULL && r->method->tick != NULL)
+        r->method->tick(r, now);
 }
 
 /* What a method asks. */
@@ -412,8 +467,8 @@ consume_out(struct rpc *r, size_t len)
     if (r->out_at == r->out.len) {
         buf_clear(&r->out);
         r->out_at = 0;
-        if (r->out.cap > H2_OUT_HIGH)
-            buf_fini(&r->out);
+        if (r->out.cap > 2 * H2_OUT_HIGH)
+            buf_fini(&r->out); /* what is less is kept until a quiet moment */
         h2i_rpc_account(r);
     } else if (r->out_at > H2_OUT_HIGH) {
         buf_consume(&r->out, r->out_at);
@@ -464,6 +519,7 @@ answer(struct rpc *r)
     if (whole)
         n += put_end(r, pairs + n, status);
     r->answered = true;
+    h2i_rpc_said(r);
     (void)nghttp2_submit_response(r->h2->session, r->id, pairs, n, whole ? NULL : &body);
 }
 

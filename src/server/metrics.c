@@ -95,6 +95,7 @@ put_server(struct buf *out, const struct server *s)
     put(out, "oxbow_received_bytes_total", "counter", "Bytes from clients.", stats->bytes_in);
     put(out, "oxbow_sent_bytes_total", "counter", "Bytes to clients.", stats->bytes_out);
     put(out, "oxbow_buffer_bytes", "gauge", "Memory of large requests and answers.", s->charged);
+    put(out, "oxbow_calls", "gauge", "Open calls over gRPC.", serveri_h2_calls(s));
     put(out, "oxbow_readers", "gauge", "Reads and subscriptions under way.", s->feed_count);
     serveri_live_look(s, &count, &behind);
     put(out, "oxbow_subscriptions_live", "gauge", "Subscribers at the end of the log.", count);

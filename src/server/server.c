@@ -390,6 +390,7 @@ server_new(struct ox_env *env, struct log *log, const struct server_conf *conf, 
             FAIL(err, E_NOMEM, ERR_FATAL, "no memory for the server");
     }
     TRY(serveri_append_routes(s, err));
+    TRY(serveri_atom_routes(s, err));
     TRY(serveri_feed_routes(s, err));
     TRY(serveri_api_routes(s, err));
     TRY(serveri_stream_routes(s, err));

@@ -17,6 +17,7 @@
 struct append;
 struct conn;
 struct feed;
+struct front;
 struct groups;
 struct grpc_op;
 struct grpc_reader;
@@ -95,6 +96,7 @@ struct call {
     int                 status;        /* answered with; 0: not yet */
     uint32_t            retry_after_s; /* with 429 */
     unsigned            allow;         /* with 405: a bit for each method */
+    struct slice        location;      /* with 201; empty: none */
     bool                chunked_out;
     bool                head_only; /* HEAD */
     bool                begun;     /* the handler has seen a part of it */
@@ -205,14 +207,15 @@ bool serveri_charge(struct conn *c);
 
 /* HTTP/2 (h2_conn.c). */
 
-void   serveri_h2_begin(struct conn *c);   /* the preface has arrived */
-bool   serveri_h2_process(struct conn *c); /* always false: all that arrived was taken */
-bool   serveri_h2_fill(struct conn *c);    /* frames into the output; false: the connection ended */
-void   serveri_h2_go_on(struct conn *c);   /* the output has room again */
-void   serveri_h2_tick(struct conn *c);
-void   serveri_h2_drain(struct conn *c);
-void   serveri_h2_free(struct conn *c);
-size_t serveri_h2_bytes(const struct conn *c);
+void     serveri_h2_begin(struct conn *c);   /* the preface has arrived */
+bool     serveri_h2_process(struct conn *c); /* always false: all that arrived was taken */
+bool     serveri_h2_fill(struct conn *c);  /* frames into the output; false: the connection ended */
+void     serveri_h2_go_on(struct conn *c); /* the output has room again */
+void     serveri_h2_tick(struct conn *c);
+void     serveri_h2_drain(struct conn *c);
+void     serveri_h2_free(struct conn *c);
+size_t   serveri_h2_bytes(const struct conn *c);
+uint64_t serveri_h2_calls(const struct server *s); /* that are open, of all connections */
 
 /* What hangs on a connection. */
 
@@ -222,6 +225,7 @@ void serveri_append_trim(struct append *a); /* between requests: gives large tab
 void serveri_append_count(struct server *s, uint64_t submitted_us, int rc, uint64_t events);
 void serveri_append_submit(struct server *s); /* all that this turn of the loop read */
 int  serveri_append_routes(struct server *s, struct err *err);
+int  serveri_atom_routes(struct server *s, struct err *err);
 
 void serveri_feed_free(struct feed *f);
 void serveri_feed_wake(struct feed *f); /* its output has room again */
@@ -322,6 +326,7 @@ struct server {
     struct grpc_reader *grpc_waiting, *grpc_runnable, *grpc_runnable_last;
     /* Set where the program has groups: what would need their code otherwise. */
     struct groups                  *groups;
+    struct front                   *front;
     const struct rpc_method *const *group_methods;
     size_t                          group_method_count;
 
