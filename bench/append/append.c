@@ -2,6 +2,7 @@
  * Durable appends over many streams, in process. One mode a run:
  *
  *   append limit DIR SECONDS BYTES           groups of 32 by pwrite + fdatasync, nothing else
+ *   append single DIR SECONDS BYTES          the same with one event at a time
  *   append writers DIR SECONDS BYTES N       N writers, one outstanding append each; a writer is
  *                                            called when its append is durable, and appends again
  *   append blocking DIR SECONDS BYTES N      the same with a thread for each writer
@@ -109,9 +110,9 @@ report(uint64_t count, uint64_t us, double per_group, double behind_s)
 /* the disk's own limit */
 
 static void
-limit(const char *dir, uint64_t seconds, size_t bytes)
+limit(const char *dir, uint64_t seconds, size_t bytes, uint32_t events)
 {
-    const size_t file_bytes = (size_t)256 << 20, group = 32 * (bytes + 96);
+    const size_t file_bytes = (size_t)256 << 20, group = events * (bytes + 96);
     char         path[4096];
     uint64_t     began, count = 0, at = 0, spent = 0;
     int          fd;
@@ -132,11 +133,11 @@ limit(const char *dir, uint64_t seconds, size_t bytes)
         at += group;
         if (at + group > file_bytes)
             at = 0;
-        count += 32;
+        count += events;
     }
     (void)close(fd);
     (void)unlink(path);
-    report(count, spent, 32, 0);
+    report(count, spent, events, 0);
 }
 
 /* the log */
@@ -373,9 +374,10 @@ main(int argc, char **argv)
 
     (void)mallopt(M_MMAP_THRESHOLD, 1 << 20); /* as `oxbow serve` does */
     if (argc < 5 || n == 0 || n > WRITERS_MAX) {
-        (void)fprintf(stderr,
-                      "usage: append limit|writers|blocking|async DIR SECONDS BYTES [N [STREAMS]]\n"
-                      "       append fill DIR EVENTS BYTES N [STREAMS]\n");
+        (void)fprintf(
+            stderr,
+            "usage: append limit|single|writers|blocking|async DIR SECONDS BYTES [N [STREAMS]]\n"
+            "       append fill DIR EVENTS BYTES N [STREAMS]\n");
         return 2;
     }
     samples = malloc(SAMPLES * sizeof *samples);
@@ -396,7 +398,9 @@ main(int argc, char **argv)
         seconds = UINT32_MAX;
     }
     if (strcmp(argv[1], "limit") == 0)
-        limit(argv[2], seconds, event_bytes);
+        limit(argv[2], seconds, event_bytes, 32);
+    else if (strcmp(argv[1], "single") == 0)
+        limit(argv[2], seconds, event_bytes, 1);
     else
         over_log(argv[1], argv[2], seconds, n);
     free(samples);

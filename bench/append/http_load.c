@@ -10,11 +10,6 @@
  * largest in µs, how many were answered and bytes per answer. Another status
  * than 201 and 200 (404 where a stream was never written) ends it with 1.
  */
-#include <arpa/inet.h>
-#include <errno.h>
-#include <inttypes.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,15 +17,13 @@
 #include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
+#include "../load.h"
 #include "base/must.h"
 
 #define CONNECTIONS_MAX 1024
 #define ANSWER_MAX (256u << 10)
 #define REQUEST_MAX (64u << 10)
-#define SAMPLES 4000000u
 #define DIGITS 7
 
 struct conn {
@@ -46,34 +39,7 @@ static char     answer[ANSWER_MAX + 1];
 static bool     reading;
 static size_t   request_len, number_at, event_bytes;
 static unsigned streams;
-static uint64_t random_state = 88172645463325252u;
-static uint32_t samples[SAMPLES];
-static uint64_t answered, answered_bytes;
-
-static uint64_t
-now_us(void)
-{
-    struct timespec ts;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
-static uint64_t
-next_random(void)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return random_state;
-}
-
-static int
-by_value(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return (x > y) - (x < y);
-}
+static uint64_t answered_bytes;
 
 static void
 make_request(void)
@@ -97,7 +63,7 @@ make_request(void)
         return;
     /* Data with its two quotes is as long as was asked for. */
     for (size_t i = 0; i + 2 < event_bytes; i++)
-        request[request_len++] = (char)('a' + next_random() % 26);
+        request[request_len++] = (char)('a' + load_random() % 26);
     memcpy(request + request_len, end, sizeof end - 1);
     request_len += sizeof end - 1;
 }
@@ -105,7 +71,7 @@ make_request(void)
 static void
 ask(struct conn *c, uint64_t now)
 {
-    uint64_t number = next_random() % streams;
+    uint64_t number = load_random() % streams;
     size_t   sent = 0;
 
     for (int i = DIGITS - 1; i >= 0; i--, number /= 10)
@@ -180,42 +146,10 @@ pull(struct conn *c, uint64_t *now)
         return false;
     }
     check_status();
-    *now = now_us();
-    if (answered < SAMPLES)
-        samples[answered] = (uint32_t)(*now - c->began);
-    answered++;
+    *now = load_now_us();
+    load_sample(*now - c->began);
     answered_bytes += c->have;
     return true;
-}
-
-static void
-join(struct conn *c, int poll, uint16_t port)
-{
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
-    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = c};
-    int                one = 1;
-
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    c->fd = socket(AF_INET, SOCK_STREAM, 0);
-    must(c->fd >= 0);
-    if (connect(c->fd, (struct sockaddr *)&to, sizeof to) != 0) {
-        (void)fprintf(stderr, "http_load: 127.0.0.1:%u: %s\n", port, strerror(errno));
-        exit(1);
-    }
-    must(setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one) == 0);
-    must(epoll_ctl(poll, EPOLL_CTL_ADD, c->fd, &ev) == 0);
-}
-
-static void
-report(uint64_t us)
-{
-    uint32_t n = answered < SAMPLES ? (uint32_t)answered : SAMPLES;
-
-    must(n > 0);
-    qsort(samples, n, sizeof *samples, by_value);
-    printf("%.0f %u %u %u %" PRIu64 " %.0f\n", (double)answered * 1e6 / (double)us, samples[n / 2],
-           samples[(uint64_t)n * 99 / 100], samples[n - 1], answered,
-           (double)answered_bytes / (double)answered);
 }
 
 int
@@ -240,12 +174,12 @@ main(int argc, char **argv)
     conns = calloc(n, sizeof *conns);
     must(conns != NULL);
     for (unsigned i = 0; i < n; i++)
-        join(&conns[i], poll, (uint16_t)strtoul(argv[2], NULL, 10));
+        conns[i].fd = load_connect(poll, (uint16_t)strtoul(argv[2], NULL, 10), &conns[i]);
     make_request();
-    began = now_us();
+    began = load_now_us();
     until = began + strtoull(argv[4], NULL, 10) * 1000000;
     for (unsigned i = 0; i < n; i++)
-        ask(&conns[i], now_us());
+        ask(&conns[i], load_now_us());
     for (out = n; out > 0;) {
         int ready = epoll_wait(poll, events, 64, 10000);
         must(ready > 0);
@@ -260,7 +194,7 @@ main(int argc, char **argv)
                 out--;
         }
     }
-    report(now_us() - began);
+    load_report(load_now_us() - began, (double)answered_bytes / (double)load_answered());
     for (unsigned i = 0; i < n; i++)
         free(conns[i].part);
     free(conns);

@@ -45,43 +45,33 @@ id_of_bytes(struct slice bytes)
     return id;
 }
 
-static int
-hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
+/* Digits, one more than they are worth; 0: none. */
+static const uint8_t hex_plus_1[256] = {
+    ['0'] = 1,  ['1'] = 2,  ['2'] = 3,  ['3'] = 4,  ['4'] = 5,  ['5'] = 6,  ['6'] = 7,  ['7'] = 8,
+    ['8'] = 9,  ['9'] = 10, ['a'] = 11, ['b'] = 12, ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16,
+    ['A'] = 11, ['B'] = 12, ['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16,
+};
 
 bool
 id_parse(struct slice text, struct ox_id *out)
 {
-    const char *p = text.data;
-    size_t      n = 0;
+    /* Where each byte's two digits stand. */
+    static const uint8_t at[16] = {0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34};
+    const uint8_t       *p = text.data;
+    struct ox_id         id;
+    bool                 ok = true;
 
-    if (text.len != ID_TEXT_LEN)
+    if (text.len != ID_TEXT_LEN || p[8] != '-' || p[13] != '-' || p[18] != '-' || p[23] != '-')
         return false;
-    for (size_t i = 0; i < ID_TEXT_LEN;) {
-        int hi, lo;
+    for (size_t i = 0; i < 16; i++) {
+        unsigned hi = hex_plus_1[p[at[i]]], lo = hex_plus_1[p[at[i] + 1]];
 
-        if (i == 8 || i == 13 || i == 18 || i == 23) {
-            if (p[i] != '-')
-                return false;
-            i++;
-            continue;
-        }
-        hi = hex_value(p[i]);
-        lo = hex_value(p[i + 1]);
-        if (hi < 0 || lo < 0)
-            return false;
-        out->b[n++] = (uint8_t)(hi << 4 | lo);
-        i += 2;
+        ok = ok && hi != 0 && lo != 0;
+        id.b[i] = (uint8_t)((hi - 1) << 4 | ((lo - 1) & 15));
     }
-    return true;
+    if (ok)
+        *out = id;
+    return ok;
 }
 
 void
