@@ -2,6 +2,7 @@
 // usage: node conformance.mjs FOLDER-OF-CLIENTS PORT kurrent|eventstore [CA-FILE]
 import {createRequire} from 'node:module';
 import {randomUUID} from 'node:crypto';
+import net from 'node:net';
 
 const [folder, port, which, ca] = process.argv.slice(2);
 const k = createRequire(folder + '/package.json')(
@@ -11,6 +12,7 @@ const Client = isNew ? k.KurrentDBClient : k.EventStoreDBClient;
 const scheme = isNew ? 'kurrentdb' : 'esdb';
 const secure = ca ? `tls=true&tlsCaFile=${ca}` : 'tls=false';
 const url = `${scheme}://127.0.0.1:${port}?${secure}&discoveryInterval=1`;
+const urlOf = to => url.replace(`:${port}?`, `:${to}?`);
 const client = Client.connectionString(url);
 
 let passed = 0;
@@ -91,6 +93,22 @@ async function appending() {
        'appends of one stream keep their order');
 }
 
+// Of deletes and tombstones; the clients have no way to say "exists" there.
+async function expectedOfDeletes(states) {
+  for (const method of ['deleteStream', 'tombstoneStream']) {
+    for (const [name, state] of Object.entries(states).filter(([name]) => name !== 'exists')) {
+      const stream = fresh('expected');
+      await append(stream, json(0));
+      const what = `${method} of one event, expected ${name}`;
+      const attempt = client[method](stream, {expectedRevision: state});
+      if (['any', 'zero'].includes(name))
+        ok((await attempt.catch(() => ({}))).position?.commit > 0n, what);
+      else
+        await throws(attempt, 'WrongExpectedVersionError', what, e => e.streamName === stream);
+    }
+  }
+}
+
 async function expectedVersions() {
   const states = {any: k.ANY, none: k.NO_STREAM, exists, zero: 0n, three: 3n};
   const passes = {missing: ['any', 'none'], one: ['any', 'exists', 'zero'],
@@ -114,6 +132,17 @@ async function expectedVersions() {
       }
     }
   }
+  for (const [name, state] of Object.entries(states)) {
+    for (const credentials of [undefined, {username: 'a', password: 'b'}]) {
+      const stream = fresh('expected');
+      await append(stream, json(0));
+      await client.tombstoneStream(stream);
+      await throws(append(stream, json(1), {...at(state), credentials}), 'StreamDeletedError',
+                   `tombstone, expected ${name}, ${credentials ? 'Append' : 'BatchAppend'}`,
+                   e => e.streamName === stream);
+    }
+  }
+  await expectedOfDeletes(states);
   const stream = fresh('soft');
   await append(stream, json(0));
   const lenient = Client.connectionString(`${url}&throwOnAppendFailure=false`);
@@ -412,6 +441,180 @@ async function sessions() {
                'StreamTombstonedError', 'a tombstone in a session');
 }
 
+async function sessionVersions() {
+  const passes = {missing: ['any', 'none'], one: ['any', 'exists', 'zero'],
+                  deleted: ['any', 'none', 'zero']};
+  const states = {any: k.ANY, none: k.NO_STREAM, exists, zero: 0n, three: 3n};
+  for (const kind of Object.keys(passes)) {
+    for (const [name, state] of Object.entries(states)) {
+      const stream = fresh('session'), beside = fresh('beside');
+      if (kind !== 'missing')
+        await append(stream, json(0));
+      if (kind === 'deleted')
+        await client.deleteStream(stream);
+      const what = `${kind} stream, expected ${name}, a session`;
+      const attempt = client.multiStreamAppend([
+        {streamName: beside, events: [json(1, {metadata: {}})], expectedState: k.NO_STREAM},
+        {streamName: stream, events: [json(1, {metadata: {}})], expectedState: state}]);
+      if (passes[kind].includes(name)) {
+        const done = await attempt.catch(error => ({error}));
+        same(done.responses?.map(r => r.revision), [0n, kind === 'missing' ? 0n : 1n], what);
+      } else {
+        await throws(attempt, 'WrongExpectedVersionError', what, e => e.streamName === stream);
+        await throws(read(beside), 'StreamNotFoundError', `${what}, nothing beside it`);
+      }
+    }
+  }
+}
+
+async function records() {
+  const a = fresh('rec'), b = fresh('rec'), c = fresh('rec');
+  const record = streamName => ({streamName, record: k.jsonEvent({type: 'r', data: {streamName}})});
+  const done = await client.appendRecords([record(a), record(b), record(a)]);
+  same(done.responses.map(r => [r.streamName, r.revision]), [[a, 1n], [b, 0n]], 'records interleave');
+  const checked = await client.appendRecords([record(a)], [
+    {type: 'streamState', streamName: b, expectedState: 0n},
+    {type: 'streamState', streamName: c, expectedState: k.NO_STREAM}]);
+  same(checked.responses[0].revision, 2n, 'checks of streams that are not written');
+  await throws(client.appendRecords([record(a)], [
+    {type: 'streamState', streamName: a, expectedState: 2n},
+    {type: 'streamState', streamName: b, expectedState: 5n}]),
+  'AppendConsistencyViolationError', 'a check that does not hold',
+  e => e.violations.length === 1 && e.violations[0].checkIndex === 1);
+  same((await read(a)).length, 3, 'nothing of it is written');
+}
+
+async function large() {
+  const stream = fresh('large');
+  const data = new Uint8Array((16 << 20) - 100).fill(7);
+  for (const credentials of [undefined, {username: 'a', password: 'b'}]) {
+    const what = credentials ? 'Append' : 'BatchAppend';
+    const done = await append(stream, k.binaryEvent({type: 'big', data}), {credentials});
+    const [back] = await read(stream, {fromRevision: done.nextExpectedRevision});
+    ok(Buffer.compare(back.event.data, data) === 0, `an event of 16 MiB, ${what}`);
+    const over = new Uint8Array((16 << 20) + 1);
+    const error = await append(stream, k.binaryEvent({type: 'over', data: over}), {credentials})
+      .catch(e => e);
+    ok(error instanceof Error, `an event over 16 MiB, ${what}`);
+  }
+  const [last] = await read(stream, {direction: k.BACKWARDS, fromRevision: k.END, maxCount: 1});
+  same(last.event.revision, 1n, 'what is too large is not there');
+}
+
+async function backPressure() {
+  const stream = fresh('pressure');
+  const pad = 'x'.repeat(50000);
+  for (let i = 0; i < 2; i++)
+    await append(stream, many(50).map(e => ({...e, data: {pad}})));
+  const sub = client.subscribeToStream(stream);
+  const first = new Promise(resolve => sub.once('data', resolve));
+  await first;
+  sub.pause();
+  const beside = fresh('beside');
+  for (let i = 0; i < 20; i++)
+    await append(beside, json(i));
+  same((await read(beside)).length, 20, 'others go on beside who takes nothing');
+  let next = 1n, inOrder = true;
+  const whole = new Promise(resolve => sub.on('data', e => {
+    inOrder &&= e.event.revision === next++;
+    if (next === 100n)
+      resolve();
+  }));
+  sub.resume();
+  await whole;
+  ok(inOrder, 'who takes again misses nothing');
+  await sub.unsubscribe();
+}
+
+// The server behind something that can cut connections.
+async function reconnecting() {
+  const open = new Set();
+  const proxy = net.createServer(near => {
+    const far = net.connect(port, '127.0.0.1');
+    for (const [from, to] of [[near, far], [far, near]]) {
+      open.add(from);
+      from.on('error', () => {});
+      from.on('close', () => {
+        open.delete(from);
+        to.destroy();
+      });
+      from.pipe(to);
+    }
+  });
+  await new Promise(resolve => proxy.listen(0, '127.0.0.1', resolve));
+  const cut = () => open.forEach(socket => socket.destroy());
+  const other = Client.connectionString(urlOf(proxy.address().port));
+  const stream = fresh('cut');
+  const again = async work => { // as an application does
+    for (let i = 0; ; i++) {
+      try {
+        return await work();
+      } catch (error) {
+        if (i === 50)
+          throw error;
+        await new Promise(resolve => setTimeout(resolve, 20));
+      }
+    }
+  };
+  await other.appendToStream(stream, json(0));
+  for (let round = 1; round <= 3; round++) {
+    const sub = other.subscribeToStream(stream, {fromRevision: BigInt(round - 1)});
+    await new Promise(resolve => sub.once('confirmation', resolve));
+    const ended = new Promise(resolve => sub.once('error', resolve));
+    cut();
+    ok(['UnavailableError', 'CancelledError'].includes((await ended).constructor.name),
+       'a cut connection ends a subscription');
+    const event = json(round);
+    const done = await again(() => other.appendToStream(stream, event));
+    same(done.nextExpectedRevision, BigInt(round), 'an append after it, once');
+    same(revisions(await again(() => take(other.subscribeToStream(
+      stream, {fromRevision: BigInt(round - 1)}), 1))), [BigInt(round)], 'the subscription goes on');
+    same((await again(() => all(other.readStream(stream)))).length, round + 1, 'and reads');
+  }
+  await other.dispose();
+  cut();
+  proxy.close();
+}
+
+async function deadlines() {
+  const stream = fresh('deadline');
+  await append(stream, json(0));
+  const late = append(stream, json(1), {deadline: -1000});
+  await throws(late, 'DeadlineExceededError', 'BatchAppend after its deadline');
+  await throws(append(stream, json(1), {deadline: -1000, credentials: {username: 'a', password: 'b'}}),
+               'DeadlineExceededError', 'Append after its deadline');
+  await throws(client.deleteStream(stream, {deadline: -1000}), 'DeadlineExceededError',
+               'delete after its deadline');
+  same((await read(stream)).length, 1, 'nothing of it is done');
+  const silent = net.createServer(socket => socket.on('error', () => {}));
+  await new Promise(resolve => silent.listen(0, '127.0.0.1', resolve));
+  const other = Client.connectionString(urlOf(silent.address().port));
+  await throws(other.deleteStream(stream, {deadline: 100}), 'DeadlineExceededError',
+               'a server that says nothing');
+  await other.dispose();
+  silent.close();
+  silent.closeAllConnections?.();
+}
+
+async function projections() {
+  for (const name of ['$by_category', '$by_event_type', '$streams']) {
+    await client.enableProjection(name);
+    const status = await client.getProjectionStatus(name);
+    same([status.name, status.status], [name, 'Running'], `status of ${name}`);
+  }
+  const listed = await client.listProjections();
+  ok(listed.some(p => p.name === '$by_category' && p.status === 'Running'), 'list of projections');
+  same(await client.getProjectionState('$by_category'), {}, 'state of a projection');
+  same(await client.getProjectionResult('$streams'), {}, 'result of a projection');
+  await throws(client.disableProjection('$streams'), 'UnknownError', 'a projection that stays');
+  await throws(client.enableProjection('none'), 'NotFoundError', 'a projection that is not there');
+  await throws(client.getProjectionStatus('none'), 'NotFoundError', 'status of none');
+  await throws(client.createProjection('mine', 'fromAll()'), 'UnknownError', 'one of one\'s own');
+  await client.resetProjection('$by_category');
+  await client.restartSubsystem();
+  ok(true, 'reset, restart');
+}
+
 async function cancelling() {
   const other = Client.connectionString(`${url}&defaultDeadline=5000`);
   const stream = fresh('cancel');
@@ -430,8 +633,11 @@ async function cancelling() {
   same((await read(stream)).length, 50, 'after another client has gone');
 }
 
-const parts = {appending, expectedVersions, reading, links, deleting, metadata, subscriptions,
-               groups, groupsOfAll, ...(isNew ? {sessions} : {}), cancelling};
+// Over TLS what rests on the connection; the rest is the same.
+const parts = {appending, reading, subscriptions, groups, ...(isNew ? {sessions} : {}), large,
+               reconnecting, cancelling,
+               ...(ca ? {} : {expectedVersions, links, deleting, metadata, groupsOfAll, backPressure,
+                              deadlines, projections, ...(isNew ? {sessionVersions, records} : {})})};
 for (const [name, part] of Object.entries(parts)) {
   try {
     await part();
