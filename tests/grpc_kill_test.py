@@ -127,16 +127,14 @@ class Kill(unittest.TestCase):
         world.kill = self.server.process.kill
 
         def work(write, me):
-            conn = Conn(self.server.port)
             try:
-                write(world, conn, random.Random(world.random.random()), me)
+                with Conn(self.server.port) as conn:
+                    write(world, conn, random.Random(world.random.random()), me)
             except OSError:
                 pass
             except BaseException as e:  # pylint: disable=broad-except
                 wrong.append(repr(e))
                 world.kill()
-            finally:
-                conn.close()
         threads = [threading.Thread(target=work, args=(w, me)) for me, w in enumerate(WRITERS)]
         for t in threads:
             t.start()
