@@ -71,7 +71,7 @@ static int
 set_up(void **state)
 {
     struct world  *w = calloc(1, sizeof *w);
-    struct net_def def = {1000, 5000, 1, 65536, NULL};
+    struct net_def def = {1000, 5000, 1, 65536, NULL, NET_AUTO};
     const char    *path = program();
     char           db[96], file[96];
 

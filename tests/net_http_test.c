@@ -27,7 +27,7 @@ struct fixture {
 static struct net_client *
 new_client(uint32_t total_ms, uint32_t in_flight, size_t answer_max)
 {
-    struct net_def     def = {1000, total_ms, in_flight, answer_max, NULL};
+    struct net_def     def = {1000, total_ms, in_flight, answer_max, NULL, NET_AUTO};
     struct net_client *client;
 
     assert_int_equal(net_client_new(env_real(), &def, &client, NULL), 0);

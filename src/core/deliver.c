@@ -140,7 +140,7 @@ restart_now(struct deliver *d, struct err *err)
     }
     close_readers(d);
     deliveri_clear(d, false);
-    if (d->transactional) {
+    if (d->far_side) {
         TRY(d->sink->ops->checkpoint(d->sink, &d->far, err));
         if (d->far.v > d->mark.v)
             d->mark = d->far;
@@ -203,6 +203,12 @@ on_done(struct sink *sink, struct sink_item *item, int rc, const struct err *err
     note_result(d, it, rc, err);
 }
 
+static bool
+may_submit(const struct deliver *d)
+{
+    return d->sink->credit > 0 && d->now_us >= d->sink->not_before_us;
+}
+
 /* No driver sees it. */
 static void
 refuse(struct deliver *d, struct item *it)
@@ -222,7 +228,7 @@ submit(struct deliver *d, bool *progress)
     struct item *it;
     struct err   err;
 
-    while (d->sink->credit > 0 && (it = d->ready.head) != NULL) {
+    while (may_submit(d) && (it = d->ready.head) != NULL) {
         int rc;
 
         if (it->faulty && !it->skip && d->transactional && d->flying > 0)
@@ -335,7 +341,8 @@ decide_again(struct deliver *d, struct item *it)
     d->retries++;
     if (d->restart != RESTART_NONE)
         return;
-    restart(d, RESTART_WINDOW);
+    if (d->far_side)
+        restart(d, RESTART_WINDOW);
     d->resume_us = d->now_us + backoff_us(d, d->failures, it->retry_ms);
     if (d->failures < SHIFT_MAX)
         d->failures++;
@@ -393,7 +400,7 @@ static int
 poll_transaction(struct deliver *d, struct err *err)
 {
     struct log_pos upto = d->range.on ? d->far : deliveri_done_upto(d, true);
-    bool           far = d->far_due || upto.v - d->far.v > UINT64_C(1) << 20;
+    bool           far = d->far_side && (d->far_due || upto.v - d->far.v > UINT64_C(1) << 20);
     bool           all = true;
     int            rc;
 
@@ -407,7 +414,7 @@ poll_transaction(struct deliver *d, struct err *err)
         d->far = upto;
         d->far_due = false;
     }
-    if (rc != 0)
+    if (rc != 0 && d->far_side)
         restart(d, RESTART_WINDOW);
     return rc;
 }
@@ -417,7 +424,7 @@ poll_wait(const struct deliver *d, bool progress)
 {
     uint32_t ms = d->holding || d->sink->credit == 0 ? POLL_WAIT_FULL_MS : POLL_WAIT_MS;
 
-    if (progress || d->ready.head != NULL || d->records.head != NULL ||
+    if (progress || (d->ready.head != NULL && may_submit(d)) || d->records.head != NULL ||
         d->later_records.head != NULL)
         return 0;
     if (d->sleepers > 0 && d->next_due_us < d->now_us + (uint64_t)ms * 1000)
@@ -615,6 +622,8 @@ next_step(const struct deliver *d, bool progress)
         return SPIN_US;
     if (d->sleepers > 0)
         at = d->next_due_us;
+    if (d->ready.head != NULL && d->sink->not_before_us > d->now_us && d->sink->not_before_us < at)
+        at = d->sink->not_before_us;
     wait = d->paused ? UINT64_MAX : deliveri_later_wait_us(d);
     if (wait != UINT64_MAX && d->now_us + wait < at)
         at = d->now_us + wait;
@@ -762,7 +771,8 @@ deliver_new(struct ox_env *env, struct log *log, const struct deliver_conf *conf
         FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
     d->state = d->shared.status.state = DELIVER_STOPPED;
     d->sink = *sink;
-    d->transactional = d->sink->ops->transactional;
+    d->far_side = d->sink->transactional;
+    d->transactional = d->far_side || d->sink->whole;
     d->sink->done = on_done;
     d->sink->done_arg = d;
     *sink = NULL;

@@ -139,7 +139,7 @@ deliver_pause(struct deliver *d, bool pause, struct err *err)
 int
 deliver_seek(struct deliver *d, struct log_pos pos, struct err *err)
 {
-    if (d->transactional)
+    if (d->far_side)
         RETURN_ERR(err, E_STATE, ERR_DATA,
                    "sink %s: its checkpoint is on its far side, beside the rows: it is changed "
                    "there while the sink is stopped",

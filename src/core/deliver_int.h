@@ -145,7 +145,8 @@ struct deliver {
     struct ox_env      *env;
     struct log         *log;
     struct sink        *sink;
-    bool                transactional;
+    bool                transactional; /* many of a stream at once, all decided in one poll */
+    bool                far_side;      /* the checkpoint is there too */
     struct deliver_conf conf;
     char                name[LOG_NAME_MAX + 1], mark_stream[LOG_NAME_MAX + 1];
     char                parked_stream[LOG_NAME_MAX + 1], later_stream[LOG_NAME_MAX + 1];

@@ -94,7 +94,7 @@ deliveri_load_mark(struct deliver *d, struct err *err)
 
     TRY(read_mark(d, err));
     d->far_due = false;
-    if (d->transactional) {
+    if (d->far_side) {
         TRY(d->sink->ops->checkpoint(d->sink, &d->far, err));
         /* Zero: a first start, or the far side began anew. `from: end` has nothing to repeat. */
         d->far_due = d->far.v == 0;

@@ -282,6 +282,10 @@ set_common(struct exchange *x, struct err *err)
     (void)curl_easy_setopt(x->easy, CURLOPT_WRITEDATA, x);
     (void)curl_easy_setopt(x->easy, CURLOPT_PRIVATE, x);
     (void)curl_easy_setopt(x->easy, CURLOPT_USERAGENT, "oxbow");
+    if (def->version == NET_1_1)
+        (void)curl_easy_setopt(x->easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    else /* many requests on one connection, where the server can */
+        (void)curl_easy_setopt(x->easy, CURLOPT_PIPEWAIT, 1L);
     if (x->client->ca_file != NULL)
         (void)curl_easy_setopt(x->easy, CURLOPT_CAINFO, x->client->ca_file);
     return 0;

@@ -30,12 +30,19 @@
 
 struct net_client;
 
+/*
+ * AUTO: HTTP/2 where the server offers it under TLS. Without TLS it is never spoken: libcurl 7.88
+ * fails at the second request of such a connection.
+ */
+enum net_version { NET_AUTO, NET_1_1 };
+
 struct net_def {
-    uint32_t    connect_ms;
-    uint32_t    total_ms; /* from the start of a request to the end of its answer */
-    uint32_t    in_flight_max;
-    size_t      answer_max; /* bytes of an answer's body */
-    const char *ca_file;    /* NULL: the system's */
+    uint32_t         connect_ms;
+    uint32_t         total_ms; /* from the start of a request to the end of its answer */
+    uint32_t         in_flight_max;
+    size_t           answer_max; /* bytes of an answer's body */
+    const char      *ca_file;    /* NULL: the system's */
+    enum net_version version;
 };
 
 struct net_header {

@@ -10,6 +10,8 @@
 
 const struct conf_type net_header_type = {.kind = CONF_SECRET, .max = 4096};
 
+const char *const net_versions[] = {"auto", "1.1", NULL};
+
 struct net_service {
     struct net_client *client;
     char              *url; /* without a "/" at its end */
@@ -79,6 +81,7 @@ net_service_new(struct ox_env *env, const struct conf *conf, uint32_t in_flight_
     def.total_ms = s->timeout_ms = read_ms(conf, "timeout");
     def.answer_max = (size_t)conf_size(conf, "answer_max");
     def.in_flight_max = in_flight_max;
+    def.version = (enum net_version)conf_enum(conf, "http_version");
     def.ca_file = conf_str(conf, "ca_file");
     TRY(net_client_new(env, &def, &s->client, err));
     *out = s;

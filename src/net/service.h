@@ -15,6 +15,7 @@
 struct net_service;
 
 extern const struct conf_type net_header_type;
+extern const char *const      net_versions[]; /* in the order of enum net_version */
 
 /* The first entries of a schema; field by field, as a table is const. */
 #define NET_SERVICE_FIELDS                                                                         \
@@ -41,6 +42,10 @@ extern const struct conf_type net_header_type;
          .type = {.kind = CONF_SIZE, .min = 4096, .max = 1 << 30},                                 \
          .preset = "16MiB",                                                                        \
          .doc = "a larger answer is refused"},                                                     \
+        {.name = "http_version",                                                                   \
+         .type = {.kind = CONF_ENUM, .values = net_versions},                                      \
+         .preset = "auto",                                                                         \
+         .doc = "auto: HTTP/2 where the server offers it under TLS; or 1.1"},                      \
     {                                                                                              \
         .name = "ca_file", .type = {.kind = CONF_PATH},                                            \
         .doc = "certificates to trust instead of the system's"                                     \

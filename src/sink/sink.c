@@ -18,6 +18,7 @@ sink_new(struct ox_env *env, const struct sink_ops *ops, const char *instance,
     s->ops = ops;
     s->env = env;
     s->instance = instance;
+    s->transactional = ops->transactional;
     rc = ops->open(s, conf, err);
     if (rc != 0) {
         free(s);

@@ -7,7 +7,7 @@
  * finish items out of order) and polls; during poll the driver reports each
  * item by sink_done, every one in bounded time.
  *
- * A driver with `transactional` keeps the checkpoint on the far side, in the
+ * A driver that is `transactional` keeps the checkpoint on the far side, in the
  * same transaction as the items, which it takes in the order of submitting,
  * many of a stream too. The core polls it with `flush` only, and that poll
  * decides: all items are done, or none. Where the far side refuses one, that
@@ -82,6 +82,10 @@ struct sink {
     const char            *instance;
     uint32_t               credit; /* how many more items it takes; the driver sets it in open */
     uint32_t               in_flight;
+    /* It has `transactional`'s order of things: ops->transactional, or by its configuration. Set in
+     * open. `whole`: all of that but the checkpoint. */
+    bool     transactional, whole;
+    uint64_t not_before_us; /* nothing is submitted before this time of mono_us; the driver's */
     /* The core's: told once for each item. rc 0, or err with its kind: RETRY and UNSURE are sent
      * again (UNSURE: maybe it arrived), DATA parks the event. */
     void (*done)(struct sink *, struct sink_item *, int rc, const struct err *);

@@ -18,7 +18,7 @@ static void *
 setup(void)
 {
     static const char *const members[] = {"a", "b", "c", NULL};
-    struct net_def           def = {1000, 10000, 1, 65536, NULL};
+    struct net_def           def = {1000, 10000, 1, 65536, NULL, NET_AUTO};
     struct world            *w = calloc(1, sizeof *w);
     struct err               err;
 

@@ -47,6 +47,18 @@ static const struct conf_field rule_fields[] = {
 };
 static const struct conf_type rule_type = {.kind = CONF_OBJECT, .fields = rule_fields};
 
+static const struct conf_field breaker_fields[] = {
+    {.name = "failures",
+     .type = {.kind = CONF_INT, .min = 0, .max = 1000000},
+     .preset = "0",
+     .doc = "in a row, after which nothing is sent for a while; 0: never"},
+    {.name = "pause",
+     .type = {.kind = CONF_DURATION, .min = 1000, .max = INT64_C(3600) * 1000000},
+     .preset = "10s",
+     .doc = "until one event is tried"},
+    {.name = NULL},
+};
+
 static const struct conf_field sink_fields[] = {
     NET_SERVICE_FIELDS,
     {.name = "in_flight",
@@ -57,6 +69,19 @@ static const struct conf_field sink_fields[] = {
      .type = {.kind = CONF_LIST, .min = 1, .max = HTTPI_RULES_MAX, .of = &rule_type},
      .required = true,
      .doc = "the first that fits an event's type is taken"},
+    {.name = "batch",
+     .type = {.kind = CONF_OBJECT, .fields = sinki_http_batch_fields},
+     .doc = "many events in one request"},
+    {.name = "sign",
+     .type = {.kind = CONF_OBJECT, .fields = sinki_http_sign_fields},
+     .doc = "a signature of each body"},
+    {.name = "oauth",
+     .type = {.kind = CONF_OBJECT, .fields = sinki_http_oauth_fields},
+     .doc = "tokens by client credentials"},
+    {.name = "breaker",
+     .type = {.kind = CONF_OBJECT, .fields = breaker_fields},
+     .preset = "{}",
+     .doc = "when to leave a failing service alone"},
     {.name = "otherwise",
      .type = {.kind = CONF_ENUM, .values = otherwise},
      .preset = "park",
@@ -156,6 +181,9 @@ sinki_http_conf(struct httpi_sink *s, const struct conf *conf, struct err *err)
     int                rc = 0;
 
     s->credit = (uint32_t)conf_int(conf, "in_flight");
+    s->fail_max = (uint32_t)conf_int(conf_child(conf, "breaker"), "failures");
+    s->fail_pause_us = conf_duration_us(conf_child(conf, "breaker"), "pause");
+    TRY(sinki_http_auth_open(s->sink.env, conf, &s->auth, err));
     s->format = (enum sink_format)conf_enum(conf, "cloudevents");
     s->skip_others = conf_enum(conf, "otherwise") == 1;
     s->rules = calloc(conf_count(rules), sizeof *s->rules);
@@ -169,6 +197,7 @@ sinki_http_conf(struct httpi_sink *s, const struct conf *conf, struct err *err)
     TRY(net_service_new(s->sink.env, conf, s->credit, &s->service, err));
     for (const struct conf *r = conf_first(rules); r != NULL; r = conf_next(r))
         TRY(conf_rule(s, &s->rules[s->rule_count++], r, err));
+    TRY(sinki_http_batch_open(s, conf, err));
 out:
     return rc;
 }
@@ -188,6 +217,10 @@ sinki_http_conf_free(struct httpi_sink *s)
             template_free(r->headers[j]);
         }
     }
+    sinki_http_auth_free(s->auth);
+    free(s->items);
+    s->auth = NULL;
+    s->items = NULL;
     sink_form_free(s->form);
     net_service_free(s->service);
     free(s->rules);

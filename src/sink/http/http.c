@@ -28,6 +28,7 @@ close_sink(struct sink *sink)
     buf_fini(&s->url);
     buf_fini(&s->body);
     buf_fini(&s->scratch);
+    buf_fini(&s->signature);
     for (uint32_t i = 0; i < HTTPI_RULE_HEADERS_MAX; i++)
         buf_fini(&s->values[i]);
 }
@@ -54,9 +55,9 @@ clear_buf(struct buf *b)
         buf_clear(b);
 }
 
-static int
-fill_headers(struct httpi_sink *s, const struct httpi_rule *r, struct sink_item *item,
-             struct net_header *headers, uint32_t *count, struct err *err)
+int
+sinki_http_rule_headers(struct httpi_sink *s, const struct httpi_rule *r, struct sink_item *item,
+                        struct net_header *headers, uint32_t *count, struct err *err)
 {
     int rc = 0;
 
@@ -76,7 +77,7 @@ static int
 start_request(struct httpi_sink *s, const struct httpi_rule *r, struct sink_item *item,
               struct httpi_slot *slot, struct err *err)
 {
-    struct net_header   headers[NET_HEADERS_MAX + HTTPI_RULE_HEADERS_MAX + SINK_HEADERS_MAX + 2];
+    struct net_header   headers[NET_HEADERS_MAX + HTTPI_RULE_HEADERS_MAX + SINK_HEADERS_MAX + 4];
     struct net_request  request = {.method = r->method,
                                    .headers = headers,
                                    .label = r->label,
@@ -92,7 +93,7 @@ start_request(struct httpi_sink *s, const struct httpi_rule *r, struct sink_item
     clear_buf(&s->body);
     clear_buf(&s->scratch);
     TRY(template_expand(r->url, sink_fill, item, &s->scratch, &s->url, err));
-    TRY(fill_headers(s, r, item, headers, &count, err));
+    TRY(sinki_http_rule_headers(s, r, item, headers, &count, err));
     TRY(sink_form_fill(s->form, item, &m, err));
     for (uint32_t i = 0; i < m.count; i++)
         headers[count++] = (struct net_header){slice_str(m.headers[i].name), m.headers[i].value};
@@ -113,11 +114,88 @@ start_request(struct httpi_sink *s, const struct httpi_rule *r, struct sink_item
     id_format(&item->id, id);
     headers[count].name = slice_str("Idempotency-Key");
     headers[count++].value = slice_str(id);
+    TRY(sinki_http_auth_headers(s->auth, s->sink.env->ops->wall_us(s->sink.env), request.body,
+                                &s->signature, headers, &count, err));
     request.url = buf_slice(&s->url);
     request.header_count = count;
     TRY(net_start(net_service_client(s->service), &request, slot, err));
 out:
     return rc;
+}
+
+static uint64_t
+now_us(const struct httpi_sink *s)
+{
+    return s->sink.env->ops->mono_us(s->sink.env);
+}
+
+static void
+start_slot(struct httpi_sink *s, struct httpi_slot *slot)
+{
+    slot->waiting = false;
+    slot->rc = start_request(s, slot->rule, slot->item, slot, &slot->err);
+    slot->decided = slot->rc != 0;
+    s->decided += slot->decided;
+}
+
+/* Those that waited for a token go, or are told why not. */
+static void
+start_waiting(struct httpi_sink *s)
+{
+    struct err err = {0};
+    int        rc = sinki_http_auth_renew(s->auth, now_us(s), &err);
+
+    sinki_http_breaker_count(s, rc, &err);
+    for (uint32_t i = 0; s->waiting > 0 && i < s->credit; i++) {
+        struct httpi_slot *slot = &s->slots[i];
+
+        if (slot->item == NULL || !slot->waiting)
+            continue;
+        s->waiting--;
+        if (rc == 0) {
+            start_slot(s, slot);
+            continue;
+        }
+        slot->waiting = false;
+        slot->rc = rc;
+        err_copy(&slot->err, &err);
+        slot->decided = true;
+        s->decided++;
+    }
+}
+
+/* the breaker */
+
+void
+sinki_http_breaker_count(struct httpi_sink *s, int rc, struct err *err)
+{
+    bool failed = rc != 0 && (err->kind == ERR_RETRY || err->kind == ERR_UNSURE);
+
+    if (s->fail_max == 0)
+        return;
+    if (!failed) {
+        s->fails = 0;
+        if (s->tripped)
+            s->sink.not_before_us = 0;
+        s->tripped = false;
+        return;
+    }
+    if (s->fails < UINT32_MAX)
+        s->fails++;
+    if (s->fails < s->fail_max)
+        return;
+    s->tripped = true;
+    s->sink.not_before_us = now_us(s) + s->fail_pause_us;
+    err_prefix(err, "%u failures in a row, a pause", s->fails);
+}
+
+/* After a pause one goes, and what comes of it decides about the others. */
+static void
+hold_others(struct httpi_sink *s)
+{
+    if (s->tripped)
+        s->sink.not_before_us =
+            now_us(s) + (uint64_t)net_service_timeout_ms(s->service) * 1000 + s->fail_pause_us;
 }
 
 static int
@@ -127,22 +205,35 @@ submit(struct sink *sink, struct sink_item *item, struct err *err)
     struct httpi_slot *slot = NULL;
 
     (void)err;
+    hold_others(s);
+    if (s->batch) {
+        must(s->count < s->credit);
+        s->items[s->count++] = item;
+        return 0;
+    }
     for (uint32_t i = 0; slot == NULL && i < s->credit; i++)
         if (s->slots[i].item == NULL)
             slot = &s->slots[i];
     must(slot != NULL);
     slot->item = item;
     slot->rule = sinki_http_match(s, item->type);
-    slot->decided = false;
+    slot->decided = slot->waiting = false;
     slot->rc = 0;
     err_clear(&slot->err);
-    if (slot->rule != NULL)
-        slot->rc = start_request(s, slot->rule, item, slot, &slot->err);
-    else if (!s->skip_others)
+    if (slot->rule != NULL && sinki_http_auth_is_stale(s->auth, now_us(s))) {
+        slot->waiting = true;
+        s->waiting++;
+        return 0;
+    }
+    if (slot->rule != NULL) {
+        start_slot(s, slot);
+        return 0;
+    }
+    if (!s->skip_others)
         slot->rc = err_set(&slot->err, __FILE__, __LINE__, E_SCHEMA, ERR_DATA,
                            "no rule of the sink fits the event's type");
-    slot->decided = slot->rule == NULL || slot->rc != 0;
-    s->decided += slot->decided;
+    slot->decided = true;
+    s->decided++;
     return 0;
 }
 
@@ -164,8 +255,9 @@ has_status(const int *list, uint32_t count, int status)
     return false;
 }
 
-static int
-judge(const struct httpi_rule *r, const struct net_answer *answer, struct err *err)
+int
+sinki_http_judge(struct httpi_sink *s, const struct httpi_rule *r, const struct net_answer *answer,
+                 struct err *err)
 {
     int status = answer->status, rc;
 
@@ -173,6 +265,8 @@ judge(const struct httpi_rule *r, const struct net_answer *answer, struct err *e
         return 0;
     if ((status == 404 || status == 410) && strcmp(r->method, "DELETE") == 0)
         return 0; /* gone already */
+    if (status == 401)
+        sinki_http_auth_refused(s->auth);
     rc = net_status(answer, r->label, true, err);
     if (rc != 0 && has_status(r->retry, r->retry_count, status)) {
         err->kind = ERR_RETRY;
@@ -189,9 +283,12 @@ take_answer(void *arg, void *tag, int rc, const struct net_answer *answer, const
     struct err         why = {0};
 
     if (rc == 0) {
-        rc = judge(slot->rule, answer, &why);
-        err = &why;
+        rc = sinki_http_judge(s, slot->rule, answer, &why);
+    } else {
+        err_copy(&why, err);
     }
+    sinki_http_breaker_count(s, rc, &why);
+    err = &why;
     end_item(s, slot, rc, err);
 }
 
@@ -217,6 +314,10 @@ poll_sink(struct sink *sink, bool flush, struct log_pos upto, uint32_t wait_ms, 
 
     (void)flush; /* what was submitted is on its way already */
     (void)upto;
+    if (s->batch)
+        return sinki_http_batch_poll(s, err);
+    if (s->waiting > 0)
+        start_waiting(s);
     if (s->decided > 0) {
         end_decided(s);
         wait_ms = 0;
