@@ -144,6 +144,30 @@ class Surgery(Case):
                                                e.get('stream', '').startswith('vehicle-') and
                                                'w' in (e.get('data') or {}))))
 
+    def test_pace(self):
+        with self.server() as (url, _):
+            at = ('--server', url)
+            for i in range(200):
+                self.post(url, f'/v1/streams/truck-{i}', event('Drive') * 6,
+                          **{'Content-Type': 'application/x-ndjson'})
+
+            def state():
+                return self.oxbow('stream', 'surgery', 'slow', *at).lines[0]
+
+            self.assertEqual(self.post(url, '/v1/surgeries/slow', json.dumps(
+                {'kind': 'copy', 'category': 'truck', 'to': 'vehicle-{key}',
+                 'max_foreground_p99_ms': 5, 'max_events_per_s': 1}))[0], 201)
+            self.until(lambda: state()['streams'] > 0)
+            now = state()
+            self.assertEqual((now['state'], now['max_events_per_s']), ('RUNNING', 1))
+            self.assertLess(now['streams'], 200)
+            self.assertEqual(self.post(url, '/v1/surgeries/slow/throttle?max_events_per_s=x', '')[0], 400)
+            self.assertEqual(self.post(url, '/v1/surgeries/slow/throttle?max_events_per_s=0', '')[0], 200)
+            self.until(lambda: state()['state'] == 'DONE')
+            now = state()
+            self.assertEqual((now['streams'], now['max_events_per_s'], now['max_foreground_p99_ms']),
+                             (200, 0, 5))
+
 
 if __name__ == '__main__':
     unittest.main()

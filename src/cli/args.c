@@ -52,6 +52,7 @@ const struct cli_option clii_options[OPT_COUNT] = {
     [OPT_REASON] = {"reason", 0, "TEXT", "what the old streams say of it"},
     [OPT_KEEP] = {"keep", 0, "TIME", "how long the originals stay, as in 30d (for ever)"},
     [OPT_P99] = {"max-foreground-p99", 0, "MS", "slow down where others' appends take longer"},
+    [OPT_PACE] = {"max-events-per-s", 0, "N", "move no more than so many"},
     [OPT_SAMPLE] = {"sample", 0, "N", "look at the first N streams, 0: all (1000)"},
     [OPT_OLD] = {"old-writers", 0, "reject|route",
                  "refuse what is appended to the old streams, or copy it on (reject)"},

@@ -65,12 +65,14 @@ enum cli_opt {
     OPT_REASON,
     OPT_KEEP,
     OPT_P99,
+    OPT_PACE,
     OPT_SAMPLE,
     OPT_OLD,
     OPT_FOR,
     OPT_COUNT
 };
 
+_Static_assert(OPT_COUNT <= 64, "a command's options are the bits of a number");
 #define CLI_HAS(opt) (UINT64_C(1) << (opt))
 /* Every command takes these. */
 #define CLI_COMMON                                                                                 \

@@ -37,6 +37,7 @@ struct order {
     struct later *later;
     enum verb     verb;
     uint64_t      number; /* of throttle and plan */
+    uint64_t      rate;
     struct buf    name, body;
 };
 
@@ -150,7 +151,7 @@ carry_out(struct surgeries *l, const struct order *o, struct buf *out, struct er
     else if (o->verb == VERB_UNROUTE)
         TRY(stream_end_routing(s, err));
     else if (o->verb == VERB_THROTTLE)
-        stream_throttle(s, o->number);
+        stream_throttle(s, o->number, o->rate);
     stream_get_status(s, &status);
     stream_status_json(&status, out);
 out:
@@ -189,7 +190,7 @@ step(void *arg)
 }
 
 static void
-take_order(struct call *call, struct surgeries *l, enum verb verb, uint64_t number)
+take_order(struct call *call, struct surgeries *l, enum verb verb, uint64_t number, uint64_t rate)
 {
     struct desk  *d = &l->desks[verb >= VERB_AUDIT];
     struct order *o = calloc(1, sizeof *o);
@@ -203,6 +204,7 @@ take_order(struct call *call, struct surgeries *l, enum verb verb, uint64_t numb
     buf_add_slice(&o->body, call_body(call));
     o->verb = verb;
     o->number = number;
+    o->rate = rate;
     (void)pthread_mutex_lock(&l->lock);
     full = d->count >= QUEUE_MAX || o->name.failed || o->body.failed;
     (void)pthread_mutex_unlock(&l->lock);
@@ -232,15 +234,33 @@ post_surgery(struct call *call, void *arg)
     if (stream_spec_check(call_param(call, "name"), call_body(call), NULL, &err) != 0)
         call_fail(call, &err);
     else
-        take_order(call, arg, VERB_BEGIN, 0);
+        take_order(call, arg, VERB_BEGIN, 0, 0);
 }
 
-/* POST /v1/surgeries/NAME/COMMAND; throttle?max_foreground_p99_ms=N, plan?sample=N */
+/* A number of the query, or the preset; false: it was refused. */
+static bool
+read_query(struct call *call, const char *name, uint64_t preset, uint64_t *out)
+{
+    struct slice text;
+
+    *out = preset;
+    if (!call_query(call, name, &text) || json_uint64(text, out))
+        return true;
+    call_refuse(call, 400, "invalid",
+                "max_foreground_p99_ms, max_events_per_s, sample: must be a "
+                "number");
+    return false;
+}
+
+/*
+ * POST /v1/surgeries/NAME/COMMAND; throttle?max_foreground_p99_ms=N, throttle?max_events_per_s=N,
+ * plan?sample=N
+ */
 static void
 post_command(struct call *call, void *arg)
 {
-    struct slice word = call_param(call, "command"), text;
-    uint64_t     number = 0;
+    struct slice word = call_param(call, "command");
+    uint64_t     number, rate;
     unsigned     verb = VERB_PAUSE;
 
     while (verb < VERB_COUNT && !slice_is(word, verbs[verb]))
@@ -251,12 +271,12 @@ post_command(struct call *call, void *arg)
                     "throttle, audit and plan");
         return;
     }
-    if ((call_query(call, "max_foreground_p99_ms", &text) || call_query(call, "sample", &text)) &&
-        !json_uint64(text, &number)) {
-        call_refuse(call, 400, "invalid", "max_foreground_p99_ms, sample: must be a number");
+    if (!read_query(call, "max_events_per_s", UINT64_MAX, &rate) ||
+        (verb == VERB_PLAN ? !read_query(call, "sample", 0, &number)
+                           : !read_query(call, "max_foreground_p99_ms",
+                                         rate == UINT64_MAX ? 0 : UINT64_MAX, &number)))
         return;
-    }
-    take_order(call, arg, (enum verb)verb, number);
+    take_order(call, arg, (enum verb)verb, number, rate);
 }
 
 static void

@@ -132,6 +132,11 @@ build_spec(const struct cli *c, const char *kind, const char *const *words, unsi
         json_out_key(&o, "max_foreground_p99_ms");
         json_out_u64(&o, number);
     }
+    if (c->opt[OPT_PACE] != NULL) {
+        TRY(clii_number(c, OPT_PACE, 0, &number, err));
+        json_out_key(&o, "max_events_per_s");
+        json_out_u64(&o, number);
+    }
     json_out_object_end(&o);
     if (out->failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");

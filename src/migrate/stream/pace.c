@@ -54,21 +54,28 @@ steer(struct surgery *s, const struct look *l, uint64_t elapsed_us)
         s->pause_us = PAUSE_MAX_US;
 }
 
-uint64_t
-streami_pace(struct surgery *s)
+/* The rest that keeps to the rate; what was missed longer ago than a look is not made up for. */
+static uint64_t
+keep_rate(struct surgery *s, uint64_t now, uint64_t moved)
 {
-    uint64_t    now = s->env->ops->mono_us(s->env), since = now - s->looked_us;
-    uint64_t    events = s->record.events + s->live.events;
+    if (s->max_rate == 0)
+        return 0;
+    if (s->due_us + LOOK_US < now)
+        s->due_us = now - LOOK_US;
+    s->due_us += moved * 1000000 / s->max_rate;
+    return s->due_us > now ? s->due_us - now : 0;
+}
+
+/* The rest that the others' latency asks for. */
+static uint64_t
+keep_latency(struct surgery *s, uint64_t now)
+{
+    uint64_t    since = now - s->looked_us;
     uint64_t    latency[LOG_LATENCY_BUCKETS];
     struct look look;
 
-    if (now - s->rate_us >= RATE_US) {
-        s->events_per_s = (events - s->rate_events) * 1000000 / (now - s->rate_us);
-        s->rate_us = now;
-        s->rate_events = events;
-    }
     if (s->max_p99_ms == 0)
-        return ENV_STEP_NOW;
+        return 0;
     if (since < LOOK_US)
         return s->pause_us;
     log_latency(s->log, latency);
@@ -80,4 +87,20 @@ streami_pace(struct surgery *s)
     s->looked_us = now;
     memcpy(s->latency, latency, sizeof latency);
     return s->pause_us;
+}
+
+uint64_t
+streami_pace(struct surgery *s, uint64_t moved)
+{
+    uint64_t now = s->env->ops->mono_us(s->env);
+    uint64_t events = s->record.events + s->live.events, rate, latency;
+
+    if (now - s->rate_us >= RATE_US) {
+        s->events_per_s = (events - s->rate_events) * 1000000 / (now - s->rate_us);
+        s->rate_us = now;
+        s->rate_events = events;
+    }
+    rate = keep_rate(s, now, moved);
+    latency = keep_latency(s, now);
+    return rate > latency ? rate : latency;
 }

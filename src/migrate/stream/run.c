@@ -339,11 +339,18 @@ work(struct streami_worker *w, enum stream_state state, struct err *err)
     return state == STREAM_DROPPING ? streami_drop_names(w, err) : move_names(w, err);
 }
 
+/* Under the lock: is there anything that it has to keep to? */
+static bool
+is_gentle(const struct surgery *s)
+{
+    return s->max_p99_ms != 0 || s->max_rate != 0;
+}
+
 /* Under the lock: names for the worker; false: the page has no more. */
 static bool
 take_names(struct surgery *s, struct streami_worker *w)
 {
-    uint32_t     n = 0, most = s->max_p99_ms != 0 ? TAKE / 4 : TAKE;
+    uint32_t     n = 0, most = is_gentle(s) ? TAKE / 16 : TAKE;
     struct slice name;
     uint8_t      len[2];
 
@@ -483,7 +490,7 @@ step(void *arg)
     w->busy = true;
     w->failed = false;
     state = s->state;
-    w->gentle = s->max_p99_ms != 0;
+    w->gentle = is_gentle(s);
     lock_give(&s->lock);
     err_clear(&err);
     rc = work(w, state, &err);
@@ -499,7 +506,7 @@ step(void *arg)
     }
     if (s->state == STREAM_FAILED && rc != 0)
         save_failed(s);
-    wait = rc != 0 ? RETRY_US : streami_pace(s);
+    wait = rc != 0 ? RETRY_US : streami_pace(s, w->counts.events);
     open_idle(s);
     lock_give(&s->lock);
     return wait;
@@ -559,6 +566,7 @@ new_surgery(struct ox_env *env, struct log *log, struct streami_spec **spec, str
     s->turned = true;
     s->page.last = true;
     s->max_p99_ms = s->spec->max_p99_ms;
+    s->max_rate = s->spec->max_rate;
     s->rate_us = s->looked_us = env->ops->mono_us(env);
     s->workers = calloc(s->spec->workers, sizeof *s->workers);
     if (s->workers == NULL)
@@ -856,11 +864,16 @@ stream_wait(struct surgery *s, uint64_t timeout_us)
 }
 
 void
-stream_throttle(struct surgery *s, uint64_t max_p99_ms)
+stream_throttle(struct surgery *s, uint64_t max_p99_ms, uint64_t max_rate)
 {
     lock_take(&s->lock);
-    s->max_p99_ms = max_p99_ms;
-    s->pause_us = 0;
+    if (max_p99_ms != UINT64_MAX) {
+        s->max_p99_ms = max_p99_ms;
+        s->pause_us = 0;
+    }
+    if (max_rate != UINT64_MAX)
+        s->max_rate = max_rate;
+    wake_all(s); /* from a rest that is not asked for any more */
     lock_give(&s->lock);
 }
 
@@ -893,6 +906,7 @@ stream_get_status(struct surgery *s, struct stream_status *out)
     out->started_us = s->record.started_us;
     out->ended_us = s->record.ended_us;
     out->max_p99_ms = s->max_p99_ms;
+    out->max_rate = s->max_rate;
     out->p99_us = s->p99_us;
     lock_give(&s->lock);
 }

@@ -56,6 +56,7 @@ stream_status_json(const struct stream_status *s, struct buf *out)
     else
         json_out_u64(&o, s->left_s);
     put(&o, "max_foreground_p99_ms", s->max_p99_ms);
+    put(&o, "max_events_per_s", s->max_rate);
     put(&o, "foreground_p99_us", s->p99_us);
     put_time(&o, "started", s->started_us);
     put_time(&o, "ended", s->ended_us);

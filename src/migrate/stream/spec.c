@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "migrate/stream/stream_int.h"
 
+#define RATE_MAX 1000000000u
 #define KEEP_MAX (UINT64_C(100) * 366 * 86400)
 #define REASON_MAX 1000
 
@@ -114,6 +115,7 @@ enum {
     F_REASON,
     F_KEEP,
     F_P99,
+    F_RATE,
     F_WORKERS,
     F_OLD,
     F_COUNT
@@ -200,6 +202,7 @@ read_rest(struct streami_spec *s, const struct json_field *f, struct err *err)
     s->keep_s = UINT64_MAX;
     TRY(read_number(f[F_KEEP].value, "keep_s", 0, KEEP_MAX, &s->keep_s, err));
     TRY(read_number(f[F_P99].value, "max_foreground_p99_ms", 0, 60000, &s->max_p99_ms, err));
+    TRY(read_number(f[F_RATE].value, "max_events_per_s", 0, RATE_MAX, &s->max_rate, err));
     TRY(read_number(f[F_WORKERS].value, "workers", 1, STREAMI_WORKERS_MAX, &workers, err));
     s->workers = (uint32_t)workers;
     if (f[F_REASON].value.data != NULL)
@@ -318,6 +321,7 @@ read_spec(struct streami_spec *s, struct slice json, struct err *err)
         [F_REASON] = {.name = "reason"},
         [F_KEEP] = {.name = "keep_s"},
         [F_P99] = {.name = "max_foreground_p99_ms"},
+        [F_RATE] = {.name = "max_events_per_s"},
         [F_WORKERS] = {.name = "workers"},
         [F_OLD] = {.name = "old_writers"},
     };

@@ -58,6 +58,7 @@ struct stream_status {
     uint64_t          events_per_s, left_s; /* left_s: UINT64_MAX: not known */
     int64_t           started_us, ended_us;
     uint64_t          max_p99_ms, p99_us; /* of the foreground's appends; 0: not looked at */
+    uint64_t          max_rate;           /* events a second; 0: any */
     char              error[ERR_TEXT_MAX];
 };
 
@@ -88,8 +89,11 @@ int stream_resume(struct surgery *, struct err *);
 int stream_cancel(struct surgery *, struct err *);
 /* Moves back what was moved: the targets become the moved ones (docs/surgery.md). */
 int stream_rollback(struct surgery *, struct err *);
-/* Milliseconds of the foreground's appends at the 99th percentile; 0: as fast as it goes. */
-void stream_throttle(struct surgery *, uint64_t max_p99_ms);
+/*
+ * Milliseconds of the foreground's appends at the 99th percentile, and events a second; 0: no
+ * bound, UINT64_MAX: as it was.
+ */
+void stream_throttle(struct surgery *, uint64_t max_p99_ms, uint64_t max_rate);
 /*
  * Hides the originals of a surgery that is done, but for the event that says where they went;
  * scavenge gives the disk back. E_STATE: it is not done, or its targets are links.

@@ -52,7 +52,7 @@ struct streami_spec {
     struct template  *to; /* NULL: none */
     struct transform *transform;
     char             *reason;
-    uint64_t          max_p99_ms, keep_s; /* 0: none; UINT64_MAX: for ever */
+    uint64_t          max_p99_ms, max_rate, keep_s; /* 0: none; UINT64_MAX: for ever */
     uint32_t          workers;
     struct buf        text; /* as it is kept */
 };
@@ -307,13 +307,14 @@ struct surgery {
     char                  error[ERR_TEXT_MAX];
     /* pace */
     uint64_t max_p99_ms, p99_us, pause_us, looked_us;
-    int64_t  debt; /* of 1,000 appends a look: above the bound, beyond what may be */
+    uint64_t max_rate, due_us; /* events a second, 0: any; when the next may be begun */
+    int64_t  debt;             /* of 1,000 appends a look: above the bound, beyond what may be */
     uint64_t latency[LOG_LATENCY_BUCKETS];
     uint64_t rate_us, rate_events, events_per_s;
 };
 
-/* Under the lock: how long a worker rests after what it did, in µs; pace.c. */
-uint64_t streami_pace(struct surgery *);
+/* Under the lock: how long a worker rests after it moved so many events, in µs; pace.c. */
+uint64_t streami_pace(struct surgery *, uint64_t moved);
 
 /* ways.c: what a worker does with the names that it has taken, in the other states */
 int streami_back_names(struct streami_worker *, struct err *);
