@@ -79,8 +79,8 @@ class Operating(Case):
 
 
 class Projections(Case):
-    NATIVE = ('$by_category', '$by_event_type', '$streams')
-    OTHER = ('$by_correlation_id', '$stream_by_category')
+    NATIVE = ('$by_category', '$by_event_type', '$streams', '$stream_by_category')
+    OTHER = ('$by_correlation_id',)
 
     def ask(self, method, *some):
         return self.conn.call(PROJECTIONS + method, options(*some))

@@ -207,6 +207,21 @@ class Streams(Case):
         last, = self.events('$ce-' + category, backwards=True, count=1)
         self.assertEqual(last, plain[2])
         self.assertEqual([k for k, _ in self.events('$ce-none' + category)], [4])
+        links = [e for e in self.events('$streams') if category in e.data.decode()]
+        self.assertEqual([(e.type, e.data.decode(), e.revision) for e in links],
+                         [('$>', f'0@{category}-1', plain[0].revision),
+                          ('$>', f'0@{category}-2', plain[2].revision)])
+        firsts = [e for e in self.events('$streams', resolve=True)
+                  if e[0] != 'link' and e.stream.startswith(category)]
+        self.assertEqual([(e.stream, e.revision) for e in firsts],
+                         [(category + '-1', 0), (category + '-2', 0)])
+        names = self.events('$category-' + category)
+        self.assertEqual([(e.stream, e.type, e.data.decode(), e.revision) for e in names],
+                         [('$category-' + category, '$@', f'{category}-1', plain[0].revision),
+                          ('$category-' + category, '$@', f'{category}-2', plain[2].revision)])
+        self.assertEqual(self.events('$category-' + category, resolve=True), names)
+        self.assertEqual(len({e.id for e in [*plain, *links, *names]}), 7)
+        self.assertEqual([k for k, _ in self.events('$category-none' + category)], [4])
         index = pb((1, pb((2, '$idx-ce-' + category))), (3, 32))
         self.assertEqual([e.revision for e in self.events(filter=index)], [0, 1, 0])
         self.refused(read(self.conn, filter=pb((1, pb((2, '$idx-user-x'))))), 5, 'index-not-found')

@@ -1,7 +1,7 @@
 /*
- * Projections: the five that every KurrentDB has. Three of them are native reads of the index here,
- * always there and never behind what they say; the two others are not kept. Nobody's own queries
- * are run.
+ * Projections: the five that every KurrentDB has. Four of them are native reads of the index here,
+ * always there and never behind what they say; the other one is not kept. Nobody's own queries are
+ * run.
  */
 #include <stdio.h>
 
@@ -13,8 +13,8 @@ static const struct projection {
     const char *name;
     bool        native;
 } projections[] = {
-    {"$by_category", true},        {"$by_event_type", true},       {"$streams", true},
-    {"$by_correlation_id", false}, {"$stream_by_category", false},
+    {"$by_category", true},        {"$by_event_type", true},      {"$streams", true},
+    {"$by_correlation_id", false}, {"$stream_by_category", true},
 };
 
 #define COUNT (sizeof projections / sizeof projections[0])

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/bytes.h"
 #include "base/must.h"
 #include "server/feed_int.h"
 #include "server/grpc_int.h"
@@ -16,11 +17,14 @@
 #define SLICE_EVENTS 1000
 #define SLICE_BYTES (1U << 20)
 #define TURN_NS 1000000
+#define CATEGORY "$category-"
 #define BEHIND_BYTES (8U << 20) /* of the log, beyond which a live reader is behind */
 
 enum native {
     NATIVE_NO,
-    NATIVE_LINKS, /* "$ce-…", "$et-…", "$streams" as streams of links */
+    NATIVE_LINKS, /* "$ce-…", "$et-…" as streams of links */
+    NATIVE_FIRST, /* "$streams": a link to each stream's first event, as the log has it */
+    NATIVE_NAMES, /* "$category-…": the same for one category, as names */
     NATIVE_INDEX, /* the same by position, events themselves */
 };
 
@@ -252,12 +256,15 @@ open_iter(struct grpc_reader *x, struct err *err)
     struct log_read read = {
         .stream = x->all && x->native == NATIVE_NO ? (struct slice){0} : grpci_name(&x->source),
         .backwards = x->backwards,
-        .resolve = x->resolve && x->native == NATIVE_NO,
+        .resolve = x->resolve && (x->native == NATIVE_NO || x->native == NATIVE_FIRST),
         .filter = {.system = true},
         .patience = SLICE_BYTES,
     };
     int rc = 0;
 
+    if (x->native == NATIVE_NAMES)
+        read.filter.category =
+            slice_of(x->stream.text + sizeof CATEGORY - 1, x->stream.len - (sizeof CATEGORY - 1));
     if (!x->started && x->from_end && !x->backwards) {
         rc = find_end(x, err);
         if (rc == E_NOTFOUND && x->subscribe)
@@ -271,21 +278,26 @@ open_iter(struct grpc_reader *x, struct err *err)
     return log_iter_open(x->server->log, &read, &x->it, err);
 }
 
+/* Of an event that nobody wrote. */
+static struct ox_id
+native_id(const struct grpc_reader *x, uint64_t pos)
+{
+    uint8_t seed[8 + LOG_NAME_MAX];
+
+    put_u64(seed, pos);
+    memcpy(seed + 8, x->stream.text, x->stream.len);
+    return id_of_bytes(slice_of(seed, 8 + x->stream.len));
+}
+
 /* A stream of links that nobody wrote: the number of a link is the position of its event. */
 static void
-make_link(struct grpc_reader *x, struct log_event *e, struct buf *texts)
+make_link(struct grpc_reader *x, struct log_event *e)
 {
-    uint8_t seed[8];
-
-    for (unsigned i = 0; i < 8; i++)
-        seed[i] = (uint8_t)(e->pos.v >> (8 * i));
-    buf_add(texts, seed, 8);
-    buf_add_slice(texts, grpci_name(&x->stream));
     e->link = (struct log_link){
         .pos = e->pos,
         .version = e->pos.v,
         .stream = grpci_name(&x->stream),
-        .id = id_of_bytes(buf_slice(texts)),
+        .id = native_id(x, e->pos.v),
         .created_us = e->created_us,
     };
 }
@@ -294,9 +306,9 @@ static void
 put_native(struct grpc_reader *x, struct buf *out, struct log_event *e)
 {
     struct grpc_recorded link;
-    struct buf           texts = {0}, data = {0};
+    struct buf           data = {0};
 
-    make_link(x, e, &texts);
+    make_link(x, e);
     if (x->resolve) {
         grpci_put_event(out, e, false, x->text_ids);
     } else {
@@ -304,9 +316,23 @@ put_native(struct grpc_reader *x, struct buf *out, struct log_event *e)
         grpci_put_recorded(out, 1, &link, x->text_ids);
         pb_put_varint(out, 3, e->pos.v);
     }
-    out->failed = out->failed || data.failed || texts.failed;
-    buf_fini(&texts);
+    out->failed = out->failed || data.failed;
     buf_fini(&data);
+}
+
+/* Of "0@NAME" the name. */
+static void
+put_name(struct grpc_reader *x, struct buf *out, const struct log_event *e)
+{
+    struct grpc_recorded name;
+
+    grpci_recorded_of(e, &name);
+    name.stream = grpci_name(&x->stream);
+    name.type = slice_str("$@");
+    name.data = slice_of((const char *)e->data.data + 2, e->data.len - 2);
+    name.id = native_id(x, e->pos.v);
+    grpci_put_recorded(out, 1, &name, x->text_ids);
+    pb_put_varint(out, 3, e->pos.v);
 }
 
 static void
@@ -316,8 +342,12 @@ put_event(struct grpc_reader *x, struct log_event *e)
     struct buf    *out = rpc_begin(x->rpc, &mark);
     struct pb_mark within = pb_begin(out, 1, e->data.len + e->meta.len + e->stream.len + 220);
 
+    if (x->native == NATIVE_FIRST)
+        *(e->link.stream.len != 0 ? &e->link.id : &e->id) = native_id(x, e->pos.v);
     if (x->native == NATIVE_LINKS)
         put_native(x, out, e);
+    else if (x->native == NATIVE_NAMES)
+        put_name(x, out, e);
     else
         grpci_put_event(out, e, x->resolve, x->text_ids);
     pb_end(out, within);
@@ -581,11 +611,17 @@ check_options(const struct grpc_reader *x)
     return NULL;
 }
 
-static bool
-is_native(struct slice name)
+static enum native
+native_of(struct slice name)
 {
-    return slice_is(name, "$streams") || (name.len > 4 && (slice_starts(name, slice_str("$ce-")) ||
-                                                           slice_starts(name, slice_str("$et-"))));
+    if (slice_is(name, "$streams"))
+        return NATIVE_FIRST;
+    if (name.len > 4 &&
+        (slice_starts(name, slice_str("$ce-")) || slice_starts(name, slice_str("$et-"))))
+        return NATIVE_LINKS;
+    if (name.len >= sizeof CATEGORY && slice_starts(name, slice_str(CATEGORY)))
+        return NATIVE_NAMES;
+    return NATIVE_NO;
 }
 
 /* "$idx-ce-NAME" and the like name an index, where other prefixes name streams. False: unknown. */
@@ -647,8 +683,10 @@ begin(struct rpc *r, struct grpc_reader *x)
         return;
     }
     x->source = x->stream;
-    if (!x->all && is_native(grpci_name(&x->stream)))
-        x->native = NATIVE_LINKS;
+    if (!x->all)
+        x->native = native_of(grpci_name(&x->stream));
+    if (x->native == NATIVE_NAMES)
+        grpci_set_name(&x->source, slice_str("$streams"));
     if (!find_index(x)) {
         rpc_trailer(r, "exception", slice_str("index-not-found"));
         rpc_trailer(r, "index-name", x->filter.prefixes[0]);
