@@ -232,7 +232,13 @@ class Conn:
         self.gone = None
         self.auto = window
         self.answer_window = 65535
-        pairs = [(4, window), *settings]
+        try:
+            self.greet([(4, window), *settings], window)
+        except OSError:
+            self.close()
+            raise
+
+    def greet(self, pairs, window):
         self.sock.sendall(PREFACE)
         self.frame(SETTINGS, 0, 0, b''.join(struct.pack('>HI', k, v) for k, v in pairs))
         if window > 65535:
