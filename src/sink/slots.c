@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#define LOOK_US 100000
+
 int
 sink_slots_init(struct sink_slots *s, struct sink *sink, uint32_t count, struct err *err)
 {
@@ -10,7 +12,8 @@ sink_slots_init(struct sink_slots *s, struct sink *sink, uint32_t count, struct 
     s->sink = sink;
     s->slot = calloc(count, sizeof *s->slot);
     s->free = calloc(count, sizeof *s->free);
-    if (s->slot == NULL || s->free == NULL) {
+    s->why = calloc(count, sizeof *s->why);
+    if (s->slot == NULL || s->free == NULL || s->why == NULL) {
         sink_slots_fini(s);
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for messages in flight");
     }
@@ -26,6 +29,7 @@ sink_slots_fini(struct sink_slots *s)
 {
     free(s->slot);
     free(s->free);
+    free(s->why);
     *s = (struct sink_slots){0};
 }
 
@@ -44,12 +48,52 @@ sink_slot_take(struct sink_slots *s, struct sink_item *item)
     return slot;
 }
 
+struct err *
+sink_slot_err(struct sink_slots *s, const struct sink_slot *slot)
+{
+    return &s->why[slot - s->slot];
+}
+
+static bool
+waits(const struct sink_slot *slot, uint64_t tag)
+{
+    return slot->item != NULL && !slot->decided && slot->tag == tag;
+}
+
+void
+sink_slot_sent(struct sink_slots *s, struct sink_slot *slot, uint64_t tag, uint64_t due_us)
+{
+    uint32_t *at = &s->by_tag[tag % SINK_SLOTS_RING];
+
+    must(tag != 0);
+    /* Whose place it is may still wait. */
+    if (*at > 0 && s->slot[*at - 1].item != NULL && s->slot[*at - 1].tag != 0 &&
+        s->slot[*at - 1].tag % SINK_SLOTS_RING == tag % SINK_SLOTS_RING)
+        s->straggles = true;
+    *at = (uint32_t)(slot - s->slot) + 1;
+    slot->tag = tag;
+    slot->due_us = due_us;
+}
+
+struct sink_slot *
+sink_slot_find(struct sink_slots *s, uint64_t tag)
+{
+    uint32_t at = s->by_tag[tag % SINK_SLOTS_RING];
+
+    if (at > 0 && waits(&s->slot[at - 1], tag))
+        return &s->slot[at - 1];
+    for (uint32_t i = 0; s->straggles && i < s->count; i++)
+        if (waits(&s->slot[i], tag))
+            return &s->slot[i];
+    return NULL;
+}
+
 void
 sink_slot_decide(struct sink_slots *s, struct sink_slot *slot, const struct err *err)
 {
     must(!slot->decided);
     must(err->code != 0);
-    slot->err = *err;
+    *sink_slot_err(s, slot) = *err;
     slot->decided = true;
     s->decided++;
 }
@@ -76,7 +120,7 @@ sink_slots_tell(struct sink_slots *s)
         if (s->slot[i].item == NULL || !s->slot[i].decided)
             continue;
         s->decided--;
-        err = s->slot[i].err; /* the slot may be taken again at once */
+        err = s->why[i]; /* the slot may be taken again at once */
         sink_slot_end(s, &s->slot[i], &err);
     }
     return true;
@@ -99,8 +143,11 @@ sink_slots_decide_all(struct sink_slots *s, const struct err *err)
 }
 
 bool
-sink_slots_overdue(const struct sink_slots *s, uint64_t now_us)
+sink_slots_overdue(struct sink_slots *s, uint64_t now_us)
 {
+    if (now_us < s->look_at_us)
+        return false;
+    s->look_at_us = now_us + LOOK_US;
     for (uint32_t i = 0; i < s->count; i++)
         if (s->slot[i].item != NULL && !s->slot[i].decided && s->slot[i].due_us <= now_us)
             return true;

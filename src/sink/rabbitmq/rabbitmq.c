@@ -21,6 +21,8 @@
 #include "sink/slots.h"
 
 #define PAUSE_US UINT64_C(200000) /* between two attempts to connect */
+#define WRITTEN_MAX 32768         /* bytes that a socket with room takes in any case, about */
+#define OVERHEAD 512              /* of a message, with its properties */
 #define SHORT_MAX 255             /* bytes of AMQP's short strings */
 #define EXCHANGES_MAX 64          /* known to be there */
 #define WHY_MAX 128
@@ -44,7 +46,9 @@ struct rabbitmq_sink {
     bool                    park_unroutable, exchange_varies;
     struct sink_message     message;
     struct buf              exchange_text, key_text, scratch;
-    uint64_t                next_tag, timeout_us, connect_at_us, message_max;
+    uint64_t                next_tag, low_tag; /* all below low_tag are confirmed */
+    size_t                  written;           /* bytes, about, since there was room for more */
+    uint64_t                timeout_us, connect_at_us, message_max;
     struct err              why; /* of the last attempt to connect */
     struct returned         ret;
     bool                    blocked;
@@ -214,7 +218,8 @@ need_connection(struct rabbitmq_sink *s, struct err *err)
         return err->code;
     }
     rc = rabbitmqi_connect(&s->def, &s->conn, err);
-    s->next_tag = 1;
+    s->next_tag = s->low_tag = 1;
+    s->written = WRITTEN_MAX;
     if (rc != 0) {
         s->why = *err;
         s->connect_at_us = now_us(s) + PAUSE_US;
@@ -271,7 +276,8 @@ end_tag(struct rabbitmq_sink *s, struct sink_slot *slot, bool nack)
 
     if (slot->returned)
         (void)err_set(&err, __FILE__, __LINE__, E_REJECTED,
-                      s->park_unroutable ? ERR_DATA : ERR_RETRY, "%s", slot->err.text);
+                      s->park_unroutable ? ERR_DATA : ERR_RETRY, "%s",
+                      sink_slot_err(&s->slots, slot)->text);
     else if (nack)
         (void)err_set(&err, __FILE__, __LINE__, E_REMOTE, ERR_RETRY,
                       "RabbitMQ does not take it: a queue is full, or its broker fails");
@@ -282,21 +288,19 @@ end_tag(struct rabbitmq_sink *s, struct sink_slot *slot, bool nack)
 static void
 take_confirm(struct rabbitmq_sink *s, uint64_t tag, bool multiple, bool nack)
 {
-    for (;;) {
-        struct sink_slot *first = NULL;
+    struct sink_slot *slot;
 
-        for (uint32_t i = 0; i < s->slots.count; i++) {
-            struct sink_slot *slot = &s->slots.slot[i];
-
-            if (slot->item != NULL && !slot->decided && slot->tag != 0 &&
-                (slot->tag == tag || (multiple && slot->tag < tag)) &&
-                (first == NULL || slot->tag < first->tag))
-                first = slot;
-        }
-        if (first == NULL)
-            return;
-        end_tag(s, first, nack);
+    if (tag == 0 || tag >= s->next_tag) { /* 0: all there are */
+        tag = s->next_tag - 1;
+        multiple = true;
     }
+    for (uint64_t t = multiple ? s->low_tag : tag; t <= tag; t++) {
+        slot = sink_slot_find(&s->slots, t);
+        if (slot != NULL)
+            end_tag(s, slot, nack);
+    }
+    if (multiple && s->low_tag <= tag)
+        s->low_tag = tag + 1;
 }
 
 static void
@@ -375,8 +379,8 @@ take_returned_header(struct rabbitmq_sink *s, const amqp_frame_t *f)
     if (found == NULL)
         return;
     found->returned = true;
-    (void)snprintf(found->err.text, sizeof found->err.text, "no queue takes it: %d %s", s->ret.code,
-                   s->ret.why);
+    (void)snprintf(sink_slot_err(&s->slots, found)->text, ERR_TEXT_MAX, "no queue takes it: %d %s",
+                   s->ret.code, s->ret.why);
 }
 
 /* False: the connection is of no more use. */
@@ -484,8 +488,8 @@ publish(struct rabbitmq_sink *s, struct sink_slot *slot, struct err *err)
         p._flags |= AMQP_BASIC_TYPE_FLAG;
         p.type = bytes_of(item->type);
     }
-    slot->tag = s->next_tag++;
-    slot->due_us = now_us(s) + s->timeout_us;
+    sink_slot_sent(&s->slots, slot, s->next_tag++, now_us(s) + s->timeout_us);
+    s->written += m->body.len + OVERHEAD;
     rc = amqp_basic_publish(
         s->conn, RABBITMQI_CHANNEL, amqp_cstring_bytes((const char *)s->exchange_text.data),
         amqp_cstring_bytes((const char *)s->key_text.data), 1, 0, &p, bytes_of(m->body));
@@ -518,7 +522,9 @@ need_broker(struct rabbitmq_sink *s, struct err *err)
         read_frames(s, 0);
     TRY(need_connection(s, err));
     TRY(need_exchange(s, (const char *)s->exchange_text.data, err));
-    if (s->blocked || !rabbitmqi_is_writable(s->conn))
+    if (!s->blocked && s->written >= WRITTEN_MAX && rabbitmqi_is_writable(s->conn))
+        s->written = 0;
+    if (s->blocked || s->written >= WRITTEN_MAX)
         FAIL(err, E_BUSY, ERR_RETRY,
              "RabbitMQ takes no messages just now: its disk or memory is "
              "short");
