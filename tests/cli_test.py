@@ -118,7 +118,7 @@ class Words(Case):
         self.assertRegex(self.oxbow('--version').out, r'^oxbow \d+\.\d+\.\d+\n$')
         whole = self.oxbow('--help').out
         self.assertEqual(self.oxbow().out, whole)
-        names = re.findall(r'^  ((?:log|stream|group|subject|index|transform|source|sink|migrate) \w+|\w+)', whole, re.M)
+        names = re.findall(r'^  ((?:log|stream|group|subject|index|transform|source|sink|outbox|migrate|user) \w+|\w+)', whole, re.M)
         self.assertIn('append', names)
         self.assertIn('migrate switch', names)
         for name in names:

@@ -715,7 +715,7 @@ class Small(Case):
         self.assertEqual((member['state'], member['httpEndPointPort']), ('Leader', shared().port))
 
     def test_unknown(self):
-        for path in ('/', '/x/y', STREAMS + 'read', '/event_store.client.users.Users/Create'):
+        for path in ('/', '/x/y', STREAMS + 'read', '/event_store.client.users.Users/Nothing'):
             self.refused(self.conn.call(path, b''), 12)
 
 

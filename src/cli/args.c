@@ -62,6 +62,14 @@ const struct cli_option clii_options[OPT_COUNT] = {
                    "deliver copies of moved streams' events, or skip those of events seen"},
     [OPT_LINKS] = {"links", 0, "WHAT", "ignore links, or resolve them"},
     [OPT_START] = {"start", 0, "N", "with --moved skip: where reading once began (as --from)"},
+    [OPT_USER] = {"user", 'u', "NAME",
+                  "who asks ($OXBOW_USER); with $OXBOW_PASSWORD, or $OXBOW_TOKEN instead"},
+    [OPT_ROLE] = {"role", 0, "ROLE,…", "admin, ops, read, write"},
+    [OPT_GROUP] = {"group", 0, "NAME,…", "the groups that the user is in"},
+    [OPT_FULL_NAME] = {"full-name", 0, "TEXT", "how the user is called"},
+    [OPT_GENERATE] = {"generate", 0, NULL, "make a password, and write it"},
+    [OPT_LABEL] = {"label", 0, "TEXT", "what the token is for"},
+    [OPT_EXPIRES] = {"expires", 0, "TIME", "how long the token holds, as in 90d (for ever)"},
     [OPT_METADATA] = {"metadata", 0, NULL, "the field is in the metadata, not in the data"},
 };
 

@@ -69,6 +69,13 @@ enum cli_opt {
     OPT_SAMPLE,
     OPT_OLD,
     OPT_FOR,
+    OPT_USER,
+    OPT_ROLE,
+    OPT_GROUP,
+    OPT_FULL_NAME,
+    OPT_GENERATE,
+    OPT_LABEL,
+    OPT_EXPIRES,
     OPT_COUNT
 };
 
@@ -77,7 +84,7 @@ _Static_assert(OPT_COUNT <= 64, "a command's options are the bits of a number");
 /* Every command takes these. */
 #define CLI_COMMON                                                                                 \
     (CLI_HAS(OPT_DATA) | CLI_HAS(OPT_SERVER) | CLI_HAS(OPT_CONF) | CLI_HAS(OPT_JSON) |             \
-     CLI_HAS(OPT_HELP) | CLI_HAS(OPT_VERSION))
+     CLI_HAS(OPT_HELP) | CLI_HAS(OPT_VERSION) | CLI_HAS(OPT_USER))
 
 struct cli;
 
@@ -126,6 +133,9 @@ const char *clii_server(const struct cli *c); /* NULL: no server */
 /* A number from 0 to max; E_USAGE. Absent: `preset`. */
 int
 clii_number(const struct cli *c, enum cli_opt opt, uint64_t preset, uint64_t *out, struct err *err);
+
+/* "30d", "12h", "90m", "45s": E_USAGE for anything else. The option has to be there. */
+int clii_seconds(const struct cli *c, enum cli_opt opt, uint64_t *seconds, struct err *err);
 
 /* The nearest of the words, or NULL where none is near; `words` ends with NULL. */
 const char *clii_nearest(const char *word, const char *const *words);
@@ -381,6 +391,13 @@ int clii_index_drop(struct cli *c, struct err *err);
 int clii_index_rebuild(struct cli *c, struct err *err);
 int clii_index_read(struct cli *c, struct err *err);
 int clii_index_values(struct cli *c, struct err *err);
+int clii_user_list(struct cli *c, struct err *err);
+int clii_user_show(struct cli *c, struct err *err);
+int clii_user_add(struct cli *c, struct err *err);
+int clii_user_change(struct cli *c, struct err *err);
+int clii_user_passwd(struct cli *c, struct err *err);
+int clii_user_command(struct cli *c, struct err *err);
+int clii_user_token(struct cli *c, struct err *err);
 int clii_top(struct cli *c, struct err *err);
 int clii_completion(struct cli *c, struct err *err);
 int clii_manual(struct cli *c, struct err *err);

@@ -148,7 +148,8 @@ const struct cli_command clii_commands[] = {
     {"serve", "", "Serve the log over HTTP",
      "Listens on 127.0.0.1:2113 unless told otherwise. SIGTERM stops it when what is in\n"
      "flight is done; SIGHUP reads the configuration again. An address that other machines reach\n"
-     "needs tls.client_ca or --insecure.",
+     "needs TLS, and users: where there is none, admin and ops are made with a password each\n"
+     "($OXBOW_ADMIN_PASSWORD and $OXBOW_OPS_PASSWORD, else generated and said once).",
      0, 0, CLI_HAS(OPT_LISTEN) | CLI_HAS(OPT_KEYS) | CLI_HAS(OPT_INSECURE), clii_serve},
     {"top", "", "Watch what a running server does",
      "On a terminal until interrupted, else one page; -n says how many.", 0, 0,
@@ -263,6 +264,28 @@ const struct cli_command clii_commands[] = {
      clii_migrate_command},
     {"migrate cancel", "NAME", "Give it up while the old side has authority", NULL, 1, 1, 0,
      clii_migrate_command},
+    {"user list", "", "List users", NULL, 0, 0, 0, clii_user_list},
+    {"user show", "NAME", "Show a user, with the tokens", NULL, 1, 1, 0, clii_user_show},
+    {"user add", "NAME", "Make a user",
+     "The password comes from $OXBOW_NEW_PASSWORD, else from the first line of stdin; a terminal\n"
+     "is asked. Roles: admin may do everything, ops what keeps the server going, read and write\n"
+     "are for streams that no $acl and no permission of the configuration decides about.",
+     1, 1, CLI_HAS(OPT_ROLE) | CLI_HAS(OPT_GROUP) | CLI_HAS(OPT_FULL_NAME) | CLI_HAS(OPT_GENERATE),
+     clii_user_add},
+    {"user change", "NAME", "Change a user's roles, groups or full name",
+     "What is not given stays. The user's open reads end, and begin anew with the new rights.", 1,
+     1, CLI_HAS(OPT_ROLE) | CLI_HAS(OPT_GROUP) | CLI_HAS(OPT_FULL_NAME), clii_user_change},
+    {"user passwd", "NAME", "Give a user another password",
+     "As for user add. Who is no admin gives the present one in $OXBOW_PASSWORD.", 1, 1,
+     CLI_HAS(OPT_GENERATE), clii_user_passwd},
+    {"user disable", "NAME", "Let a user do nothing until user enable", NULL, 1, 1, 0,
+     clii_user_command},
+    {"user enable", "NAME", "Let a disabled user in again", NULL, 1, 1, 0, clii_user_command},
+    {"user delete", "NAME", "Delete a user, with the tokens", NULL, 1, 1, 0, clii_user_command},
+    {"user token", "add|list|revoke NAME [ID]", "Make, list or revoke a user's tokens",
+     "  OXBOW_TOKEN=$(oxbow user token add billing --label nightly --expires 90d)\n"
+     "add writes the token, which is kept nowhere and shown once; with --json its id too.",
+     2, 3, CLI_HAS(OPT_LABEL) | CLI_HAS(OPT_EXPIRES), clii_user_token},
     {"completion", "bash|zsh", "Write a completion script for a shell",
      "bash: source <(oxbow completion bash)\nzsh:  source <(oxbow completion zsh)", 1, 1, 0,
      clii_completion},

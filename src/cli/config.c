@@ -153,6 +153,20 @@ static const struct conf_field quota_fields[] = {
     {.name = NULL},
 };
 
+static const struct conf_type named_type = {.kind = CONF_STRING, .min = 1, .max = 255};
+
+static const struct conf_field permission_fields[] = {
+    {.name = "read",
+     .type = {.kind = CONF_LIST, .of = &named_type, .max = 1000},
+     .doc = "who may read its streams: users, groups, $admins, $ops, $all"},
+    {.name = "write",
+     .type = {.kind = CONF_LIST, .of = &named_type, .max = 1000},
+     .doc = "who may append to them, and change them"},
+    {.name = NULL},
+};
+
+static const char *const auth_words[] = {"auto", "on", "off", NULL};
+
 static const struct conf_field limit_fields[] = {
     {.name = "connections",
      .type = {.kind = CONF_INT, .min = 1, .max = 1000000},
@@ -204,6 +218,7 @@ static const struct conf_field upcaster_fields[] = {
 
 static const struct conf_type upcaster_type = {.kind = CONF_OBJECT, .fields = upcaster_fields};
 static const struct conf_type retention_type = {.kind = CONF_OBJECT, .fields = retention_fields};
+static const struct conf_type permission_type = {.kind = CONF_OBJECT, .fields = permission_fields};
 static const struct conf_type quota_type = {.kind = CONF_OBJECT, .fields = quota_fields};
 static const struct conf_type source_type = {
     .kind = CONF_DRIVER, .fields = source_fields, .family = "source"};
@@ -221,10 +236,18 @@ static const struct conf_field root_fields[] = {
     {.name = "insecure",
      .type = {.kind = CONF_BOOL},
      .preset = "false",
-     .doc = "listen where others can reach it, without TLS and users"},
+     .doc = "listen where others can reach it, without TLS; users only once there are some"},
     {.name = "tls",
      .type = {.kind = CONF_OBJECT, .fields = tls_fields},
      .doc = "the port speaks TLS; read again on SIGHUP"},
+    {.name = "auth",
+     .type = {.kind = CONF_ENUM, .values = auth_words},
+     .preset = "auto",
+     .doc = "who has to say who he is: auto: where others can reach it, or once there is a user"},
+    {.name = "permissions",
+     .type = {.kind = CONF_MAP, .of = &permission_type, .max = 1000},
+     .preset = "{}",
+     .doc = "of categories: who may read and write their streams"},
     {.name = "keys",
      .type = {.kind = CONF_PATH, .min = 1, .max = 3000},
      .doc = "the keystore of subjects; preset: keys in the data folder"},

@@ -58,6 +58,7 @@ struct server;
 /* The list is the caller's to free; its texts are the tree's. */
 int enginei_retention(const struct conf *root, struct log_retention **list, uint32_t *count,
                       struct err *err);
+int enginei_permissions(const struct conf *root, struct server *server, struct err *err);
 int enginei_quotas(const struct conf *root, struct server *server, struct err *err);
 /* The caller frees them. */
 int enginei_upcasts(const struct conf *root, struct upcasts **out, struct err *err);

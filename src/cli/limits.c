@@ -1,5 +1,6 @@
 /* retention, quotas and limits of the configuration: to the log and to the server. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/conf.h"
 #include "cli/engine_int.h"
@@ -52,6 +53,58 @@ enginei_quotas(const struct conf *root, struct server *server, struct err *err)
     return rc;
 }
 
+/* The names of a list, each with a NUL behind it. */
+static struct slice
+put_names(const struct conf *list, struct buf *texts, size_t *at)
+{
+    size_t from = *at;
+
+    for (const struct conf *x = conf_first(list); x != NULL; x = conf_next(x)) {
+        const char *name = conf_text(x);
+
+        buf_add(texts, name, strlen(name) + 1);
+        *at += strlen(name) + 1;
+    }
+    return slice_of(NULL, *at - from);
+}
+
+int
+enginei_permissions(const struct conf *root, struct server *server, struct err *err)
+{
+    const struct conf        *all = conf_child(root, "permissions");
+    struct server_permission *list = calloc(conf_count(all) + 1, sizeof *list);
+    struct buf                texts = {0};
+    uint32_t                  count = 0;
+    size_t                    at = 0;
+    int                       rc = 0;
+
+    if (list == NULL)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
+    for (const struct conf *x = conf_first(all); x != NULL; x = conf_next(x)) {
+        struct server_permission *p = &list[count++];
+
+        p->category = slice_str(conf_key(x));
+        p->has_read = conf_has(x, "read");
+        p->has_write = conf_has(x, "write");
+        p->read = put_names(conf_child(x, "read"), &texts, &at);
+        p->write = put_names(conf_child(x, "write"), &texts, &at);
+    }
+    if (texts.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    at = 0; /* only now do the texts stay where they are */
+    for (uint32_t i = 0; i < count; i++) {
+        list[i].read.data = texts.data + at;
+        at += list[i].read.len;
+        list[i].write.data = texts.data + at;
+        at += list[i].write.len;
+    }
+    TRY(server_set_permissions(server, list, count, err));
+out:
+    buf_fini(&texts);
+    free(list);
+    return rc;
+}
+
 int
 enginei_limits_apply(struct engine *e, const struct conf *root, struct err *err)
 {
@@ -61,8 +114,10 @@ enginei_limits_apply(struct engine *e, const struct conf *root, struct err *err)
 
     TRY(enginei_retention(root, &list, &count, err));
     TRY(log_set_retention(e->log, list, count, err));
-    if (e->server != NULL)
+    if (e->server != NULL) {
         TRY(enginei_quotas(root, e->server, err));
+        TRY(enginei_permissions(root, e->server, err));
+    }
 out:
     free(list);
     return rc;

@@ -166,7 +166,8 @@ export_line(struct buf *out, const struct log_event *e, uint64_t commit)
 int
 clii_log_export(struct cli *c, struct err *err)
 {
-    struct log_read  query = {.filter = {.system = true, .quiet = true}, .raw = true};
+    struct log_read query = {
+        .filter = {.system = true, .quiet = true}, .raw = true, .secret = true};
     struct log      *log = NULL;
     struct log_iter *it = NULL;
     struct log_event event = {0};

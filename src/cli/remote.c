@@ -220,6 +220,28 @@ set_tls(CURL *curl)
         (void)curl_easy_setopt(curl, CURLOPT_SSLKEY, key);
 }
 
+/* A token, or a name and its password; never from the command line's own words. */
+static int
+set_user(const struct cli *c, CURL *curl, struct err *err)
+{
+    const char *token = getenv("OXBOW_TOKEN"), *password = getenv("OXBOW_PASSWORD");
+    const char *user = c->opt[OPT_USER] != NULL ? c->opt[OPT_USER] : getenv("OXBOW_USER");
+
+    if (c->opt[OPT_USER] == NULL && token != NULL && token[0] != '\0') {
+        (void)curl_easy_setopt(curl, CURLOPT_HTTPAUTH, CURLAUTH_BEARER);
+        (void)curl_easy_setopt(curl, CURLOPT_XOAUTH2_BEARER, token);
+        return 0;
+    }
+    if (user == NULL || user[0] == '\0')
+        return 0;
+    if (password == NULL)
+        RETURN_ERR(err, E_USAGE, ERR_DATA, "user %s: set OXBOW_PASSWORD to the password", user);
+    (void)curl_easy_setopt(curl, CURLOPT_HTTPAUTH, CURLAUTH_BASIC);
+    (void)curl_easy_setopt(curl, CURLOPT_USERNAME, user);
+    (void)curl_easy_setopt(curl, CURLOPT_PASSWORD, password);
+    return 0;
+}
+
 /* r->url to its answer; the body goes to x->fn, or to r->answer. */
 static int
 perform(struct exchange *x, const char *method, struct slice body, struct curl_slist *headers,
@@ -229,6 +251,7 @@ perform(struct exchange *x, const char *method, struct slice body, struct curl_s
     CURL          *curl = r->curl;
     CURLcode       code;
     long           status = 0;
+    int            rc;
 
     buf_clear(&r->answer);
     buf_add_byte(&r->url, '\0');
@@ -241,6 +264,9 @@ perform(struct exchange *x, const char *method, struct slice body, struct curl_s
     (void)curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
     (void)curl_easy_setopt(curl, CURLOPT_PROXY, "");
     set_tls(curl);
+    rc = set_user(r->place.cli, curl, err);
+    if (rc != 0)
+        return rc;
     (void)curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, CONNECT_MS);
     (void)curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
     (void)curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, STALL_S);

@@ -22,6 +22,7 @@
 #include "server/fields_front.h"
 #include "server/group_front.h"
 #include "server/server.h"
+#include "user/user.h"
 
 #define HOST_BYTES 256
 #define DATA_BYTES 4096
@@ -49,10 +50,20 @@ read_listen(const char *text, char host[HOST_BYTES], uint16_t *port, struct err 
     return 0;
 }
 
-/* There are no users: unasked, only this machine's own and those with a certificate are let in. */
+/* Which of `auth`'s words the configuration says. */
+enum { AUTH_AUTO, AUTH_ON, AUTH_OFF };
+
+/*
+ * Where others can reach it there is TLS, and everybody has to say who he is: as a user, or as
+ * somebody with a certificate.
+ */
 static int
-check_exposed(const struct cli *c, const struct conf *root, const char *host, struct err *err)
+check_exposed(const struct cli *c, const struct conf *root, const char *host,
+              enum server_auth *mode, struct err *err)
 {
+    bool            insecure = c->opt[OPT_INSECURE] != NULL || conf_bool(root, "insecure");
+    bool            tls = conf_has(root, "tls");
+    size_t          word = conf_enum(root, "auth");
     struct in_addr  four;
     struct in6_addr six;
     bool            local = host[0] == '\0' || strcmp(host, "localhost") == 0;
@@ -61,13 +72,64 @@ check_exposed(const struct cli *c, const struct conf *root, const char *host, st
         local = ntohl(four.s_addr) >> 24 == 127;
     else if (inet_pton(AF_INET6, host, &six) == 1)
         local = IN6_IS_ADDR_LOOPBACK(&six);
-    if (local || (conf_has(root, "tls") && conf_has(conf_child(root, "tls"), "client_ca")) ||
-        c->opt[OPT_INSECURE] != NULL || conf_bool(root, "insecure"))
+    *mode = word == AUTH_OFF                          ? SERVER_AUTH_OFF
+            : word == AUTH_ON || !(local || insecure) ? SERVER_AUTH_ON
+                                                      : SERVER_AUTH_ASKED;
+    if (local || insecure)
         return 0;
-    RETURN_ERR(err, E_USAGE, ERR_DATA,
-               "listen %s: others could reach it, and anybody may do anything there: set "
-               "tls.client_ca, use 127.0.0.1 behind a proxy, or say --insecure",
-               host);
+    if (!tls)
+        RETURN_ERR(err, E_USAGE, ERR_DATA,
+                   "listen %s: others could reach it, and passwords and events would go in the "
+                   "clear: set tls, use 127.0.0.1 behind a proxy, or say --insecure",
+                   host);
+    if (word == AUTH_OFF && !conf_has(conf_child(root, "tls"), "client_ca"))
+        RETURN_ERR(err, E_USAGE, ERR_DATA,
+                   "listen %s: others could reach it, and anybody may do anything there: leave "
+                   "auth: off out, set tls.client_ca, or say --insecure",
+                   host);
+    return 0;
+}
+
+static void
+say_first(const char *name, const char *made)
+{
+    if (made[0] != '\0')
+        (void)fprintf(stderr, "first start: user %s has the password %s (said this once)\n", name,
+                      made);
+}
+
+/* admin and ops, where somebody has to say who he is and nobody could. */
+static int
+first_users(struct users *users, enum server_auth mode, struct err *err)
+{
+    const char *admin = getenv("OXBOW_ADMIN_PASSWORD"), *ops = getenv("OXBOW_OPS_PASSWORD");
+    char        admin_made[USER_SECRET_BYTES] = "", ops_made[USER_SECRET_BYTES] = "";
+    int         rc;
+
+    if (user_any(users) || mode == SERVER_AUTH_OFF || (mode == SERVER_AUTH_ASKED && admin == NULL))
+        return 0;
+    rc = user_first(users, admin, ops, admin_made, ops_made, err);
+    if (rc == 0) {
+        say_first("admin", admin_made);
+        say_first("ops", ops_made);
+    }
+    memset(admin_made, 0, sizeof admin_made);
+    memset(ops_made, 0, sizeof ops_made);
+    return rc;
+}
+
+static int
+open_users(struct server *server, struct log *log, enum server_auth mode, const struct conf *root,
+           struct users **out, struct err *err)
+{
+    int rc = 0;
+
+    TRY(user_open(env_real(), log, out, err));
+    TRY(first_users(*out, mode, err));
+    TRY(server_set_users(server, *out, mode, err));
+    TRY(enginei_permissions(root, server, err));
+out:
+    return rc;
 }
 
 static int
@@ -157,6 +219,8 @@ clii_serve(struct cli *c, struct err *err)
     struct groups        *groups = NULL;
     struct fields        *fields = NULL;
     struct upcasts       *upcasts = NULL;
+    struct users         *users = NULL;
+    enum server_auth      mode;
     struct log_report     report;
     char                  host[HOST_BYTES] = "", data[DATA_BYTES];
     int                   rc = 0;
@@ -171,7 +235,7 @@ clii_serve(struct cli *c, struct err *err)
     }
     TRY(read_listen(c->opt[OPT_LISTEN] != NULL ? c->opt[OPT_LISTEN] : conf_str(root, "listen"),
                     host, &conf.port, err));
-    TRY(check_exposed(c, root, host, err));
+    TRY(check_exposed(c, root, host, &mode, err));
     if (host[0] != '\0')
         conf.host = host;
     conf.connections_max = (uint32_t)conf_int(conf_child(root, "limits"), "connections");
@@ -188,6 +252,7 @@ clii_serve(struct cli *c, struct err *err)
     TRY(server_new(env_real(), log, &conf, &s.server, err));
     c->opening = false;
     say_report(c, &report);
+    TRY(open_users(s.server, log, mode, root, &users, err));
     TRY(group_open(env_real(), log, &groups, err));
     TRY(server_add_groups(s.server, groups, err));
     TRY(clii_fields_open(c, log, false, &fields, err));
@@ -209,6 +274,7 @@ out:
     surgeriesi_free(surgeries);
     enginei_scavenge_free(plan);
     server_free(s.server);
+    user_close(users);
     upcast_set_free(upcasts);
     fields_close(fields);
     group_close(groups);

@@ -45,15 +45,15 @@ out:
     return rc;
 }
 
-/* "30d", "12h", "90m", "45s". */
-static int
-read_keep(const char *text, uint64_t *seconds, struct err *err)
+int
+clii_seconds(const struct cli *c, enum cli_opt opt, uint64_t *seconds, struct err *err)
 {
     static const struct {
         char     unit;
         uint64_t s;
     } units[] = {{'d', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}};
-    size_t len = strlen(text);
+    const char *text = c->opt[opt];
+    size_t      len = strlen(text);
 
     for (size_t i = 0; len > 1 && i < 4; i++) {
         if (text[len - 1] != units[i].unit || !json_uint64(slice_of(text, len - 1), seconds) ||
@@ -62,7 +62,8 @@ read_keep(const char *text, uint64_t *seconds, struct err *err)
         *seconds *= units[i].s;
         return 0;
     }
-    RETURN_ERR(err, E_USAGE, ERR_DATA, "--keep %s: as in 30d, 12h, 90m or 45s", text);
+    RETURN_ERR(err, E_USAGE, ERR_DATA, "--%s %s: as in 30d, 12h, 90m or 45s",
+               clii_options[opt].name, text);
 }
 
 /* "NAME", "PREFIX*", and "CATEGORY-*". All of one kind. */
@@ -123,7 +124,7 @@ build_spec(const struct cli *c, const char *kind, const char *const *words, unsi
         json_out_raw(&o, buf_slice(&transform));
     }
     if (c->opt[OPT_KEEP] != NULL) {
-        TRY(read_keep(c->opt[OPT_KEEP], &number, err));
+        TRY(clii_seconds(c, OPT_KEEP, &number, err));
         json_out_key(&o, "keep_s");
         json_out_u64(&o, number);
     }

@@ -53,6 +53,12 @@ stream_wanted(const struct log_filter *f, struct slice stream)
 }
 
 static bool
+is_secret(struct slice stream)
+{
+    return slice_starts(stream, slice_str(LOG_SECRET_PREFIX));
+}
+
+static bool
 type_wanted(const struct log_filter *f, struct slice type)
 {
     if (f->type.len > 0 && !slice_eq(type, f->type))
@@ -71,7 +77,9 @@ logi_iter_wanted(struct log_iter *it, const struct record *r)
     if (it->kind == ITER_FIRSTS)
         type = slice_str(LINK_TYPE); /* what is given, and known where version 0 is gone */
     if (!it->known || it->known_id != r->stream_id) {
-        it->known_answer = stream_wanted(f, slice_of(r->body, r->name_len));
+        struct slice stream = slice_of(r->body, r->name_len);
+
+        it->known_answer = stream_wanted(f, stream) && (it->read.secret || !is_secret(stream));
         it->known_id = r->stream_id;
         it->known = true;
     }
@@ -268,7 +276,7 @@ find_linked(struct log_iter *it, struct slice data, struct record *r, struct fra
     int               rc;
 
     *found = false;
-    if (!parse_link(data, &version, &stream))
+    if (!parse_link(data, &version, &stream) || (is_secret(stream) && !it->read.secret))
         return 0;
     rc = logi_find(it->log, stream, end, &id, &head, err);
     if (rc == E_NOTFOUND || (rc == 0 && version >= head.next))
@@ -368,6 +376,9 @@ log_iter_open(struct log *log, const struct log_read *read, struct log_iter **ou
     must(log->magic == LOGI_MAGIC);
     if (read->stream.len > LOG_NAME_MAX)
         RETURN_ERR(err, E_INVALID, ERR_DATA, "a stream's name has at most %d bytes", LOG_NAME_MAX);
+    if (is_secret(read->stream) && !read->secret)
+        RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "stream \"%.*s\" is not there",
+                   SLICE_FMT(read->stream));
     it = calloc(1, sizeof *it);
     if (it == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a reader");

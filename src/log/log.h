@@ -28,6 +28,10 @@ struct ox_index_ops;
 struct ox_journal_ops;
 
 /* Limits of the format (docs/format.md). */
+/* Streams of the program's own that no reader is given unless it asks (log_read.secret): neither
+ * by name nor by position, nor through a link. */
+#define LOG_SECRET_PREFIX "$user-"
+
 #define LOG_NAME_MAX 255                    /* bytes of a stream's name */
 #define LOG_TYPE_MAX 255                    /* bytes of an event's type */
 #define LOG_EVENT_MAX (UINT64_C(16) << 20)  /* bytes of data plus metadata */
@@ -307,6 +311,7 @@ struct log_read {
     uint64_t start;
     bool     sealed;   /* what is under a subject's key is given as it is stored */
     bool     raw;      /* also what is hidden (truncated, deleted, too old) and on the disk */
+    bool     secret;   /* also streams that begin with LOG_SECRET_PREFIX */
     uint64_t patience; /* bytes to look through in one call before E_MORE; 0: as many as it takes */
 };
 

@@ -2,6 +2,7 @@
 #include "base/json.h"
 #include "base/must.h"
 #include "log/log.h"
+#include "server/access_int.h"
 #include "server/grpc_int.h"
 #include "server/server_int.h"
 
@@ -169,11 +170,16 @@ get_ping(struct call *call, void *arg)
 static void
 get_info(struct call *call, void *arg)
 {
-    answer_text(call, 200,
-                "{\"dbVersion\":\"" GRPCI_VERSION "\",\"esVersion\":\"" GRPCI_VERSION
-                "\",\"state\":\"leader\",\"features\":{\"projections\":false,"
-                "\"userManagement\":false,\"atomPub\":false},\"authentication\":"
-                "{\"type\":\"insecure\",\"properties\":{}}}\n");
+    struct server *s = call->conn->server;
+
+    buf_clear(&s->scratch);
+    buf_printf(&s->scratch,
+               "{\"dbVersion\":\"%s\",\"esVersion\":\"%s\",\"state\":\"leader\","
+               "\"features\":{\"projections\":false,\"userManagement\":%s,\"atomPub\":false},"
+               "\"authentication\":{\"type\":\"%s\",\"properties\":{}}}\n",
+               GRPCI_VERSION, GRPCI_VERSION, s->users == NULL ? "false" : "true",
+               serveri_access_on(s) ? "basic" : "insecure");
+    call_answer(call, 200, CALL_JSON, buf_slice(&s->scratch));
 }
 
 /* The node's address is the one that the client used. */

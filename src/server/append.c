@@ -10,6 +10,7 @@
 #include "base/bytes.h"
 #include "base/json.h"
 #include "base/must.h"
+#include "server/access_int.h"
 #include "server/append_int.h"
 
 #define KEY_MAX 255
@@ -232,9 +233,14 @@ on_answer(struct message *m)
     struct conn   *c = a->conn;
 
     if (serveri_moved_follow(a)) {
-        log_submit(c->server->log, &a->req);
-        return;
+        a->req.rc = serveri_may_commit(c->server, c->call.who, &a->req, &a->req.err);
+        if (a->req.rc == 0) {
+            log_submit(c->server->log, &a->req);
+            return;
+        }
     }
+    if (a->req.rc == 0)
+        serveri_access_note(c->server, &a->req);
     c->server->in_flight--;
     serveri_append_count(c->server, a->submitted_us, a->req.rc, a->count);
     if (a->req.rc == 0 && a->req.change_count != 0)
@@ -280,6 +286,7 @@ serveri_append_send(struct call *call, struct append *a)
 {
     struct conn   *c = call->conn;
     struct server *s = c->server;
+    struct err     err;
 
     memset(&a->req, 0, offsetof(struct log_req, err));
     a->req.idempotent = false;
@@ -293,6 +300,10 @@ serveri_append_send(struct call *call, struct append *a)
     a->req.check_count = a->check_count;
     a->req.done = on_done;
     a->req.arg = a;
+    if (serveri_may_commit(s, call->who, &a->req, &err) != 0) {
+        call_fail(call, &err);
+        return;
+    }
     if (!serveri_quota_take(call, a->req.writes, a->req.write_count))
         return;
     a->message.fn = on_answer;

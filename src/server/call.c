@@ -80,6 +80,8 @@ reason(int status)
         return "Not Modified";
     case 400:
         return "Bad Request";
+    case 401:
+        return "Unauthorized";
     case 403:
         return "Forbidden";
     case 404:
@@ -246,6 +248,8 @@ serveri_answer_head(struct call *call, int status, const char *type, uint64_t le
         buf_add_str(out, text);
         buf_add_str(out, "\r\n");
     }
+    if (status == 401)
+        buf_add_str(out, "WWW-Authenticate: Basic realm=\"oxbow\", charset=\"UTF-8\"\r\n");
     if (status == 503)
         buf_add_str(out, "Retry-After: 1\r\n");
     if (status == 429) {

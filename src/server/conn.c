@@ -10,7 +10,7 @@
 
 #include "base/must.h"
 #include "base/say.h"
-#include "server/server_int.h"
+#include "server/access_int.h"
 
 #define LINGER_MS 2000
 #define IN_AT_ONCE (256 << 10) /* bodies up to here get their room at once */
@@ -43,6 +43,7 @@ serveri_conn_release(struct conn *c)
         c->next->prev = c->prev;
     s->conn_count--;
     s->charged -= c->charged;
+    user_put(c->call.who);
     serveri_append_free(c->append);
     serveri_tls_free(c->tls);
     free(c->in);
@@ -338,6 +339,8 @@ begin_call(struct conn *c)
     call->conn = c;
     call->route = NULL;
     call->later = NULL;
+    user_put(call->who);
+    call->who = NULL;
     call->reason = NULL;
     call->location = (struct slice){0};
     call->status = 0;
@@ -795,6 +798,25 @@ conn_new(struct server *s)
     return c;
 }
 
+static void
+read_peer(struct conn *c)
+{
+    struct sockaddr_storage peer;
+    int                     len = sizeof peer;
+
+    if (uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&peer, &len) != 0)
+        return;
+    if (peer.ss_family == AF_INET) {
+        c->peer.b[10] = c->peer.b[11] = 0xff;
+        memcpy(c->peer.b + 12, &((const struct sockaddr_in *)&peer)->sin_addr, 4);
+    } else if (peer.ss_family == AF_INET6) {
+        memcpy(c->peer.b, &((const struct sockaddr_in6 *)&peer)->sin6_addr, 16);
+        if (!IN6_IS_ADDR_V4MAPPED(&((const struct sockaddr_in6 *)&peer)->sin6_addr) &&
+            !IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)&peer)->sin6_addr))
+            memset(c->peer.b + 8, 0, 8); /* a customer has so many */
+    }
+}
+
 void
 serveri_conn_accept(struct server *s)
 {
@@ -810,6 +832,7 @@ serveri_conn_accept(struct server *s)
         return;
     }
     (void)uv_tcp_nodelay(&c->tcp, 1);
+    read_peer(c);
     if (s->conn_count <= s->conf.connections_max) {
         set_reading(c);
         return;

@@ -7,6 +7,7 @@
 
 #include "base/must.h"
 #include "base/say.h"
+#include "server/access_int.h"
 #include "server/append_int.h"
 #include "server/feed_int.h"
 
@@ -281,6 +282,10 @@ serveri_feed_tick(struct feed *f, uint64_t now)
     struct conn *c = f->conn;
     size_t       mark;
 
+    if (f->query.who != NULL && !user_is_valid(f->query.who)) {
+        serveri_conn_abort(c); /* it comes back, and shows what it may see now */
+        return;
+    }
     if (f->group != NULL && now - f->checked_ms >= CHECK_MS && !serveri_live_check(f, now))
         return;
     if (!f->begun || f->writing || f->query.format != FEED_SSE ||

@@ -28,6 +28,7 @@ struct feed_reader_ops {
 struct feed_query {
     enum feed_format format;
     struct log_read  read;
+    struct user     *who;       /* the call's */
     uint64_t         limit;     /* 0: none */
     uint64_t         after;     /* a stream: events up to this position are known; 0: none */
     bool             all;       /* by position: $all and the native reads; else one stream */

@@ -4,6 +4,7 @@
  */
 #include "base/json.h"
 #include "base/must.h"
+#include "server/access_int.h"
 #include "server/feed_int.h"
 
 #define SLICE_OUT (64U << 10)
@@ -268,6 +269,8 @@ next_event(struct feed *f, struct buf *out, uint64_t *bytes, struct err *err)
     if (rc != 0)
         return rc == E_MORE ? rc : not_there(f, rc, out, err);
     *bytes += event.data.len + event.meta.len;
+    if (!serveri_may_see(f->conn->server, f->query.who, &event))
+        return 0;
     (void)begin_event(f, &event, out, &f->failure); /* said in its turn */
     return 0;
 }

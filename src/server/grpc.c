@@ -14,6 +14,7 @@ struct supported {
 #define V2_SERVICE "kurrentdb.protocol.v2.streams.streamsservice"
 #define PROJECTIONS_SERVICE "event_store.client.projections.projections"
 #define OPERATIONS_SERVICE "event_store.client.operations.operations"
+#define USERS_SERVICE "event_store.client.users.users"
 #define STREAMS_SERVICE "event_store.client.streams.streams"
 
 static const struct supported supported[] = {
@@ -31,6 +32,14 @@ static const struct supported supported[] = {
     {GROUPS_SERVICE, "replayparked", {"stream", "all"}},
     {GROUPS_SERVICE, "truncateparked", {"stream", "all"}},
     {GROUPS_SERVICE, "restartsubsystem", {"stream", "all"}},
+    {USERS_SERVICE, "create", {NULL}},
+    {USERS_SERVICE, "update", {NULL}},
+    {USERS_SERVICE, "delete", {NULL}},
+    {USERS_SERVICE, "enable", {NULL}},
+    {USERS_SERVICE, "disable", {NULL}},
+    {USERS_SERVICE, "details", {NULL}},
+    {USERS_SERVICE, "changepassword", {NULL}},
+    {USERS_SERVICE, "resetpassword", {NULL}},
     {V2_SERVICE, "appendsession", {NULL}},
     {V2_SERVICE, "appendrecords", {NULL}},
     {PROJECTIONS_SERVICE, "statistics", {NULL}},
@@ -146,7 +155,7 @@ static const struct rpc_method *const methods[] = {
     &grpci_v2_records,
 };
 
-static const struct rpc_table *const tables[] = {&grpci_admin, &grpci_projections};
+static const struct rpc_table *const tables[] = {&grpci_admin, &grpci_projections, &grpci_users};
 
 #define METHOD_COUNT (sizeof methods / sizeof methods[0])
 

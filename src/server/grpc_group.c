@@ -7,6 +7,7 @@
 
 #include "base/must.h"
 #include "base/say.h"
+#include "server/access_int.h"
 #include "server/group_int.h"
 #include "server/grpc_group_int.h"
 
@@ -289,6 +290,12 @@ join(struct rpc *r, struct member_call *k, uint64_t buffer)
 
     if (buffer > GROUP_BUFFER_MAX || k->target.source.too_long || k->target.name.too_long) {
         grpci_bad(r, "the buffer is larger than 5000 events, or a name is too long");
+        return;
+    }
+    if (!serveri_may_follow(k->server, rpc_who(r), grpci_name(&k->target.source))) {
+        (void)serveri_access_refuse(k->server, rpc_who(r), "read", grpci_name(&k->target.source),
+                                    &err);
+        grpci_group_refuse(r, RPC_PERMISSION_DENIED, "access-denied", &k->target, err.text);
         return;
     }
     if (conf.name.len == 0)

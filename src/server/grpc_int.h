@@ -171,6 +171,6 @@ struct rpc_table {
     const struct rpc_method *methods;
     size_t                   count;
 };
-extern const struct rpc_table grpci_admin, grpci_projections;
+extern const struct rpc_table grpci_admin, grpci_projections, grpci_users;
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "base/must.h"
+#include "server/access_int.h"
 #include "server/grpc_int.h"
 
 struct grpc_op *
@@ -170,9 +171,16 @@ grpci_op_check_only(struct grpc_op *op)
     struct log_req   *req = &op->req;
     struct log_stream info = {0};
     int64_t           actual = LOG_NO_STREAM;
+    struct server    *s = op->conn->server;
     int               rc;
 
-    rc = log_stream_info(op->conn->server->log, grpci_name(&op->stream), &info, &req->err);
+    op->write = (struct log_write){.stream = grpci_name(&op->stream)};
+    req->writes = &op->write;
+    req->write_count = 1;
+    req->rc = serveri_may_commit(s, grpci_who(op->rpc), req, &req->err);
+    if (req->rc != 0)
+        return;
+    rc = log_stream_info(s->log, grpci_name(&op->stream), &info, &req->err);
     if (rc == 0)
         actual = (int64_t)info.head;
     req->rc = rc == E_NOTFOUND ? 0 : rc;
@@ -201,6 +209,8 @@ on_answer(struct message *m)
 
     s->in_flight--;
     serveri_append_count(s, op->submitted_us, op->req.rc, op->count);
+    if (op->req.rc == 0)
+        serveri_access_note(s, &op->req);
     if (op->req.rc == 0 && op->change_count != 0) {
         serveri_live_check_stream(s, op->change.stream);
         serveri_feeds_wake(s);
@@ -253,7 +263,10 @@ grpci_op_send(struct grpc_op *op)
     op->conn->users++;
     s->in_flight++;
     s->stats.append_bytes += op->bytes.len;
-    op->req.rc = serveri_quota_try(s, op->req.writes, op->req.write_count, &seconds, &op->req.err);
+    op->req.rc = serveri_may_commit(s, grpci_who(op->rpc), &op->req, &op->req.err);
+    if (op->req.rc == 0)
+        op->req.rc =
+            serveri_quota_try(s, op->req.writes, op->req.write_count, &seconds, &op->req.err);
     if (op->req.rc != 0) {
         refuse_later(op);
         return;

@@ -11,6 +11,7 @@
 
 #include "base/bytes.h"
 #include "base/must.h"
+#include "server/access_int.h"
 #include "server/feed_int.h"
 #include "server/grpc_int.h"
 
@@ -368,7 +369,7 @@ take_event(struct grpc_reader *x, struct log_event *e)
     x->last = pos;
     x->any = true;
     x->seen++;
-    if (grpci_filter_wants(&x->filter, e))
+    if (grpci_filter_wants(&x->filter, e) && serveri_may_see(x->server, rpc_who(x->rpc), e))
         put_event(x, e);
     if (x->subscribe && x->filter.there &&
         x->seen >= (uint64_t)x->filter.window * x->filter.multiplier)
@@ -680,6 +681,14 @@ begin(struct rpc *r, struct grpc_reader *x)
     }
     if (x->stream.too_long) {
         grpci_bad(r, "a stream's name has at most 255 bytes");
+        return;
+    }
+    if (!x->all && !serveri_is_native(grpci_name(&x->stream)) &&
+        !serveri_may(x->server, rpc_who(r), ACCESS_READ, grpci_name(&x->stream))) {
+        struct err err;
+
+        (void)serveri_access_refuse(x->server, rpc_who(r), "read", grpci_name(&x->stream), &err);
+        grpci_refuse(r, RPC_PERMISSION_DENIED, "access-denied", grpci_name(&x->stream), err.text);
         return;
     }
     x->source = x->stream;

@@ -9,6 +9,7 @@
 
 #include "base/base64.h"
 #include "base/json.h"
+#include "server/access_int.h"
 #include "server/grpc_append_int.h"
 
 #define STREAMS_MAX 1000
@@ -508,7 +509,13 @@ set_checks(struct v2_call *v)
         const struct v2_check *c = &v->checks[i];
         struct log_write      *w = find_write(op, c->stream);
         int64_t                expected = c->expected;
-        int                    rc = log_stream_info(op->conn->server->log, c->stream, &info, NULL);
+        struct server         *s = op->conn->server;
+        int                    rc;
+
+        if (!serveri_may(s, rpc_who(op->rpc), ACCESS_READ, c->stream) &&
+            !serveri_may(s, rpc_who(op->rpc), ACCESS_WRITE, c->stream))
+            return refuse(v, RPC_PERMISSION_DENIED, "a check is of a stream that may not be read");
+        rc = log_stream_info(s->log, c->stream, &info, NULL);
 
         if (expected == TOMBSTONED && rc == E_GONE)
             continue;

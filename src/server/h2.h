@@ -15,6 +15,8 @@
 
 struct h2;
 struct rpc;
+struct rpc_hold;
+struct user;
 
 #define H2_STREAMS_MAX 500
 #define H2_HEADERS_MAX (16U << 10)            /* bytes of a request's headers */
@@ -39,6 +41,7 @@ enum rpc_status {
     RPC_UNIMPLEMENTED = 12,
     RPC_INTERNAL = 13,
     RPC_UNAVAILABLE = 14,
+    RPC_UNAUTHENTICATED = 16,
 };
 
 /* Every slot but `message` may be NULL. `state` is the method's own (rpc_state). */
@@ -61,6 +64,11 @@ struct rpc_method {
 
 struct h2_host {
     const struct rpc_method *(*find)(void *arg, struct slice path);
+    /*
+     * May the call be made? False: it was ended, or rpc_enter comes. `proof` is what it says of who
+     * makes it. NULL: any may.
+     */
+    bool (*enter)(void *arg, struct rpc *, struct slice path, struct slice proof);
     uint64_t (*now_ms)(void *arg);
     void (*dirty)(void *arg); /* there is something to send */
     bool (*room)(void *arg);  /* false: the memory for requests is used up */
@@ -111,6 +119,19 @@ struct slice rpc_connection_name(const struct rpc *);
 struct slice rpc_authority(const struct rpc *);
 uint64_t     rpc_deadline_ms(const struct rpc *); /* by the host's clock; 0: none */
 bool         rpc_is_half_closed(const struct rpc *);
+
+/* Whose it is; taken over, and given back at its end. NULL: nobody's. */
+struct user *rpc_who(const struct rpc *);
+void         rpc_set_who(struct rpc *, struct user *who);
+/* After host.enter said no: it may. */
+void rpc_enter(struct rpc *);
+
+/* Something that outlives the call: finds out whether it is still there. */
+struct rpc_hold {
+    struct rpc *rpc; /* NULL: it has ended */
+};
+/* One at a time; NULL lets go. */
+void rpc_keep(struct rpc *, struct rpc_hold *);
 
 /* No more messages until rpc_resume, which gives those that have arrived. */
 void rpc_pause(struct rpc *);

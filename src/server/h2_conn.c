@@ -5,6 +5,7 @@
 #include <netinet/tcp.h>
 #include <stdlib.h>
 
+#include "server/access_int.h"
 #include "server/grpc_int.h"
 #include "server/server_int.h"
 
@@ -40,6 +41,108 @@ find(void *arg, struct slice path)
     return grpci_find(c->server, path);
 }
 
+struct user *
+grpci_who(const struct rpc *r)
+{
+    return rpc_who(r);
+}
+
+/* Who asks is known: may he? */
+static bool
+may_enter(struct conn *c, struct rpc *r, struct slice path, struct user *who)
+{
+    struct server   *s = c->server;
+    enum access_need need = serveri_access_need_grpc(path);
+    struct err       err;
+
+    rpc_set_who(r, who);
+    if (serveri_may_do(s, who, need)) {
+        if (serveri_access_on(s) && (need == ACCESS_OPS || need == ACCESS_ADMIN))
+            serveri_audit(s, "Administered", &c->peer, slice_str(user_name(who)), slice_str("gRPC"),
+                          path);
+        return true;
+    }
+    rpc_trailer(r, "exception", slice_str("access-denied"));
+    if (who == NULL) {
+        rpc_end(r, RPC_UNAUTHENTICATED, "say who you are: a name and password, or a token");
+        return false;
+    }
+    (void)serveri_access_refuse(s, who, "call", path, &err);
+    rpc_end(r, RPC_PERMISSION_DENIED, err.text);
+    return false;
+}
+
+static void
+refuse_proof(struct rpc *r, enum auth_result result)
+{
+    if (result == AUTH_BAD)
+        rpc_trailer(r, "exception", slice_str("access-denied"));
+    if (result == AUTH_BAD)
+        rpc_end(r, RPC_UNAUTHENTICATED, "the name and password, or the token, do not hold");
+    else if (result == AUTH_OFTEN)
+        rpc_end(r, RPC_RESOURCE_EXHAUSTED, "too many failed logins from this address");
+    else
+        rpc_end(r, RPC_UNAVAILABLE, "too many logins wait to be looked at");
+}
+
+/* A call whose password is looked at. */
+struct entering {
+    struct auth_waiter waiter; /* first */
+    struct rpc_hold    hold;
+    struct conn       *conn;
+    struct buf         path;
+};
+
+static void
+on_known(struct auth_waiter *w, enum auth_result result, struct user *who)
+{
+    struct entering *e = (struct entering *)w;
+    struct rpc      *r = e->hold.rpc;
+
+    if (r != NULL)
+        rpc_keep(r, NULL);
+    if (r != NULL && result != AUTH_OK) {
+        refuse_proof(r, result);
+    } else if (r != NULL && may_enter(e->conn, r, buf_slice(&e->path), user_hold(who))) {
+        rpc_enter(r);
+    }
+    user_put(who);
+    serveri_conn_release(e->conn);
+    buf_fini(&e->path);
+    free(e);
+}
+
+static bool
+enter(void *arg, struct rpc *r, struct slice path, struct slice proof)
+{
+    struct conn     *c = arg;
+    struct entering *e;
+    struct user     *who = NULL;
+    enum auth_result result;
+
+    if (!serveri_access_on(c->server))
+        return true;
+    e = calloc(1, sizeof *e);
+    if (e == NULL) {
+        refuse_proof(r, AUTH_BUSY);
+        return false;
+    }
+    e->waiter.done = on_known;
+    e->conn = c;
+    result = serveri_auth(c->server, proof, &c->peer, &who, &e->waiter);
+    if (result == AUTH_LATER) {
+        buf_add_slice(&e->path, path);
+        rpc_keep(r, &e->hold);
+        c->users++;
+        return false;
+    }
+    free(e);
+    if (result == AUTH_OK || result == AUTH_NONE)
+        return may_enter(c, r, path, who);
+    refuse_proof(r, result);
+    return false;
+}
+
 /* A client that sends headers and data apart waits for the acknowledgement in between. */
 static void
 acknowledge_soon(struct conn *c)
@@ -56,6 +159,7 @@ serveri_h2_begin(struct conn *c)
 {
     struct h2_host host = {
         .find = find,
+        .enter = enter,
         .now_ms = now_ms,
         .dirty = dirty,
         .room = has_room,

@@ -33,8 +33,11 @@ struct rpc {
     struct rpc              *prev, *next;
     int32_t                  id;
     const struct rpc_method *method;
+    const struct rpc_method *found; /* not entered yet */
     void                    *state;
-    struct buf               path; /* of the request */
+    struct user             *who;
+    struct rpc_hold         *hold;
+    struct buf               path, proof; /* of the request */
     uint32_t                 header_bytes;
     char                     authority[H2_NAME_MAX], connection[H2_NAME_MAX];
     uint64_t                 deadline_ms, progress_ms;

@@ -4,6 +4,7 @@
 
 #include "base/must.h"
 #include "server/h2_int.h"
+#include "user/user.h"
 
 #define PREFIX 5 /* bytes before a message: a flag and its length */
 #define KEEP (64U << 10)
@@ -38,7 +39,8 @@ h2i_rpc_said(struct rpc *r)
 void
 h2i_rpc_account(struct rpc *r)
 {
-    size_t now = sizeof *r + r->path.cap + r->in.cap + r->plain.cap + r->out.cap + r->trailers.cap;
+    size_t now = sizeof *r + r->path.cap + r->proof.cap + r->in.cap + r->plain.cap + r->out.cap +
+                 r->trailers.cap;
 
     r->h2->bytes += now - r->charged;
     r->charged = now;
@@ -50,6 +52,7 @@ leave(struct rpc *r)
     if (r->went)
         return;
     r->went = true;
+    rpc_keep(r, NULL);
     if (r->method != NULL && r->method->gone != NULL)
         r->method->gone(r);
     r->state = NULL;
@@ -74,7 +77,9 @@ h2i_rpc_free(struct rpc *r)
         r->next->prev = r->prev;
     h2->rpc_count--;
     h2->bytes -= r->charged;
+    user_put(r->who);
     buf_fini(&r->path);
+    buf_fini(&r->proof);
     buf_fini(&r->in);
     buf_fini(&r->plain);
     buf_fini(&r->out);
@@ -127,6 +132,8 @@ h2i_rpc_header(struct rpc *r, struct slice name, struct slice value)
         r->is_post = slice_is(value, "POST");
     } else if (slice_is(name, ":authority")) {
         copy_text(r->authority, value);
+    } else if (slice_is(name, "authorization")) {
+        buf_add_slice(&r->proof, value);
     } else if (slice_is(name, "connection-name")) {
         copy_text(r->connection, value);
     } else if (slice_is(name, "content-type")) {
@@ -168,8 +175,8 @@ h2i_rpc_start(struct rpc *r)
         refuse_http(r, r->is_grpc ? "405" : "415");
         return;
     }
-    r->method = r->h2->host.find(r->h2->host.arg, buf_slice(&r->path));
-    if (r->method == NULL)
+    r->found = r->h2->host.find(r->h2->host.arg, buf_slice(&r->path));
+    if (r->found == NULL)
         rpc_end(r, RPC_UNIMPLEMENTED, "there is no such method here");
     else if (r->bad_timeout)
         rpc_end(r, RPC_INVALID_ARGUMENT, "grpc-timeout: is malformed");
@@ -177,6 +184,22 @@ h2i_rpc_start(struct rpc *r)
         rpc_end(r, RPC_DEADLINE_EXCEEDED, "the deadline has passed");
     else if (r->h2->draining)
         rpc_end(r, RPC_UNAVAILABLE, "the server is stopping");
+    else if (r->h2->host.enter == NULL ||
+             r->h2->host.enter(r->h2->host.arg, r, buf_slice(&r->path), buf_slice(&r->proof)))
+        r->method = r->found;
+}
+
+void
+rpc_enter(struct rpc *r)
+{
+    if (r->ended)
+        return;
+    must(r->method == NULL);
+    r->method = r->found;
+    if (!r->method->many && r->in.len > PREFIX + H2_MESSAGE_MAX)
+        rpc_end(r, RPC_RESOURCE_EXHAUSTED, "the request is too large");
+    h2i_rpc_deliver(r);
+    r->h2->host.dirty(r->h2->host.arg);
 }
 
 /* Messages in. */
@@ -353,7 +376,9 @@ h2i_rpc_tick(struct rpc *r, uint64_t now)
     }
     if (r->ended)
         return;
-    if (r->deadline_ms != 0 && now >= r->deadline_ms)
+    if (r->who != NULL && !user_is_valid(r->who))
+        rpc_end(r, RPC_UNAUTHENTICATED, "the user was changed: log in again");
+    else if (r->deadline_ms != 0 && now >= r->deadline_ms)
         rpc_end(r, RPC_DEADLINE_EXCEEDED, "the deadline has passed");
     else if (waits && now - r->progress_ms > r->h2->host.body_ms_max)
         rpc_end(r, RPC_DEADLINE_EXCEEDED, "the request came too slowly");
@@ -367,6 +392,29 @@ struct h2 *
 rpc_h2(const struct rpc *r)
 {
     return r->h2;
+}
+
+struct user *
+rpc_who(const struct rpc *r)
+{
+    return r->who;
+}
+
+void
+rpc_set_who(struct rpc *r, struct user *who)
+{
+    user_put(r->who);
+    r->who = who;
+}
+
+void
+rpc_keep(struct rpc *r, struct rpc_hold *hold)
+{
+    if (r->hold != NULL)
+        r->hold->rpc = NULL;
+    r->hold = hold;
+    if (hold != NULL)
+        hold->rpc = r;
 }
 
 void *

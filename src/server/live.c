@@ -10,6 +10,7 @@
 
 #include "base/must.h"
 #include "base/say.h"
+#include "server/access_int.h"
 #include "server/feed_int.h"
 
 #define BUCKETS 8192u
@@ -58,10 +59,10 @@ is_same(const struct feed_query *a, const struct feed_query *b)
 {
     const struct log_filter *x = &a->read.filter, *y = &b->read.filter;
 
-    return a->all == b->all && slice_eq(a->category, b->category) && slice_eq(a->type, b->type) &&
-           (a->all || slice_eq(a->read.stream, b->read.stream)) && x->system == y->system &&
-           slice_eq(x->prefix, y->prefix) && slice_eq(x->category, y->category) &&
-           slice_eq(x->type, y->type);
+    return a->who == b->who && a->all == b->all && slice_eq(a->category, b->category) &&
+           slice_eq(a->type, b->type) && (a->all || slice_eq(a->read.stream, b->read.stream)) &&
+           x->system == y->system && slice_eq(x->prefix, y->prefix) &&
+           slice_eq(x->category, y->category) && slice_eq(x->type, y->type);
 }
 
 static void
@@ -298,6 +299,8 @@ give_group(struct live *l, struct live_group *g, const struct log_event *e)
     struct event_out out;
     struct log_event now = *e;
 
+    if (!serveri_may_see(l->server, g->query.who, e))
+        return;
     if (l->text.len == 0 && !l->failed)
         l->failed = serveri_upcast(l->server, &now, &l->cast, NULL) != 0;
     if (l->text.len == 0 && !l->failed) {
@@ -326,11 +329,12 @@ give_all(struct live *l, const struct log_event *e)
         if (serveri_feed_wants(&g->query, e))
             give_group(l, g, e);
     }
-    g = l->streams[bucket_of(e->stream)];
-    while (g != NULL && !slice_eq(g->query.read.stream, e->stream))
-        g = g->next;
-    if (g != NULL)
-        give_group(l, g, e);
+    /* One for each user. */
+    for (g = l->streams[bucket_of(e->stream)]; g != NULL; g = next) {
+        next = g->next;
+        if (slice_eq(g->query.read.stream, e->stream))
+            give_group(l, g, e);
+    }
 }
 
 /* Who takes too little reads on for himself; the others' chunks are closed. */
@@ -475,17 +479,17 @@ void
 serveri_live_check_stream(struct server *s, struct slice stream)
 {
     struct live       *l = s->live;
-    struct live_group *g;
+    struct live_group *g, *after;
 
     if (l == NULL || l->count == 0)
         return;
-    for (g = l->streams[bucket_of(stream)]; g != NULL; g = g->next)
-        if (slice_eq(g->query.read.stream, stream))
-            break;
-    if (g == NULL)
-        return;
-    for (struct feed *f = g->feeds, *next; f != NULL; f = next) {
-        next = f->live_next;
-        (void)serveri_live_check(f, serveri_now_ms(s));
+    for (g = l->streams[bucket_of(stream)]; g != NULL; g = after) {
+        after = g->next; /* the last one's leaving frees the group */
+        if (!slice_eq(g->query.read.stream, stream))
+            continue;
+        for (struct feed *f = g->feeds, *next; f != NULL; f = next) {
+            next = f->live_next;
+            (void)serveri_live_check(f, serveri_now_ms(s));
+        }
     }
 }

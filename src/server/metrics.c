@@ -91,6 +91,10 @@ put_server(struct buf *out, const struct server *s)
         stats->connections_refused);
     put(out, "oxbow_tls_failed_total", "counter", "Handshakes and records that were refused.",
         stats->tls_failed);
+    put(out, "oxbow_logins_failed_total", "counter", "Passwords and tokens that did not hold.",
+        stats->logins_failed);
+    put(out, "oxbow_access_denied_total", "counter", "What a user asked for and may not.",
+        stats->access_denied);
     put(out, "oxbow_requests_total", "counter", "Requests since the start.", stats->requests);
     put(out, "oxbow_received_bytes_total", "counter", "Bytes from clients.", stats->bytes_in);
     put(out, "oxbow_sent_bytes_total", "counter", "Bytes to clients.", stats->bytes_out);

@@ -1,6 +1,7 @@
 /* What a reader asks for: the parameters of GET /v1/all and GET /v1/streams/{stream}. */
 #include "base/json.h"
 #include "base/rfc3339.h"
+#include "server/access_int.h"
 #include "server/append_int.h"
 #include "server/feed_int.h"
 
@@ -88,8 +89,8 @@ after_prefix(struct slice name, const char *prefix)
 }
 
 /* The names of reads that the log serves by position. */
-static bool
-is_native(struct slice name)
+bool
+serveri_is_native(struct slice name)
 {
     return slice_is(name, "$streams") || slice_starts(name, slice_str("$ce-")) ||
            slice_starts(name, slice_str("$et-"));
@@ -118,6 +119,8 @@ read_texts(const struct call *call, bool all, struct feed_query *q, struct err *
         if (rc != 0)
             return rc;
         stream = buf_slice(&q->moved);
+        if (!serveri_may(call->conn->server, call->who, ACCESS_READ, stream))
+            return serveri_access_refuse(call->conn->server, call->who, "read", stream, err);
     }
     room += stream.len;
     for (int i = 0; i < 3; i++)
@@ -300,7 +303,8 @@ serveri_query_read(struct call *call, bool all, const struct feed_reader_ops *op
     memset(q, 0, sizeof *q);
     q->ops = ops;
     q->ops_arg = arg;
-    q->all = all || is_native(call_param(call, "stream"));
+    q->who = call->who;
+    q->all = all || serveri_is_native(call_param(call, "stream"));
     q->read.patience = PATIENCE;
     if (accepts(call, "text/event-stream"))
         q->format = FEED_SSE;

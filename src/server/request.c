@@ -1,6 +1,6 @@
 /* From a parsed head to its route: what can be refused before the body comes. */
 #include "base/must.h"
-#include "server/server_int.h"
+#include "server/access_int.h"
 
 /*
  * A web page of somebody else's can make a browser send requests here, which
@@ -101,16 +101,26 @@ serveri_call_begin(struct call *call)
     http1_body_init(&c->body, &c->head);
     whole = http1_body_feed(&c->body, NULL, 0, &used, &none) == HTTP1_DONE;
     c->state = whole ? CONN_WAIT : CONN_BODY;
-    if (find(call))
+    if (find(call) || !serveri_auth_call(call))
         return c->state == CONN_HEAD;
-    if (!whole) {
+    serveri_call_go_on(call);
+    return c->state == CONN_HEAD || c->state == CONN_BODY;
+}
+
+void
+serveri_call_go_on(struct call *call)
+{
+    struct conn *c = call->conn;
+
+    if (!serveri_access_route(call))
+        return;
+    if (c->state == CONN_BODY) {
         /* Where the body is on its way already nobody waits for this line. */
         if (c->head.expect_continue && c->in_len == c->raw_at) {
             buf_add_str(&c->out, "HTTP/1.1 100 Continue\r\n\r\n");
             serveri_conn_dirty(c);
         }
-        return true;
+        return;
     }
     call->route->def.fn(call, call->route->arg);
-    return c->state == CONN_HEAD;
 }

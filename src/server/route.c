@@ -2,7 +2,7 @@
 #include <stdio.h>
 
 #include "base/must.h"
-#include "server/server_int.h"
+#include "server/access_int.h"
 
 static bool
 is_param(struct slice segment)
@@ -71,6 +71,7 @@ serveri_route_add(struct server *s, const struct server_route *def, void *arg, s
     memset(route, 0, sizeof *route);
     route->def = *def;
     route->arg = arg;
+    route->need = (int)serveri_access_need(def->method, def->path);
     if (!find_method(def->method, &route->method))
         RETURN_ERR(err, E_INVALID, ERR_FATAL, "route %s: unknown method %s", def->path,
                    def->method);

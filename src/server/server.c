@@ -8,6 +8,7 @@
 #include "base/must.h"
 #include "base/say.h"
 #include "log/log.h"
+#include "server/access_int.h"
 #include "server/server_int.h"
 
 #define TICK_MS_MAX 1000
@@ -419,6 +420,15 @@ server_set_tls(struct server *s, const struct server_tls *tls, struct err *err)
     return 0;
 }
 
+int
+server_set_users(struct server *s, struct users *users, enum server_auth mode, struct err *err)
+{
+    must(s->users == NULL);
+    s->users = users;
+    s->auth_mode = mode;
+    return serveri_user_routes(s, err);
+}
+
 static void
 close_walked(uv_handle_t *handle, void *arg)
 {
@@ -447,6 +457,9 @@ server_free(struct server *s)
         s->extras = next;
     }
     serveri_live_free(s);
+    serveri_auth_free(s);
+    serveri_access_free(s);
+    serveri_audit_free(s);
     serveri_quotas_free(s->quotas);
     serveri_tls_context_free(s->tls);
     free(s->tls_in);
@@ -483,6 +496,7 @@ server_run(struct server *s, struct err *err)
     say(SAY_INFO, "listening", "address", s->conf.host, "port", say_u64(&port, s->port), "tls",
         s->tls != NULL ? "yes" : NULL, NULL);
     log_listen(s->log, &listener);
+    take_messages(s); /* what was set before the first request */
     (void)uv_run(&s->loop, UV_RUN_DEFAULT);
     log_unlisten(s->log, &listener);
     must(s->closing);

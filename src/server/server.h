@@ -23,6 +23,7 @@ struct log;
 struct ox_env;
 struct server;
 struct upcasts;
+struct users;
 
 #define SERVER_PORT 2113
 
@@ -72,6 +73,33 @@ struct server_quota {
 /* Any thread; replaces what was there, with full buckets. The list is copied. */
 int server_set_quotas(struct server *server, const struct server_quota *list, uint32_t count,
                       struct err *err);
+
+/* Who has to say who he is. */
+enum server_auth {
+    SERVER_AUTH_ASKED, /* everybody, once there is a user */
+    SERVER_AUTH_OFF,   /* nobody; what somebody says is not looked at */
+    SERVER_AUTH_ON,
+    SERVER_AUTH_CLOSED, /* the same: what decides could not be set */
+};
+
+/* Before server_run. The users stay the caller's, and outlive the server. */
+int server_set_users(struct server *server, struct users *users, enum server_auth mode,
+                     struct err *err);
+
+/*
+ * Who may read and write the streams of a category (a name up to its first '-'); "*": of those
+ * that have no rule; "$all": who may read everything; a native read's name: what groups over it
+ * give. Lists are names of users and groups, $admins, $ops and $all (every user), each with a NUL
+ * behind it.
+ */
+struct server_permission {
+    struct slice category, read, write;
+    bool         has_read, has_write; /* else the roles decide */
+};
+
+/* Any thread; replaces what was there. The list is copied. */
+int server_set_permissions(struct server *server, const struct server_permission *list,
+                           uint32_t count, struct err *err);
 
 /*
  * On the loop, or before server_run: new connections get this certificate. Where it fails the one

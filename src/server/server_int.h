@@ -14,7 +14,10 @@
 #include "server/tls.h"
 #include "server/uri.h"
 
+struct access;
 struct append;
+struct audit;
+struct auth;
 struct conn;
 struct feed;
 struct front;
@@ -28,6 +31,8 @@ struct quotas;
 struct upcast;
 struct upcasts;
 struct rpc_method;
+struct user;
+struct users;
 
 #define SERVERI_ROUTES_MAX 256
 #define SERVERI_IN_MIN 4096          /* bytes of a new connection's input buffer */
@@ -56,6 +61,7 @@ struct stats {
     uint64_t    connections_all, connections_refused, requests, bytes_in, bytes_out;
     uint64_t    appends, append_events, append_bytes;
     uint64_t    events_out, streams_cut, quota_refused, tls_failed;
+    uint64_t    logins_failed, access_denied;
     uint64_t    answers[SERVERI_STATUS_MAX];
     struct hist append_us; /* from the request to the log's answer */
     /* Refusals by the name of the error; names are constants of the program. */
@@ -71,6 +77,7 @@ struct route {
     struct server_route def;
     void               *arg;
     enum http1_method   method;
+    int                 need; /* enum access_need */
     unsigned            segment_count;
     struct slice        segments[URI_SEGMENTS_MAX]; /* with braces: any */
     /* Told when more of the body is there; returns false when it has answered. */
@@ -90,6 +97,7 @@ struct call {
     struct conn        *conn;
     const struct route *route;
     struct later       *later;
+    struct user        *who; /* NULL: nobody said */
     struct uri          uri;
     uint64_t            began_us, began_ms, number;
     const char         *reason;        /* the name of the refusal, a constant; NULL: none */
@@ -106,6 +114,9 @@ struct call {
 /* The client's X-Request-Id, or one of the server's own. */
 #define SERVERI_REQUEST_ID_MAX 128
 void serveri_request_id(const struct call *call, char out[SERVERI_REQUEST_ID_MAX + 1]);
+
+/* Who asks is known now. */
+void serveri_call_go_on(struct call *call);
 
 /* A head is there: finds its route. True: go on, with the body or the next request. */
 bool serveri_call_begin(struct call *call);
@@ -129,10 +140,32 @@ void serveri_error_json(struct buf *out, const char *name, const char *text);
 enum conn_state {
     CONN_HEAD,   /* reading a head */
     CONN_BODY,   /* reading a body */
+    CONN_AUTH,   /* who asks is being looked up */
     CONN_WAIT,   /* a handler has the request */
     CONN_H2,     /* speaks HTTP/2 */
     CONN_LINGER, /* answered for the last time; what still arrives is thrown away */
     CONN_CLOSED, /* the handle is closing or closed */
+};
+
+/* IPv4 as IPv6 has it; of others' networks as much as one customer has. */
+struct address {
+    uint8_t b[16];
+};
+
+enum auth_result {
+    AUTH_OK,
+    AUTH_NONE,  /* says nothing */
+    AUTH_BAD,   /* and it does not hold */
+    AUTH_LATER, /* the waiter is told */
+    AUTH_BUSY,
+    AUTH_OFTEN, /* failed too often from there */
+};
+
+/* Who waits for a password to be looked at. */
+struct auth_waiter {
+    struct auth_waiter *next;
+    /* `who` is the waiter's to give back. */
+    void (*done)(struct auth_waiter *, enum auth_result, struct user *who);
 };
 
 struct conn {
@@ -156,6 +189,10 @@ struct conn {
     struct http1_head head;
     struct http1_body body;
     struct call       call;
+
+    struct address     peer; /* without its port */
+    struct auth_waiter waiter;
+    enum conn_state    before_auth;
 
     struct tls *tls; /* NULL: plain */
     bool        tls_bad, tls_closed;
@@ -261,7 +298,11 @@ int serveri_stream_routes(struct server *s, struct err *err);
 /* As call_fail, for what concerns a stream: 404 is stream-not-found. */
 void serveri_stream_fail(struct call *call, const struct err *err);
 
+/* A read that the log serves by position. */
+bool serveri_is_native(struct slice name);
+
 int  serveri_api_routes(struct server *s, struct err *err);
+int  serveri_user_routes(struct server *s, struct err *err);
 int  serveri_scavenge_routes(struct server *s, struct err *err);
 void serveri_get_metrics(struct call *call, void *arg);
 
@@ -340,6 +381,13 @@ struct server {
     server_metrics_fn   *metrics; /* of who made the server; NULL: none */
     void                *metrics_arg;
     struct quotas       *quotas; /* NULL: none */
+
+    struct users    *users; /* NULL: there can be none */
+    enum server_auth auth_mode;
+    struct auth     *auth;   /* NULL: nobody has said yet who he is */
+    struct access   *access; /* likewise */
+    struct audit    *audit;
+    unsigned         user_jobs; /* under way */
 
     const struct upcasts *upcasts; /* NULL: none */
     struct upcast        *upcast;  /* the loop's */

@@ -6,10 +6,12 @@
 
 #include "base/json.h"
 #include "base/must.h"
+#include "server/access_int.h"
 #include "server/append_int.h"
 
 #define STREAMS_PAGE 1000
 #define STREAMS_MAX 10000
+#define LOOKED_MAX 20000 /* in one answer, also of those that may not be seen */
 #define SMALL_BODY 4096
 
 void
@@ -25,8 +27,9 @@ serveri_stream_fail(struct call *call, const struct err *err)
 
 struct list {
     struct json_out out;
-    uint64_t        limit, count;
-    struct buf      last; /* the name of the last one, for the next page */
+    struct call    *call;
+    uint64_t        limit, count, looked;
+    struct buf      last; /* the name of the last one looked at, for the next page */
     bool            more;
 };
 
@@ -71,13 +74,16 @@ list_one(void *arg, const struct log_stream *stream, struct err *err)
 {
     struct list *list = arg;
 
-    if (list->count == list->limit) {
+    if (list->count == list->limit || list->looked == LOOKED_MAX) {
         list->more = true;
         return E_END;
     }
-    list->count++;
+    list->looked++;
     buf_clear(&list->last);
     buf_add_slice(&list->last, stream->name);
+    if (!serveri_may(list->call->conn->server, list->call->who, ACCESS_READ, stream->name))
+        return 0;
+    list->count++;
     put_stream(&list->out, stream);
     return 0;
 }
@@ -130,7 +136,7 @@ static void
 get_streams(struct call *call, void *arg)
 {
     struct buf *body = &call->conn->server->scratch;
-    struct list list = {0};
+    struct list list = {.call = call};
     struct err  err;
 
     buf_clear(body);
