@@ -17,6 +17,8 @@
 #include "source/mariadb/mariadb.h"
 #endif
 #include "source/outbox/outbox.h"
+#include "source/proof.h"
+#include "source/proof/proof_drivers.h"
 #ifdef OX_SOURCE_SQLITE
 #include "source/sqlite/sqlite.h"
 #endif
@@ -73,6 +75,22 @@ static const struct source_ops *const sources[] = {
     NULL,
 };
 
+static const struct proof_ops *const proofs[] = {
+#ifdef OX_PROOF_POSTGRES
+    &proof_postgres_ops,
+#endif
+#ifdef OX_PROOF_MARIADB
+    &proof_mariadb_ops,
+#endif
+#ifdef OX_PROOF_SQLITE
+    &proof_sqlite_ops,
+#endif
+#ifdef OX_PROOF_HTTP
+    &proof_http_ops,
+#endif
+    NULL,
+};
+
 static const struct sink_ops *const sinks[] = {
     &sink_file_ops,
 #ifdef OX_SINK_HTTP
@@ -121,6 +139,12 @@ enginei_source(void *arg, const char *type)
     FIND(sources, type);
 }
 
+const struct proof_ops *
+enginei_proof(const char *type)
+{
+    FIND(proofs, type);
+}
+
 const struct sink_ops *
 enginei_sink(void *arg, const char *type)
 {
@@ -143,6 +167,13 @@ enginei_driver(void *arg, const char *family, size_t i, struct conf_driver *out)
     return true
 
     if (strcmp(family, "source") == 0) {
+        size_t count = sizeof sources / sizeof sources[0] - 1;
+
+        /* What verifies messages is a source too, of the events that it releases. */
+        if (i >= count) {
+            i -= count;
+            GIVE(proofs);
+        }
         GIVE(sources);
     } else if (strcmp(family, "sink") == 0) {
         GIVE(sinks);

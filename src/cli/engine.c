@@ -12,9 +12,11 @@
 #include "cli/cli_int.h"
 #include "core/capture.h"
 #include "core/deliver.h"
+#include "core/verify.h"
 #include "env/env_real.h"
 #include "sink/sink.h"
 #include "source/outbox.h"
+#include "source/proof.h"
 #include "source/source.h"
 #include "store/store.h"
 #include "transform/transform.h"
@@ -25,6 +27,32 @@ static const char *const sections[] = {"sources", "sinks", "migrations"};
 static const char *const kinds[] = {"source", "sink", "migration"};
 
 /* opening */
+
+static int
+open_verify(struct engine *e, struct part *p, const struct proof_ops *ops, struct err *err)
+{
+    struct verify_conf conf = {.name = p->name,
+                               .stream = conf_str(p->conf, "stream"),
+                               .delay_us = conf_duration_us(p->conf, "delay"),
+                               .deadline_us = conf_duration_us(p->conf, "deadline"),
+                               .discard = conf_enum(p->conf, "absent") == 1,
+                               .window = (uint32_t)conf_int(p->conf, "window")};
+    struct proof      *proof = NULL;
+    struct verify     *verify = NULL;
+    int                rc;
+
+    TRY(source_proof_new(e->env, ops, p->name, p->conf, &proof, err));
+    TRY(verify_new(e->env, e->log, &conf, &proof, &verify, err));
+    TRY(verify_start(verify, err));
+    (void)pthread_mutex_lock(&e->lock);
+    p->verify = verify;
+    (void)pthread_mutex_unlock(&e->lock);
+    verify = NULL;
+out:
+    verify_free(verify);
+    source_proof_free(proof);
+    return rc;
+}
 
 /* Whether rows of the source are an outbox's, and how they are read. */
 static bool
@@ -204,7 +232,9 @@ open_part(struct engine *e, struct part *p)
     int        rc;
 
     err_clear(&err);
-    if (p->kind == PART_SOURCE)
+    if (p->kind == PART_SOURCE && enginei_proof(conf_str(p->conf, "type")) != NULL)
+        rc = open_verify(e, p, enginei_proof(conf_str(p->conf, "type")), &err);
+    else if (p->kind == PART_SOURCE)
         rc = open_source(e, p, &err);
     else if (p->kind == PART_SINK)
         rc = open_sink(e, p, &err);
@@ -237,6 +267,7 @@ part_free(struct part *p)
         return;
     must(p->waiters == NULL);
     capture_free(p->capture);
+    verify_free(p->verify);
     deliver_free(p->deliver);
     if (p->tracer != NULL)
         tracer_unlisten(p->tracer, &p->listener);
@@ -314,7 +345,13 @@ static bool
 has_failed(const struct part *p)
 {
     struct capture_status *s = p->capture == NULL ? NULL : malloc(sizeof *s);
+    struct verify_status   v = {0};
     bool                   failed = false;
+
+    if (p->verify != NULL) {
+        verify_get_status(p->verify, &v);
+        return v.state == VERIFY_FAILED;
+    }
 
     if (s != NULL) {
         capture_get_status(p->capture, s);
@@ -420,7 +457,7 @@ keep(void *arg)
     now = e->env->ops->mono_us(e->env);
     /* Only this task changes the list. */
     for (struct part *p = e->parts; p != NULL; p = p->next) {
-        if (p->capture != NULL || p->deliver != NULL || p->tracer != NULL)
+        if (p->capture != NULL || p->verify != NULL || p->deliver != NULL || p->tracer != NULL)
             continue;
         if (p->retry_at_us <= now)
             open_part(e, p);

@@ -24,6 +24,8 @@
 struct upcasts;
 
 struct capture;
+struct proof_ops;
+struct verify;
 struct cli;
 struct deliver;
 struct later;
@@ -36,6 +38,7 @@ struct store_ops;
 /* drivers that this build has */
 
 const struct source_ops *enginei_source(void *arg, const char *type); /* NULL: none such */
+const struct proof_ops  *enginei_proof(const char *type);
 const struct sink_ops   *enginei_sink(void *arg, const char *type);
 const struct store_ops  *enginei_store(void *arg, const char *type);
 /* What no schema can check of a sink: where it starts, its filter and its transform. */
@@ -84,6 +87,7 @@ struct part {
     const struct conf  *conf;
     struct engine_tree *tree;
     struct capture     *capture; /* one of these, where it is open */
+    struct verify      *verify;  /* of a source that verifies messages */
     struct deliver     *deliver;
     struct tracer      *tracer;
     char                error[ERR_TEXT_MAX]; /* why it is not open */
@@ -147,8 +151,15 @@ void enginei_scavenge_free(struct scavenge_plan *p); /* NULL is fine */
 /* When the next one begins, not before `now`; `at`: of the day in UTC, -1: none. All in µs. */
 int64_t enginei_scavenge_next(int64_t now, int64_t last, int64_t every, int64_t at);
 
-/* GET /v1/migrations/{name}/route. */
+/* POST /v1/sources/{name}/unverified. */
 struct call;
+void enginei_post_unverified(struct call *call, void *engine);
+/* What sources have for people and for metrics; under the lock. */
+struct json_out;
+void enginei_put_verify(struct json_out *o, struct verify *verify);
+void enginei_put_source_metrics(struct engine *e, struct buf *out);
+
+/* GET /v1/migrations/{name}/route. */
 void enginei_get_route(struct call *call, void *engine);
 
 /* Answers waiters of all migrations whose route is decided; under the lock. µs until the next. */

@@ -12,6 +12,7 @@
 #include "log/index.h"
 #include "log/log.h"
 #include "sink/sink.h"
+#include "source/proof.h"
 #include "source/source.h"
 #include "store/store.h"
 
@@ -73,11 +74,28 @@ say_failure(struct probe *p, const struct err *err)
 }
 
 static void
+probe_proof(struct probe *p, const struct proof_ops *ops, const struct conf *conf, const char *name)
+{
+    struct proof *proof = NULL;
+    struct err    err;
+
+    if (source_proof_new(env_real(), ops, name, conf, &proof, &err) != 0 ||
+        ops->check(proof, on_source_finding, p, &err) != 0)
+        say_failure(p, &err);
+    source_proof_free(proof);
+}
+
+static void
 probe_source(struct probe *p, const struct conf *conf, const char *name)
 {
-    struct source *source = NULL;
-    struct err     err;
+    const struct proof_ops *verifies = enginei_proof(conf_str(conf, "type"));
+    struct source          *source = NULL;
+    struct err              err;
 
+    if (verifies != NULL) {
+        probe_proof(p, verifies, conf, name);
+        return;
+    }
     if (source_new(env_real(), enginei_source(NULL, conf_str(conf, "type")), name, conf, &source,
                    &err) != 0 ||
         source->ops->check(source, on_source_finding, p, &err) != 0)
@@ -254,6 +272,12 @@ work_on_source(struct cli *c, enum source_work work, struct err *err)
     if (conf == NULL)
         FAIL(err, E_NOTFOUND, ERR_DATA, "%s: no such source is in %s", name, c->opt[OPT_CONF]);
     (void)snprintf(instance, sizeof instance, "%.*s", (int)len, name);
+    if (enginei_proof(conf_str(conf, "type")) != NULL) {
+        (void)snprintf(p.part, sizeof p.part, "%s", name);
+        probe_proof(&p, enginei_proof(conf_str(conf, "type")), conf, instance);
+        rc = verdict(&p, err);
+        goto out;
+    }
     (void)snprintf(p.part, sizeof p.part, "%s", name);
     c->opening = true;
     TRY(source_new(env_real(), enginei_source(NULL, conf_str(conf, "type")), instance, conf,

@@ -15,6 +15,7 @@
 
 /* The longest that a switch may take, with the slack of its lease. */
 #define COMMAND_MS_MAX 600000
+#define UNVERIFIED_BYTES_MAX (UINT64_C(32) << 20)
 
 static void
 lock(struct engine *e)
@@ -130,6 +131,8 @@ put_part(struct json_out *o, const struct part *p, bool whole)
     put_str(o, "name", p->name);
     if (p->capture != NULL) {
         put_capture(o, p->capture);
+    } else if (p->verify != NULL) {
+        enginei_put_verify(o, p->verify);
     } else if (p->deliver != NULL) {
         put_deliver(o, p->deliver);
     } else if (p->tracer != NULL) {
@@ -515,6 +518,7 @@ put_metrics(void *arg, struct buf *out)
                        (unsigned long long)f->value(&s));
         }
     }
+    enginei_put_source_metrics(e, out);
     unlock(e);
 }
 
@@ -524,6 +528,7 @@ enginei_routes(struct engine *e, struct server *server, struct err *err)
     static const struct server_route routes[] = {
         {"GET", "/v1/sources", get_sources, 0},
         {"GET", "/v1/sources/{name}", get_source, 0},
+        {"POST", "/v1/sources/{name}/unverified", enginei_post_unverified, UNVERIFIED_BYTES_MAX},
         {"GET", "/v1/sinks", get_sinks, 0},
         {"GET", "/v1/sinks/{name}", get_sink, 0},
         {"POST", "/v1/sinks/{name}/{command}", post_sink, 0},
