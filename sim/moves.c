@@ -8,6 +8,9 @@
  * - a reader that skips what moves copied gets each event once and in order whose original
  *   stands at or after its start and passes its filter, and else the copy, wherever it starts.
  *
+ * In every third world the old names are routed instead, and go on until that is ended: then both
+ * names have the same, and new software writes to t-N while old software writes to s-N.
+ *
  * With a third argument the surgeries do not check the stream's head: that has to be found.
  */
 #include <inttypes.h>
@@ -18,6 +21,7 @@
 
 #include "base/must.h"
 #include "log/log.h"
+#include "migrate/stream/stream.h"
 #include "sim/env_sim.h"
 #include "sim/index_map.h"
 
@@ -42,26 +46,30 @@ struct world;
 struct actor {
     struct world        *world;
     struct log_req       req;
-    struct log_write     w[2];
-    struct log_change    change;
-    struct log_new_event e[COPIES + 1], mark;
-    char                 stream[8], other[8];
+    struct log_write     w[4];
+    struct log_change    change[2];
+    struct log_check     check;
+    struct log_new_event e[COPIES + 1], mark, metas[2];
+    char                 stream[8], other[8], meta_names[2][10], member[2][100];
     char                 data[COPIES + 1][DATA], meta[COPIES + 1][300], text[100];
     uint32_t             number; /* writer: of its event; 0: none */
     int64_t              expected;
+    uint32_t             writes, changes, checks; /* of what is ready */
     bool                 mover, busy, again, ready;
 };
 
 struct world {
-    uint64_t           seed, life;
-    struct sim        *sim;
-    struct index_maps *maps;
-    struct log        *log;
-    struct fact        facts[NUMBERS];
-    uint32_t           numbers;
-    bool               careless;
-    struct actor       actors[WRITERS + MOVERS];
-    uint64_t           moves, rewrites, acked, crashes, stubs;
+    uint64_t              seed, life;
+    struct sim           *sim;
+    struct index_maps    *maps;
+    struct log           *log;
+    bool                  routed;
+    struct stream_router *router;
+    struct fact           facts[NUMBERS];
+    uint32_t              numbers;
+    bool                  careless;
+    struct actor          actors[WRITERS + MOVERS];
+    uint64_t              moves, rewrites, acked, crashes, stubs, routings, ends;
 };
 
 static void __attribute__((format(printf, 2, 3), __noreturn__))
@@ -171,8 +179,11 @@ submit(struct actor *a, uint32_t writes, uint32_t changes)
 {
     a->req = (struct log_req){.writes = a->w,
                               .write_count = writes,
-                              .changes = &a->change,
+                              .changes = a->change,
                               .change_count = changes,
+                              .checks = &a->check,
+                              .check_count = a->mover ? a->checks : 0,
+                              .flags = a->mover && a->checks > 0 ? LOG_MOVED_OK : 0,
                               .done = on_done,
                               .arg = a};
     a->busy = true;
@@ -191,6 +202,11 @@ write_one(struct actor *a)
         a->number = ++w->numbers;
         a->again = false;
         (void)snprintf(a->stream, sizeof a->stream, "s-%u", (unsigned)pick(w, STREAMS));
+        if (w->routed && a == w->actors) { /* new software */
+            a->stream[0] = 't';
+            if (log_stream_info(w->log, slice_str(a->stream), &info, NULL) != 0)
+                a->stream[0] = 's';
+        }
     }
     if (!a->again) /* else nobody knows what came of it: the same once more */
         a->expected = log_stream_info(w->log, slice_str(a->stream), &info, NULL) == 0
@@ -224,13 +240,60 @@ copy_one(struct actor *a, const struct log_event *ev, uint32_t i)
                                      .id = ev->id};
 }
 
+/* The same move by routing, or the end of one; as src/migrate/stream writes them. */
+static void
+prepare_routed(struct actor *a, uint64_t last)
+{
+    static const char from[] = "{\"$routed\":{\"from\":[\"s-%c\"]}}",
+                      to[] = "{\"$routed\":{\"surgery\":\"x\",\"to\":[\"t-%c\"]}}";
+    struct world     *w = a->world;
+    struct log_stream info;
+    const char        k = a->stream[2];
+    const bool        routed = log_stream_info(w->log, slice_str(a->stream), &info, NULL) == 0 &&
+                        (info.flags & LOG_STREAM_ROUTED) != 0;
+
+    if (routed && pick(w, 4) != 0) {
+        a->ready = false;
+        return;
+    }
+    (void)snprintf(a->member[0], sizeof a->member[0], from, k);
+    (void)snprintf(a->member[1], sizeof a->member[1], to, k);
+    if (routed) { /* the mark, and nothing is routed any more */
+        a->w[0] = a->w[1];
+        (void)snprintf(a->member[0], sizeof a->member[0], "{}");
+        (void)snprintf(a->member[1], sizeof a->member[1], "{}");
+    }
+    (void)snprintf(a->meta_names[0], sizeof a->meta_names[0], "$$t-%c", k);
+    (void)snprintf(a->meta_names[1], sizeof a->meta_names[1], "$$s-%c", k);
+    for (uint32_t i = 0; i < 2; i++) {
+        a->metas[i] = (struct log_new_event){
+            .type = slice_str(LOG_META_TYPE), .data = slice_str(a->member[i]), .flags = LOG_JSON};
+        a->w[1 + i] = (struct log_write){.stream = slice_str(a->meta_names[i]),
+                                         .expected = routed ? 0 : LOG_NO_STREAM,
+                                         .events = &a->metas[i],
+                                         .count = 1};
+    }
+    a->change[0] = (struct log_change){.stream = slice_str(a->stream),
+                                       .expected = LOG_ANY,
+                                       .what = routed ? LOG_SET_MOVED : LOG_SET_ROUTED};
+    a->change[1] = (struct log_change){.stream = slice_str(a->other),
+                                       .expected = LOG_ANY,
+                                       .what = routed ? LOG_SET_UNFED : LOG_SET_FED};
+    a->check = (struct log_check){slice_str(a->stream), w->careless ? LOG_ANY : (int64_t)last};
+    a->writes = 3;
+    a->changes = 2;
+    a->checks = 1;
+    w->routings += !routed;
+    w->ends += routed;
+}
+
 /* Looks at a stream, and makes what it will submit another time. */
 static void
 prepare(struct actor *a)
 {
     struct world    *w = a->world;
     unsigned         k = (unsigned)pick(w, STREAMS);
-    bool             here = pick(w, 3) == 0;
+    bool             here = !w->routed && pick(w, 3) == 0;
     char             from[8], to[8];
     struct log_read  read = {.stream = slice_of(from, 3)};
     struct log_iter *it;
@@ -271,10 +334,15 @@ prepare(struct actor *a)
         .stream = slice_str(a->stream), .expected = (int64_t)last, .events = &a->mark, .count = 1};
     if (w->careless)
         a->w[0].expected = a->w[1].expected = LOG_ANY;
-    a->change = (struct log_change){.stream = slice_str(a->stream),
-                                    .expected = LOG_ANY,
-                                    .what = here ? LOG_SET_TRUNCATE : LOG_SET_MOVED,
-                                    .truncate = last + 1};
+    a->change[0] = (struct log_change){.stream = slice_str(a->stream),
+                                       .expected = LOG_ANY,
+                                       .what = here ? LOG_SET_TRUNCATE : LOG_SET_MOVED,
+                                       .truncate = last + 1};
+    a->writes = here ? 1 : 2;
+    a->changes = 1;
+    a->checks = 0;
+    if (w->routed && a->ready)
+        prepare_routed(a, last);
 }
 
 static void
@@ -286,7 +354,7 @@ move(struct actor *a)
         a->world->rewrites++;
     else
         a->world->moves++;
-    submit(a, here ? 1 : 2, 1);
+    submit(a, a->writes, a->changes);
 }
 
 /* The retention of a moved stream is over; then the disk is given back. */
@@ -306,7 +374,7 @@ clean_up(struct world *w)
 
     (void)snprintf(name, sizeof name, "s-%u", (unsigned)pick(w, STREAMS));
     c.stream = slice_str(name);
-    if (log_stream_info(w->log, c.stream, &info, NULL) == 0 &&
+    if (!w->routed && log_stream_info(w->log, c.stream, &info, NULL) == 0 &&
         (info.flags & LOG_STREAM_MOVED) != 0) {
         c.truncate = info.moved;
         (void)log_append(w->log, &req);
@@ -364,16 +432,51 @@ check_stream(struct world *w, unsigned k)
         fail(w, "%s has %" PRIu32 " events, not %" PRIu32, name, count, should);
 }
 
+/* The old name of a routed stream: what the new one has, up to where the routing ended. */
+static void
+check_old_name(struct world *w, unsigned k)
+{
+    char             name[8];
+    struct log_read  read = {.resolve = true};
+    struct log_iter *it;
+    struct log_event ev;
+    uint64_t         last = 0, end = UINT64_MAX;
+    uint32_t         count = 0, should = 0;
+
+    (void)snprintf(name, sizeof name, "s-%u", k);
+    read.stream = slice_str(name);
+    it = open_iter(w, &read);
+    while (next(w, it, &ev)) {
+        const struct fact *f = &w->facts[slice_is(ev.type, "t") ? number_of(&ev) : 0];
+
+        if (slice_is(ev.type, LOG_MOVED_TYPE))
+            end = ev.pos.v;
+        if (!slice_is(ev.type, "t"))
+            continue;
+        if (f->pos.v <= last)
+            fail(w, "%s: %" PRIu32 " is out of order", name, number_of(&ev));
+        last = f->pos.v;
+        count++;
+    }
+    log_iter_close(it);
+    for (uint32_t n = 1; n <= w->numbers; n++)
+        should +=
+            w->facts[n].pos.v != 0 && w->facts[n].pos.v < end && w->facts[n].stream[2] == name[2];
+    if (count != should)
+        fail(w, "%s has %" PRIu32 " events, not %" PRIu32, name, count, should);
+}
+
 static void
 check_reader(struct world *w)
 {
     static const char *const filters[] = {"", "s", "t"};
     static uint8_t           seen[NUMBERS];
     const char              *filter = filters[pick(w, 3)];
-    struct log_read          read = {.skip_moved = true, .filter.category = slice_str(filter)};
-    struct log_iter         *it;
-    struct log_event         ev;
-    uint64_t                 last = 0;
+    struct log_read          read = {
+                 .skip_moved = true, .skip_links = true, .filter.category = slice_str(filter)};
+    struct log_iter *it;
+    struct log_event ev;
+    uint64_t         last = 0;
 
     read.from = read.start = w->numbers == 0 ? 0 : w->facts[1 + pick(w, w->numbers)].pos.v;
     it = open_iter(w, &read);
@@ -410,8 +513,11 @@ check(struct world *w)
     for (uint32_t n = 1; n <= w->numbers; n++)
         if (w->facts[n].acked && w->facts[n].pos.v == 0)
             fail(w, "%" PRIu32 " was acknowledged and is not there", n);
-    for (unsigned k = 0; k < STREAMS; k++)
+    for (unsigned k = 0; k < STREAMS; k++) {
         check_stream(w, k);
+        if (w->routed)
+            check_old_name(w, k);
+    }
     for (int i = 0; i < 8; i++)
         check_reader(w);
 }
@@ -438,6 +544,26 @@ act(struct world *w)
         prepare(a);
 }
 
+/* What the router finds of the surgery. */
+static void
+put_record(struct world *w)
+{
+    static const char spec[] = "{\"kind\":\"copy\",\"category\":\"s\",\"to\":\"t-{key}\","
+                               "\"old_writers\":\"route\"}",
+                      state[] =
+                          "{\"state\":\"DONE\",\"from\":\"RUNNING\",\"set\":0,\"cursor\":\"\","
+                          "\"streams\":0,\"events\":0,\"copies\":0,\"skipped\":0,\"parked\":0,"
+                          "\"seen\":0,\"lost\":0,\"started_us\":0,\"ended_us\":0,\"error\":\"\"}";
+    const struct log_new_event e[2] = {
+        {.type = slice_str("Surgery"), .data = slice_str(spec), .flags = LOG_JSON},
+        {.type = slice_str("SurgeryState"), .data = slice_str(state), .flags = LOG_JSON}};
+    struct log_write write = {
+        .stream = slice_str("$surgery-x"), .expected = LOG_NO_STREAM, .events = e, .count = 2};
+    struct log_req req = {.writes = &write, .write_count = 1, .flags = LOG_SYSTEM};
+
+    (void)log_append(w->log, &req); /* it may be there */
+}
+
 static void
 open_world(struct world *w)
 {
@@ -450,6 +576,10 @@ open_world(struct world *w)
     w->life++;
     if (log_open(sim_env(w->sim), DIR, &conf, NULL, &w->log, &err) != 0)
         fail(w, "the log: %s", err.text);
+    if (w->routed && stream_router_new(sim_env(w->sim), w->log, &w->router, &err) != 0)
+        fail(w, "the router: %s", err.text);
+    if (w->routed)
+        put_record(w);
     for (uint32_t i = 0; i < WRITERS + MOVERS; i++)
         w->actors[i].ready = false; /* what a surgery knew is gone; a writer tries again */
     check(w);
@@ -459,6 +589,8 @@ static void
 close_world(struct world *w)
 {
     log_close(w->log);
+    stream_router_free(w->router);
+    w->router = NULL;
     for (uint32_t i = 0; i < WRITERS + MOVERS; i++)
         must(!w->actors[i].busy);
     if (sim_open_files(w->sim) + sim_open_maps(w->sim) + sim_tasks(w->sim) > 0)
@@ -482,6 +614,7 @@ run_seed(uint64_t seed, bool careless, struct world *totals)
     must(w != NULL);
     w->seed = seed;
     w->careless = careless;
+    w->routed = seed % 3 == 0;
     w->sim = sim_new(seed);
     env = sim_env(w->sim);
     w->maps = index_maps_new(env, NULL, NULL);
@@ -512,6 +645,8 @@ run_seed(uint64_t seed, bool careless, struct world *totals)
     totals->acked += w->acked;
     totals->moves += w->moves;
     totals->rewrites += w->rewrites;
+    totals->routings += w->routings;
+    totals->ends += w->ends;
     totals->stubs += w->stubs;
     index_maps_free(w->maps);
     sim_free(w->sim);
@@ -531,9 +666,10 @@ main(int argc, char **argv)
         run_seed(seed, argc > 3, totals);
     (void)printf("sim-moves: seeds %" PRIu64 "..%" PRIu64 ": good; %" PRIu64 " lives, %" PRIu64
                  " crashes, %" PRIu64 " events, %" PRIu64 " moves and %" PRIu64
-                 " rewrites tried, %" PRIu64 " events scavenged\n",
+                 " rewrites tried, %" PRIu64 " routed and %" PRIu64 " ended, %" PRIu64
+                 " events scavenged\n",
                  from, upto, totals->life, totals->crashes, totals->acked, totals->moves,
-                 totals->rewrites, totals->stubs);
+                 totals->rewrites, totals->routings, totals->ends, totals->stubs);
     free(totals);
     return 0;
 }

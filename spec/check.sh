@@ -59,7 +59,9 @@ moves() {
     for bug in 8 9 10; do
         breaks $bug -DKIND=STAGED
     done
-    breaks 11 -DKIND=ROUTE
+    for bug in 11 13; do
+        breaks $bug -DKIND=ROUTE
+    done
 }
 
 case $(basename "$model") in

@@ -30,6 +30,10 @@
  * BUG=10: staged: the last commit does not check the head.
  * BUG=11: routed: the copy is in a commit of its own.
  * BUG=12: a stub names the first copy there was, which has no stub of its own.
+ * BUG=13: routed: a commit does not check that the routing is the one that it was made for.
+ *
+ * Routed, a writer's commit is made for the routing as it was seen, and written later; and the
+ * routing ends, maybe: then S is moved.
  */
 #ifndef BUG
 #define BUG 0
@@ -74,7 +78,9 @@ bool acked[EVENTS + 1];
 byte order[EVENTS + 1], acks; /* in which they took effect */
 
 byte crashes, lost;
-byte running = 5; /* writers, surgeries, consumer */
+bool ended;            /* the routing, by which S is moved; its originals stay */
+byte routing;          /* grows with each change of it, as its metadata's version does */
+byte running = 5;      /* writers, surgeries or the end of the routing, consumer */
 
 #define PASSES(filter, s) (filter == ALL || filter == s)
 #define READABLE(p) (p >= floor[stream[p]] && !(stream[p] == T && p < discarded) &&               \
@@ -109,12 +115,12 @@ inline look_up(e)
  * new software's turn: the event goes to T. */
 active proctype old_writer()
 {
-    byte e = 1, v;
-    bool known, late;
+    byte e = 1, v, at;
+    bool known, late, on;
     do
     :: e > OLD_EVENTS -> break
     :: else ->
-        v = version[S];
+        atomic { v = version[S]; on = routed; at = routing };
 again:
         atomic {
             !fence ->
@@ -127,12 +133,13 @@ again:
             if
             :: moved -> goto follow
             :: !moved && version[S] != v -> goto next
+            :: !moved && version[S] == v && at != routing && BUG != 13 -> goto next
             :: else -> skip
             fi;
             original(S, e);
             if
-            :: routed && BUG != 11 -> put(COPY, T, e)
-            :: routed && BUG == 11 -> late = true
+            :: on && BUG != 11 -> put(COPY, T, e)
+            :: on && BUG == 11 -> late = true
             :: else -> skip
             fi
         };
@@ -159,7 +166,7 @@ follow:
             e++
         };
 next:
-        v = 0
+        atomic { v = 0; on = false; at = 0 }
     od;
     running--
 }
@@ -167,11 +174,23 @@ next:
 /* New software: writes to T once it is there. */
 active proctype new_writer()
 {
+    byte at;
+    bool on;
+#if KIND == ROUTE
+again:
+    atomic { moved || routed -> on = routed; at = routing };
+#endif
     atomic {
         (moved || routed) && !staged ->
+#if KIND == ROUTE
+        if
+        :: at != routing && BUG != 13 -> goto again
+        :: else -> skip
+        fi;
+#endif
         original(T, EVENTS);
         if
-        :: routed -> put(LINK, S, EVENTS)
+        :: on -> put(LINK, S, EVENTS)
         :: else -> skip
         fi;
         acked[EVENTS] = true;
@@ -221,13 +240,14 @@ inline copy(to, first, upto)
     :: else -> skip                                                                                \
     fi
 
-/* The rewrite's deaths are looked at with the other two kinds. */
+/* The rewrite's deaths are looked at with the first kind. */
 #define MAY_DIE_TOO                                                                                \
     if                                                                                             \
-    :: KIND != STAGED -> MAY_DIE                                                                   \
+    :: KIND == ATOMIC -> MAY_DIE                                                                   \
     :: else -> skip                                                                                \
     fi
 
+#if KIND != ROUTE
 active proctype in_place()
 {
     byte v, upto, from, losses, i;
@@ -258,6 +278,7 @@ again:
 done:
     atomic { RELEASE; v = 0; upto = 0; from = 0; losses = 0; running-- }
 }
+#endif
 
 active proctype mover()
 {
@@ -316,7 +337,7 @@ again:
         fi;
         copy(T, from, upto);
         if
-        :: KIND == ROUTE -> routed = true
+        :: KIND == ROUTE -> routed = true; routing++
         :: else -> put(MARK, S, 0); moved = true
         fi;
         RELEASE
@@ -325,6 +346,21 @@ again:
 done:
     atomic { RELEASE; v = 0; upto = 0; from = 0; losses = 0; running-- }
 }
+
+#if KIND == ROUTE
+/* The old software is gone, maybe. */
+active proctype ender()
+{
+    atomic {
+        routed ->
+        if
+        :: put(MARK, S, 0); routed = false; moved = true; ended = true; routing++
+        :: skip
+        fi;
+        running--
+    }
+}
+#endif
 
 /* The copy of what stands at p, of the move that hid it. */
 inline copy_of(p)
@@ -340,7 +376,7 @@ inline copy_of(p)
 
 /* Scavenge may have taken what a move hid, when a consumer comes to it or to what a stub leads to:
  * S once it was moved, and what was rewritten in place. */
-#define SCAVENGED(p) (stream[p] == S && (p < floor[S] || moved))
+#define SCAVENGED(p) (stream[p] == S && (p < floor[S] || (moved && !ended)))
 
 /* Where the copy stands that is given for p when all was scavenged that can be; 0: there is none. */
 inline resolve(p)
@@ -447,7 +483,7 @@ active proctype judge()
         p = 0;
         n = 0;
         do
-        :: !routed || p >= end -> break
+        :: !(routed || ended) || p >= end -> break
         :: else ->
             if
             :: stream[p] == S && READABLE(p) ->
