@@ -98,6 +98,27 @@ class Route(Case):
         self.assertEqual(self.types('vehicle-2', *there), ['MigratedFrom', 'Drive', 'Drive'])
         self.assertEqual(check(self.lines(*there), 's1', by_type)[1], 9)
 
+    def test_plan_of_two(self):
+        for i in range(4):
+            self.oxbow('append', f'truck-{i}', stdin=event('Drive') + event('Engine') + event('Noise'))
+        change = self.write('change.yaml', '- when: {type: Noise}\n  drop: true\n'
+                                           '- when: {type: Engine}\n  rename: EngineOn\n')
+        split = self.write('split.json', json.dumps({
+            'kind': 'split', 'to': 'vehicle-{key}',
+            'transform': [{'when': {'type': 'EngineOn'}, 'route': 'engine-{key}'}]}))
+        plan = self.oxbow('stream', 'plan', 'rewrite', 'truck-*', '--transform', change, '--then', split).lines[0]
+        self.assertEqual((plan['streams'], plan['events_before'], plan['events_after']), (4, 12, 8))
+        self.assertEqual([plan['then'][k] for k in ('kind', 'streams', 'targets', 'events_before', 'events_after')],
+                         ['split', 4, 8, 8, 8])
+        join = self.write('join.json', '{"kind":"join","prefix":"new-","to":"all"}')
+        plan = self.oxbow('stream', 'plan', 'copy', 'truck-*', '--to', 'new-{key}', '--then', join).lines[0]
+        self.assertEqual([plan['then'][k] for k in ('streams', 'targets', 'events_after', 'skipped')], [4, 1, 12, 0])
+        bad = self.write('bad.json', '{"kind":"split","transform":[{"when":{"type":"Drive"},"route":"x-{key}"}]}')
+        plan = self.oxbow('stream', 'plan', 'copy', 'truck-1', '--to', 'new-{key}', '--then', bad).lines[0]
+        self.assertEqual((plan['refused'], plan['then']['refused']), (0, 1))
+        self.assertEqual(self.types('truck-1'), ['Drive', 'Engine', 'Noise'])
+        self.refused('stream', 'plan', 'copy', 'truck-1', '--to', 'x', '--then', change, says='JSON|character')
+
     def test_links(self):
         self.oxbow('append', 'a-1', stdin=event('A') + event('B'))
         done = self.oxbow('stream', 'link', 'a-*', '--to', 'b-{key}', '--name', 'l1').lines[0]

@@ -54,6 +54,8 @@ const struct cli_option clii_options[OPT_COUNT] = {
     [OPT_P99] = {"max-foreground-p99", 0, "MS", "slow down where others' appends take longer"},
     [OPT_PACE] = {"max-events-per-s", 0, "N", "move no more than so many"},
     [OPT_SAMPLE] = {"sample", 0, "N", "look at the first N streams, 0: all (1000)"},
+    [OPT_THEN] = {"then", 0, "FILE",
+                  "and what a second surgery would do with that: its spec as JSON"},
     [OPT_OLD] = {"old-writers", 0, "reject|route",
                  "refuse what is appended to the old streams, or copy it on (reject)"},
     [OPT_FOR] = {"for", 0, "postgres|mariadb|sqlite", "the database that the SQL is for"},

@@ -68,6 +68,7 @@ enum cli_opt {
     OPT_PACE,
     OPT_SAMPLE,
     OPT_OLD,
+    OPT_THEN,
     OPT_FOR,
     OPT_USER,
     OPT_ROLE,

@@ -87,7 +87,7 @@ const struct cli_command clii_commands[] = {
      SELECT "  oxbow stream join 'vehicle-*' 'engine-*' --to 'truck-{key}'", 1, WORDS_MAX,
      SURGERY_OPTS, clii_surgery_begin},
     {"stream plan", "copy|rewrite|split|join|link SELECT…", "Say what a surgery would do", SELECT,
-     2, WORDS_MAX, SURGERY_OPTS | CLI_HAS(OPT_SAMPLE), clii_surgery_plan},
+     2, WORDS_MAX, SURGERY_OPTS | CLI_HAS(OPT_SAMPLE) | CLI_HAS(OPT_THEN), clii_surgery_plan},
     {"stream surgeries", "", "List surgeries", NULL, 0, 0, 0, clii_surgery_list},
     {"stream surgery", "NAME", "Show how far a surgery is", NULL, 1, 1, 0, clii_surgery_show},
     {"stream audit", "NAME", "Prove a surgery: derive its targets again, and compare", NULL, 1, 1,

@@ -356,7 +356,14 @@ clii_surgery_plan(struct cli *c, struct err *err)
 
     TRY(take_name(&p, c->opt[OPT_NAME], "plan", err));
     TRY(clii_number(c, OPT_SAMPLE, 1000, &sample, err));
+    if (c->opt[OPT_THEN] != NULL)
+        buf_add_byte(&spec, '[');
     TRY(build_spec(c, c->args[0], c->args + 1, c->arg_count - 1, &spec, err));
+    if (c->opt[OPT_THEN] != NULL) {
+        buf_add_byte(&spec, ',');
+        TRY(enginei_read_file(NULL, c->opt[OPT_THEN], &spec, err));
+        buf_add_byte(&spec, ']');
+    }
     TRY(open_place(&p, true, err));
     if (p.log == NULL) {
         buf_printf(&more, "/plan?sample=%llu", (unsigned long long)sample);

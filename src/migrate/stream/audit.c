@@ -1,6 +1,6 @@
 /*
  * After the fact: the targets derived again from the originals and compared, byte
- * for byte. Before it: what a spec would do.
+ * for byte.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -239,9 +239,9 @@ out:
     return rc;
 }
 
-static int
-open_auditor(struct log *log, struct slice name, struct slice json, struct streami_auditor *a,
-             struct err *err)
+int
+streami_auditor_open(struct log *log, struct slice name, struct slice json,
+                     struct streami_auditor *a, struct err *err)
 {
     int rc;
 
@@ -254,8 +254,8 @@ out:
     return rc;
 }
 
-static void
-close_auditor(struct streami_auditor *a)
+void
+streami_auditor_close(struct streami_auditor *a)
 {
     streami_reader_fini(&a->reader);
     streami_arena_fini(&a->arena);
@@ -263,12 +263,9 @@ close_auditor(struct streami_auditor *a)
     buf_fini(&a->text);
 }
 
-/* Each stream that is selected, at most `most`; 0: all. */
-typedef int each_fn(struct streami_auditor *, void *arg, struct slice stream, struct err *err);
-
-static int
-each(struct streami_auditor *a, uint64_t most, each_fn *fn, void *arg, uint64_t *seen,
-     struct err *err)
+int
+streami_auditor_each(struct streami_auditor *a, uint64_t most, streami_each_fn *fn, void *arg,
+                     uint64_t *seen, struct err *err)
 {
     struct streami_page page = {0};
     struct buf          after = {0};
@@ -315,159 +312,9 @@ stream_audit_run(struct surgery *s, const atomic_bool *stop, struct stream_audit
 
     memset(out, 0, sizeof *out);
     a.end = log_end(s->log);
-    TRY(open_auditor(s->log, slice_str(s->spec->name), buf_slice(&s->spec->text), &a, err));
-    rc = each(&a, 0, audit_each, NULL, &seen, err);
+    TRY(streami_auditor_open(s->log, slice_str(s->spec->name), buf_slice(&s->spec->text), &a, err));
+    rc = streami_auditor_each(&a, 0, audit_each, NULL, &seen, err);
 out:
-    close_auditor(&a);
-    return rc;
-}
-
-/* plan */
-
-struct planning {
-    uint64_t streams, targets, events, copies, bytes_before, bytes_after, changed, skipped, refused;
-    struct buf samples;
-    struct err why;
-    struct buf refused_name;
-};
-
-#define SAMPLES 5
-
-static void
-put_sample(struct planning *p, const struct streami_move *m)
-{
-    struct json_out o;
-
-    if (p->streams > SAMPLES)
-        return;
-    if (p->samples.len > 0)
-        buf_add_byte(&p->samples, ',');
-    json_out_init(&o, &p->samples);
-    json_out_object(&o);
-    json_out_key(&o, "stream");
-    json_out_string(&o, m->sources[0].stream);
-    json_out_key(&o, "events");
-    json_out_u64(&o, m->events);
-    json_out_key(&o, "targets");
-    json_out_array(&o);
-    for (uint32_t t = 0; t < m->target_count && t < SAMPLES; t++) {
-        json_out_object(&o);
-        json_out_key(&o, "stream");
-        json_out_string(&o, m->targets[t].stream);
-        json_out_key(&o, "events");
-        json_out_u64(&o, m->targets[t].count);
-        json_out_object_end(&o);
-    }
-    json_out_array_end(&o);
-    json_out_object_end(&o);
-}
-
-static int
-plan_each(struct streami_auditor *a, void *arg, struct slice stream, struct err *err)
-{
-    struct planning     *p = arg;
-    struct streami_move  m = {0};
-    enum streami_verdict verdict;
-    struct err           why;
-    int                  rc;
-
-    if (!streami_grow(&a->arena, &m.sources, 0, &m.source_room, sizeof *m.sources))
-        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a plan");
-    m.sources[0] = (struct streami_source){.stream = stream};
-    m.source_count = 1;
-    err_clear(&why);
-    rc = streami_move_build(&a->reader, &m, &verdict, &why);
-    if (rc != 0) {
-        err_copy(err, &why);
-        return rc;
-    }
-    if (verdict == STREAMI_REFUSED) {
-        if (p->refused++ == 0) {
-            p->why = why;
-            buf_add_slice(&p->refused_name, stream);
-        }
-        return 0;
-    }
-    if (verdict != STREAMI_MOVE || !slice_eq(m.sources[0].stream, stream)) {
-        p->skipped++;
-        return 0;
-    }
-    p->streams += m.source_count;
-    p->targets += m.target_count;
-    p->events += m.events;
-    p->copies += m.out_count;
-    p->bytes_after += m.bytes;
-    for (uint32_t i = 0; i < m.source_count; i++)
-        p->changed += m.sources[i].invalid;
-    put_sample(p, &m);
-    return 0;
-}
-
-static void
-put(struct json_out *o, const char *key, uint64_t v)
-{
-    json_out_key(o, key);
-    json_out_u64(o, v);
-}
-
-static void
-put_plan(const struct planning *p, const struct streami_spec *spec, uint64_t looked, bool all,
-         uint64_t took_us, struct buf *out)
-{
-    struct json_out o;
-
-    json_out_init(&o, out);
-    json_out_object(&o);
-    json_out_key(&o, "kind");
-    json_out_str(&o, spec->word);
-    json_out_key(&o, "whole");
-    json_out_bool(&o, all);
-    put(&o, "looked_at", looked);
-    put(&o, "streams", p->streams);
-    put(&o, "targets", p->targets);
-    put(&o, "events_before", p->events);
-    put(&o, "events_after", p->copies);
-    put(&o, "bytes_written", p->bytes_after);
-    put(&o, "streams_changed", p->changed); /* consumers see Invalidated */
-    put(&o, "skipped", p->skipped);
-    put(&o, "refused", p->refused);
-    json_out_key(&o, "first_refused");
-    if (p->refused > 0) {
-        json_out_object(&o);
-        json_out_key(&o, "stream");
-        json_out_string(&o, buf_slice(&p->refused_name));
-        json_out_key(&o, "reason");
-        json_out_str(&o, p->why.text);
-        json_out_object_end(&o);
-    } else {
-        json_out_null(&o);
-    }
-    put(&o, "events_per_s", took_us == 0 ? 0 : p->events * 1000000 / took_us);
-    json_out_key(&o, "samples");
-    json_out_array(&o);
-    if (p->samples.len > 0)
-        json_out_raw(&o, buf_slice(&p->samples));
-    json_out_array_end(&o);
-    json_out_object_end(&o);
-}
-
-int
-stream_plan(struct ox_env *env, struct log *log, struct slice name, struct slice spec,
-            uint64_t sample, const atomic_bool *stop, struct buf *out, struct err *err)
-{
-    struct planning        p = {0};
-    struct streami_auditor a = {.stop = stop};
-    uint64_t               seen = 0, began = env->ops->mono_us(env);
-    int                    rc;
-
-    TRY(open_auditor(log, name, spec, &a, err));
-    TRY(each(&a, sample, plan_each, &p, &seen, err));
-    put_plan(&p, a.spec, seen, sample == 0 || seen < sample, env->ops->mono_us(env) - began, out);
-    if (out->failed)
-        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a plan");
-out:
-    close_auditor(&a);
-    buf_fini(&p.samples);
-    buf_fini(&p.refused_name);
+    streami_auditor_close(&a);
     return rc;
 }

@@ -128,7 +128,7 @@ hold(struct tail *t, const struct log_event *e, struct err *err)
     }
     if (slice_eq(t->target, t->m->targets[0].stream))
         t->a->out->events++;
-    rc = streami_move_one(&t->a->reader, &one, e, err);
+    rc = streami_move_events(&t->a->reader, &one, e, 1, err);
     if (rc != 0) {
         differ(t, "an event of the old name's goes nowhere by the rules", e->version);
         rc = 0;

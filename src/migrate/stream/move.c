@@ -315,21 +315,20 @@ out:
     return rc;
 }
 
-/* One source from its first event to its last, through the transform. */
-static int
-read_source(struct streami_reader *r, uint32_t n, struct err *err)
+static void
+begin_source(struct streami_reader *r)
 {
-    struct streami_source *s = &r->move->sources[n];
-    int                    rc = 0;
-
-    r->source = n;
     r->inputs = NULL;
     r->input_count = r->input_room = 0;
     r->ordinal = 0;
     r->changed = false;
-    if (r->run != NULL)
-        TRY(transform_begin(r->run, s->stream, take_out, r, err));
-    TRY(read_range(r, s, err));
+}
+
+static int
+end_source(struct streami_reader *r, struct streami_source *s, struct err *err)
+{
+    int rc = 0;
+
     if (r->run != NULL)
         TRY(transform_end(r->run, err));
     s->events = r->input_count;
@@ -341,24 +340,40 @@ out:
     return rc;
 }
 
+/* One source from its first event to its last, through the transform. */
+static int
+read_source(struct streami_reader *r, uint32_t n, struct err *err)
+{
+    struct streami_source *s = &r->move->sources[n];
+    int                    rc = 0;
+
+    r->source = n;
+    begin_source(r);
+    if (r->run != NULL)
+        TRY(transform_begin(r->run, s->stream, take_out, r, err));
+    TRY(read_range(r, s, err));
+    TRY(end_source(r, s, err));
+out:
+    return rc;
+}
+
 int
-streami_move_one(struct streami_reader *r, struct streami_move *m, const struct log_event *e,
-                 struct err *err)
+streami_move_events(struct streami_reader *r, struct streami_move *m,
+                    const struct log_event *events, uint32_t count, struct err *err)
 {
     int rc = 0;
 
     r->move = m;
     r->source = 0;
-    r->inputs = NULL;
-    r->input_count = r->input_room = 0;
     m->outs = NULL;
     m->out_count = m->out_room = 0;
     m->bytes = 0;
+    begin_source(r);
     if (r->run != NULL)
         TRY(transform_begin(r->run, m->sources[0].stream, take_out, r, err));
-    TRY(take_input(r, e, err));
-    if (r->run != NULL)
-        rc = transform_end(r->run, err);
+    for (uint32_t i = 0; i < count; i++)
+        TRY(take_input(r, &events[i], err));
+    TRY(end_source(r, &m->sources[0], err));
 out:
     return rc;
 }

@@ -131,6 +131,7 @@ void stream_audit_json(const struct stream_audit *, struct buf *out);
 
 /*
  * What a spec would do, on the first `sample` streams that it selects (0: all). An object of JSON.
+ * Of a list of two specs, the second is about what the first would make; it is in `then`.
  * It blocks as an audit does, and writes nothing.
  */
 int stream_plan(struct ox_env *, struct log *, struct slice name, struct slice spec,

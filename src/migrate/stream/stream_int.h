@@ -192,9 +192,9 @@ struct streami_reader {
 int  streami_move_build(struct streami_reader *, struct streami_move *, enum streami_verdict *,
                         struct err *);
 void streami_reader_fini(struct streami_reader *);
-/* The copies of one event of sources[0], by themselves. */
-int streami_move_one(struct streami_reader *, struct streami_move *, const struct log_event *,
-                     struct err *);
+/* What is made of these events of sources[0], wherever they stand. */
+int streami_move_events(struct streami_reader *, struct streami_move *, const struct log_event *,
+                        uint32_t count, struct err *);
 /* Was the moved stream moved by this surgery? *events: how many it had. */
 int streami_moved_here(struct streami_reader *, const struct log_stream *, bool *yes,
                        uint64_t *events, struct err *err);
@@ -337,6 +337,14 @@ struct streami_auditor {
     struct log_pos        end; /* what is appended meanwhile is not looked at */
     struct buf            text;
 };
+
+int  streami_auditor_open(struct log *, struct slice name, struct slice json,
+                          struct streami_auditor *, struct err *);
+void streami_auditor_close(struct streami_auditor *);
+/* Each stream that is selected, at most `most`; 0: all. */
+typedef int streami_each_fn(struct streami_auditor *, void *arg, struct slice stream, struct err *);
+int streami_auditor_each(struct streami_auditor *, uint64_t most, streami_each_fn *, void *arg,
+                         uint64_t *seen, struct err *);
 
 void
 streami_differs(struct streami_auditor *, struct slice stream, const char *what, uint64_t version);
