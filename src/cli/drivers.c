@@ -10,6 +10,9 @@
 #ifdef OX_SOURCE_HTTP
 #include "source/http/http.h"
 #endif
+#ifdef OX_SOURCE_KURRENTDB
+#include "source/kurrentdb/kurrentdb.h"
+#endif
 #ifdef OX_SOURCE_POSTGRES
 #include "source/postgres/postgres.h"
 #endif
@@ -53,6 +56,9 @@
 static const struct source_ops *const sources[] = {
 #ifdef OX_SOURCE_HTTP
     &source_http_ops,
+#endif
+#ifdef OX_SOURCE_KURRENTDB
+    &source_kurrentdb_ops,
 #endif
 #ifdef OX_SOURCE_POSTGRES
     &source_postgres_ops,

@@ -1,57 +1,19 @@
-#include "core/capture.h"
-
 #include <inttypes.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
-#include "base/lock.h"
 #include "base/must.h"
+#include "core/capture_int.h"
 #include "core/outbox.h"
 
-#define CAPTURE_MAGIC 0x43617074u
 #define BATCH_MAX 500u
 #define POLL_WAIT_MS 200u
 #define BACKOFF_MIN_US UINT64_C(100000)
 #define BACKOFF_MAX_US UINT64_C(10000000)
 #define DETAIL_US UINT64_C(1000000)
 #define KNOWN_MAX 100000 /* events of a stream that a row's own id is looked for in */
-
-struct capture {
-    uint32_t              magic;
-    struct ox_env        *env;
-    struct log           *log;
-    struct source        *source;
-    char                 *name, *category;
-    struct outbox        *outbox;               /* NULL: none */
-    uint32_t              batch_max, batch_now; /* now: less after a commit that was too large */
-    struct ox_task       *task;
-    struct ox_lock        lock; /* status */
-    struct capture_status status;
-
-    /* The task's. */
-    bool       started; /* the source was given its checkpoint */
-    bool       looking; /* rows of the outbox are in the log already: the next batch is looked up */
-    int64_t    version; /* of the checkpoint's stream; LOG_NO_STREAM */
-    uint64_t   backoff_us, detail_us;
-    struct buf checkpoint;      /* the last durable one */
-    struct buf next_checkpoint; /* of the batch in flight */
-    struct buf text;            /* names, metadata, parked records of the batch */
-
-    /* The commit in flight. */
-    _Atomic bool          done, stopping;
-    struct ox_gate        stopped;
-    bool                  in_flight, caught_up;
-    struct log_req        req;
-    struct log_write     *writes;
-    struct log_new_event *events; /* ordered by write */
-    uint32_t             *order, *write_of;
-    struct change        *completed; /* the batch, where values were filled in … */
-    struct buf           *whole;     /* … and the rows with them */
-    uint32_t              changes, parked;
-};
 
 static const char *const types[] = {
     [CHANGE_READ] = "Read",          [CHANGE_INSERT] = "Inserted",
@@ -401,30 +363,43 @@ unfit(struct capture *c, const struct change *ch, const struct build *b, struct 
     return 0;
 }
 
+void
+capturei_record(struct capture *c, const char *reason, const char *type, struct slice table,
+                struct slice key, struct slice position, struct capture_record *out)
+{
+    struct json_out o;
+
+    out->name_at = c->text.len;
+    buf_printf(&c->text, "$parked-source-%s", c->name);
+    out->name_len = c->text.len - out->name_at;
+    out->data_at = c->text.len;
+    json_out_init(&o, &c->text);
+    json_out_object(&o);
+    json_out_key(&o, "reason");
+    json_out_str(&o, reason);
+    json_out_key(&o, "type");
+    json_out_str(&o, type);
+    json_out_key(&o, "table");
+    json_out_string(&o, table);
+    json_out_key(&o, "key");
+    json_out_string(&o, slice_of(key.data, key.len < 4096 ? key.len : 4096));
+    json_out_key(&o, "position");
+    json_out_string(&o, position);
+    json_out_object_end(&o);
+    out->data_len = c->text.len - out->data_at;
+}
+
 /* The record that stands for a change which cannot be an event. */
 static void
 park(struct capture *c, const struct change *ch, const struct err *why, struct build *b)
 {
-    struct json_out o;
+    struct capture_record r;
 
     c->text.len = b->name_at;
-    buf_printf(&c->text, "$parked-source-%s", c->name);
-    b->name_len = c->text.len - b->name_at;
-    b->data_at = c->text.len;
-    json_out_init(&o, &c->text);
-    json_out_object(&o);
-    json_out_key(&o, "reason");
-    json_out_str(&o, why->text);
-    json_out_key(&o, "type");
-    json_out_str(&o, capture_type_name(ch->op));
-    json_out_key(&o, "table");
-    json_out_string(&o, ch->table);
-    json_out_key(&o, "key");
-    json_out_string(&o, slice_of(ch->key.data, ch->key.len < 4096 ? ch->key.len : 4096));
-    json_out_key(&o, "position");
-    json_out_string(&o, ch->position);
-    json_out_object_end(&o);
-    b->data_len = c->text.len - b->data_at;
+    capturei_record(c, why->text, capture_type_name(ch->op), ch->table, ch->key, ch->position, &r);
+    b->name_len = r.name_len;
+    b->data_at = r.data_at;
+    b->data_len = r.data_len;
     b->meta_at = b->meta_len = 0;
     b->parked = true;
     b->own = false;
@@ -623,9 +598,8 @@ lay_out(struct capture *c, const struct change *changes, const struct build *bui
     return made;
 }
 
-/* The last write of the commit, and the last event in its order. */
-static void
-add_checkpoint(struct capture *c, uint32_t n)
+void
+capturei_checkpoint(struct capture *c, struct log_write *write, struct log_new_event *event)
 {
     size_t name_at = c->text.len, name_len, data_at;
 
@@ -635,18 +609,26 @@ add_checkpoint(struct capture *c, uint32_t n)
     buf_add_str(&c->text, "{\"checkpoint\":");
     buf_add_slice(&c->text, buf_slice(&c->next_checkpoint));
     buf_add_str(&c->text, "}");
-    if (c->text.failed)
-        return;
-    c->events[n] =
-        (struct log_new_event){.type = slice_str("$checkpoint"),
-                               .data = slice_of(c->text.data + data_at, c->text.len - data_at),
-                               .flags = LOG_JSON};
-    c->writes[c->req.write_count] =
-        (struct log_write){.stream = slice_of(c->text.data + name_at, name_len),
-                           .expected = c->version,
-                           .events = &c->events[n],
-                           .count = 1};
-    c->order[n] = c->req.write_count++;
+    must(!c->text.failed); /* there was room for it */
+    *event = (struct log_new_event){.type = slice_str("$checkpoint"),
+                                    .data = slice_of(c->text.data + data_at, c->text.len - data_at),
+                                    .flags = LOG_JSON};
+    *write = (struct log_write){.stream = slice_of(c->text.data + name_at, name_len),
+                                .expected = c->version,
+                                .events = event,
+                                .count = 1};
+}
+
+int
+capturei_take_checkpoint(struct capture *c, const struct source_batch *batch, struct err *err)
+{
+    buf_clear(&c->next_checkpoint);
+    buf_add_slice(&c->next_checkpoint, batch->checkpoint);
+    c->caught_up = batch->caught_up;
+    if (!buf_reserve(&c->text, batch->checkpoint.len + strlen(c->name) + 64) ||
+        c->next_checkpoint.failed)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a batch");
+    return 0;
 }
 
 static void
@@ -656,6 +638,17 @@ committed(struct log_req *req)
 
     atomic_store(&c->done, true);
     c->env->ops->task_wake(c->env, c->task);
+}
+
+void
+capturei_submit(struct capture *c, uint32_t flags)
+{
+    c->req.flags = flags;
+    c->req.done = committed;
+    c->req.arg = c;
+    atomic_store(&c->done, false);
+    c->in_flight = true;
+    log_submit(c->log, &c->req);
 }
 
 static int
@@ -678,30 +671,21 @@ commit_batch(struct capture *c, const struct source_batch *batch, struct err *er
     TRY(complete_all(c, batch, &changes, err));
     memset(&c->req, 0, sizeof c->req);
     buf_clear(&c->text);
-    buf_clear(&c->next_checkpoint);
-    buf_add_slice(&c->next_checkpoint, batch->checkpoint);
     c->parked = 0;
     /* Slices into the text are taken once it has stopped growing. */
     for (uint32_t i = 0; i < n; i++)
         build_texts(c, &changes[i], &builds[i]);
     if (c->outbox != NULL)
         TRY(drop_known(c, changes, builds, n, err));
-    if (!buf_reserve(&c->text, batch->checkpoint.len + strlen(c->name) + 64) ||
-        c->next_checkpoint.failed)
-        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a batch");
+    TRY(capturei_take_checkpoint(c, batch, err));
     made = lay_out(c, changes, builds, n, table, mask - 1, &scratch);
-    add_checkpoint(c, made);
+    capturei_checkpoint(c, &c->writes[c->req.write_count], &c->events[made]);
+    c->order[made] = c->req.write_count++;
     c->req.writes = c->writes;
     c->req.order = c->order;
-    /* A checkpoint alone is a reader's own state: it wakes nobody. */
-    c->req.flags = made == 0 ? LOG_SYSTEM | LOG_QUIET : LOG_SYSTEM;
-    c->req.done = committed;
-    c->req.arg = c;
     c->changes = n;
-    c->caught_up = batch->caught_up;
-    atomic_store(&c->done, false);
-    c->in_flight = true;
-    log_submit(c->log, &c->req);
+    /* A checkpoint alone is a reader's own state: it wakes nobody. */
+    capturei_submit(c, made == 0 ? LOG_SYSTEM | LOG_QUIET : LOG_SYSTEM);
 out:
     free(builds);
     free(table);
@@ -728,8 +712,13 @@ after_commit(struct capture *c)
 {
     struct err err = c->req.err;
     struct buf old = c->checkpoint;
+    bool       filled = c->filling && c->req.rc == 0;
 
-    c->in_flight = false;
+    c->in_flight = c->filling = false;
+    capturei_import_free(c);
+    if (filled)
+        return ENV_STEP_NOW; /* the rest of the batch follows */
+    c->pending.count = 0;
     if (c->req.rc == E_LIMIT && c->req.err.kind == ERR_DATA && c->changes > 1) {
         /* The source is asked again, for less at a time: its rows are large. */
         c->batch_now = c->changes / 2;
@@ -743,7 +732,8 @@ after_commit(struct capture *c)
         return ENV_STEP_NOW;
     }
     if (c->req.rc != 0) {
-        if (c->req.rc == E_WRONG_VERSION) {
+        if (c->req.rc == E_WRONG_VERSION &&
+            slice_starts(c->req.wrong_stream, slice_str("$source-"))) {
             (void)err_set(&err, __FILE__, __LINE__, E_FENCED, ERR_FATAL,
                           "source %s: something else captures it into this log", c->name);
         }
@@ -785,6 +775,19 @@ note_detail(struct capture *c)
     buf_fini(&text);
 }
 
+/* The next commit of the events that wait; where it fails, the source is asked for them again. */
+static uint64_t
+go_on(struct capture *c)
+{
+    struct err err;
+
+    if (capturei_import(c, &err) == 0)
+        return ENV_STEP_NOW;
+    c->pending.count = 0;
+    c->started = false;
+    return failed(c, &err);
+}
+
 static uint64_t
 step(void *arg)
 {
@@ -792,7 +795,7 @@ step(void *arg)
     struct source_batch batch = {0};
     struct err          err;
 
-    must(c->magic == CAPTURE_MAGIC);
+    must(c->magic == CAPTUREI_MAGIC);
     if (c->in_flight)
         return atomic_load(&c->done) ? after_commit(c) : ENV_STEP_WAIT;
     if (atomic_load(&c->stopping)) {
@@ -801,6 +804,8 @@ step(void *arg)
     }
     if (c->status.state == CAPTURE_FAILED)
         return ENV_STEP_WAIT;
+    if (c->pending.count > 0)
+        return go_on(c);
     if (!c->started) {
         if (start_source(c, &err) != 0)
             return failed(c, &err);
@@ -827,6 +832,10 @@ step(void *arg)
         lock_give(&c->lock);
         return ENV_STEP_NOW;
     }
+    if (batch.count > 0 && batch.changes[0].op == CHANGE_EVENT) {
+        c->pending = batch;
+        return go_on(c);
+    }
     if (commit_batch(c, &batch, &err) != 0) {
         c->started = false; /* or the source would go on behind the batch */
         return failed(c, &err);
@@ -845,7 +854,7 @@ capture_new(struct ox_env *env, struct log *log, const struct capture_conf *conf
     *out = NULL;
     if (c == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
-    c->magic = CAPTURE_MAGIC;
+    c->magic = CAPTUREI_MAGIC;
     c->env = env;
     c->log = log;
     lock_init(&c->lock, LOCK_CORE);
@@ -885,6 +894,7 @@ capture_start(struct capture *c, struct err *err)
     if (c->task != NULL)
         return 0;
     c->started = false;
+    c->pending.count = 0;
     c->backoff_us = 0;
     c->batch_now = c->batch_max;
     atomic_store(&c->stopping, false);
@@ -912,6 +922,7 @@ capture_free(struct capture *c)
     if (c == NULL)
         return;
     capture_stop(c);
+    capturei_import_free(c);
     source_free(c->source);
     outbox_free(c->outbox);
     buf_fini(&c->checkpoint);

@@ -370,7 +370,10 @@ struct log_stream {
     int64_t        max_age_us;
 };
 
-/* E_NOTFOUND where there is none or it is deleted, E_GONE where for good. */
+/*
+ * E_NOTFOUND where there is none or it is deleted, E_GONE where for good: then too *out has the
+ * head (UINT64_MAX: there never was an event) and the flags.
+ */
 int log_stream_info(struct log *log, struct slice name, struct log_stream *out, struct err *err);
 /* The same without first_pos, which costs as much again. */
 int log_stream_brief(struct log *log, struct slice name, struct log_stream *out, struct err *err);

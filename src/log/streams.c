@@ -25,13 +25,14 @@ log_stream_brief(struct log *log, struct slice name, struct log_stream *out, str
 
     memset(out, 0, sizeof *out);
     out->name = name;
+    out->head = UINT64_MAX;
     TRY(logi_stream_head(log, name, &out->id, &head, err));
     logi_view(&head, name, logi_retention_of(retention, name), &v);
+    describe(&head, &v, out);
     if ((head.flags & INDEX_TOMBSTONE) != 0)
         FAIL(err, E_GONE, ERR_DATA, "stream \"%.*s\" was deleted for good", SLICE_FMT(name));
     if (head.next == 0 || (head.flags & (INDEX_DELETED | INDEX_STAGED)) != 0)
         FAIL(err, E_NOTFOUND, ERR_DATA, "stream \"%.*s\" is not there", SLICE_FMT(name));
-    describe(&head, &v, out);
 out:
     logi_retention_put(retention);
     return rc;

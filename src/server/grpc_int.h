@@ -7,7 +7,7 @@
 
 #include <regex.h>
 
-#include "base/pb.h"
+#include "base/kdb.h"
 #include "log/log.h"
 #include "server/h2.h"
 #include "server/server_int.h"
@@ -42,21 +42,20 @@ grpci_name(const struct grpc_name *name)
     return slice_of(name->text, name->len);
 }
 
+/* base/kdb.h has what the source kurrentdb speaks too. */
+#define grpci_read_uuid kdb_read_uuid
+#define grpci_put_uuid kdb_put_uuid
+#define grpci_read_position kdb_read_position
+#define grpci_put_position kdb_put_position
+#define grpci_put_name kdb_put_name
+
 /* StreamIdentifier. False: malformed. */
 bool grpci_read_name(struct slice message, struct grpc_name *out);
 void grpci_set_name(struct grpc_name *out, struct slice text);
 
-/* UUID, as text or as two numbers. */
-bool grpci_read_uuid(struct slice message, struct ox_id *out);
-void grpci_put_uuid(struct buf *out, uint32_t number, const struct ox_id *id, bool as_text);
-
 /* Is the UUID option (1 structured, 2 string) for text? False: malformed or none. */
 bool grpci_read_uuid_option(struct slice message, bool *as_text);
 
-/* {1 commit, 2 prepare}. False: malformed. */
-bool grpci_read_position(struct slice message, uint64_t *commit, uint64_t *prepare);
-void grpci_put_position(struct buf *out, uint32_t number, uint64_t pos);
-void grpci_put_name(struct buf *out, uint32_t number, struct slice name);
 /* An entry of a map of texts. */
 void grpci_put_pair(struct buf *out, uint32_t number, const char *key, struct slice value);
 /* google.protobuf.Timestamp of now. */

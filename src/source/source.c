@@ -61,7 +61,8 @@ source_poll(struct source *s, uint32_t max, uint32_t wait_ms, struct source_batc
     must(batch->count == 0 || batch->checkpoint.len > 0);
     for (uint32_t i = 0; i < batch->count; i++) {
         must(batch->changes[i].position.len > 0);
-        must_slow(batch->changes[i].table.len > 0);
+        must((batch->changes[i].op == CHANGE_EVENT) == (batch->changes[i].event != NULL));
+        must_slow(batch->changes[i].event != NULL || batch->changes[i].table.len > 0);
     }
     return 0;
 }

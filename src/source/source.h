@@ -15,6 +15,7 @@
 
 #include "base/env.h"
 #include "base/err.h"
+#include "base/id.h"
 #include "base/must.h"
 #include "base/slice.h"
 
@@ -30,6 +31,20 @@ enum change_op {
     CHANGE_TRUNCATE,
     CHANGE_SCHEMA,  /* of a table's columns; `after` says what they are from here on */
     CHANGE_MESSAGE, /* of no table: what the application wrote into the source's log */
+    CHANGE_EVENT,   /* of no table: an event of another log, taken over as it is */
+};
+
+/*
+ * CHANGE_EVENT: what `event` of the change points to. A batch has these alone, or none. Those of
+ * one stream follow one another by version within a batch, and none follows what changed its
+ * stream's state there: its tombstone, or metadata written to "$$NAME".
+ */
+struct change_event {
+    struct slice stream, type, data, meta;
+    uint64_t     version; /* more than one beyond the last: those between are gone at the source */
+    struct ox_id id;
+    bool         json, link;
+    bool         tombstone; /* the stream was deleted for good; only its name counts */
 };
 
 /* One change of one row; all slices live until the next call on the source. */
@@ -45,6 +60,7 @@ struct change {
     struct slice
             position; /* of this change in the source, text; unique: the event's id is made of it */
     int64_t time_us;  /* when, as the source says; 0: it does not */
+    const struct change_event *event; /* CHANGE_EVENT; else NULL */
 };
 
 struct source_batch {

@@ -65,7 +65,7 @@ struct source_fixture {
 };
 
 extern const struct source_fixture source_fixture_sqlite, source_fixture_http, source_fixture_fake,
-    source_fixture_mariadb;
+    source_fixture_mariadb, source_fixture_kurrentdb;
 
 /* Sinks. */
 

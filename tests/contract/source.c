@@ -23,6 +23,9 @@ static const struct source_fixture *const fixtures[] = {
 #ifdef OX_SOURCE_HTTP
     &source_fixture_http,
 #endif
+#ifdef OX_SOURCE_KURRENTDB
+    &source_fixture_kurrentdb,
+#endif
 #endif
 };
 
@@ -56,8 +59,14 @@ keep(struct kept *k, const struct source_batch *b)
         if (fold_get(k->positions, c->position) != NULL)
             fail_msg("position %.*s came twice", SLICE_FMT(c->position));
         fold_put(k->positions, c->position, slice_str("1"));
-        assert_true(c->key.len > 0);
-        if (c->op == CHANGE_DELETE) {
+        assert_true(c->op == CHANGE_EVENT || c->key.len > 0);
+        if (c->op == CHANGE_EVENT) {
+            char key[300];
+
+            (void)snprintf(key, sizeof key, "%.*s@%llu", SLICE_FMT(c->event->stream),
+                           (unsigned long long)c->event->version);
+            fold_put(k->rows, slice_str(key), c->event->data);
+        } else if (c->op == CHANGE_DELETE) {
             assert_int_equal(c->after.len, 0);
             fold_del(k->rows, c->key);
         } else {
