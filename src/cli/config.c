@@ -202,6 +202,31 @@ static const struct conf_field request_fields[] = {
     {.name = NULL},
 };
 
+static const struct conf_type  header_type = {.kind = CONF_SECRET, .min = 1, .max = 4000};
+static const struct conf_field tracing_fields[] = {
+    {.name = "endpoint",
+     .type = {.kind = CONF_URL},
+     .required = true,
+     .doc = "of a collector that takes OTLP over HTTP: /v1/traces is put behind it"},
+    {.name = "sample",
+     .type = {.kind = CONF_STRING, .min = 1, .max = 20, .chars = "0-9."},
+     .preset = "1",
+     .doc =
+         "share of the traces that begin here, from 0 to 1; those of callers are theirs to sample"},
+    {.name = "service",
+     .type = {.kind = CONF_STRING, .min = 1, .max = 255},
+     .preset = "oxbow",
+     .doc = "the name of the service in traces"},
+    {.name = "headers",
+     .type = {.kind = CONF_MAP, .max = 16, .of = &header_type, .chars = "A-Za-z0-9_-"},
+     .preset = "{}",
+     .doc = "fields of the requests to the collector"},
+    {.name = "ca_file",
+     .type = {.kind = CONF_PATH, .min = 1, .max = 3000},
+     .doc = "certificates to trust instead of the system's"},
+    {.name = NULL},
+};
+
 static const struct conf_field upcaster_fields[] = {
     {.name = "category",
      .type = {.kind = CONF_STRING, .min = 1, .max = 255},
@@ -248,6 +273,9 @@ static const struct conf_field root_fields[] = {
      .type = {.kind = CONF_MAP, .of = &permission_type, .max = 1000},
      .preset = "{}",
      .doc = "of categories: who may read and write their streams"},
+    {.name = "tracing",
+     .type = {.kind = CONF_OBJECT, .fields = tracing_fields},
+     .doc = "where spans of appends and deliveries go"},
     {.name = "keys",
      .type = {.kind = CONF_PATH, .min = 1, .max = 3000},
      .doc = "the keystore of subjects; preset: keys in the data folder"},

@@ -177,6 +177,7 @@ open_sink(struct engine *e, struct part *p, struct err *err)
         .parked_pass = strcmp(conf_str(p->conf, "parked"), "pass") == 0,
         .attempts_max = (uint32_t)conf_int(p->conf, "attempts"),
         .retry_for_us = conf_duration_us(p->conf, "retry_for"),
+        .traces = e->traces,
         .retry_min_ms = (uint32_t)(conf_duration_us(p->conf, "retry_min") / 1000),
         .retry_max_ms = (uint32_t)(conf_duration_us(p->conf, "retry_max") / 1000)};
     struct sink    *sink = NULL;
@@ -479,8 +480,8 @@ push(void *arg)
 }
 
 int
-enginei_new(struct cli *c, struct log *log, struct conf **root, struct engine **out,
-            struct err *err)
+enginei_new(struct cli *c, struct log *log, struct trace_queue *traces, struct conf **root,
+            struct engine **out, struct err *err)
 {
     struct engine *e = calloc(1, sizeof *e);
     int            rc = 0;
@@ -491,6 +492,7 @@ enginei_new(struct cli *c, struct log *log, struct conf **root, struct engine **
     e->env = env_real();
     e->log = log;
     e->cli = c;
+    e->traces = traces;
     e->deps = (struct tracer_deps){
         .env = e->env, .log = log, .source = enginei_source, .store = enginei_store};
     (void)pthread_mutex_init(&e->lock, NULL);

@@ -21,6 +21,7 @@
 #include "base/slice.h"
 #include "migrate/tracer/tracer.h"
 
+struct trace_queue;
 struct upcasts;
 
 struct capture;
@@ -113,21 +114,22 @@ struct engine_waiter {
 };
 
 struct engine {
-    struct ox_env     *env;
-    struct log        *log;
-    struct cli        *cli;
-    struct server     *server; /* once its routes are there */
-    pthread_mutex_t    lock;   /* the parts and their waiters */
-    struct part       *parts;
-    unsigned           waiter_count;
-    struct ox_task    *keeper, *pusher;
-    atomic_bool        reload;
-    struct tracer_deps deps;
+    struct ox_env      *env;
+    struct log         *log;
+    struct cli         *cli;
+    struct server      *server; /* once its routes are there */
+    pthread_mutex_t     lock;   /* the parts and their waiters */
+    struct part        *parts;
+    unsigned            waiter_count;
+    struct ox_task     *keeper, *pusher;
+    atomic_bool         reload;
+    struct tracer_deps  deps;
+    struct trace_queue *traces; /* NULL: nobody wants spans */
 };
 
 /* Starts what the tree has; the tree is taken over. */
-int  enginei_new(struct cli *c, struct log *log, struct conf **root, struct engine **out,
-                 struct err *err);
+int  enginei_new(struct cli *c, struct log *log, struct trace_queue *traces, struct conf **root,
+                 struct engine **out, struct err *err);
 void enginei_free(struct engine *e); /* stops everything; NULL is fine */
 
 /* Reads the configuration again, soon. Any thread. */

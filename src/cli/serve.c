@@ -12,6 +12,7 @@
 #include "cli/engine_int.h"
 #include "cli/jobs_int.h"
 #include "cli/surgeries_int.h"
+#include "cli/tracing_int.h"
 #include "core/fields.h"
 #include "core/group.h"
 #include "core/upcast.h"
@@ -221,6 +222,7 @@ clii_serve(struct cli *c, struct err *err)
     struct upcasts       *upcasts = NULL;
     struct users         *users = NULL;
     enum server_auth      mode;
+    struct tracing       *tracing = NULL;
     struct log_report     report;
     char                  host[HOST_BYTES] = "", data[DATA_BYTES];
     int                   rc = 0;
@@ -244,6 +246,7 @@ clii_serve(struct cli *c, struct err *err)
     conf.access_log = conf_bool(conf_child(root, "requests"), "log");
     conf.slow_ms = (uint32_t)(conf_duration_us(conf_child(root, "requests"), "slow") / 1000);
     TRY(enginei_upcasts(root, &upcasts, err));
+    TRY(tracingi_new(env_real(), root, &tracing, err));
     say_init(env_real(), SAY_INFO);
     c->opening = true;
     TRY(open_log(c, root, &report, &log, err));
@@ -260,7 +263,8 @@ clii_serve(struct cli *c, struct err *err)
     TRY(enginei_quotas(root, s.server, err));
     TRY(server_set_upcasts(s.server, upcasts, err));
     TRY(enginei_scavenge_new(env_real(), log, root, &plan, err));
-    TRY(enginei_new(c, log, &root, &s.engine, err));
+    server_set_traces(s.server, tracingi_queue(tracing));
+    TRY(enginei_new(c, log, tracingi_queue(tracing), &root, &s.engine, err));
     TRY(enginei_routes(s.engine, s.server, err));
     TRY(jobsi_new(env_real(), log, c->subjects, &jobs, err));
     TRY(jobsi_routes(jobs, s.server, err));
@@ -275,6 +279,7 @@ out:
     enginei_scavenge_free(plan);
     server_free(s.server);
     user_close(users);
+    tracingi_free(tracing);
     upcast_set_free(upcasts);
     fields_close(fields);
     group_close(groups);

@@ -200,6 +200,7 @@ on_done(struct sink *sink, struct sink_item *item, int rc, const struct err *err
     must(it->state == ITEM_FLYING);
     must(d->flying > 0);
     d->flying--;
+    deliveri_trace_done(d, it, rc);
     note_result(d, it, rc, err);
 }
 
@@ -249,6 +250,7 @@ submit(struct deliver *d, bool *progress)
             it->tried_us = d->now_us;
         it->state = ITEM_FLYING;
         d->flying++;
+        deliveri_trace_sent(d, it);
         rc = sink_submit(d->sink, &it->base, &err);
         if (rc != 0) {
             d->flying--;

@@ -29,6 +29,7 @@
 #include "sink/sink.h"
 
 struct deliver;
+struct trace_queue;
 struct transform;
 
 enum deliver_from {
@@ -70,8 +71,9 @@ struct deliver_conf {
     uint32_t    later_max;   /* 65,536: how many scheduled events are in memory */
     bool        parked_pass; /* a stream's later events go on where one is parked; else they wait */
     /* After so many attempts, or so long, an event is parked; 0: it is tried for ever. */
-    uint32_t attempts_max;
-    uint64_t retry_for_us;
+    uint32_t            attempts_max;
+    uint64_t            retry_for_us;
+    struct trace_queue *traces; /* where spans of traced events go; the caller's. NULL: nowhere */
 };
 
 enum deliver_state {

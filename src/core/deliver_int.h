@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "base/lock.h"
+#include "base/trace.h"
 #include "core/deliver.h"
 #include "transform/transform.h"
 
@@ -51,6 +52,7 @@ struct item {
     struct due       due;
     bool             faulty; /* the transform failed at it: `reason`; no driver sees it */
     uint64_t         read_us, due_us, tried_us; /* tried_us: first; 0: not yet */
+    int64_t          sent_us;                   /* wall clock, where spans are wanted */
     size_t           bytes;
     char            *reason; /* of the refusal; NULL for want of memory */
     /* What the driver said. */
@@ -231,6 +233,10 @@ struct deliver {
     struct queue          committed;
     uint32_t              commit_count;
 };
+
+/* deliver_trace.c */
+void deliveri_trace_sent(struct deliver *d, struct item *it);
+void deliveri_trace_done(struct deliver *d, const struct item *it, int rc);
 
 /* deliver_window.c */
 void         deliveri_push(struct queue *q, struct item *it);

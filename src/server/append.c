@@ -31,6 +31,7 @@ serveri_append_free(struct append *a)
     buf_fini(&a->names);
     buf_fini(&a->followed);
     buf_fini(&a->scratch);
+    buf_fini(&a->trace.texts);
     free(a);
 }
 
@@ -61,6 +62,7 @@ reset(struct append *a)
     a->lines = 0;
     if (a->scratch.cap > SCRATCH_KEEP)
         buf_fini(&a->scratch);
+    buf_fini(&a->trace.texts);
 }
 
 void
@@ -243,6 +245,7 @@ on_answer(struct message *m)
         serveri_access_note(c->server, &a->req);
     c->server->in_flight--;
     serveri_append_count(c->server, a->submitted_us, a->req.rc, a->count);
+    serveri_trace_done(c->server, &a->trace, a->submitted_us, &a->req, a->count);
     if (a->req.rc == 0 && a->req.change_count != 0)
         note_changes(c->server, a);
     if (c->state != CONN_CLOSED)
@@ -281,6 +284,16 @@ make_ids(struct call *call, struct append *a, struct err *err)
     return 0;
 }
 
+static void
+trace(struct call *call, struct append *a)
+{
+    struct trace_context given;
+    struct slice         text;
+    bool                 has = call_header(call, "traceparent", &text) && trace_read(text, &given);
+
+    serveri_trace_append(call->conn->server, &a->trace, has ? &given : NULL, a->events, a->count);
+}
+
 void
 serveri_append_send(struct call *call, struct append *a)
 {
@@ -304,6 +317,7 @@ serveri_append_send(struct call *call, struct append *a)
         call_fail(call, &err);
         return;
     }
+    trace(call, a);
     if (!serveri_quota_take(call, a->req.writes, a->req.write_count))
         return;
     a->message.fn = on_answer;

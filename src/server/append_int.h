@@ -16,11 +16,12 @@
  * buffer, which stays where it is while the log has the request.
  */
 struct append {
-    struct message message; /* first: from the log's task back to the loop */
-    struct conn   *conn;
-    struct log_req req;
-    uint64_t       submitted_us;
-    struct append *submit_next;
+    struct message      message; /* first: from the log's task back to the loop */
+    struct conn        *conn;
+    struct log_req      req;
+    uint64_t            submitted_us;
+    struct append      *submit_next;
+    struct append_trace trace;
 
     struct log_new_event *events;
     struct log_new_event  few[SERVERI_EVENTS_FEW];

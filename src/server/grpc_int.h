@@ -118,9 +118,10 @@ struct grpc_op {
     struct conn   *conn;
     struct rpc    *rpc; /* NULL: gone */
     void (*done)(struct grpc_op *);
-    struct grpc_op *next, *prev; /* the call's own list */
-    struct grpc_op *submit_next;
-    uint64_t        submitted_us;
+    struct grpc_op     *next, *prev; /* the call's own list */
+    struct grpc_op     *submit_next;
+    uint64_t            submitted_us;
+    struct append_trace trace;
 
     struct grpc_name      stream;
     int64_t               expected;

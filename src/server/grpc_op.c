@@ -45,6 +45,7 @@ grpci_op_free(struct grpc_op *op)
         h2_charge(op->conn->h2, -(int64_t)op->charged);
     buf_fini(&op->bytes);
     buf_fini(&op->more);
+    buf_fini(&op->trace.texts);
     free(op->events);
     free(op->writes);
     free(op->checks);
@@ -211,6 +212,7 @@ on_answer(struct message *m)
     serveri_append_count(s, op->submitted_us, op->req.rc, op->count);
     if (op->req.rc == 0)
         serveri_access_note(s, &op->req);
+    serveri_trace_done(s, &op->trace, op->submitted_us, &op->req, op->count);
     if (op->req.rc == 0 && op->change_count != 0) {
         serveri_live_check_stream(s, op->change.stream);
         serveri_feeds_wake(s);
@@ -259,6 +261,9 @@ grpci_op_send(struct grpc_op *op)
     op->req.order = op->order;
     op->req.done = on_done;
     op->req.arg = op;
+    /* One call of BatchAppend is many appends; their context stands in their events. */
+    serveri_trace_append(s, &op->trace, id_is_zero(&op->correlation) ? rpc_trace(op->rpc) : NULL,
+                         op->events, op->count);
     op->message.fn = on_answer;
     op->conn->users++;
     s->in_flight++;

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "base/slice.h"
+#include "base/trace.h"
 
 struct h2;
 struct rpc;
@@ -117,8 +118,10 @@ void       rpc_set_state(struct rpc *, void *state);
 /* What the headers say; empty: nothing. */
 struct slice rpc_connection_name(const struct rpc *);
 struct slice rpc_authority(const struct rpc *);
-uint64_t     rpc_deadline_ms(const struct rpc *); /* by the host's clock; 0: none */
-bool         rpc_is_half_closed(const struct rpc *);
+/* The caller's context; NULL: none. */
+const struct trace_context *rpc_trace(const struct rpc *);
+uint64_t                    rpc_deadline_ms(const struct rpc *); /* by the host's clock; 0: none */
+bool                        rpc_is_half_closed(const struct rpc *);
 
 /* Whose it is; taken over, and given back at its end. NULL: nobody's. */
 struct user *rpc_who(const struct rpc *);

@@ -41,9 +41,10 @@ struct rpc {
     uint32_t                 header_bytes;
     char                     authority[H2_NAME_MAX], connection[H2_NAME_MAX];
     uint64_t                 deadline_ms, progress_ms;
-    bool                     is_post, is_grpc, bad_timeout;
+    bool                     is_post, is_grpc, bad_timeout, traced;
     bool                     said; /* is not among h2->unsaid */
     enum h2_encoding         encoding;
+    struct trace_context     trace;
 
     struct buf in;
     struct buf plain; /* of a compressed message, while it is looked at */

@@ -144,6 +144,8 @@ h2i_rpc_header(struct rpc *r, struct slice name, struct slice value)
         r->encoding = slice_is(value, "identity") ? H2_IDENTITY
                       : slice_is(value, "gzip")   ? H2_GZIP
                                                   : H2_UNKNOWN;
+    } else if (slice_is(name, "traceparent")) {
+        r->traced = trace_read(value, &r->trace);
     } else if (slice_is(name, "grpc-timeout")) {
         if (read_timeout(value, &ms))
             r->deadline_ms = r->h2->host.now_ms(r->h2->host.arg) + ms + (ms != 0);
@@ -439,6 +441,12 @@ struct slice
 rpc_authority(const struct rpc *r)
 {
     return slice_str(r->authority);
+}
+
+const struct trace_context *
+rpc_trace(const struct rpc *r)
+{
+    return r->traced ? &r->trace : NULL;
 }
 
 uint64_t

@@ -166,6 +166,18 @@ put_scavenge(struct buf *out, struct log *log)
         s.dry_run ? 0 : s.freed_bytes);
 }
 
+static void
+put_traces(struct buf *out, struct trace_queue *queue)
+{
+    struct trace_counts c;
+
+    trace_look(queue, &c);
+    put(out, "oxbow_trace_spans_total", "counter", "Spans that were made.", c.spans);
+    put(out, "oxbow_trace_sent_total", "counter", "Spans that the collector took.", c.sent);
+    put(out, "oxbow_trace_dropped_total", "counter",
+        "Spans that were dropped: the collector is away, or too slow.", c.dropped);
+}
+
 void
 server_set_metrics(struct server *server, server_metrics_fn *fn, void *arg)
 {
@@ -189,5 +201,7 @@ serveri_get_metrics(struct call *call, void *arg)
     if (s->metrics != NULL)
         s->metrics(s->metrics_arg, &s->scratch);
     put_scavenge(&s->scratch, s->log);
+    if (s->traces != NULL)
+        put_traces(&s->scratch, s->traces);
     call_answer(call, 200, "text/plain; version=0.0.4", buf_slice(&s->scratch));
 }

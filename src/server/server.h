@@ -110,6 +110,10 @@ int server_set_tls(struct server *server, const struct server_tls *tls, struct e
  * the caller's, and outlives the server. */
 int server_set_upcasts(struct server *server, const struct upcasts *set, struct err *err);
 
+/* Before server_run: where spans of appends go; the caller's, and outlives the server. */
+struct trace_queue;
+void server_set_traces(struct server *server, struct trace_queue *queue);
+
 /* The real one, also where any free port was asked for. */
 uint16_t server_port(const struct server *server);
 

@@ -8,6 +8,7 @@
 #include "base/env.h"
 #include "base/hist.h"
 #include "base/slice.h"
+#include "base/trace.h"
 #include "server/call.h"
 #include "server/http1.h"
 #include "server/server.h"
@@ -29,6 +30,8 @@ struct live;
 struct log_write;
 struct quotas;
 struct upcast;
+struct log_new_event;
+struct log_req;
 struct upcasts;
 struct rpc_method;
 struct user;
@@ -390,6 +393,7 @@ struct server {
     unsigned         user_jobs; /* under way */
 
     const struct upcasts *upcasts; /* NULL: none */
+    struct trace_queue   *traces;  /* NULL: nobody wants spans */
     struct upcast        *upcast;  /* the loop's */
 
     struct buf   scratch;   /* for whoever runs on the loop, until it returns */
@@ -406,5 +410,19 @@ struct server {
 uint64_t serveri_now_ms(struct server *s);
 void     serveri_upcast_free(struct server *s);
 void     serveri_run_soon(struct server *s); /* feeds are waiting for their turn */
+
+/* trace.c: the span of an append. */
+struct append_trace {
+    bool                 on, has_parent;
+    struct trace_context context, parent;
+    int64_t              began_us;
+    struct buf           texts; /* metadata that was given the context; the owner frees it */
+};
+/* `given`: the caller's, of a header; NULL: none. */
+void
+serveri_trace_append(struct server *s, struct append_trace *t, const struct trace_context *given,
+                     struct log_new_event *events, uint32_t count);
+void serveri_trace_done(struct server *s, const struct append_trace *t, uint64_t submitted_us,
+                        const struct log_req *req, uint32_t count);
 
 #endif
