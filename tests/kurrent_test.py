@@ -73,12 +73,30 @@ class Conformance(unittest.TestCase):
             self.serve('-c', config)
             self.conform(150, certs.path('ca.pem'))
 
-    def conform(self, least, *more):
+    def test_users(self):
+        """With credentials, right and wrong, and what $acl and roles leave of a client's calls."""
+        with tempfile.TemporaryDirectory(prefix='oxbow-kurrent-users-') as folder:
+            certs = Certificates(folder)
+            cert, key = certs.make('server', 'oxbow')
+            data = os.path.join(folder, 'data')
+            for name, password, *more in (('admin', 'changeit', '--role', 'admin'),
+                                          ('reader', 'password', '--role', 'read'),
+                                          ('writer', 'password', '--role', 'write'),
+                                          ('auditor', 'password', '--group', 'auditors')):
+                subprocess.run([OXBOW, 'user', 'add', name, *more, '--data', data], check=True,
+                               env={**os.environ, 'OXBOW_NEW_PASSWORD': password}, timeout=PATIENCE)
+            config = certs.path('oxbow.yaml')
+            with open(config, 'w', encoding='ascii') as f:
+                f.write(f'tls: {{cert: {cert}, key: {key}}}\n')
+            self.serve('-c', config, '--data', data)
+            self.conform(130, certs.path('ca.pem'), script='access.mjs')
+
+    def conform(self, least, *more, script='conformance.mjs'):
         passed = 0
         for which in ('kurrent', 'eventstore'):
             with self.subTest(client=which):
                 done = subprocess.run(
-                    ['node', os.path.join(HERE, 'kurrent', 'conformance.mjs'), self.clients,
+                    ['node', os.path.join(HERE, 'kurrent', script), self.clients,
                      self.port, which, *more], capture_output=True, text=True, timeout=300, check=False)
                 self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
                 passed += int(re.search(r': (\d+) ok, 0 failed', done.stdout).group(1))
