@@ -172,6 +172,14 @@ static const struct conf_field limit_fields[] = {
      .type = {.kind = CONF_INT, .min = 1, .max = 1000000},
      .preset = "1024",
      .doc = "beyond it: 503"},
+    {.name = "connections_per_address",
+     .type = {.kind = CONF_INT, .max = 1000000},
+     .preset = "0",
+     .doc = "of one address, or one /64; 0: no bound"},
+    {.name = "requests_per_s",
+     .type = {.kind = CONF_INT, .max = 10000000},
+     .preset = "0",
+     .doc = "of one user, or of one address where nobody is known: beyond it 429; 0: no bound"},
     {.name = NULL},
 };
 

@@ -207,6 +207,14 @@ read_tls(struct serving *s, const struct conf *root, struct err *err)
     return 0;
 }
 
+static void
+set_limits(const struct conf *limits, struct server_conf *out)
+{
+    out->connections_max = (uint32_t)conf_int(limits, "connections");
+    out->address_connections_max = (uint32_t)conf_int(limits, "connections_per_address");
+    out->requests_per_s = (uint32_t)conf_int(limits, "requests_per_s");
+}
+
 int
 clii_serve(struct cli *c, struct err *err)
 {
@@ -240,7 +248,7 @@ clii_serve(struct cli *c, struct err *err)
     TRY(check_exposed(c, root, host, &mode, err));
     if (host[0] != '\0')
         conf.host = host;
-    conf.connections_max = (uint32_t)conf_int(conf_child(root, "limits"), "connections");
+    set_limits(conf_child(root, "limits"), &conf);
     TRY(read_tls(&s, root, err));
     conf.tls = s.tls;
     conf.access_log = conf_bool(conf_child(root, "requests"), "log");

@@ -77,6 +77,10 @@ void             serveri_auth_free(struct server *s);
 /* Finds out who asks. False: answered, or serveri_call_go_on comes when it is known. */
 bool serveri_auth_call(struct call *call);
 
+/* rate.c: false: he asks too often. */
+bool serveri_rate_take(struct server *s, const struct address *from, const struct user *who);
+void serveri_rate_free(struct server *s);
+
 /* h2_conn.c: whose call it is; NULL: nobody's. */
 struct user *grpci_who(const struct rpc *r);
 

@@ -817,6 +817,17 @@ read_peer(struct conn *c)
     }
 }
 
+static bool
+has_too_many(const struct conn *c)
+{
+    uint32_t count = 0, most = c->server->conf.address_connections_max;
+
+    for (const struct conn *x = c->server->conns; most != 0 && x != NULL && count <= most;
+         x = x->next)
+        count += memcmp(&x->peer, &c->peer, sizeof c->peer) == 0 && x->state != CONN_LINGER;
+    return most != 0 && count > most;
+}
+
 void
 serveri_conn_accept(struct server *s)
 {
@@ -833,7 +844,7 @@ serveri_conn_accept(struct server *s)
     }
     (void)uv_tcp_nodelay(&c->tcp, 1);
     read_peer(c);
-    if (s->conn_count <= s->conf.connections_max) {
+    if (s->conn_count <= s->conf.connections_max && !has_too_many(c)) {
         set_reading(c);
         return;
     }

@@ -56,6 +56,10 @@ may_enter(struct conn *c, struct rpc *r, struct slice path, struct user *who)
     struct err       err;
 
     rpc_set_who(r, who);
+    if (!serveri_rate_take(s, &c->peer, who)) {
+        rpc_end(r, RPC_RESOURCE_EXHAUSTED, "more calls in a second than are taken");
+        return false;
+    }
     if (serveri_may_do(s, who, need)) {
         if (serveri_access_on(s) && (need == ACCESS_OPS || need == ACCESS_ADMIN))
             serveri_audit(s, "Administered", &c->peer, slice_str(user_name(who)), slice_str("gRPC"),
@@ -121,7 +125,7 @@ enter(void *arg, struct rpc *r, struct slice path, struct slice proof)
     enum auth_result result;
 
     if (!serveri_access_on(c->server))
-        return true;
+        return may_enter(c, r, path, NULL);
     e = calloc(1, sizeof *e);
     if (e == NULL) {
         refuse_proof(r, AUTH_BUSY);

@@ -95,6 +95,8 @@ put_server(struct buf *out, const struct server *s)
         stats->logins_failed);
     put(out, "oxbow_access_denied_total", "counter", "What a user asked for and may not.",
         stats->access_denied);
+    put(out, "oxbow_rate_refused_total", "counter", "Requests over limits.requests_per_s.",
+        stats->rate_refused);
     put(out, "oxbow_requests_total", "counter", "Requests since the start.", stats->requests);
     put(out, "oxbow_received_bytes_total", "counter", "Bytes from clients.", stats->bytes_in);
     put(out, "oxbow_sent_bytes_total", "counter", "Bytes to clients.", stats->bytes_out);

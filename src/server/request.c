@@ -112,6 +112,11 @@ serveri_call_go_on(struct call *call)
 {
     struct conn *c = call->conn;
 
+    if (!serveri_rate_take(c->server, &c->peer, call->who)) {
+        call->retry_after_s = 1;
+        call_refuse(call, 429, "too-many-requests", "more requests in a second than are taken");
+        return;
+    }
     if (!serveri_access_route(call))
         return;
     if (c->state == CONN_BODY) {

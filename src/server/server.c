@@ -460,6 +460,7 @@ server_free(struct server *s)
     serveri_auth_free(s);
     serveri_access_free(s);
     serveri_audit_free(s);
+    serveri_rate_free(s);
     serveri_quotas_free(s->quotas);
     serveri_tls_context_free(s->tls);
     free(s->tls_in);

@@ -40,13 +40,15 @@ struct server_conf {
     const char *host;            /* NULL: 127.0.0.1; the caller's, as long as the server lives */
     uint16_t    port;            /* 0: any free one */
     uint32_t    connections_max; /* 1024; beyond it: 503 */
-    uint32_t    head_ms_max;     /* 10 s: from the first byte of a request to the end of its head */
-    uint32_t    idle_ms_max;     /* 75 s: between two requests */
-    uint32_t    body_ms_max;     /* 30 s, and a second more for each KiB that arrived */
-    uint32_t    stall_ms_max;    /* 120 s in which a client takes none of its answer */
-    uint32_t    drain_ms_max;    /* 10 s */
-    uint32_t    keepalive_ms;    /* 15 s between comments on a silent event stream */
-    uint64_t    body_bytes_max;  /* 65 MiB: one commit, and slack */
+    uint32_t    address_connections_max; /* of one address; 0: no bound */
+    uint32_t    requests_per_s; /* of an address, or of a user where he is known; 0: no bound */
+    uint32_t    head_ms_max;    /* 10 s: from the first byte of a request to the end of its head */
+    uint32_t    idle_ms_max;    /* 75 s: between two requests */
+    uint32_t    body_ms_max;    /* 30 s, and a second more for each KiB that arrived */
+    uint32_t    stall_ms_max;   /* 120 s in which a client takes none of its answer */
+    uint32_t    drain_ms_max;   /* 10 s */
+    uint32_t    keepalive_ms;   /* 15 s between comments on a silent event stream */
+    uint64_t    body_bytes_max; /* 65 MiB: one commit, and slack */
     uint64_t    memory_bytes_max; /* 256 MiB: all connections' buffers beyond their first pages */
     uint32_t    slow_ms;          /* a line for each request that took so long; 0: none */
     bool        read_only;        /* of the log: then the server is never ready */

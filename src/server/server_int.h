@@ -29,6 +29,7 @@ struct h2;
 struct live;
 struct log_write;
 struct quotas;
+struct rates;
 struct upcast;
 struct log_new_event;
 struct log_req;
@@ -64,7 +65,7 @@ struct stats {
     uint64_t    connections_all, connections_refused, requests, bytes_in, bytes_out;
     uint64_t    appends, append_events, append_bytes;
     uint64_t    events_out, streams_cut, quota_refused, tls_failed;
-    uint64_t    logins_failed, access_denied;
+    uint64_t    logins_failed, access_denied, rate_refused;
     uint64_t    answers[SERVERI_STATUS_MAX];
     struct hist append_us; /* from the request to the log's answer */
     /* Refusals by the name of the error; names are constants of the program. */
@@ -390,6 +391,7 @@ struct server {
     struct auth     *auth;   /* NULL: nobody has said yet who he is */
     struct access   *access; /* likewise */
     struct audit    *audit;
+    struct rates    *rates;
     unsigned         user_jobs; /* under way */
 
     const struct upcasts *upcasts; /* NULL: none */
