@@ -506,7 +506,7 @@ bool
 serveri_access_route(struct call *call)
 {
     struct server   *s = call->conn->server;
-    enum access_need need = call->route->need;
+    enum access_need need = (enum access_need)call->route->need;
     struct err       err;
 
     if (need == ACCESS_OPEN || !serveri_access_on(s))
