@@ -127,7 +127,7 @@ struct grpc_op {
     int64_t               expected;
     struct buf            bytes; /* proposed messages, each with its length before it */
     uint32_t              count;
-    struct log_new_event *events;
+    struct log_new_event *events, few; /* few: the only one */
     struct log_write      write, *writes;
     struct log_check     *checks;
     struct log_change     change;

@@ -46,7 +46,8 @@ grpci_op_free(struct grpc_op *op)
     buf_fini(&op->bytes);
     buf_fini(&op->more);
     buf_fini(&op->trace.texts);
-    free(op->events);
+    if (op->events != &op->few)
+        free(op->events);
     free(op->writes);
     free(op->checks);
     free(op->order);
@@ -60,10 +61,10 @@ grpci_op_add(struct grpc_op *op, struct slice message)
 
     if (op->count == SERVERI_EVENTS_MAX)
         return false;
+    if (!buf_reserve(&op->bytes, sizeof len + len))
+        return false;
     buf_add(&op->bytes, &len, sizeof len);
     buf_add_slice(&op->bytes, message);
-    if (op->bytes.failed)
-        return false;
     op->count++;
     return true;
 }
@@ -142,7 +143,7 @@ grpci_op_parse(struct grpc_op *op)
     const uint8_t *p = op->bytes.data;
     const char    *why = NULL;
 
-    op->events = calloc(op->count + 1, sizeof *op->events);
+    op->events = op->count <= 1 ? &op->few : calloc(op->count, sizeof *op->events);
     if (op->events == NULL)
         return "no memory for the append";
     for (uint32_t i = 0; i < op->count && why == NULL; i++) {
