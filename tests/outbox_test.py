@@ -337,6 +337,16 @@ class Postgres(Case):
         relay.until(lambda s: s['parked'] == 1, 'parked')
         self.same_ids(relay.events(), ids)
 
+    def test_large_rows(self):
+        """Rows of 3 MB, more of them than are read at once."""
+        relay = self.relay(self.polled(xid='xid')).serve()
+        ids = [str(uuid.uuid4()) for _ in range(20)]
+        self.pg.psql(''.join(f"INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) VALUES ('{x}', "
+                             f"'a', '1', 'T', to_jsonb(repeat('{n % 10}', 3000000)));"
+                             for n, x in enumerate(ids)))
+        relay.until(lambda s: s['changes'] == 20 and s['caught_up'], 'taken')
+        self.assertEqual(self.pg.psql('SELECT count(*) FROM outbox'), '0\n')
+
     def test_refusals(self):
         relay = self.relay(self.polled(table='nothing'))
         self.assertIn('there is no table nothing', relay.command('source', 'check', self.name, status=1))

@@ -4,6 +4,9 @@
 #include "source/outbox/outbox_int.h"
 
 #define BYTES_MAX ((size_t)1 << 30)
+#define BYTES_MUCH ((size_t)8 << 20) /* of one batch */
+#define LIMIT_FIRST 64u
+#define LIMIT_MAX 65536u
 
 void
 outboxi_batch_fini(struct outboxi_batch *b)
@@ -16,8 +19,15 @@ outboxi_batch_fini(struct outboxi_batch *b)
 }
 
 int
-outboxi_batch_begin(struct outboxi_batch *b, uint32_t max, struct err *err)
+outboxi_batch_begin(struct outboxi_batch *b, uint32_t max, uint32_t *limit, struct err *err)
 {
+    if (b->limit == 0)
+        b->limit = LIMIT_FIRST;
+    else if (b->bytes.len > BYTES_MUCH)
+        b->limit = b->limit > 4 ? b->limit / 4 : 1;
+    else if (b->limit < LIMIT_MAX)
+        b->limit *= 2;
+    *limit = b->limit < max ? b->limit : max;
     if (b->room < max) {
         free(b->rows);
         free(b->changes);

@@ -253,9 +253,10 @@ read_rows(struct my_outbox *s, uint32_t max, struct err *err)
 {
     struct st_mysql_res *r = NULL;
     struct buf           sql = {0};
+    uint32_t             limit;
     int                  rc;
 
-    TRY(outboxi_batch_begin(&s->batch, max, err));
+    TRY(outboxi_batch_begin(&s->batch, max, &limit, err));
     buf_add_str(&sql, "SELECT * FROM ");
     my_add_name(&sql, s->table);
     if (s->after == OUTBOXI_MARK) {
@@ -263,7 +264,7 @@ read_rows(struct my_outbox *s, uint32_t max, struct err *err)
         my_add_name(&sql, s->sent);
         buf_add_str(&sql, " IS NULL");
     }
-    buf_printf(&sql, " LIMIT %u", max);
+    buf_printf(&sql, " LIMIT %u", limit);
     TRY(my_run_buf(s->conn, who(s), &sql, &r, err));
     while (my_next(r))
         put_row(s, r, my_columns(r));

@@ -32,11 +32,12 @@ struct outboxi_batch {
     struct outboxi_row *rows;
     struct change      *changes;
     uint32_t            count, room;
+    uint32_t            limit; /* rows to ask for: few of them where they are large */
 };
 
 void outboxi_batch_fini(struct outboxi_batch *b);
-/* Empties it, with room for max rows. */
-int outboxi_batch_begin(struct outboxi_batch *b, uint32_t max, struct err *err);
+/* Empties it, with room for max rows; *limit: how many to ask for now. */
+int outboxi_batch_begin(struct outboxi_batch *b, uint32_t max, uint32_t *limit, struct err *err);
 /* Rows are written member by member between these two; `id` is raw JSON within bytes. */
 void                outboxi_row_begin(struct outboxi_batch *b);
 void                outboxi_member(struct outboxi_batch *b, struct slice name);

@@ -570,10 +570,11 @@ read_rows(struct pg_outbox *s, uint32_t max, struct err *err)
 {
     struct pg_result *r = NULL;
     struct buf        sql = {0};
+    uint32_t          limit;
     int               rc, n;
 
-    TRY(outboxi_batch_begin(&s->batch, max, err));
-    add_select(s, max, &sql);
+    TRY(outboxi_batch_begin(&s->batch, max, &limit, err));
+    add_select(s, limit, &sql);
     TRY(pq_run_buf(s->conn, who(s), &sql, 0, NULL, &r, err));
     n = pq_rows(r);
     for (int i = 0; i < n; i++)

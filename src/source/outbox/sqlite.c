@@ -252,17 +252,18 @@ static int
 read_rows(struct lite_outbox *s, uint32_t max, struct err *err)
 {
     struct sqlite3_stmt *stmt = NULL;
+    uint32_t             limit;
     bool                 row;
     int                  rc;
 
-    TRY(outboxi_batch_begin(&s->batch, max, err));
+    TRY(outboxi_batch_begin(&s->batch, max, &limit, err));
     if (s->after == OUTBOXI_MARK)
         TRY(sql_prepare(s->db, &stmt, err,
                         "SELECT * FROM \"%w\" WHERE \"%w\" IS NULL ORDER BY rowid LIMIT %u",
-                        s->table, s->sent, max));
+                        s->table, s->sent, limit));
     else
         TRY(sql_prepare(s->db, &stmt, err, "SELECT * FROM \"%w\" ORDER BY rowid LIMIT %u", s->table,
-                        max));
+                        limit));
     for (;;) {
         TRY(sql_step(stmt, &row, err));
         if (!row)
