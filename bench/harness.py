@@ -173,7 +173,7 @@ def postgres_bin():
     return found[-1] if found else fail('no PostgreSQL 15: run make deps-bench as root')
 
 
-def postgres(folder, name='postgres'):
+def postgres(folder, name='postgres', options=()):
     """PostgreSQL as it comes (fsync, full_page_writes, synchronous_commit on), with room in
     memory and between checkpoints."""
     user = other_user('postgres')
@@ -187,7 +187,7 @@ def postgres(folder, name='postgres'):
                      '-c', 'listen_addresses=127.0.0.1', '-c', f'port={port}',
                      '-c', 'unix_socket_directories=', '-c', 'max_connections=200',
                      '-c', 'shared_buffers=1GB', '-c', 'max_wal_size=16GB',
-                     '-c', 'fsync=on', '-c', 'synchronous_commit=on'],
+                     '-c', 'fsync=on', '-c', 'synchronous_commit=on', *options],
                     os.path.join(folder.path, name + '.log'), user, signal.SIGINT, cwd=path)
     server.port = port
     server.until(lambda: subprocess.run([postgres_bin() + '/pg_isready', '-q', '-h', '127.0.0.1',
