@@ -131,6 +131,63 @@ class Nats(Server):
         return NatsClient(self.port)
 
 
+class NatsCluster(Server):
+    """Three servers, each with the others' addresses."""
+    user = 'nobody'
+    program = 'nats-server'
+
+    def __init__(self):
+        super().__init__()
+        self.ports = free_ports(6)
+        self.nodes = {}
+
+    def as_user(self):
+        return False
+
+    def urls(self):
+        return json.dumps([f'nats://127.0.0.1:{p}' for p in self.ports[:3]])
+
+    def start(self):
+        """Those that do not run."""
+        routes = ','.join(f'nats://127.0.0.1:{p}' for p in self.ports[3:])
+        for i in range(3):
+            if i in self.nodes:
+                continue
+            self.nodes[i] = self.run([
+                'nats-server', '-n', f'n{i}', '-a', '127.0.0.1', '-p', str(self.ports[i]), '-js',
+                '-sd', os.path.join(self.folder, f'js{i}'), '--cluster_name', 'c1', '--cluster',
+                f'nats://127.0.0.1:{self.ports[3 + i]}', '--routes', routes])
+        until(self.has_leader, 'the NATS servers choose no leader')
+
+    def has_leader(self):
+        try:
+            client = self.client()
+            try:
+                client.socket.settimeout(1)
+                client.api('INFO')
+                return True
+            finally:
+                client.close()
+        except (OSError, AssertionError, ValueError):
+            return False
+
+    def client(self):
+        """Of any that runs."""
+        for i in self.nodes:
+            with contextlib.suppress(OSError):
+                return NatsClient(self.ports[i])
+        raise OSError('no NATS server runs')
+
+    def kill_leader(self, stream):
+        client = self.client()
+        name = client.api(f'STREAM.INFO.{stream}')['cluster']['leader']
+        client.close()
+        process = self.nodes.pop(int(name[1:]))
+        self.processes.remove(process)
+        process.kill()
+        process.wait()
+
+
 class NatsClient:
     """As much of the protocol as the tests need."""
 

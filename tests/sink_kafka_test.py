@@ -54,6 +54,49 @@ class KafkaSink(SinkCase):
                          ('order-1 ü', 'application/json', TRACE))
         self.stop()
 
+    def positions(self):
+        return [r['value'] for r in self.server.dump(f'{self.name}.at', 1) if r['key'] == 'out']
+
+    def test_transactions(self):
+        """Records with the checkpoint behind them; after a kill it goes on from there. The mock keeps
+        what a broker would hide, so nothing can be said of doubles that were aborted."""
+        self.server.tell(f'create {self.name}.at 1')
+        self.configure_with(transactions=f'{{positions: {self.name}.at}}')
+        self.start()
+        self.fill(10, 20)
+        self.delivered()
+        self.came(self.seen(), doubles=False)
+        self.kill()
+        before = len(self.records())
+        self.start()
+        self.append('order-1', 3)
+        self.delivered()
+        self.came(self.seen(), doubles=False)
+        self.assertEqual(len(self.records()), before + 3)
+        self.assertGreaterEqual(int(self.positions()[-1]), self.end_of_log - 1)
+        self.assertEqual(self.positions(), sorted(self.positions(), key=int))
+        self.append('order-1', data={'n': 'x' * 1200000})
+        self.append('order-2')
+        self.delivered()
+        self.assertEqual(self.show()['parked'], 1)
+        self.assertIn('message_max', self.show()['error'])
+
+    def test_transactions_broker_down(self):
+        self.server.tell(f'create {self.name}.at 1')
+        self.configure_with(transactions=f'{{positions: {self.name}.at}}')
+        self.start()
+        self.fill(5, 10)
+        self.delivered()
+        for broker in (1, 2, 3):
+            self.server.tell(f'down {broker}')
+        self.fill(5, 10)
+        self.complains('Kafka')
+        for broker in (1, 2, 3):
+            self.server.tell(f'up {broker}')
+        self.delivered()
+        self.came(self.seen())
+        self.assertEqual(self.show()['parked'], 0)
+
     def test_killed(self):
         self.start()
         for _ in range(2):

@@ -227,12 +227,40 @@ bad_headers(void **state)
     sink_form_free(f);
 }
 
+static void
+test_debezium(void **state)
+{
+    struct sink_form   *f = form("format: debezium\n", SINK_KAFKA);
+    struct sink_item    item = event();
+    struct sink_message m;
+    struct err          err;
+
+    (void)state;
+    assert_int_equal(sink_form_fill(f, &item, &m, &err), E_SCHEMA);
+    assert_int_equal(err.kind, ERR_DATA);
+    item.type = slice_str("Updated");
+    item.meta = slice_str("{\"$source\":{\"name\":\"shop\",\"table\":\"orders\",\"position\":\"7\","
+                          "\"time_us\":2500000,\"before\":{\"n\":0}}}");
+    assert_int_equal(sink_form_fill(f, &item, &m, &err), 0);
+    assert_true(slice_is(m.body,
+                         "{\"before\":{\"n\":0},\"after\":{\"n\": 1},\"source\":{\"connector\":"
+                         "\"oxbow\",\"name\":\"shop\",\"table\":\"orders\",\"position\":\"7\","
+                         "\"ts_ms\":2500,\"snapshot\":\"false\"},\"op\":\"u\",\"ts_ms\":1000}"));
+    assert_int_equal(m.count, 0);
+    item.type = slice_str("Deleted");
+    item.data = slice_str("null");
+    assert_int_equal(sink_form_fill(f, &item, &m, &err), 0);
+    assert_true(slice_starts(m.body, slice_str("{\"before\":{\"n\":0},\"after\":null,")));
+    sink_form_free(f);
+}
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(binary),     cmocka_unit_test(structured),  cmocka_unit_test(raw),
-        cmocka_unit_test(bad_traces), cmocka_unit_test(bad_headers),
+        cmocka_unit_test(test_debezium), cmocka_unit_test(binary),
+        cmocka_unit_test(structured),    cmocka_unit_test(raw),
+        cmocka_unit_test(bad_traces),    cmocka_unit_test(bad_headers),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/rfc3339.h"
 #include "sink/fill.h"
+#include "sink/message_int.h"
 
 #define KEEP_MAX 262144 /* bytes of a buffer that stay for the next event */
 #define NAME_MAX_LEN 32
@@ -42,7 +43,7 @@ static const char json_type_text[] = "application/json";
 static const char bytes_type_text[] = "application/octet-stream";
 static const char whole_type_text[] = "application/cloudevents+json";
 
-const char *const      sink_formats[] = {"binary", "structured", "raw", NULL};
+const char *const      sink_formats[] = {"binary", "structured", "raw", "debezium", NULL};
 const struct conf_type sink_header_type = {.kind = CONF_STRING, .min = 1, .max = 1024};
 
 struct sink_form {
@@ -429,6 +430,10 @@ sink_form_fill(struct sink_form *f, const struct sink_item *item, struct sink_me
         TRY(put_whole(f, item, err));
         m->body = buf_slice(&f->body);
         m->content_type = whole_type_text;
+    } else if (f->format == SINK_DEBEZIUM) {
+        TRY(sinki_put_debezium(item, &f->body, err));
+        m->body = buf_slice(&f->body);
+        m->content_type = json_type_text;
     } else {
         m->body = item->data.len == 0 ? slice_of(NULL, 0) : item->data;
         m->content_type = data_type(item);

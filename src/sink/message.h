@@ -10,6 +10,7 @@
  *   binary      an attribute a header, the body is the data
  *   structured  the body is the whole as JSON; data that is no JSON becomes data_base64
  *   raw         the body is the data, there are no attributes
+ *   debezium    the body is a captured change in Debezium's layout, there are no attributes
  *
  * AMQP 0-9-1 has no binding of the specification's: it gets that of AMQP 1.0, in its headers.
  */
@@ -21,7 +22,7 @@
 #include "sink/sink.h"
 
 enum sink_binding { SINK_HTTP, SINK_KAFKA, SINK_AMQP, SINK_NATS };
-enum sink_format { SINK_BINARY, SINK_STRUCTURED, SINK_RAW };
+enum sink_format { SINK_BINARY, SINK_STRUCTURED, SINK_RAW, SINK_DEBEZIUM };
 
 #define SINK_HEADERS_OWN_MAX 16
 #define SINK_HEADERS_MAX (SINK_HEADERS_OWN_MAX + 16)
@@ -34,7 +35,7 @@ extern const struct conf_type sink_header_type;
     {.name = "format",                                                                             \
      .type = {.kind = CONF_ENUM, .values = sink_formats},                                          \
      .preset = "binary",                                                                           \
-     .doc = "CloudEvents binary or structured; raw: the data alone"},                              \
+     .doc = "CloudEvents binary or structured; raw: the data alone; debezium: its layout"},        \
         {.name = "source",                                                                         \
          .type = {.kind = CONF_STRING, .min = 1, .max = 1024},                                     \
          .preset = "oxbow",                                                                        \

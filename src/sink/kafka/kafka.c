@@ -8,33 +8,17 @@
  */
 #include "sink/kafka/kafka.h"
 
-#include <librdkafka/rdkafka.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/conf.h"
 #include "base/template.h"
 #include "sink/fill.h"
-#include "sink/message.h"
-#include "sink/slots.h"
+#include "sink/kafka/kafka_int.h"
 
 #define TOPIC_MAX 249 /* bytes of a topic's name */
 #define FLUSH_MS 500
 #define CHECK_MS 5000
 #define SAID_MAX 256
-
-struct kafka_sink {
-    struct sink         base;
-    const struct conf  *conf;
-    rd_kafka_t         *producer;
-    struct sink_slots   slots;
-    struct sink_form   *form;
-    struct template    *topic, *key;
-    struct sink_message message;
-    struct buf          topic_text, key_text, scratch;
-    uint64_t            timeout_us, message_max;
-    bool                broken, closing;
-};
 
 static const char *const mechanisms[] = {"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", NULL};
 static const char *const codecs[] = {"none", "gzip", "snappy", "lz4", "zstd", NULL};
@@ -79,6 +63,9 @@ static const struct conf_field fields[] = {
      .type = {.kind = CONF_DURATION, .min = 1000000, .max = 600000000},
      .preset = "30s",
      .doc = "how long a record is tried before it counts as failed"},
+    {.name = "transactions",
+     .type = {.kind = CONF_OBJECT, .fields = sinki_kafka_txn_fields},
+     .doc = "records and checkpoint in one transaction"},
     {.name = "message_max",
      .type = {.kind = CONF_SIZE, .min = 1024, .max = 512 << 20},
      .preset = "1000000",
@@ -87,10 +74,10 @@ static const struct conf_field fields[] = {
 };
 static const struct conf_type schema = {.kind = CONF_OBJECT, .fields = fields};
 
-static struct kafka_sink *
+static struct sinki_kafka_sink *
 mine(struct sink *s)
 {
-    return (struct kafka_sink *)s;
+    return (struct sinki_kafka_sink *)s;
 }
 
 /* reports */
@@ -113,13 +100,21 @@ kind_of(const rd_kafka_message_t *m)
 static void
 on_report(rd_kafka_t *producer, const rd_kafka_message_t *m, void *arg)
 {
-    struct kafka_sink *s = arg;
-    struct sink_slot  *slot = m->_private;
-    struct err         err;
-    enum err_kind      kind;
+    struct sinki_kafka_sink *s = arg;
+    struct sink_slot        *slot = m->_private;
+    struct err               err;
+    enum err_kind            kind;
 
-    if (s->closing)
+    if (s->closing || slot == NULL)
         return;
+    if (s->positions != NULL) { /* the transaction says what became of it, unless it is at fault */
+        if (m->err != RD_KAFKA_RESP_ERR_NO_ERROR && kind_of(m) == ERR_DATA && s->refused == NULL) {
+            s->refused = slot;
+            (void)err_set(sink_slot_err(&s->slots, slot), __FILE__, __LINE__, E_REJECTED, ERR_DATA,
+                          "Kafka: %s", rd_kafka_err2str(m->err));
+        }
+        return;
+    }
     if (m->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
         sink_slot_end(&s->slots, slot, NULL);
         return;
@@ -133,7 +128,7 @@ on_report(rd_kafka_t *producer, const rd_kafka_message_t *m, void *arg)
 static void
 on_error(rd_kafka_t *producer, int code, const char *why, void *arg)
 {
-    struct kafka_sink *s = arg;
+    struct sinki_kafka_sink *s = arg;
 
     if (code == RD_KAFKA_RESP_ERR__FATAL)
         s->broken = true;
@@ -147,8 +142,8 @@ on_log(const rd_kafka_t *producer, int level, const char *facility, const char *
 
 /* the producer */
 
-static int
-set(rd_kafka_conf_t *to, const char *name, const char *value, struct err *err)
+int
+sinki_kafka_set(rd_kafka_conf_t *to, const char *name, const char *value, struct err *err)
 {
     char why[SAID_MAX];
 
@@ -165,46 +160,60 @@ set_ms(rd_kafka_conf_t *to, const char *name, uint64_t us, struct err *err)
     char text[32];
 
     (void)snprintf(text, sizeof text, "%llu", (unsigned long long)(us / 1000));
-    return set(to, name, text, err);
+    return sinki_kafka_set(to, name, text, err);
 }
 
-static int
-set_all(struct kafka_sink *s, rd_kafka_conf_t *to, struct err *err)
+int
+sinki_kafka_set_client(struct sinki_kafka_sink *s, rd_kafka_conf_t *to, struct err *err)
 {
     const struct conf *conf = s->conf;
     bool               tls = conf_bool(conf, "tls"), sasl = conf_has(conf, "user");
-    char               text[32];
     int                rc;
 
-    TRY(set(to, "bootstrap.servers", conf_str(conf, "brokers"), err));
-    TRY(set(to, "client.id", "oxbow", err));
-    TRY(set(to, "enable.idempotence", "true", err));
-    TRY(set(to, "partitioner", "murmur2_random", err)); /* as the Java client's */
-    TRY(set(to, "compression.codec", codecs[conf_enum(conf, "compression")], err));
-    TRY(set_ms(to, "linger.ms", conf_duration_us(conf, "linger"), err));
-    TRY(set_ms(to, "message.timeout.ms", s->timeout_us, err));
+    TRY(sinki_kafka_set(to, "bootstrap.servers", conf_str(conf, "brokers"), err));
+    TRY(sinki_kafka_set(to, "client.id", "oxbow", err));
     TRY(set_ms(to, "socket.timeout.ms", s->timeout_us > 20000000 ? 20000000 : s->timeout_us, err));
-    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)s->message_max + 65536);
-    TRY(set(to, "message.max.bytes", text, err));
+    rd_kafka_conf_set_log_cb(to, on_log);
     if (tls || sasl)
-        TRY(set(to, "security.protocol",
-                tls && sasl ? "SASL_SSL"
-                : tls       ? "SSL"
-                            : "SASL_PLAINTEXT",
-                err));
+        TRY(sinki_kafka_set(to, "security.protocol",
+                            tls && sasl ? "SASL_SSL"
+                            : tls       ? "SSL"
+                                        : "SASL_PLAINTEXT",
+                            err));
     if (tls)
-        TRY(set(to, "ssl.ca.location", conf_str(conf, "ca_file"), err));
+        TRY(sinki_kafka_set(to, "ssl.ca.location", conf_str(conf, "ca_file"), err));
     if (sasl) {
-        TRY(set(to, "sasl.mechanisms", mechanisms[conf_enum(conf, "mechanism")], err));
-        TRY(set(to, "sasl.username", conf_str(conf, "user"), err));
-        TRY(set(to, "sasl.password", conf_str(conf, "password"), err));
+        TRY(sinki_kafka_set(to, "sasl.mechanisms", mechanisms[conf_enum(conf, "mechanism")], err));
+        TRY(sinki_kafka_set(to, "sasl.username", conf_str(conf, "user"), err));
+        TRY(sinki_kafka_set(to, "sasl.password", conf_str(conf, "password"), err));
     }
 out:
     return rc;
 }
 
 static int
-need_producer(struct kafka_sink *s, struct err *err)
+set_producer(struct sinki_kafka_sink *s, rd_kafka_conf_t *to, struct err *err)
+{
+    const struct conf *conf = s->conf;
+    char               text[32];
+    int                rc;
+
+    TRY(sinki_kafka_set_client(s, to, err));
+    TRY(sinki_kafka_set(to, "enable.idempotence", "true", err));
+    TRY(sinki_kafka_set(to, "partitioner", "murmur2_random", err)); /* as the Java client's */
+    TRY(sinki_kafka_set(to, "compression.codec", codecs[conf_enum(conf, "compression")], err));
+    TRY(set_ms(to, "linger.ms", conf_duration_us(conf, "linger"), err));
+    if (s->positions != NULL)
+        TRY(sinki_kafka_txn_set(s, to, err));
+    TRY(set_ms(to, "message.timeout.ms", s->timeout_us, err));
+    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)s->message_max + 65536);
+    rc = sinki_kafka_set(to, "message.max.bytes", text, err);
+out:
+    return rc;
+}
+
+int
+sinki_kafka_need_producer(struct sinki_kafka_sink *s, struct err *err)
 {
     rd_kafka_conf_t *to;
     char             why[SAID_MAX];
@@ -213,16 +222,15 @@ need_producer(struct kafka_sink *s, struct err *err)
     if (s->producer != NULL)
         return 0;
     to = rd_kafka_conf_new();
-    TRY(set_all(s, to, err));
+    TRY(set_producer(s, to, err));
     rd_kafka_conf_set_opaque(to, s);
     rd_kafka_conf_set_dr_msg_cb(to, on_report);
     rd_kafka_conf_set_error_cb(to, on_error);
-    rd_kafka_conf_set_log_cb(to, on_log);
     s->producer = rd_kafka_new(RD_KAFKA_PRODUCER, to, why, sizeof why);
     if (s->producer == NULL)
         FAIL(err, E_INVALID, ERR_FATAL, "Kafka: no producer: %s", why);
     to = NULL; /* the producer's now */
-    s->broken = false;
+    s->broken = s->ready = false;
 out:
     if (to != NULL)
         rd_kafka_conf_destroy(to);
@@ -230,14 +238,14 @@ out:
 }
 
 /* Everything it holds is reported on the way, unless the sink is being closed. */
-static void
-drop_producer(struct kafka_sink *s)
+void
+sinki_kafka_drop_producer(struct sinki_kafka_sink *s)
 {
     if (s->producer == NULL)
         return;
     (void)rd_kafka_purge(s->producer, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
     (void)rd_kafka_flush(s->producer, FLUSH_MS);
-    if (!s->closing && sink_slots_flying(&s->slots) > 0) {
+    if (!s->closing && s->positions == NULL && sink_slots_flying(&s->slots) > 0) {
         struct err err;
 
         (void)err_set(&err, __FILE__, __LINE__, E_REMOTE, ERR_UNSURE,
@@ -255,11 +263,12 @@ drop_producer(struct kafka_sink *s)
 static void
 close_sink(struct sink *base)
 {
-    struct kafka_sink *s = mine(base);
+    struct sinki_kafka_sink *s = mine(base);
 
     s->closing = true;
-    drop_producer(s);
+    sinki_kafka_drop_producer(s);
     sink_slots_fini(&s->slots);
+    free(s->taken);
     sink_form_free(s->form);
     template_free(s->topic);
     template_free(s->key);
@@ -271,16 +280,17 @@ close_sink(struct sink *base)
 static int
 open_sink(struct sink *base, const struct conf *conf, struct err *err)
 {
-    struct kafka_sink *s = mine(base);
-    int                rc;
+    struct sinki_kafka_sink *s = mine(base);
+    int                      rc;
 
     s->conf = conf;
     s->timeout_us = conf_duration_us(conf, "timeout");
     s->message_max = conf_size(conf, "message_max");
+    TRY(sinki_kafka_txn_open(s, conf, err));
     TRY(sink_form_open(conf, SINK_KAFKA, &s->form, err));
     TRY(sink_template(conf, "topic", TEMPLATE_TEXT, &s->topic, err));
     TRY(sink_template(conf, "key", TEMPLATE_TEXT, &s->key, err));
-    TRY(need_producer(s, err)); /* what it does not like shows now */
+    TRY(sinki_kafka_need_producer(s, err)); /* what it does not like shows now */
     TRY(sink_slots_init(&s->slots, base, (uint32_t)conf_int(conf, "in_flight"), err));
 out:
     if (rc != 0)
@@ -305,8 +315,8 @@ check_topic(struct slice t, struct err *err)
     return 0;
 }
 
-static int
-fill(struct kafka_sink *s, const struct sink_item *item, struct err *err)
+int
+sinki_kafka_fill(struct sinki_kafka_sink *s, const struct sink_item *item, struct err *err)
 {
     void *arg = (void *)(uintptr_t)item;
     int   rc;
@@ -339,8 +349,8 @@ headers_of(const struct sink_message *m)
     return h;
 }
 
-static int
-produce(struct kafka_sink *s, struct sink_slot *slot, struct err *err)
+int
+sinki_kafka_produce(struct sinki_kafka_sink *s, struct sink_slot *slot, struct err *err)
 {
     const struct sink_message *m = &s->message;
     const struct sink_item    *item = slot->item;
@@ -374,14 +384,18 @@ produce(struct kafka_sink *s, struct sink_slot *slot, struct err *err)
 static int
 submit(struct sink *base, struct sink_item *item, struct err *err)
 {
-    struct kafka_sink *s = mine(base);
-    struct sink_slot  *slot = sink_slot_take(&s->slots, item);
-    struct err         why;
-    int                rc;
+    struct sinki_kafka_sink *s = mine(base);
+    struct sink_slot        *slot = sink_slot_take(&s->slots, item);
+    struct err               why;
+    int                      rc;
 
-    TRY(fill(s, item, &why));
-    TRY(need_producer(s, &why));
-    rc = produce(s, slot, &why);
+    if (s->positions != NULL) {
+        s->taken[s->taken_count++] = slot;
+        return 0;
+    }
+    TRY(sinki_kafka_fill(s, item, &why));
+    TRY(sinki_kafka_need_producer(s, &why));
+    rc = sinki_kafka_produce(s, slot, &why);
 out:
     if (rc != 0)
         sink_slot_decide(&s->slots, slot, &why);
@@ -391,21 +405,25 @@ out:
 static int
 poll_sink(struct sink *base, bool flush, struct log_pos upto, uint32_t wait_ms, struct err *err)
 {
-    struct kafka_sink *s = mine(base);
+    struct sinki_kafka_sink *s = mine(base);
 
+    if (s->positions != NULL)
+        return sinki_kafka_txn_poll(s, upto, err);
     if (sink_slots_tell(&s->slots))
         wait_ms = 0;
     if (s->producer == NULL)
         return 0;
     (void)rd_kafka_poll(s->producer, sink_slots_flying(&s->slots) == 0 ? 0 : (int)wait_ms);
     if (s->broken)
-        drop_producer(s);
+        sinki_kafka_drop_producer(s);
     return 0;
 }
 
 static int
 checkpoint(struct sink *base, struct log_pos *pos, struct err *err)
 {
+    if (mine(base)->positions != NULL)
+        return sinki_kafka_txn_checkpoint(mine(base), pos, err);
     pos->v = 0;
     return 0;
 }
@@ -413,7 +431,7 @@ checkpoint(struct sink *base, struct log_pos *pos, struct err *err)
 static int
 check(struct sink *base, finding_line_fn *say, void *arg, struct err *err)
 {
-    struct kafka_sink              *s = mine(base);
+    struct sinki_kafka_sink        *s = mine(base);
     const struct rd_kafka_metadata *m = NULL;
     rd_kafka_resp_err_t             rc;
     char                            line[96];
@@ -429,7 +447,7 @@ check(struct sink *base, finding_line_fn *say, void *arg, struct err *err)
 
 const struct sink_ops sink_kafka_ops = {
     .name = "kafka",
-    .size = sizeof(struct kafka_sink),
+    .size = sizeof(struct sinki_kafka_sink),
     .schema = &schema,
     .transactional = false,
     .open = open_sink,

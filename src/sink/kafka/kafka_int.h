@@ -1,0 +1,54 @@
+/* Between the files of src/sink/kafka only. */
+#ifndef OX_SINK_KAFKA_KAFKA_INT_H
+#define OX_SINK_KAFKA_KAFKA_INT_H
+
+#include <librdkafka/rdkafka.h>
+
+#include "base/conf.h"
+#include "sink/message.h"
+#include "sink/slots.h"
+
+struct sinki_kafka_sink {
+    struct sink         base;
+    const struct conf  *conf;
+    rd_kafka_t         *producer;
+    struct sink_slots   slots;
+    struct sink_form   *form;
+    struct template    *topic, *key;
+    struct sink_message message;
+    struct buf          topic_text, key_text, scratch;
+    uint64_t            timeout_us, message_max;
+    bool                broken, closing;
+
+    /* txn.c: with transactions */
+    const char *positions; /* the topic of the checkpoints; NULL: there are no transactions */
+    const char *id;
+    char        own_id[256];
+    bool        ready;        /* the producer has fenced those before it */
+    struct sink_slot **taken; /* of the transaction that gathers, in its order */
+    uint32_t           taken_count;
+    struct sink_slot  *refused; /* by a report, in this transaction */
+};
+
+extern const struct conf_field sinki_kafka_txn_fields[];
+
+/* kafka.c */
+
+/* The settings of a client of either kind. */
+int  sinki_kafka_set(rd_kafka_conf_t *, const char *name, const char *value, struct err *);
+int  sinki_kafka_set_client(struct sinki_kafka_sink *, rd_kafka_conf_t *, struct err *);
+int  sinki_kafka_need_producer(struct sinki_kafka_sink *, struct err *);
+void sinki_kafka_drop_producer(struct sinki_kafka_sink *);
+/* Into s->topic_text, s->key_text and s->message; ERR_DATA. */
+int sinki_kafka_fill(struct sinki_kafka_sink *, const struct sink_item *, struct err *);
+int sinki_kafka_produce(struct sinki_kafka_sink *, struct sink_slot *, struct err *);
+
+/* txn.c */
+
+int sinki_kafka_txn_open(struct sinki_kafka_sink *, const struct conf *, struct err *);
+/* Of the transactional producer, before it is made. */
+int sinki_kafka_txn_set(struct sinki_kafka_sink *, rd_kafka_conf_t *, struct err *);
+int sinki_kafka_txn_checkpoint(struct sinki_kafka_sink *, struct log_pos *, struct err *);
+int sinki_kafka_txn_poll(struct sinki_kafka_sink *, struct log_pos upto, struct err *);
+
+#endif
