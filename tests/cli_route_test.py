@@ -98,6 +98,19 @@ class Route(Case):
         self.assertEqual(self.types('vehicle-2', *there), ['MigratedFrom', 'Drive', 'Drive'])
         self.assertEqual(check(self.lines(*there), 's1', by_type)[1], 9)
 
+    def test_subjects(self):
+        """What is under a subject's key stays JSON, moved and routed."""
+        self.oxbow('append', 'truck-1', stdin=event('Drive', {'driver': 'A'}, subject='bob'))
+        rules = self.write('rules.yaml', '- when: {type: EngineOn}\n  route: "engine-{key}"\n')
+        self.oxbow(*SPLIT, '--transform', rules, '--name', 's1')
+        self.oxbow('append', 'truck-1', stdin=event('Drive', {'driver': 'B'}, subject='bob'))
+        self.assertEqual([e.get('data') for e in self.oxbow('read', 'vehicle-1').lines[1:]],
+                         [{'driver': 'A'}, {'driver': 'B'}])
+        self.assertEqual(check(self.lines(), 's1', by_type), ([], 2))
+        self.assertTrue(self.oxbow('stream', 'audit', 's1').lines[0]['clean'])
+        self.oxbow('subject', 'erase', 'bob')
+        self.assertEqual([e.get('data') for e in self.oxbow('read', 'vehicle-1').lines[1:]], [None, None])
+
     def test_plan_of_two(self):
         for i in range(4):
             self.oxbow('append', f'truck-{i}', stdin=event('Drive') + event('Engine') + event('Noise'))

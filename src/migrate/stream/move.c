@@ -206,7 +206,7 @@ take_out(void *arg, const struct transform_out *out, struct err *err)
         .data = streami_keep(r->arena, out->data),
         .created_us = in == NULL ? 0 : in->created_us,
         .flags = (out->json ? (uint32_t)LOG_JSON : 0) |
-                 (same ? in->flags & (uint32_t)(LOG_LINK | LOG_SEALED) : 0),
+                 (same ? in->flags & (uint32_t)(LOG_LINK | LOG_SEALED | LOG_JSON) : 0),
     };
     o->pos = in == NULL ? 0 : in->pos;
     TRY(put_meta(r, out, &o->event.meta, err));

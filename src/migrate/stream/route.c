@@ -23,12 +23,15 @@ struct rules {
     uint64_t              used;
 };
 
+struct expansion;
+
 struct stream_router {
-    struct ox_env *env;
-    struct log    *log;
-    struct rules   rules[SURGERIES];
-    uint64_t       uses;
-    struct buf     text, list, rest, scratch;
+    struct ox_env              *env;
+    struct log                 *log;
+    struct rules                rules[SURGERIES];
+    uint64_t                    uses;
+    struct buf                  text, list, rest, scratch;
+    _Atomic(struct expansion *) spare; /* one that is done, for its memory */
 };
 
 /* A stream of the commit. */
@@ -280,7 +283,7 @@ put_copy(struct going *g, const struct transform_out *out, struct log_new_event 
         .data = streami_keep(a, out->data),
         .created_us = from->created_us,
         .flags = (out->json ? (uint32_t)LOG_JSON : 0) |
-                 (out->changed ? 0 : from->flags & (uint32_t)(LOG_LINK | LOG_SEALED))};
+                 (out->changed ? 0 : from->flags & (uint32_t)(LOG_LINK | LOG_SEALED | LOG_JSON))};
     buf_clear(&router->text);
     TRY(streami_copied(out->meta, g->item->list, &router->text, err));
     e->meta = streami_keep(a, buf_slice(&router->text));
@@ -776,15 +779,17 @@ out:
 static int
 expand(void *arg, const struct log_req *in, struct log_req *out, void **hold, struct err *err)
 {
-    struct expansion *x = calloc(1, sizeof *x);
-    struct making     m = {0};
-    int               rc;
+    struct stream_router *router = arg;
+    struct expansion     *x = atomic_exchange(&router->spare, NULL);
+    struct making         m = {0};
+    int                   rc;
 
+    if (x == NULL)
+        x = calloc(1, sizeof *x);
     *hold = x;
     if (x == NULL)
         return no_memory(err);
-    x->router = arg;
-    x->in = in;
+    *x = (struct expansion){.router = router, .in = in, .arena = x->arena};
     TRY(expand_all(x, &m, err));
     out->writes = m.writes;
     out->write_count = x->write_count;
@@ -798,13 +803,22 @@ out:
 }
 
 static void
-release(void *arg, void *hold)
+free_expansion(struct expansion *x)
 {
-    struct expansion *x = hold;
-
-    (void)arg;
+    if (x == NULL)
+        return;
     streami_arena_fini(&x->arena);
     free(x);
+}
+
+static void
+release(void *arg, void *hold)
+{
+    struct stream_router *router = arg;
+    struct expansion     *x = hold;
+
+    streami_reset(&x->arena);
+    free_expansion(atomic_exchange(&router->spare, x));
 }
 
 int
@@ -831,6 +845,7 @@ stream_router_free(struct stream_router *r)
 {
     if (r == NULL)
         return;
+    free_expansion(atomic_load(&r->spare));
     for (uint32_t i = 0; i < SURGERIES; i++)
         rules_fini(&r->rules[i]);
     buf_fini(&r->text);
