@@ -65,21 +65,19 @@ class KafkaSink(SinkCase):
         self.start()
         self.fill(10, 20)
         self.delivered()
-        self.came(self.seen(), doubles=False)
         self.kill()
-        before = len(self.records())
         self.start()
         self.append('order-1', 3)
-        self.delivered()
-        self.came(self.seen(), doubles=False)
-        self.assertEqual(len(self.records()), before + 3)
-        self.assertGreaterEqual(int(self.positions()[-1]), self.end_of_log - 1)
-        self.assertEqual(self.positions(), sorted(self.positions(), key=int))
         self.append('order-1', data={'n': 'x' * 1200000})
         self.append('order-2')
         self.delivered()
         self.assertEqual(self.show()['parked'], 1)
         self.assertIn('message_max', self.show()['error'])
+        self.appended['order-1'] -= 1
+        self.came(self.seen(), doubles=False)
+        positions = [int(p) for p in self.positions()]
+        self.assertGreaterEqual(positions[-1], self.end_of_log - 1)
+        self.assertEqual(positions, sorted(positions))
 
     def test_transactions_broker_down(self):
         self.server.tell(f'create {self.name}.at 1')

@@ -14,7 +14,7 @@
 #include "sink/kafka/kafka_int.h"
 
 #define SAID_MAX 256
-#define TRIES_MAX 5
+#define TRIES_MAX 2
 
 const struct conf_field sinki_kafka_txn_fields[] = {
     {.name = "positions",
