@@ -132,6 +132,29 @@ test_pass(void **state)
     stop(f);
 }
 
+/* In a transaction with those before it in its stream: they are not parked with it. */
+static void
+test_refused_in_the_middle(void **state)
+{
+    struct fix *f = *state;
+
+    f->transactional = true;
+    append(f, 20, 2);
+    tell(f, refuse_first, "s-1", 4);
+    start(f);
+    until_caught_up(f);
+    assert_int_equal(status(f).parked, 6);
+    assert_int_equal(count_of(f, "s-1"), 4);
+    assert_int_equal(f->world->count, 14);
+    tell(f, NULL, "", 0);
+    command(f, deliver_replay(f->d, slice_str("s-1"), &f->err));
+    f->want = 0;
+    fake_until(parked_as_wanted, f, "all were replayed");
+    stop(f);
+    assert_int_equal(f->world->count, 20);
+    (void)check_order(f, false);
+}
+
 /* A budget of attempts ends in parking, with the reason. */
 static void
 test_budget(void **state)
@@ -364,6 +387,7 @@ main(void)
         TEST(test_shaped),
         TEST(test_shaped_in_transactions),
         TEST(test_pass),
+        TEST(test_refused_in_the_middle),
         TEST(test_budget),
         TEST(test_time_budget),
         TEST(test_range),

@@ -317,6 +317,7 @@ static int
 decide_refused(struct deliver *d, struct item *it, struct err *err)
 {
     struct lane *lane = it->lane;
+    struct item *behind;
 
     if (it->replay && it->skip) {
         deliveri_unpark(d, it, HOW_SKIPPED);
@@ -327,8 +328,9 @@ decide_refused(struct deliver *d, struct item *it, struct err *err)
         deliveri_lane_settle(d, lane);
         return 0;
     }
+    behind = it->lane_next;
     deliveri_leave_lane(d, it);
-    return deliveri_park(d, it, err);
+    return deliveri_park(d, it, behind, err);
 }
 
 static void

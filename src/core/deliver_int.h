@@ -260,7 +260,7 @@ struct log_pos deliveri_done_upto(const struct deliver *d, bool flying);
 struct log_pos deliveri_live_upto(const struct deliver *d);
 
 /* deliver_parked.c */
-int  deliveri_park(struct deliver *d, struct item *it, struct err *err);
+int  deliveri_park(struct deliver *d, struct item *it, struct item *behind, struct err *err);
 void deliveri_unpark(struct deliver *d, struct item *it, enum how how);
 int  deliveri_load_parked(struct deliver *d, struct err *err);
 int  deliveri_replay_read(struct deliver *d, bool *progress, struct err *err);

@@ -269,7 +269,7 @@ load(struct deliver *d, struct due due, struct err *err)
     if (lane != NULL && lane->open > 0 && !d->conf.parked_pass) {
         TRY(deliveri_admit(d, &shaped, ADMIT_DUE_TO_PARK, &it, err));
         it->due = due;
-        TRY(deliveri_park(d, it, err));
+        TRY(deliveri_park(d, it, NULL, err));
         goto out;
     }
     TRY(deliveri_admit(d, &shaped, ADMIT_DUE, &it, err));

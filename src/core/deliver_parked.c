@@ -97,9 +97,10 @@ park_one(struct deliver *d, struct item *it, struct err *err)
     return 0;
 }
 
-/* It is not in its lane; what stands behind it there is parked too, but for replays. */
+/* It is not in its lane any more; `behind`, and what follows that there, is parked too, but for
+ * replays. */
 int
-deliveri_park(struct deliver *d, struct item *it, struct err *err)
+deliveri_park(struct deliver *d, struct item *it, struct item *behind, struct err *err)
 {
     struct lane *lane = it->lane;
     int          rc = 0;
@@ -114,10 +115,11 @@ deliveri_park(struct deliver *d, struct item *it, struct err *err)
         deliveri_make_ready(d, lane);
         return 0;
     }
-    while ((it = lane->head) != NULL && !it->replay) {
-        must(it->state == ITEM_WAITING);
-        deliveri_leave_lane(d, it);
-        TRY(park_one(d, it, err));
+    for (struct item *next; behind != NULL && !behind->replay; behind = next) {
+        next = behind->lane_next;
+        must(behind->state == ITEM_WAITING);
+        deliveri_leave_lane(d, behind);
+        TRY(park_one(d, behind, err));
     }
 out:
     return rc;

@@ -127,7 +127,7 @@ take(struct deliver *d, struct shaped *s, struct err *err)
     if (!open || d->conf.parked_pass || s->ev.pos.v < lane->behind.v)
         return deliveri_admit(d, s, ADMIT_LIVE, &it, err);
     rc = deliveri_admit(d, s, ADMIT_TO_PARK, &it, err);
-    return rc != 0 ? rc : deliveri_park(d, it, err);
+    return rc != 0 ? rc : deliveri_park(d, it, NULL, err);
 }
 
 /* The next event, shaped into `held` where it is for this sink; E_END, E_MORE. */
