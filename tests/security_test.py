@@ -388,6 +388,11 @@ permissions:
         self.assertEqual(seen(), want)
         self.assertEqual(seen(backwards=True), want)
         self.assertEqual(seen('$et-T', resolve=True), want)
+        self.assertEqual(seen('$streams', resolve=True), want)
+        for stream in self.STREAMS:
+            with grpc_client.Conn(port) as conn:
+                names = b''.join(read(conn, head, '$category-' + stream.split('-')[0]).all())
+            self.assertEqual(stream.encode() in names, stream in sees)
         with grpc_client.Conn(port) as conn:
             call = read(conn, head, subscribe=True)
             got = b''

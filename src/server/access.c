@@ -370,9 +370,10 @@ serveri_may_see(struct server *s, const struct user *who, const struct log_event
 {
     if (!serveri_access_on(s))
         return true;
-    if (e->link.stream.len != 0 && !serveri_may(s, who, ACCESS_READ, e->link.stream))
-        return false;
     /* The links of $streams are the log's own: what they name is what they show. */
+    if (e->link.stream.len != 0 && !slice_is(e->link.stream, "$streams") &&
+        !serveri_may(s, who, ACCESS_READ, e->link.stream))
+        return false;
     if (slice_is(e->stream, "$streams")) {
         const char *at = e->data.len == 0 ? NULL : memchr(e->data.data, '@', e->data.len);
 

@@ -683,7 +683,7 @@ begin(struct rpc *r, struct grpc_reader *x)
         grpci_bad(r, "a stream's name has at most 255 bytes");
         return;
     }
-    if (!x->all && !serveri_is_native(grpci_name(&x->stream)) &&
+    if (!x->all && native_of(grpci_name(&x->stream)) == NATIVE_NO &&
         !serveri_may(x->server, rpc_who(r), ACCESS_READ, grpci_name(&x->stream))) {
         struct err err;
 
