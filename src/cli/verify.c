@@ -132,13 +132,17 @@ on_held(struct log_req *req)
 }
 
 static int
-take_message(struct incoming *x, struct slice raw, struct err *err)
+take_message(struct call *call, struct incoming *x, struct slice raw, struct err *err)
 {
-    int rc;
+    struct slice target = {0};
+    int          rc;
 
     if (x->count == MESSAGES_MAX)
         RETURN_ERR(err, E_LIMIT, ERR_DATA, "more than %d messages at once", MESSAGES_MAX);
-    rc = verify_message(raw, &x->text[x->count], &x->events[x->count], err);
+    rc = verify_message(raw, &x->text[x->count], &x->events[x->count], &target, err);
+    if (rc == 0 && !call_may_write(call, target))
+        rc = err_set(err, __FILE__, __LINE__, E_AUTH, ERR_DATA,
+                     "you may not append to the stream that it is for");
     if (rc != 0)
         err_prefix(err, "message %u", x->count);
     x->count++;
@@ -146,7 +150,7 @@ take_message(struct incoming *x, struct slice raw, struct err *err)
 }
 
 static int
-take_messages(struct incoming *x, struct err *err)
+take_messages(struct call *call, struct incoming *x, struct err *err)
 {
     struct json_iter it;
     struct slice     raw, one;
@@ -154,10 +158,10 @@ take_messages(struct incoming *x, struct err *err)
 
     TRY(json_value(buf_slice(&x->body), &raw, err));
     if (json_type(raw) != JSON_ARRAY)
-        return take_message(x, raw, err);
+        return take_message(call, x, raw, err);
     TRY(json_array_iter(&it, raw, err));
     while ((rc = json_iter_next(&it, NULL, &one, err)) == 0)
-        TRY(take_message(x, one, err));
+        TRY(take_message(call, x, one, err));
     if (rc == E_END)
         rc = 0;
     if (rc == 0 && x->count == 0)
@@ -181,7 +185,7 @@ incoming_new(struct call *call, struct verify *verify, struct incoming **out, st
     buf_add_str(&x->stream, verify_stream(verify));
     if (x->events == NULL || x->text == NULL || x->body.failed || x->stream.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "no memory for the messages");
-    TRY(take_messages(x, err));
+    TRY(take_messages(call, x, err));
     x->write = (struct log_write){.stream = buf_slice(&x->stream),
                                   .expected = LOG_ANY,
                                   .events = x->events,

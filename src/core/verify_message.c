@@ -23,7 +23,8 @@ text_of(const struct json_field *f, struct buf *out, struct slice *view, size_t 
 }
 
 int
-verify_message(struct slice message, struct buf *text, struct log_new_event *out, struct err *err)
+verify_message(struct slice message, struct buf *text, struct log_new_event *out,
+               struct slice *target, struct err *err)
 {
     struct json_field f[F_COUNT] = {{.name = "id", .required = true},
                                     {.name = "stream", .required = true},
@@ -76,7 +77,8 @@ verify_message(struct slice message, struct buf *text, struct log_new_event *out
     json_out_object_end(&o);
     if (text->failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
-    TRY(log_name_check(slice_of(text->data + at[F_STREAM], view[F_STREAM].len), false, err));
+    *target = slice_of(text->data + at[F_STREAM], view[F_STREAM].len);
+    TRY(log_name_check(*target, false, err));
     out->type = slice_of(text->data + at[F_TYPE], view[F_TYPE].len);
     out->data = f[F_DATA].value.data != NULL ? f[F_DATA].value : slice_str("null");
     out->meta = slice_of(text->data + meta_at, text->len - meta_at);

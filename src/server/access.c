@@ -529,3 +529,9 @@ serveri_access_route(struct call *call)
     call_refuse(call, 403, "access-denied", err.text);
     return false;
 }
+
+bool
+call_may_write(struct call *call, struct slice stream)
+{
+    return serveri_may(call->conn->server, call->who, ACCESS_WRITE, stream);
+}

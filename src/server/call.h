@@ -31,6 +31,9 @@ bool call_header(const struct call *call, const char *name, struct slice *value)
 
 struct slice call_body(const struct call *call);
 
+/* May whoever asks append to this stream? */
+bool call_may_write(struct call *call, struct slice stream);
+
 /* Did it come from this machine? */
 bool call_is_local(const struct call *call);
 
