@@ -332,7 +332,7 @@ logi_scan_commit(struct segments *segs, uint64_t pos, uint64_t bound, struct com
         /* What followed of it is gone: no commit that is not whole reaches a scavenged segment. */
         if (scan == SCAN_END && out->frames > 0 && before_gap(segs, pos, bound, was_sparse))
             break;
-        if (scan != SCAN_FRAME)
+        if (scan != SCAN_FRAME || f.next > bound) /* a sealed one says itself where it ended */
             return false;
         if ((f.head.flags & FRAME_PAD) != 0)
             continue;
