@@ -1,12 +1,15 @@
 /*
  * oxbow-sim-moves: moves of streams in seeded worlds. Old software writes to s-N, new software to
- * t-N once it is there, two surgeries rewrite streams in place and move them, what was moved is
- * given up and scavenged, and lives end by a close or by a power cut. Held against the log:
+ * t-N once it is there, two surgeries rewrite streams in place and move them, in one commit or in
+ * stages, what was moved is given up and scavenged, and lives end by a close or by a power cut.
+ * Held against the log:
  *
  * - nothing acknowledged is lost, nothing stands twice, and order is kept, in the stream where
  *   readers find it;
  * - a reader that skips what moves copied gets each event once and in order whose original
- *   stands at or after its start and passes its filter, and else the copy, wherever it starts.
+ *   stands at or after its start and passes its filter, and else the copy, wherever it starts;
+ * - a live reader of t-N is given what is there in the end, in order, and nothing of a stage that
+ *   had no end.
  *
  * In every third world the old names are routed instead, and go on until that is ended: then both
  * names have the same, and new software writes to t-N while old software writes to s-N.
@@ -49,9 +52,14 @@ struct actor {
     struct log_write     w[4];
     struct log_change    change[2];
     struct log_check     check;
+    struct log_stage    *stage;  /* of a move that is under way */
+    int64_t              filled; /* the last version that it wrote; LOG_NO_STREAM */
+    uint64_t             first, from, staged;
+    bool                 last; /* what is under way is its last commit */
+    bool                 over; /* the stage is to be closed */
     struct log_new_event e[COPIES + 1], mark, metas[2];
     char                 stream[8], other[8], meta_names[2][10], member[2][100];
-    char                 data[COPIES + 1][DATA], meta[COPIES + 1][300], text[100];
+    char                 data[COPIES + 1][DATA], meta[COPIES + 1][300], text[160];
     uint32_t             number; /* writer: of its event; 0: none */
     int64_t              expected;
     uint32_t             writes, changes, checks; /* of what is ready */
@@ -69,7 +77,9 @@ struct world {
     uint32_t              numbers;
     bool                  careless;
     struct actor          actors[WRITERS + MOVERS];
-    uint64_t              moves, rewrites, acked, crashes, stubs, routings, ends;
+    struct log_iter      *live; /* of t-N */
+    uint64_t              live_last, live_count[STREAMS], live_sum[STREAMS];
+    uint64_t              moves, rewrites, stages, acked, crashes, stubs, routings, ends;
 };
 
 static void __attribute__((format(printf, 2, 3), __noreturn__))
@@ -161,6 +171,12 @@ on_done(struct log_req *req)
 
     a->busy = false;
     a->ready = false;
+    if (a->stage != NULL && req->rc == 0 && !a->last) {
+        a->filled = (int64_t)a->w[0].last_version;
+        a->staged = a->staged == 0 ? req->pos.v : a->staged;
+    } else if (a->stage != NULL) {
+        a->over = true;
+    }
     if (a->mover)
         return;
     if (req->rc == 0) {
@@ -182,8 +198,11 @@ submit(struct actor *a, uint32_t writes, uint32_t changes)
                               .changes = a->change,
                               .change_count = changes,
                               .checks = &a->check,
-                              .check_count = a->mover ? a->checks : 0,
-                              .flags = a->mover && a->checks > 0 ? LOG_MOVED_OK : 0,
+                              .check_count = a->mover && a->stage == NULL ? a->checks : 0,
+                              .stage = a->stage,
+                              .flags = a->stage != NULL ? (a->last ? 0 : (uint32_t)LOG_STAGED)
+                                       : a->mover && a->checks > 0 ? (uint32_t)LOG_MOVED_OK
+                                                                   : 0,
                               .done = on_done,
                               .arg = a};
     a->busy = true;
@@ -345,6 +364,122 @@ prepare(struct actor *a)
         prepare_routed(a, last);
 }
 
+/* in stages */
+
+static void
+close_stage(struct actor *a)
+{
+    log_stage_close(a->world->log, a->stage);
+    a->stage = NULL;
+    a->over = a->last = false;
+}
+
+static void
+begin_stage(struct actor *a)
+{
+    struct world     *w = a->world;
+    unsigned          k = (unsigned)pick(w, STREAMS);
+    struct log_stream info;
+
+    (void)snprintf(a->stream, sizeof a->stream, "s-%u", k);
+    (void)snprintf(a->other, sizeof a->other, "t-%u", k);
+    if (log_stream_info(w->log, slice_str(a->stream), &info, NULL) != 0 ||
+        (info.flags & LOG_STREAM_MOVED) != 0)
+        return;
+    must(log_stage_open(w->log, &a->stage, NULL) == 0);
+    a->over = log_stage_add(w->log, a->stage, slice_str(a->other), NULL) != 0;
+    a->first = a->from = info.first;
+    a->filled = LOG_NO_STREAM;
+    a->staged = 0;
+}
+
+/* Of the original from a->from on: how many events are copied, the mark of a target in front. */
+static uint32_t
+read_on(struct actor *a, bool *end)
+{
+    struct world    *w = a->world;
+    struct log_read  read = {.stream = slice_str(a->stream), .from = a->from};
+    struct log_iter *it = open_iter(w, &read);
+    uint32_t         n = 0, most = 1 + (uint32_t)pick(w, 8);
+    uint64_t         from = a->from;
+    struct log_event ev;
+
+    *end = it != NULL;
+    while (next(w, it, &ev)) {
+        if (n == 0 && ev.version > a->from && a->from > a->first)
+            a->over = true; /* rewritten meanwhile, and the rest is hidden */
+        if (a->from > a->first && slice_is(ev.type, "MigratedFrom"))
+            a->over = true;
+        if (slice_is(ev.type, LOG_MOVED_TYPE))
+            a->over = true;
+        if (n == most) {
+            *end = false;
+            break;
+        }
+        from = ev.version + 1;
+        if (slice_is(ev.type, "t"))
+            copy_one(a, &ev, ++n);
+    }
+    log_iter_close(it);
+    if (it == NULL)
+        a->over = true;
+    a->from = from;
+    return n;
+}
+
+/* One commit of it: some copies, or the rest and the end. */
+static void
+stage_on(struct actor *a)
+{
+    struct log_stream info;
+    bool              end, mark = a->filled == LOG_NO_STREAM;
+    uint64_t          head;
+    uint32_t          n;
+    char              from[8], to[8];
+
+    memcpy(from, a->stream, sizeof from);
+    memcpy(to, a->other, sizeof to);
+    if (log_stream_info(a->world->log, slice_str(a->stream), &info, NULL) != 0 ||
+        info.first > a->first) { /* deleted, or rewritten */
+        a->over = true;
+        return;
+    }
+    n = read_on(a, &end);
+    head = a->from - 1;
+    a->last = end && !mark && pick(a->world, 2) == 0;
+    if (a->over || (n == 0 && !a->last))
+        return;
+    (void)snprintf(a->meta[0], sizeof a->meta[0],
+                   "{\"stream\":\"%s\",\"first\":%" PRIu64 ",\"last\":%" PRIu64
+                   ",\"surgery\":\"x\"}",
+                   from, a->first, head);
+    a->e[0] = (struct log_new_event){
+        .type = slice_str("MigratedFrom"), .data = slice_str(a->meta[0]), .flags = LOG_JSON};
+    a->w[0] = (struct log_write){.stream = slice_str(a->other),
+                                 .expected = a->filled,
+                                 .events = mark ? a->e : a->e + 1,
+                                 .count = mark ? n + 1 : n};
+    a->change[0] = (struct log_change){.stream = slice_str(a->other),
+                                       .expected = LOG_ANY,
+                                       .what = a->last ? LOG_SET_UNSTAGED : LOG_SET_STAGED};
+    if (!a->last) {
+        submit(a, 1, mark ? 1 : 0);
+        return;
+    }
+    (void)snprintf(a->text, sizeof a->text,
+                   "{\"streams\":[\"%s\"],\"reason\":\"\",\"surgery\":\"x\",\"first\":%" PRIu64
+                   ",\"staged\":%" PRIu64 "}",
+                   to, a->first, a->staged);
+    a->mark = (struct log_new_event){
+        .type = slice_str(LOG_MOVED_TYPE), .data = slice_str(a->text), .flags = LOG_JSON};
+    a->w[n > 0 ? 1 : 0] = (struct log_write){
+        .stream = slice_str(a->stream), .expected = (int64_t)head, .events = &a->mark, .count = 1};
+    a->change[1] = (struct log_change){
+        .stream = slice_str(a->stream), .expected = LOG_ANY, .what = LOG_SET_MOVED};
+    a->world->stages++;
+    submit(a, n > 0 ? 2 : 1, 2);
+}
+
 static void
 move(struct actor *a)
 {
@@ -476,7 +611,7 @@ check_reader(struct world *w)
                  .skip_moved = true, .skip_links = true, .filter.category = slice_str(filter)};
     struct log_iter *it;
     struct log_event ev;
-    uint64_t         last = 0;
+    uint64_t         last = 0, upto;
 
     read.from = read.start = w->numbers == 0 ? 0 : w->facts[1 + pick(w, w->numbers)].pos.v;
     it = open_iter(w, &read);
@@ -495,14 +630,50 @@ check_reader(struct world *w)
         last = mine ? f->pos.v : last;
         seen[number_of(&ev)]++;
     }
+    upto = log_iter_pos(it).v; /* the end, or where a stage is open */
     log_iter_close(it);
     for (uint32_t n = 1; n <= w->numbers; n++) {
         const struct fact *f = &w->facts[n];
         bool mine = f->pos.v >= read.start && (filter[0] == '\0' || filter[0] == f->stream[0]);
 
-        if (f->pos.v != 0 && mine && seen[n] != 1)
+        if (f->pos.v != 0 && f->pos.v < upto && mine && seen[n] != 1)
             fail(w, "%" PRIu32 " was given %u times to \"%s\" from %" PRIu64, n, seen[n], filter,
                  read.start);
+    }
+}
+
+/* What the live reader was given is what there is. */
+static void
+check_live(struct world *w)
+{
+    struct log_event ev;
+    bool             open = false;
+
+    while (next(w, w->live, &ev)) {
+        unsigned k = (unsigned)(((const char *)ev.stream.data)[2] - '0');
+
+        if (ev.pos.v <= w->live_last)
+            fail(w, "live: %" PRIu64 " behind %" PRIu64, ev.pos.v, w->live_last);
+        w->live_last = ev.pos.v;
+        w->live_count[k]++;
+        w->live_sum[k] += ev.pos.v;
+    }
+    for (uint32_t i = 0; i < WRITERS + MOVERS; i++)
+        open = open || w->actors[i].stage != NULL;
+    for (unsigned k = 0; k < STREAMS && !open; k++) {
+        char             name[8];
+        struct log_read  read = {0};
+        struct log_iter *it;
+        uint64_t         count = 0, sum = 0;
+
+        (void)snprintf(name, sizeof name, "t-%u", k);
+        read.stream = slice_str(name);
+        it = open_iter(w, &read);
+        for (; next(w, it, &ev); count++)
+            sum += ev.pos.v;
+        log_iter_close(it);
+        if (count != w->live_count[k] || sum != w->live_sum[k])
+            fail(w, "live: %" PRIu64 " events of %s, not %" PRIu64, w->live_count[k], name, count);
     }
 }
 
@@ -520,6 +691,7 @@ check(struct world *w)
     }
     for (int i = 0; i < 8; i++)
         check_reader(w);
+    check_live(w);
 }
 
 /* the world */
@@ -538,6 +710,12 @@ act(struct world *w)
         (void)sim_run(w->sim, 1 + pick(w, 8));
     else if (!a->mover)
         write_one(a);
+    else if (a->stage != NULL && (a->over || pick(w, 40) == 0))
+        close_stage(a);
+    else if (a->stage != NULL)
+        stage_on(a);
+    else if (!w->careless && !w->routed && !a->ready && pick(w, 30) == 0)
+        begin_stage(a);
     else if (a->ready)
         move(a);
     else if (pick(w, 12) == 0)
@@ -571,6 +749,7 @@ open_world(struct world *w)
                             .segment_bytes = LOG_SEGMENT_MIN,
                             .heads_bytes = 65536,
                             .recent_events = 1000};
+    struct log_read read = {.filter.category = slice_str("t")};
     struct err      err;
 
     w->life++;
@@ -582,12 +761,20 @@ open_world(struct world *w)
         put_record(w);
     for (uint32_t i = 0; i < WRITERS + MOVERS; i++)
         w->actors[i].ready = false; /* what a surgery knew is gone; a writer tries again */
+    w->live = open_iter(w, &read);
+    w->live_last = 0;
+    memset(w->live_count, 0, sizeof w->live_count);
+    memset(w->live_sum, 0, sizeof w->live_sum);
     check(w);
 }
 
 static void
 close_world(struct world *w)
 {
+    log_iter_close(w->live);
+    for (uint32_t i = 0; i < WRITERS + MOVERS; i++)
+        if (w->actors[i].stage != NULL)
+            close_stage(&w->actors[i]);
     log_close(w->log);
     stream_router_free(w->router);
     w->router = NULL;
@@ -647,6 +834,7 @@ run_seed(uint64_t seed, bool careless, struct world *totals)
     totals->rewrites += w->rewrites;
     totals->routings += w->routings;
     totals->ends += w->ends;
+    totals->stages += w->stages;
     totals->stubs += w->stubs;
     index_maps_free(w->maps);
     sim_free(w->sim);
@@ -666,10 +854,10 @@ main(int argc, char **argv)
         run_seed(seed, argc > 3, totals);
     (void)printf("sim-moves: seeds %" PRIu64 "..%" PRIu64 ": good; %" PRIu64 " lives, %" PRIu64
                  " crashes, %" PRIu64 " events, %" PRIu64 " moves and %" PRIu64
-                 " rewrites tried, %" PRIu64 " routed and %" PRIu64 " ended, %" PRIu64
-                 " events scavenged\n",
+                 " rewrites tried, %" PRIu64 " in stages, %" PRIu64 " routed and %" PRIu64
+                 " ended, %" PRIu64 " events scavenged\n",
                  from, upto, totals->life, totals->crashes, totals->acked, totals->moves,
-                 totals->rewrites, totals->routings, totals->ends, totals->stubs);
+                 totals->rewrites, totals->stages, totals->routings, totals->ends, totals->stubs);
     free(totals);
     return 0;
 }

@@ -4,8 +4,9 @@
  * what the moves hid, and a consumer with `moved: skip` reads from any position. Before every step
  * a surgery may die, and an answer to a writer may be lost.
  *
- * KIND says how S is moved to T: ATOMIC in one commit; STAGED in several, of which the last one
- * ends it; ROUTE with the old name left open, what is written to one stream being added to the
+ * KIND says how S is moved to T: ATOMIC in one commit; STAGED in several, which nobody reads and
+ * none but the surgery writes to until the last one ends it: cut off before that, they have never
+ * been; ROUTE with the old name left open, what is written to one stream being added to the
  * other one in the same commit (copies in T, links in S).
  *
  * The log is an array; a position is an index into it. An event is its number, 1 to EVENTS: its
@@ -215,7 +216,14 @@ inline copy(to, first, upto)
     i = 0
 }
 
-/* Dies here, perhaps: what it knew is gone, and a fence, which only memory has. */
+/* A stage without an end is no move: what it wrote has never been. */
+#define NO_END                                                                                     \
+    if                                                                                             \
+    :: staged && BUG != 8 -> discarded = end; staged = false                                       \
+    :: else -> skip                                                                                \
+    fi
+
+/* Dies here, perhaps: what it knew is gone, and what only memory has: a fence, who fills T. */
 #define MAY_DIE                                                                                    \
     if                                                                                             \
     :: atomic { crashes < CRASHES -> crashes++;                                                    \
@@ -223,6 +231,7 @@ inline copy(to, first, upto)
         :: BUG != 3 && fenced -> fence = false                                                     \
         :: else -> skip                                                                            \
         fi;                                                                                        \
+        NO_END;                                                                                    \
         fenced = false; goto restart }                                                             \
     :: skip                                                                                        \
     fi
@@ -282,17 +291,13 @@ done:
 
 active proctype mover()
 {
-    byte v, upto, from, losses, i;
+    byte v, upto, from, low, losses, i;
     bool fenced;
 restart:
     atomic {
-        v = 0; upto = 0; from = 0; losses = 0; i = 0;
+        v = 0; upto = 0; from = 0; low = 0; losses = 0; i = 0;
         if
         :: moved || routed -> goto done
-        :: else -> skip
-        fi;
-        if /* a stage without an end is no move */
-        :: staged && BUG != 8 -> discarded = end; staged = false
         :: else -> skip
         fi
     };
@@ -301,9 +306,14 @@ again:
     MAY_DIE;
     if
     :: KIND == STAGED ->
-        atomic { staged = true; put(MARK, T, 0); copy(T, from, upto) };
+        atomic { staged = true; low = from; put(MARK, T, 0); copy(T, from, upto) };
+        if /* reads on, with no fence */
+        :: atomic { floor[S] == low && end > upto ->
+               from = upto; upto = end; copy(T, from, upto) }
+        :: skip
+        fi;
         MAY_DIE;
-        atomic { /* reads on; rewritten meanwhile, nothing of it holds */
+        atomic { /* the last time; rewritten meanwhile, nothing of it holds */
             if
             :: fence -> skip
             :: else -> fence = true; fenced = true
@@ -312,7 +322,7 @@ again:
         MAY_DIE;
         atomic {
             if
-            :: floor[S] != from ->
+            :: floor[S] != low ->
                 discarded = end; staged = false; RELEASE; goto again
             :: else -> from = upto; v = version[S]; upto = end
             fi
@@ -344,7 +354,7 @@ again:
     };
     MAY_DIE;
 done:
-    atomic { RELEASE; v = 0; upto = 0; from = 0; losses = 0; running-- }
+    atomic { RELEASE; v = 0; upto = 0; from = 0; low = 0; losses = 0; running-- }
 }
 
 #if KIND == ROUTE

@@ -67,6 +67,19 @@ class Surgery(Case):
         self.assertEqual([e['type'] for e in self.oxbow('read', 'truck-1').lines], ['StreamMovedTo'])
         self.oxbow('log', 'verify')
 
+    def test_where(self):
+        self.fill(2)
+        self.oxbow('append', 'truck-9', stdin=event('Drive'))
+        words = ('truck-*', '--to', 'engine-{key}', '--where', '{type: {in: [EngineOn]}}')
+        plan = self.oxbow('stream', 'plan', 'copy', *words).lines[0]
+        self.assertEqual((plan['streams'], plan['events_after'], plan['skipped']), (2, 6, 1))
+        done = self.oxbow('stream', 'copy', *words, '--name', 'w1').lines[0]
+        self.assertEqual((done['streams'], done['copies'], done['skipped']), (2, 6, 1))
+        self.assertEqual([e['type'] for e in self.oxbow('read', 'engine-1').lines][1:], ['EngineOn'] * 3)
+        self.oxbow('append', 'truck-9', stdin=event('Drive'))
+        self.refused('stream', 'drop', 'w1', says='they stay')
+        self.refused('stream', 'copy', 'truck-*', '--to', 'x', '--where', '{colour: red}', says='colour')
+
     def test_wrong_use(self):
         self.fill(1)
         self.refused('stream', 'copy', 'truck-*', says='needs "to"')
@@ -106,13 +119,14 @@ class Surgery(Case):
                 assert status == 409 and answer['error'] == 'stream-moved', answer
 
     def test_server_killed(self):
-        self.fill(1)
+        self.fill(1, rounds=400)  # moved in stages
         lines = ''.join(event('Drive', {'n': n}) + event('EngineOn', {'n': n}) for n in range(2))
         with self.server() as (url, _):
             for i in range(1, 300):
                 self.post(url, f'/v1/streams/truck-{i}', lines, **{'Content-Type': 'application/x-ndjson'})
         acked, stop = [], threading.Event()
         spec = json.dumps({'kind': 'split', 'category': 'truck', 'to': 'vehicle-{key}', 'workers': 1,
+                           'commit_bytes': 65536,
                            'transform': [{'when': {'type': 'EngineOn'}, 'route': 'engine-{key}'}]})
         with self.server(status=-signal.SIGKILL) as (url, process):
             writer = threading.Thread(target=self.write_on, args=(url, stop, acked))

@@ -38,20 +38,23 @@ def copy_of(line):
 
 
 def targets_of(streams, surgery, rule, routed):
-    """{target: the copies that it should have}; rule(event) names an event's targets."""
+    """{target: (from which position on, the copies that it should have)}; rule(event) names an
+    event's targets."""
     moved = [lines for stream, lines in streams.items() if stream not in routed and
              any(is_mark(e) and e['type'] == 'StreamMovedTo' and e['data']['surgery'] == surgery
                  for e in lines)]
-    should = {}
+    should, since = {}, {}
     for lines in moved:
         end = max(i for i, e in enumerate(lines) if is_mark(e) and e['type'] == 'StreamMovedTo' and
                   e['data']['surgery'] == surgery)
         for target in lines[end]['data']['streams']:
             should.setdefault(target, [])
+            # In stages: what stands in front of the first one is of a try that had no end.
+            since[target] = lines[end]['data'].get('staged', 0)
         for e in lines[:end]:
             for target in [] if is_mark(e) else rule(e):
                 should.setdefault(target, []).append(e)
-    return {t: [copy_of(e) for e in sorted(events, key=lambda e: e['position'])]
+    return {t: (since[t], [copy_of(e) for e in sorted(events, key=lambda e: e['position'])])
             for t, events in should.items()}
 
 
@@ -110,8 +113,8 @@ def check(lines, surgery, rule):
         more, count = check_routed(streams, stream, targets, rule)
         wrong += more
         copies += count
-    for target, should in targets_of(streams, surgery, rule, routed).items():
-        lines = streams.get(target, [])
+    for target, (since, should) in targets_of(streams, surgery, rule, routed).items():
+        lines = [e for e in streams.get(target, []) if e['position'] >= since]
         begin = next((i for i, e in enumerate(lines) if is_mark(e) and e['type'] == 'MigratedFrom' and
                       e['data']['surgery'] == surgery), None)
         if begin is None:
@@ -119,7 +122,9 @@ def check(lines, surgery, rule):
             continue
         while begin < len(lines) and is_mark(lines[begin]):
             begin += 1
-        there = lines[begin:begin + len(should)]
+        # In stages, what was read later has marks of its own.
+        there = [e for e in lines[begin:] if not (is_mark(e) and e['data']['surgery'] == surgery)]
+        there = there[:len(should)]
         for n, want in enumerate(should):
             got = there[n] if n < len(there) else {}
             for key, value in want.items():

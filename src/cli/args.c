@@ -47,6 +47,7 @@ const struct cli_option clii_options[OPT_COUNT] = {
                 "the new stream; {stream}, {category}, {key} stand for the old one's. Of a sink: "
                 "a place"},
     [OPT_TRANSFORM] = {"transform", 0, "FILE", "rules or a script, as YAML"},
+    [OPT_WHERE] = {"where", 0, "CONDITION", "only events that it names, as in '{type: A}'"},
     [OPT_NAME] = {"name", 0, "NAME", "of the surgery; else one is made"},
     [OPT_MODE] = {"mode", 0, "copy|link", "links leave the events where they are (copy)"},
     [OPT_REASON] = {"reason", 0, "TEXT", "what the old streams say of it"},

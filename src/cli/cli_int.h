@@ -60,6 +60,7 @@ enum cli_opt {
     OPT_START,
     OPT_TO,
     OPT_TRANSFORM,
+    OPT_WHERE,
     OPT_NAME,
     OPT_MODE,
     OPT_REASON,

@@ -8,9 +8,9 @@
      CLI_HAS(OPT_LINKS) | CLI_HAS(OPT_START) | CLI_HAS(OPT_RAW))
 
 #define SURGERY_OPTS                                                                               \
-    (CLI_HAS(OPT_TO) | CLI_HAS(OPT_TRANSFORM) | CLI_HAS(OPT_NAME) | CLI_HAS(OPT_MODE) |            \
-     CLI_HAS(OPT_REASON) | CLI_HAS(OPT_KEEP) | CLI_HAS(OPT_P99) | CLI_HAS(OPT_KEYS) |              \
-     CLI_HAS(OPT_OLD) | CLI_HAS(OPT_PACE))
+    (CLI_HAS(OPT_TO) | CLI_HAS(OPT_TRANSFORM) | CLI_HAS(OPT_WHERE) | CLI_HAS(OPT_NAME) |           \
+     CLI_HAS(OPT_MODE) | CLI_HAS(OPT_REASON) | CLI_HAS(OPT_KEEP) | CLI_HAS(OPT_P99) |              \
+     CLI_HAS(OPT_KEYS) | CLI_HAS(OPT_OLD) | CLI_HAS(OPT_PACE))
 
 #define SELECT                                                                                     \
     "SELECT is a stream, 'CATEGORY-*', or 'PREFIX*'. Each stream moves in one commit, so nobody\n" \

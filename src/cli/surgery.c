@@ -66,6 +66,35 @@ clii_seconds(const struct cli *c, enum cli_opt opt, uint64_t *seconds, struct er
                clii_options[opt].name, text);
 }
 
+/* A condition, in YAML as `when` of a rule. */
+static int
+put_where(const char *text, struct buf *out, struct err *err)
+{
+    const struct transform_opts opts = {.name = "--where"};
+    struct transform           *t = NULL;
+    struct buf                  rule = {0}, json = {0};
+    struct json_iter            it;
+    struct slice                rules, raw, when;
+    int                         rc;
+
+    buf_printf(&rule, "[{when: %s, drop: true}]", text);
+    TRY(transform_from_yaml(buf_slice(&rule), &opts, &t, err));
+    transform_put_json(t, &json);
+    rules = buf_slice(&json);
+    if (json_type(rules) == JSON_OBJECT)
+        (void)json_get(rules, "rules", &rules);
+    TRY(json_array_iter(&it, rules, err));
+    TRY(json_iter_next(&it, NULL, &raw, err));
+    if (!json_get(raw, "when", &when))
+        FAIL(err, E_USAGE, ERR_DATA, "--where %s: is no condition", text);
+    buf_add_slice(out, when);
+out:
+    transform_free(t);
+    buf_fini(&rule);
+    buf_fini(&json);
+    return rc;
+}
+
 /* "NAME", "PREFIX*", and "CATEGORY-*". All of one kind. */
 static int
 put_select(struct json_out *o, const char *const *words, unsigned count, struct err *err)
@@ -121,6 +150,12 @@ build_spec(const struct cli *c, const char *kind, const char *const *words, unsi
     if (c->opt[OPT_TRANSFORM] != NULL) {
         TRY(put_transform(c->opt[OPT_TRANSFORM], &transform, err));
         json_out_key(&o, "transform");
+        json_out_raw(&o, buf_slice(&transform));
+    }
+    if (c->opt[OPT_WHERE] != NULL) {
+        buf_clear(&transform);
+        TRY(put_where(c->opt[OPT_WHERE], &transform, err));
+        json_out_key(&o, "where");
         json_out_raw(&o, buf_slice(&transform));
     }
     if (c->opt[OPT_KEEP] != NULL) {

@@ -189,7 +189,9 @@ check_change(const struct log_change *c, uint64_t *bytes, struct err *err)
 {
     const uint32_t all = LOG_SET_TRUNCATE | LOG_SET_DELETED | LOG_SET_TOMBSTONE | LOG_SET_LIMITS |
                          LOG_SET_CLOSED | LOG_SET_OPEN | LOG_SET_MOVED | LOG_SET_UNMOVED |
-                         LOG_SET_ROUTED | LOG_SET_FED | LOG_SET_UNFED;
+                         LOG_SET_ROUTED | LOG_SET_FED | LOG_SET_UNFED | LOG_SET_STAGED |
+                         LOG_SET_UNSTAGED;
+    const uint32_t stages = c->what & (LOG_SET_STAGED | LOG_SET_UNSTAGED);
     const uint32_t moves = c->what & (LOG_SET_MOVED | LOG_SET_UNMOVED | LOG_SET_ROUTED);
     int            rc;
 
@@ -198,7 +200,7 @@ check_change(const struct log_change *c, uint64_t *bytes, struct err *err)
     if (c->what == 0 || (c->what & ~all) != 0 ||
         ((c->what & LOG_SET_CLOSED) != 0 && (c->what & LOG_SET_OPEN) != 0) ||
         ((c->what & LOG_SET_FED) != 0 && (c->what & LOG_SET_UNFED) != 0) ||
-        (moves & (moves - 1)) != 0)
+        (moves & (moves - 1)) != 0 || (stages & (stages - 1)) != 0)
         FAIL(err, E_INVALID, ERR_DATA, "stream \"%.*s\": a change that sets nothing that is known",
              SLICE_FMT(c->stream));
     if (c->max_age_us < 0)
@@ -378,6 +380,7 @@ validate(struct log *log, struct log_req *req, uint64_t *bytes, struct err *err)
     *bytes = 0;
     if (req->write_count + req->change_count == 0)
         FAIL(err, E_INVALID, ERR_DATA, "a commit without an append or a change");
+    must(req->stage != NULL || (req->flags & LOG_STAGED) == 0);
     for (uint32_t i = 0; i < req->write_count; i++)
         TRY(check_write(log, req, &req->writes[i], bytes, err));
     TRY(gather_changes(req, bytes, err));

@@ -87,7 +87,7 @@ actual(const struct target *t)
     return t->next == 0 || !logi_there(t) ? LOG_NO_STREAM : (int64_t)(t->next - 1);
 }
 
-#define CLOSED ((uint32_t)(INDEX_TOMBSTONE | INDEX_MOVED | INDEX_CLOSED | INDEX_STAGED))
+#define CLOSED ((uint32_t)(INDEX_TOMBSTONE | INDEX_MOVED | INDEX_CLOSED))
 
 enum same {
     SAME_NONE,  /* not there */
@@ -116,6 +116,8 @@ same_at(struct log *log, const struct log_write *w, const struct target *t, uint
             return SAME_LATER;
         if (pos == 0 || !logi_scan_record_at(log->segs, pos, end, true, &r, &f))
             return SAME_NONE; /* truncated away: it cannot be known any more */
+        if ((f.head.flags & FRAME_STAGE) != 0 && version + i < t->truncate)
+            return SAME_NONE; /* of a stage that may have had no end */
         if (memcmp(r.id, w->events[i].id.b, 16) == 0)
             same++;
         if (i == 0)
@@ -133,8 +135,8 @@ written_before(struct log *log, const struct log_write *w, const struct target *
     struct record r;
     struct frame  f;
 
-    if ((t->flags & INDEX_DELETED) != 0)
-        return SAME_NONE; /* what was there went with the stream */
+    if ((t->flags & (INDEX_DELETED | INDEX_STAGED)) != 0)
+        return SAME_NONE; /* what was there went with the stream, or never took effect */
     for (uint32_t i = 0; i < w->count; i++)
         if (id_is_zero(&w->events[i].id))
             return SAME_NONE;
@@ -188,6 +190,22 @@ closed_stream(struct log_req *req, struct slice stream, const struct target *t)
     req->rc = err_set(&req->err, __FILE__, __LINE__, E_GONE, ERR_DATA,
                       (t->flags & INDEX_TOMBSTONE) != 0 ? "stream \"%.*s\" was deleted for good"
                                                         : "stream \"%.*s\" takes no more events",
+                      SLICE_FMT(stream));
+    return CHECK_ANSWER;
+}
+
+/* Is it being filled by somebody else's stage? What nobody fills any more is not there. */
+static bool
+filled_by_others(struct log *log, const struct log_req *req, const struct target *t)
+{
+    return (t->flags & INDEX_STAGED) != 0 && logi_staging(log, t->fp, req->stage);
+}
+
+static enum check_result
+staged_stream(struct log_req *req, struct slice stream)
+{
+    req->rc = err_set(&req->err, __FILE__, __LINE__, E_BUSY, ERR_RETRY,
+                      "stream \"%.*s\" is being filled by a move: try again when that is done",
                       SLICE_FMT(stream));
     return CHECK_ANSWER;
 }
@@ -264,21 +282,32 @@ load_state(struct log *log, struct log_req *req, struct target *t)
     return CHECK_OK;
 }
 
-/* An append to a deleted stream: it goes on numbering, and what was there stays hidden. */
+/* An append to a deleted stream, or to one that a stage without an end left: it goes on numbering,
+ * and what was there stays hidden. */
 static enum check_result
 revive(struct log *log, struct log_req *req, struct target *t)
 {
     enum check_result result = load_state(log, req, t);
 
-    t->flags &= ~(uint32_t)INDEX_DELETED;
+    if ((t->flags & INDEX_STAGED) != 0)
+        t->truncate = t->next;
+    t->flags &= ~(uint32_t)(INDEX_DELETED | INDEX_STAGED);
     return result;
 }
 
 static void
 change_target(const struct log_change *c, uint64_t next, struct target *t)
 {
-    if ((c->what & (LOG_SET_DELETED | LOG_SET_TOMBSTONE)) != 0)
+    if ((c->what & (LOG_SET_DELETED | LOG_SET_TOMBSTONE)) != 0) {
         t->truncate = next;
+        t->flags &= ~(uint32_t)INDEX_STAGED;
+    }
+    if ((c->what & LOG_SET_STAGED) != 0) {
+        t->truncate = t->next;
+        t->flags |= INDEX_STAGED;
+    }
+    if ((c->what & LOG_SET_UNSTAGED) != 0)
+        t->flags &= ~(uint32_t)INDEX_STAGED;
     if ((c->what & LOG_SET_TRUNCATE) != 0) {
         uint64_t low = c->truncate < next ? c->truncate : next;
         t->truncate = low > t->truncate ? low : t->truncate;
@@ -337,6 +366,8 @@ check_change(struct log *log, struct log_req *req, uint32_t i)
         return CHECK_ANSWER;
     if ((own->flags & INDEX_TOMBSTONE) != 0)
         return closed_stream(req, c->stream, own);
+    if (filled_by_others(log, req, own))
+        return staged_stream(req, c->stream);
     if (req->own[i].meta && routed(req, own))
         return CHECK_ROUTE; /* the metadata says where to */
     if (!holds(c->expected, own))
@@ -372,6 +403,8 @@ check_write(struct log *log, struct log_req *req, uint32_t i)
     req->rc = resolve(log, w->stream, t, &req->err);
     if (req->rc != 0)
         return CHECK_ANSWER;
+    if (filled_by_others(log, req, t))
+        return staged_stream(req, w->stream);
     ok = holds(w->expected, t);
     /* What a router added is written or is not, as the caller's part is. */
     if (!t->is_new && (!ok || w->expected < 0) && (req->asked == 0 || i < req->asked))
@@ -404,7 +437,8 @@ check_write(struct log *log, struct log_req *req, uint32_t i)
         return partly_there(req, w->stream, w->expected, t);
     if (closed_by(req, t) != 0)
         return moved_stream(log, req, w->stream, t);
-    if ((t->flags & INDEX_DELETED) != 0)
+    if ((t->flags & INDEX_DELETED) != 0 ||
+        ((t->flags & INDEX_STAGED) != 0 && (req->stage == NULL || w->expected < 0)))
         return revive(log, req, t);
     return CHECK_OK;
 }

@@ -127,3 +127,15 @@ log_mark_from(struct slice type, struct slice data, struct slice stream, uint64_
     buf_fini(&scratch);
     return yes;
 }
+
+bool
+log_mark_staged(struct slice type, struct slice data, uint64_t *first, struct log_pos *pos)
+{
+    struct json_field fields[] = {{.name = "first", .required = true},
+                                  {.name = "staged", .required = true}};
+
+    return log_mark_of(type, data) == LOG_MARK_TO &&
+           json_pick(data, fields, 2, JSON_PICK_ANY, NULL) == 0 &&
+           json_uint64(fields[0].value, first) && json_uint64(fields[1].value, &pos->v) &&
+           pos->v != 0;
+}

@@ -47,4 +47,10 @@ enum log_mark log_mark_of(struct slice type, struct slice data);
 bool log_mark_from(struct slice type, struct slice data, struct slice stream, uint64_t *first,
                    uint64_t *last);
 
+/*
+ * Is it StreamMovedTo of a move in stages? Which version of the stream is the first one that was
+ * moved, and where the first stage stands.
+ */
+bool log_mark_staged(struct slice type, struct slice data, uint64_t *first, struct log_pos *pos);
+
 #endif

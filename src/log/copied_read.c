@@ -2,10 +2,12 @@
  * What moves hid, and what stands for it: how far down a reader may see that is given what
  * a move hid, and which copies a move made of it. Which range a move hid stands in its
  * MigratedFrom: of a stream rewritten in place at `truncate`, and of the one before at that one's
- * `first`; of a moved stream in the same commit as its StreamMovedTo, before it.
+ * `first`; of a moved stream in the same commit as its StreamMovedTo, before it, or, where it was
+ * moved in stages, in that itself.
  */
 #include <inttypes.h>
 #include <limits.h>
+#include <stdlib.h>
 
 #include "base/json.h"
 #include "log/copied.h"
@@ -31,6 +33,25 @@ is_from(const struct record *r, struct slice stream, uint64_t *first, uint64_t *
     return log_mark_from(slice_of(r->body + r->name_len, r->type_len),
                          slice_of(r->body + r->name_len + r->type_len + r->meta_len, r->data_len),
                          stream, first, last);
+}
+
+static struct slice
+data_of(const struct record *r)
+{
+    return slice_of(r->body + r->name_len + r->type_len + r->meta_len, r->data_len);
+}
+
+/* Is it the mark of a move in stages? */
+static bool
+is_staged(const struct record *r, uint64_t *first, uint64_t *pos)
+{
+    struct log_pos at;
+
+    if ((r->flags & (RECORD_CONTINUED | RECORD_ENCRYPTED)) != 0 ||
+        !log_mark_staged(slice_of(r->body + r->name_len, r->type_len), data_of(r), first, &at))
+        return false;
+    *pos = at.v;
+    return at.v < r->pos;
 }
 
 /* Records of a commit before `r`, the last one first; until `fn` returns true. */
@@ -118,7 +139,9 @@ logi_moves(struct log *log, uint64_t id, struct slice stream, const struct index
     if ((head->flags & INDEX_MOVED) != 0 && head->moved != 0 && (gone || at + 1 >= head->moved)) {
         if (!event_at(log, id, head->moved - 1, &move.mark, &move.frame))
             return 0;
-        go_back(log, &move.mark, &move.frame, find_from, &find);
+        find.found = is_staged(&move.mark, &find.first, &move.staged);
+        if (!find.found)
+            go_back(log, &move.mark, &move.frame, find_from, &find);
         if (!find.found)
             return 0;
         move.moved = true;
@@ -131,6 +154,7 @@ logi_moves(struct log *log, uint64_t id, struct slice stream, const struct index
         return 0;
     }
     move.moved = false;
+    move.staged = 0;
     for (unsigned n = 0; n < MOVES_MAX && at > 0; n++) {
         if (!event_at(log, id, at, &move.mark, &move.frame) ||
             !is_from(&move.mark, stream, &move.first, &last) || move.first >= at)
@@ -236,22 +260,86 @@ collect(void *arg, const struct record *r, const struct frame *f)
     return c->rc != 0;
 }
 
-/* How many streams it went to; the mark's data was well formed. */
+/* Where the mark says that the stream went; its data was well formed. */
+static bool
+streams_of(const struct record *mark, struct json_iter *it)
+{
+    struct json_field f = {.name = "streams"};
+
+    return (mark->flags & RECORD_CONTINUED) == 0 &&
+           json_pick(data_of(mark), &f, 1, JSON_PICK_ANY, NULL) == 0 &&
+           json_array_iter(it, f.value, NULL) == 0;
+}
+
 static unsigned
 targets_of(const struct record *mark)
 {
-    struct json_field f = {.name = "streams"};
-    struct json_iter  it;
-    struct slice raw, data = slice_of(mark->body + mark->name_len + mark->type_len + mark->meta_len,
-                                      mark->data_len);
-    unsigned     n = 0;
+    struct json_iter it;
+    struct slice     raw;
+    unsigned         n = 0;
 
-    if ((mark->flags & RECORD_CONTINUED) != 0 || json_pick(data, &f, 1, JSON_PICK_ANY, NULL) != 0 ||
-        json_array_iter(&it, f.value, NULL) != 0)
+    if (!streams_of(mark, &it))
         return UINT_MAX;
     while (json_iter_next(&it, NULL, &raw, NULL) == 0)
         n++;
     return n == 0 ? UINT_MAX : n;
+}
+
+static int
+by_id(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* The ids of the streams that the mark names, in growing order. */
+static void
+target_ids(struct log *log, const struct record *mark, struct buf *ids)
+{
+    struct json_iter  it;
+    struct index_head head;
+    struct slice      raw, name;
+    struct buf        text = {0};
+    uint64_t          id;
+
+    if (streams_of(mark, &it)) {
+        while (json_iter_next(&it, NULL, &raw, NULL) == 0)
+            if (json_string_view(raw, &text, &name, NULL) == 0 &&
+                logi_find(log, name, atomic_load(&log->end), &id, &head, NULL) == 0)
+                buf_add(ids, &id, sizeof id);
+    }
+    if (ids->len > 0)
+        qsort(ids->data, ids->len / sizeof id, sizeof id, by_id);
+    buf_fini(&text);
+}
+
+/* The copies of the stages: all that stands in their frames, from the last commit's on back. */
+static void
+go_through_stages(struct log *log, const struct logi_move *move, struct collect *c)
+{
+    uint32_t      seed = logi_segs_seed(log->segs);
+    uint64_t      pos = move->frame.head.commit;
+    struct buf    ids = {0};
+    struct record r;
+    struct frame  f;
+
+    target_ids(log, &move->mark, &ids);
+    while (c->rc == 0 && pos > move->staged && logi_scan_back(log->segs, pos, &f) == SCAN_FRAME) {
+        uint32_t off = f.head.length - FRAME_TRAILER;
+
+        pos = f.head.pos;
+        if ((f.head.flags & FRAME_STAGE) == 0)
+            continue;
+        while (c->rc == 0 && off > FRAME_HEADER &&
+               logi_scan_record_before(&f, seed, off, true, &r)) {
+            off -= r.length;
+            if (ids.len > 0 && bsearch(&r.stream_id, ids.data, ids.len / sizeof r.stream_id,
+                                       sizeof r.stream_id, by_id) != NULL)
+                (void)collect(c, &r, &f);
+        }
+    }
+    buf_fini(&ids);
 }
 
 int
@@ -259,10 +347,12 @@ logi_move_copies(struct log *log, const struct logi_move *move, logi_copy_fn *fn
 {
     struct collect c = {.log = log, .move = move, .fn = fn, .arg = arg};
 
-    c.targets = move->moved ? targets_of(&move->mark) : 0;
+    c.targets = move->staged != 0 ? UINT_MAX : move->moved ? targets_of(&move->mark) : 0;
     if (move->moved)
         go_back(log, &move->mark, &move->frame, collect, &c);
-    else
+    if (move->staged != 0 && c.rc == 0)
+        go_through_stages(log, move, &c);
+    if (!move->moved)
         go_on(log, &move->mark, &move->frame, collect, &c);
     buf_fini(&c.hold);
     return c.rc;

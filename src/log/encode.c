@@ -477,7 +477,8 @@ logi_encode(struct log *log, struct group *g, struct log_req *req, struct err *e
         .log = log,
         .g = g,
         .seed = logi_segs_seed(log->segs),
-        .flags = (req->flags & LOG_QUIET) != 0 ? FRAME_QUIET : 0u,
+        .flags = ((req->flags & LOG_QUIET) != 0 ? FRAME_QUIET : 0u) |
+                 ((req->flags & LOG_STAGED) != 0 ? FRAME_STAGE : 0u),
         .frame_at = SIZE_MAX,
     };
     uint64_t before = g->bytes.len;
@@ -494,7 +495,7 @@ logi_encode(struct log *log, struct group *g, struct log_req *req, struct err *e
     close_frame(&e, true);
     g->commits++;
     g->time_us = e.time_us;
-    if ((req->flags & LOG_QUIET) == 0)
+    if ((req->flags & (LOG_QUIET | LOG_STAGED)) == 0)
         g->loud = true;
     if ((req->flags & LOG_BULK) != 0)
         g->bulk_bytes += g->bytes.len - before;

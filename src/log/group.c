@@ -284,6 +284,19 @@ refused_early(struct log *log, const struct log_req *req)
            now.flags != then.flags;
 }
 
+/* What fences hold back, once more in front of what came later. */
+static void
+take_held(struct log *log)
+{
+    if (log->held.head == NULL)
+        return;
+    *log->held.tail = log->fifo.head;
+    if (log->fifo.head == NULL)
+        log->fifo.tail = log->held.tail;
+    log->fifo.head = log->held.head;
+    log->held = (struct req_list){NULL, &log->held.head};
+}
+
 /* False: the request has to wait (it is at the head of the list again). */
 static bool
 take_one(struct log *log, struct group *g, struct req_list *list)
@@ -292,6 +305,10 @@ take_one(struct log *log, struct group *g, struct req_list *list)
     enum check_result result;
     struct err        err;
 
+    if (logi_fenced(log, req)) {
+        list_add(&log->held, list_pop(list));
+        return true;
+    }
     logi_segs_pin(log->segs, &log->pin);
     result = logi_check(log, req);
     logi_segs_unpin(&log->pin);
@@ -468,6 +485,7 @@ drain_failed(struct log *log, struct group *g)
     }
     (void)refuse_all(log, &log->fifo);
     (void)refuse_all(log, &log->bulk);
+    (void)refuse_all(log, &log->held);
     return atomic_load(&log->incoming) != NULL ? ENV_STEP_NOW : ENV_STEP_WAIT;
 }
 
@@ -475,7 +493,7 @@ static bool
 all_idle(struct log *log)
 {
     return atomic_load(&log->incoming) == NULL && log->fifo.head == NULL &&
-           log->bulk.head == NULL && atomic_load(&log->routing) == 0 &&
+           log->bulk.head == NULL && log->held.head == NULL && atomic_load(&log->routing) == 0 &&
            atomic_load(&log->groups[0].state) == GROUP_FREE &&
            atomic_load(&log->groups[1].state) == GROUP_FREE;
 }
@@ -485,11 +503,13 @@ logi_log_step(void *arg)
 {
     struct log   *log = arg;
     struct group *g;
-    uint64_t      wait = ENV_STEP_WAIT;
+    uint64_t      wait = ENV_STEP_WAIT, fences;
     bool          stuck;
 
     must(log->magic == LOGI_MAGIC);
     take_incoming(log);
+    take_held(log);
+    fences = logi_fences_look(log);
     g = own_group(log);
     if (g == NULL)
         return ENV_STEP_WAIT; /* the sync task wakes us */
@@ -509,5 +529,5 @@ logi_log_step(void *arg)
     }
     if (atomic_load(&log->idle) != NULL && all_idle(log))
         log->env->ops->gate_open(log->env, atomic_exchange(&log->idle, NULL));
-    return wait;
+    return wait < fences ? wait : fences;
 }

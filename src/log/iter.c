@@ -94,9 +94,10 @@ logi_filter_holds(const struct log_filter *f, struct slice stream, struct slice 
 
 /* what may be seen */
 
-int
-logi_iter_view(struct log_iter *it, uint64_t id, struct slice stream, struct view *out,
-               struct err *err)
+/* … at least as it was at the position `since`. */
+static int
+view_since(struct log_iter *it, uint64_t id, struct slice stream, uint64_t since, struct view *out,
+           struct err *err)
 {
     uint64_t          end = atomic_load(&it->log->end);
     struct seen_view *seen;
@@ -109,7 +110,7 @@ logi_iter_view(struct log_iter *it, uint64_t id, struct slice stream, struct vie
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a reader");
     seen = &it->views[id % ITER_VIEWS];
     /* A bound by number moves with each append to the stream, and so maybe with the end. */
-    if (seen->epoch != it->epoch || seen->id != id ||
+    if (seen->epoch != it->epoch || seen->id != id || seen->end < since ||
         (seen->view.max_count != 0 && seen->end != end)) {
         rc = logi_head(it->log, id, end, &head, err);
         if (rc != 0)
@@ -123,6 +124,35 @@ logi_iter_view(struct log_iter *it, uint64_t id, struct slice stream, struct vie
     }
     *out = seen->view;
     return 0;
+}
+
+int
+logi_iter_view(struct log_iter *it, uint64_t id, struct slice stream, struct view *out,
+               struct err *err)
+{
+    return view_since(it, id, stream, 0, out, err);
+}
+
+int
+logi_iter_hold(struct log_iter *it, const struct record *r, const struct frame *f, struct err *err)
+{
+    struct slice stream = slice_of(r->body, r->name_len);
+    uint64_t     fp[2];
+    struct view  v;
+    bool         open;
+    int          rc;
+
+    if ((f->head.flags & FRAME_STAGE) == 0 || it->read.raw || it->read.backwards)
+        return 0;
+    /* First who fills it: a stage that was ended before this look is seen to be. */
+    logi_heads_fp(it->log->heads, stream, fp);
+    open = logi_staging(it->log, fp, NULL);
+    TRY(view_since(it, r->stream_id, stream, r->pos + 1, &v, err));
+    if (!open && v.stage != UINT64_MAX)
+        TRY(view_since(it, r->stream_id, stream, atomic_load(&it->log->end), &v, err));
+    it->held = open && r->version >= v.stage;
+out:
+    return rc;
 }
 
 int
@@ -234,6 +264,9 @@ logi_iter_offer(struct log_iter *it, const struct record *r, const struct frame 
         return it->read.skip_moved ? logi_stub_give(it, r, f, out, given, err) : 0;
     if (!logi_iter_wanted(it, r) || (it->read.skip_links && (r->flags & RECORD_LINK) != 0))
         return 0;
+    rc = logi_iter_hold(it, r, f, err);
+    if (rc != 0 || it->held)
+        return rc;
     rc = it->kind == ITER_FIRSTS
              ? logi_iter_there(it, r->stream_id, slice_of(r->body, r->name_len), given, err)
              : logi_iter_visible(it, r, given, err);
@@ -414,6 +447,7 @@ log_iter_next(struct log_iter *it, struct log_event *out, struct err *err)
 
     must(it->magic == LOGI_MAGIC);
     it->looked = 0;
+    it->held = false;
     if (!it->in_frame && !it->seg_held)
         logi_segs_pin(it->log->segs, &it->pin);
     take_retention(it);
@@ -456,6 +490,7 @@ log_iter_at(struct log_iter *it, struct log_pos pos, struct log_event *out, stru
     yes = (f.head.flags & FRAME_QUIET) == 0 || it->read.filter.quiet;
     if (yes)
         TRY(logi_iter_offer(it, &r, &f, out, &yes, err));
+    it->held = false;
     if (!yes)
         FAIL(err, E_NOTFOUND, ERR_DATA, "the event at position %" PRIu64 " is not for this reader",
              pos.v);

@@ -41,6 +41,16 @@ next_frame(struct log_iter *it, uint64_t end, uint32_t seed)
     return logi_scan_from(segs, it->pos, end, &it->frame);
 }
 
+/* The same record is the next one again. */
+static int
+stay(struct log_iter *it, uint64_t pos)
+{
+    it->read.from = it->passed = pos;
+    it->pos = it->frame.head.pos;
+    it->in_frame = false;
+    return E_END;
+}
+
 int
 logi_all_forward(struct log_iter *it, struct log_event *out, struct err *err)
 {
@@ -75,8 +85,10 @@ logi_all_forward(struct log_iter *it, struct log_event *out, struct err *err)
             it->left--;
             if (r.pos < it->read.from || !is_offered(it, &r))
                 continue;
-            it->passed = r.pos + 1;
             rc = logi_iter_offer(it, &r, &it->frame, out, &given, err);
+            if (it->held)
+                return stay(it, r.pos);
+            it->passed = r.pos + 1;
             if (rc != 0 || given)
                 return rc;
         }

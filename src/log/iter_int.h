@@ -34,6 +34,7 @@ struct log_iter {
     struct seg_pin  pin;  /* while it holds a frame or has given an event */
     uint64_t        passed;
     uint64_t        looked; /* bytes, in this call */
+    bool            held;   /* in this call: what comes next is of an open stage */
 
     /* what may be seen */
     struct retention *retention;
@@ -81,7 +82,9 @@ int logi_iter_there(struct log_iter *, uint64_t id, struct slice stream, bool *y
 /* A stream's view as it is now. */
 int
 logi_iter_view(struct log_iter *, uint64_t id, struct slice stream, struct view *, struct err *);
-/* The record to the caller, where it wants it and may see it: *given. */
+/* Is it of a stage that is still open? Nobody who reads on by position passes it: it->held. */
+int logi_iter_hold(struct log_iter *, const struct record *, const struct frame *, struct err *);
+/* The record to the caller, where it wants it and may see it: *given. Not where it->held. */
 int logi_iter_offer(struct log_iter *, const struct record *, const struct frame *,
                     struct log_event *out, bool *given, struct err *);
 /* Do its names pass the filter? */
@@ -99,9 +102,10 @@ int logi_iter_resolve(struct log_iter *, struct log_event *out, struct err *);
 /* One move of a stream: the mark that it left in it, and which versions it hid: first to
  * below last. */
 struct logi_move {
-    struct slice  stream;
-    uint64_t      first, last;
-    bool          moved; /* to others; else rewritten in place */
+    struct slice stream;
+    uint64_t     first, last;
+    bool         moved;  /* to others; else rewritten in place */
+    uint64_t     staged; /* moved in stages, of which the first one stands here; 0: in one commit */
     struct record mark;
     struct frame  frame;
 };

@@ -62,13 +62,19 @@ offer_first(struct log_iter *it, uint64_t pos, uint64_t id, struct log_event *ou
     struct frame  f;
     bool          yes;
     int           rc;
+    bool          found =
+        logi_scan_record_at(it->log->segs, pos, atomic_load(&it->log->end), true, &r, &f) &&
+        r.stream_id == id;
 
     TRY(it->log->conf.index->name_of(it->log->index, id, name, &len, err));
+    if (found && logi_iter_wanted(it, &r))
+        TRY(logi_iter_hold(it, &r, &f, err));
+    if (it->held)
+        return E_MORE;
     TRY(logi_iter_there(it, id, slice_of(name, len), &yes, err));
     if (!yes)
         return E_MORE;
-    if (logi_scan_record_at(it->log->segs, pos, atomic_load(&it->log->end), true, &r, &f) &&
-        r.stream_id == id)
+    if (found)
         TRY(logi_iter_give(it, &r, &f, out, err));
     else
         *out = (struct log_event){.pos = LOG_POS(pos), .commit = LOG_POS(pos), .stream_id = id};
@@ -118,9 +124,13 @@ list_step(struct log_iter *it, struct log_event *out, struct err *err)
     it->at = it->read.backwards ? pos - 1 : pos + 1;
     it->passed = it->at;
     it->next++;
-    if (it->kind == ITER_FIRSTS)
-        return offer_first(it, pos, it->ids[it->next - 1], out, err);
-    return offer_record(it, pos, out, err);
+    rc = it->kind == ITER_FIRSTS ? offer_first(it, pos, it->ids[it->next - 1], out, err)
+                                 : offer_record(it, pos, out, err);
+    if (it->held) { /* the same one is the next one again */
+        it->at = it->passed = pos;
+        it->next--;
+    }
+    return rc;
 }
 
 static int
@@ -152,6 +162,8 @@ logi_list_next(struct log_iter *it, struct log_event *out, struct err *err)
         }
         covers = atomic_load(&it->log->indexed);
         rc = list_step(it, out, err);
+        if (it->held)
+            return rc == E_MORE ? E_END : rc;
         if (rc == E_MORE && !logi_iter_tired(it, RECORD_MIN))
             continue;
         if (rc != E_END || it->over)

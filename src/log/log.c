@@ -147,6 +147,7 @@ new_log(struct ox_env *env, const char *dir, const struct log_conf *conf, struct
     lock_init(&log->admin, LOCK_LOG_ADMIN);
     log->fifo.tail = &log->fifo.head;
     log->bulk.tail = &log->bulk.head;
+    log->held.tail = &log->held.head;
     for (int i = 0; i < 2; i++)
         log->groups[i].tail = &log->groups[i].reqs;
     log->dir = strdup(dir);
@@ -254,6 +255,8 @@ log_close(struct log *log)
         return;
     must(log->magic == LOGI_MAGIC);
     must(log->listeners == NULL);
+    must(log->stages == NULL);
+    must(log->fences == NULL);
     if (!log->conf.read_only) {
         logi_scavenge_halt(log);
         wait_idle(log);

@@ -160,6 +160,9 @@ enum log_change_what {
     LOG_SET_ROUTED = 256,  /* moved, and its appends are copied on: it stays open */
     LOG_SET_FED = 512,     /* copies come to it from a routed stream */
     LOG_SET_UNFED = 1024,
+    /* Of a stream that is not there: being filled by log_req.stage, hidden and closed to others. */
+    LOG_SET_STAGED = 2048,
+    LOG_SET_UNSTAGED = 4096, /* all of it is there: the stage's last commit */
 };
 
 /*
@@ -184,6 +187,8 @@ enum log_req_flags {
     LOG_MOVED_OK = 8, /* may write streams that were moved or are routed: who moves them */
     LOG_GENTLE = 16,  /* with LOG_BULK: at most 128 KiB at once, and in no group that others are in
                          or wait behind, unless four such have gone before it */
+    LOG_STAGED = 32,  /* all that it writes is in streams that its stage fills */
+    LOG_FENCED_OK = 64, /* no fence holds it back: who fences */
 };
 
 /*
@@ -200,8 +205,9 @@ struct log_req {
     uint32_t                 change_count;
     /* In which order the events stand in the log: for each event the number of its write.
      * NULL: write by write. Every write's events in their own order, in any case. */
-    const uint32_t *order;
-    uint32_t        flags; /* enum log_req_flags */
+    const uint32_t         *order;
+    uint32_t                flags; /* enum log_req_flags */
+    const struct log_stage *stage; /* of the streams that it may fill; NULL: none */
     uint32_t asked;   /* of a router's commit: so many of its writes are the caller's; else 0 */
     int64_t  time_us; /* 0: now; else the commit's time where it is not below the last one's */
     /* Called once, on one of the log's tasks: must not block or call log_append. */
@@ -416,6 +422,27 @@ struct log_router {
 
 /* Once, after opening; until the log is closed. Without one such appends are refused (E_STATE). */
 int log_set_router(struct log *log, const struct log_router *router, struct err *err);
+
+/*
+ * A move too large for one commit. What is committed with LOG_STAGED to the streams of a stage is
+ * hidden, and who reads by position waits in front of it, until a commit sets LOG_SET_UNSTAGED. A
+ * stage that is closed before that, or whose process ends, has never been: the streams are not
+ * there. log_stage_add: E_EXISTS where another stage has the stream.
+ */
+struct log_stage;
+int  log_stage_open(struct log *log, struct log_stage **out, struct err *err);
+int  log_stage_add(struct log *log, struct log_stage *s, struct slice stream, struct err *err);
+void log_stage_close(struct log *log, struct log_stage *s); /* NULL is fine */
+
+/*
+ * Holds others' appends to these streams back for at most `us` and LOG_FENCE_MAX: they wait, and
+ * are then judged as ever. When it returns, all that came before is durable.
+ */
+#define LOG_FENCE_MAX UINT64_C(1000000)
+struct log_fence;
+int  log_fence(struct log *log, const struct slice *streams, uint32_t count, uint64_t us,
+               struct log_fence **out, struct err *err);
+void log_unfence(struct log *log, struct log_fence *f); /* NULL is fine */
 
 /*
  * In byte order of the names, those with the prefix and after `after`, deleted ones left out;

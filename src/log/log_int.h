@@ -79,6 +79,7 @@ struct view {
     uint64_t shown;      /* the same as `low` for who is given what moves hid */
     int64_t  max_age_us; /* 0: no bound */
     uint32_t flags;      /* enum index_flags */
+    uint64_t stage;      /* INDEX_STAGED: its first version that a stage wrote; else UINT64_MAX */
 };
 
 /* A change that was asked for or that metadata makes. */
@@ -128,6 +129,7 @@ struct log {
     /* The log task's. */
     struct req_list fifo, bulk;
     unsigned        passed; /* groups that went without a commit of `bulk` while one waited */
+    struct req_list held;   /* by a fence; before `fifo` once it is gone */
     struct group    groups[2];
     unsigned        cur;    /* the group to fill */
     bool            handed; /* it was given to the sync task */
@@ -145,6 +147,9 @@ struct log {
     struct log_listener *listeners;
     struct retention    *retention; /* NULL: none */
     struct waiter       *flush_waiters;
+    struct log_stage    *stages;
+    struct log_fence    *fences;
+    _Atomic uint32_t     stage_count, fence_count;
     struct err           failure;     /* why `failed` */
     struct err           index_error; /* code 0: none */
     struct err           grow_error;  /* code 0: none */
@@ -197,7 +202,7 @@ int logi_resolve(struct log *, struct slice name, struct target *, struct err *)
 static inline bool
 logi_there(const struct target *t)
 {
-    return !t->is_new && (t->flags & INDEX_DELETED) == 0;
+    return !t->is_new && (t->flags & (INDEX_DELETED | INDEX_STAGED)) == 0;
 }
 /* Position of a version below bound; 0: not there. */
 int logi_position(struct log *, uint64_t id, uint64_t version, uint64_t bound, uint64_t *pos,
@@ -224,6 +229,14 @@ bool                        logi_is_metastream(struct slice name);
 void logi_view(const struct index_head *, struct slice stream, const struct log_retention *category,
                struct view *);
 bool logi_too_old(struct log *, int64_t max_age_us, int64_t created_us);
+
+/* stage.c */
+/* Is the stream being filled by a stage other than `mine` (NULL: any)? */
+bool logi_staging(struct log *, const uint64_t fp[2], const struct log_stage *mine);
+/* Does a fence hold the request back? */
+bool logi_fenced(struct log *, const struct log_req *);
+/* The log task's look at the fences; µs until the next one ends, or ENV_STEP_WAIT. */
+uint64_t logi_fences_look(struct log *);
 
 /* moved.c */
 /* Where a stream went, as a JSON array; `moved` as in struct index_head. The segments are pinned.

@@ -22,6 +22,25 @@ name_of(const struct record *r)
     return slice_of(r->body, r->name_len);
 }
 
+/* Of a stage without an end? Not where one is open, or was between two looks. */
+static int
+left_over(struct scavenge *s, uint64_t id, struct slice stream, const struct index_head *head,
+          bool *yes, struct err *err)
+{
+    struct index_head again = {0};
+    uint64_t          fp[2];
+    int               rc = 0;
+
+    logi_heads_fp(s->log->heads, stream, fp);
+    if (logi_staging(s->log, fp, NULL))
+        return 0;
+    TRY(logi_head(s->log, id, atomic_load(&s->log->end), &again, err));
+    *yes = (again.flags & INDEX_STAGED) != 0 && again.truncate == head->truncate &&
+           again.next == head->next;
+out:
+    return rc;
+}
+
 /* As it was the first time that it was asked for in this look: so one answer for all of it. */
 static int
 state_of(struct scavenge *s, uint64_t id, struct slice stream, struct scav_stream **out,
@@ -30,6 +49,7 @@ state_of(struct scavenge *s, uint64_t id, struct slice stream, struct scav_strea
     struct scav_stream *st =
         &s->cache[(id * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (LOGI_SCAV_CACHE - 1)];
     struct index_head head;
+    bool              left = false;
     int               rc;
 
     *out = st;
@@ -42,6 +62,8 @@ state_of(struct scavenge *s, uint64_t id, struct slice stream, struct scav_strea
         memset(&head, 0, sizeof head);
         rc = 0;
     }
+    if (rc == 0 && (head.flags & INDEX_STAGED) != 0)
+        rc = left_over(s, id, stream, &head, &left, err);
     if (rc != 0)
         return rc;
     *st = (struct scav_stream){.id_plus_1 = id + 1,
@@ -49,7 +71,7 @@ state_of(struct scavenge *s, uint64_t id, struct slice stream, struct scav_strea
                                .truncate = head.truncate,
                                .below = head.truncate,
                                .round = s->look.round};
-    if ((head.flags & (INDEX_DELETED | INDEX_TOMBSTONE)) != 0)
+    if (left || (head.flags & (INDEX_DELETED | INDEX_TOMBSTONE)) != 0)
         st->below = head.next;
     if (logi_is_metastream(stream) && st->next > 0 && st->next - 1 > st->below)
         st->below = st->next - 1;

@@ -257,6 +257,7 @@ logi_view(const struct index_head *head, struct slice stream, const struct log_r
     out->next = head->next;
     out->low = head->truncate;
     out->flags = head->flags;
+    out->stage = (head->flags & INDEX_STAGED) != 0 ? head->truncate : UINT64_MAX;
     out->max_age_us = head->max_age_us;
     if (category != NULL && count == 0)
         count = category->max_count;

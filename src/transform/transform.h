@@ -171,4 +171,14 @@ int transform_upcast(struct transform_run *run, const struct transform_event *in
 int transform_one(struct transform_run *run, const struct transform_event *in,
                   struct transform_out *out, bool *dropped, struct err *err);
 
+/* A condition as in a rule's `when` (docs/transforms.md), from a JSON object; errors as of
+ * transform_from_json. Read only afterwards. */
+struct transform_where;
+int  transform_where_new(struct slice json, const char *name, struct transform_where **out,
+                         struct err *err);
+void transform_where_free(struct transform_where *w); /* NULL is fine */
+/* `scratch` is the caller's, and used up. */
+int transform_where_holds(const struct transform_where *w, const struct transform_event *e,
+                          struct buf *scratch, bool *out, struct err *err);
+
 #endif

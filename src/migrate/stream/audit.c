@@ -44,7 +44,152 @@ streami_next(struct log_iter *it, struct log_event *e, struct err *err)
     return rc;
 }
 
-/* One target against what the move has for it; the iterator stands behind its marks. */
+static int
+add_source(struct streami_auditor *a, struct streami_move *m, uint64_t first, uint64_t last,
+           struct err *err)
+{
+    for (uint32_t i = 0; i < m->source_count; i++)
+        if (slice_eq(m->sources[i].stream, buf_slice(&a->text)))
+            return 0;
+    if (!streami_grow(&a->arena, &m->sources, m->source_count, &m->source_room, sizeof *m->sources))
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for an audit");
+    m->sources[m->source_count++] = (struct streami_source){
+        .stream = streami_keep(&a->arena, buf_slice(&a->text)), .first = first, .head = last};
+    return 0;
+}
+
+/* Opens a target and reads its MigratedFrom events; as sources where the move has none yet. */
+static int
+open_target(struct streami_auditor *a, struct slice stream, struct streami_move *m,
+            struct log_iter **it, struct err *err)
+{
+    struct log_read  read = {.stream = stream, .sealed = true, .raw = true};
+    bool             fill = m->source_count == 0;
+    struct log_event e;
+    uint32_t         marks = 0;
+    uint64_t         first, last;
+    int              rc;
+
+    TRY(log_iter_open(a->log, &read, it, err));
+    while ((fill || marks < m->source_count) && (rc = streami_next(*it, &e, err)) == 0) {
+        if (e.pos.v < a->from || !streami_range_of(&e, a->spec->name, &a->text, &first, &last)) {
+            if (marks == 0)
+                continue; /* of before the stream was deleted, of a stage without an end, … */
+            break;
+        }
+        marks++;
+        if (fill)
+            TRY(add_source(a, m, first, last, err));
+    }
+    if (rc == E_END)
+        rc = 0;
+out:
+    return rc;
+}
+
+/* The targets of the move that is being read, opened; one that is not there differs. */
+static int
+open_targets(struct streami_auditor *a, struct streami_move *m, struct err *err)
+{
+    int rc = 0;
+
+    for (; a->target_count < m->target_count; a->target_count++) {
+        struct streami_target *t;
+
+        if (!streami_grow(&a->arena, &a->targets, a->target_count, &a->target_room,
+                          sizeof *a->targets))
+            RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for an audit");
+        t = &a->targets[a->target_count];
+        *t = (struct streami_target){.it = NULL};
+        rc = open_target(a, m->targets[a->target_count].stream, m, &t->it, err);
+        if (rc == E_NOTFOUND || rc == E_GONE) {
+            streami_differs(a, m->targets[a->target_count].stream, "is not there", 0);
+            t->differs = true;
+            rc = 0;
+        }
+        if (rc != 0) {
+            log_iter_close(t->it);
+            break;
+        }
+    }
+    return rc;
+}
+
+/* A mark between copies: of what a move in stages read later. */
+static bool
+is_between(struct streami_auditor *a, const struct log_event *e)
+{
+    return slice_is(e->type, STREAM_MIGRATED_TYPE) &&
+           streami_is_mark(e->type, e->data, a->spec->name);
+}
+
+int
+streami_forget(void *arg, struct streami_reader *r, struct err *err)
+{
+    struct streami_auditor *a = arg;
+
+    (void)r;
+    if (a->stop != NULL && atomic_load(a->stop))
+        RETURN_ERR(err, E_INTERRUPTED, ERR_RETRY, "it was stopped");
+    return 0;
+}
+
+/* What was derived so far against what the targets have. */
+static int
+compare_some(void *arg, struct streami_reader *r, struct err *err)
+{
+    struct streami_auditor    *a = arg;
+    const struct streami_move *m = r->move;
+    struct log_event           e;
+    int                        rc;
+
+    TRY(streami_forget(a, r, err));
+    TRY(open_targets(a, r->move, err));
+    for (uint32_t i = 0; i < m->out_count; i++) {
+        struct streami_target *t = &a->targets[m->outs[i].target];
+        const char            *why;
+
+        if (t->differs)
+            continue;
+        do
+            rc = streami_next(t->it, &e, err);
+        while (rc == 0 && is_between(a, &e));
+        if (rc != 0 && rc != E_END)
+            goto out;
+        why = rc == E_END ? "copies are missing" : streami_compare(&e, &m->outs[i].event);
+        if (why != NULL) {
+            streami_differs(a, m->targets[m->outs[i].target].stream, why,
+                            rc == E_END ? 0 : e.version);
+            t->differs = true;
+            continue;
+        }
+        a->out->copies++;
+    }
+    rc = 0;
+out:
+    return rc;
+}
+
+/* What the targets have beside it. */
+static int
+count_newer(struct streami_auditor *a, struct err *err)
+{
+    struct log_event e;
+    int              rc = 0;
+
+    for (uint32_t i = 0; i < a->target_count; i++) {
+        if (a->targets[i].differs)
+            continue;
+        while ((rc = streami_next(a->targets[i].it, &e, err)) == 0)
+            a->out->newer += !is_between(a, &e);
+        if (rc != E_END)
+            return rc;
+        rc = 0;
+    }
+    return rc;
+}
+
+/* Of a routed move: one target against what it has; the iterator stands behind its marks. */
 static int
 compare_target(struct streami_auditor *a, struct log_iter *it, const struct streami_move *m,
                uint32_t t, struct err *err)
@@ -70,94 +215,28 @@ compare_target(struct streami_auditor *a, struct log_iter *it, const struct stre
         }
         a->out->copies++;
     }
-    if (a->spec->route)
-        return streami_audit_tail(a, it, m, t, err);
-    while ((rc = streami_next(it, &e, err)) == 0)
-        a->out->newer++;
-    return rc == E_END ? 0 : rc;
+    return streami_audit_tail(a, it, m, t, err);
 }
 
-/* Opens a target and reads its MigratedFrom events; as sources where the move has none yet. */
+/* Of a routed move, which is held in memory: its targets, and those that it got since. */
 static int
-open_target(struct streami_auditor *a, struct slice stream, struct streami_move *m,
-            struct log_iter **it, struct err *err)
+compare_routed(struct streami_auditor *a, struct streami_move *m, struct err *err)
 {
-    struct log_read  read = {.stream = stream, .sealed = true, .raw = true};
-    bool             fill = m->source_count == 0;
-    struct log_event e;
-    uint32_t         marks = 0;
-    uint64_t         first, last;
+    struct log_read  read = {.sealed = true, .raw = true};
+    struct log_iter *it = NULL;
+    uint32_t         moved = m->target_count;
     int              rc;
 
-    TRY(log_iter_open(a->log, &read, it, err));
-    while ((fill || marks < m->source_count) && (rc = streami_next(*it, &e, err)) == 0) {
-        if (!streami_range_of(&e, a->spec->name, &a->text, &first, &last)) {
-            if (marks == 0)
-                continue; /* of before the stream was deleted, or of before a rewrite */
-            break;
-        }
-        marks++;
-        if (!fill)
-            continue;
-        if (!streami_grow(&a->arena, &m->sources, m->source_count, &m->source_room,
-                          sizeof *m->sources))
-            FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for an audit");
-        m->sources[m->source_count++] = (struct streami_source){
-            .stream = streami_keep(&a->arena, buf_slice(&a->text)), .first = first, .head = last};
-    }
-    if (rc == E_END)
-        rc = 0;
-out:
-    return rc;
-}
-
-static int
-audit_move(struct streami_auditor *a, struct slice stream, struct slice first_target,
-           struct err *err)
-{
-    struct log_read      read = {.sealed = true, .raw = true};
-    struct streami_move  m = {0};
-    enum streami_verdict verdict;
-    struct log_iter     *it = NULL;
-    struct err           why;
-    uint32_t             moved;
-    int                  rc;
-
-    TRY(open_target(a, first_target, &m, &it, err));
-    log_iter_close(it);
-    it = NULL;
-    if (m.source_count == 0) {
-        streami_differs(a, first_target, "does not say what it was made of", 0);
-        goto out;
-    }
-    if (!slice_eq(m.sources[0].stream, stream))
-        goto out; /* a join is looked at with its first stream */
-    a->reader.audit = true;
-    rc = streami_move_build(&a->reader, &m, &verdict, &why);
-    if (rc == E_GONE) {
-        a->out->gone++;
-        rc = 0;
-        goto out;
-    }
-    if (rc != 0) {
-        streami_differs(a, stream, why.text, 0);
-        rc = 0;
-        goto out;
-    }
-    a->out->streams += m.source_count;
-    a->out->events += m.events;
-    moved = m.target_count;
-    if (a->spec->route)
-        TRY(streami_audit_added(a, &m, err));
-    for (uint32_t t = 0; t < m.target_count; t++) {
-        read.stream = m.targets[t].stream;
-        rc = t < moved ? open_target(a, read.stream, &m, &it, err)
+    TRY(streami_audit_added(a, m, err));
+    for (uint32_t t = 0; t < m->target_count; t++) {
+        read.stream = m->targets[t].stream;
+        rc = t < moved ? open_target(a, read.stream, m, &it, err)
                        : log_iter_open(a->log, &read, &it, err); /* it has no marks */
         if (rc == E_NOTFOUND || rc == E_GONE) {
-            streami_differs(a, m.targets[t].stream, "is not there", 0);
+            streami_differs(a, m->targets[t].stream, "is not there", 0);
             rc = 0;
         } else if (rc == 0) {
-            rc = compare_target(a, it, &m, t, err);
+            rc = compare_target(a, it, m, t, err);
         }
         log_iter_close(it);
         it = NULL;
@@ -165,7 +244,71 @@ audit_move(struct streami_auditor *a, struct slice stream, struct slice first_ta
             goto out;
     }
 out:
+    return rc;
+}
+
+/* Which streams the move was made of, and what of them. False: it is none to look at now. */
+static int
+find_sources(struct streami_auditor *a, struct slice stream, struct slice first_target,
+             struct streami_move *m, bool *look, struct err *err)
+{
+    struct streami_source one = {.stream = stream};
+    struct log_iter      *it = NULL;
+    int                   rc = 0;
+
+    *look = false;
+    a->from = 0;
+    a->target_count = a->target_room = 0;
+    if (a->spec->kind != STREAMI_REWRITE && !a->spec->route)
+        TRY(streami_moved_range(&a->reader, &one, &a->from, err));
+    TRY(open_target(a, first_target, m, &it, err));
+    if (m->source_count == 0) {
+        if (a->spec->kind != STREAMI_REWRITE) /* else it was none of it */
+            streami_differs(a, first_target, "does not say what it was made of", 0);
+        goto out;
+    }
+    *look = slice_eq(m->sources[0].stream, stream); /* a join is looked at with its first stream */
+    /* Of a move in stages the marks of the beginning do not know the end. */
+    for (uint32_t i = 0; i < m->source_count && one.head > 0 && rc == 0; i++)
+        rc = streami_moved_range(&a->reader, &m->sources[i], &a->from, err);
+out:
     log_iter_close(it);
+    return rc;
+}
+
+static int
+audit_move(struct streami_auditor *a, struct slice stream, struct slice first_target,
+           struct err *err)
+{
+    struct streami_move  m = {0};
+    enum streami_verdict verdict;
+    struct err           why;
+    bool                 look;
+    int                  rc;
+
+    TRY(find_sources(a, stream, first_target, &m, &look, err));
+    if (!look)
+        goto out;
+    a->reader.audit = true;
+    rc = streami_move_build(&a->reader, &m, &verdict, &why);
+    if (rc == E_INTERRUPTED) {
+        err_copy(err, &why);
+        goto out;
+    }
+    if (rc == E_GONE) {
+        a->out->gone++;
+    } else if (rc != 0) {
+        streami_differs(a, stream, why.text, 0);
+    } else {
+        a->out->streams += m.source_count;
+        a->out->events += m.events;
+        TRY(a->spec->route ? compare_routed(a, &m, err) : count_newer(a, err));
+    }
+    rc = 0;
+out:
+    for (uint32_t i = 0; i < a->target_count; i++)
+        log_iter_close(a->targets[i].it);
+    a->target_count = 0;
     return rc;
 }
 
@@ -240,14 +383,20 @@ out:
 }
 
 int
-streami_auditor_open(struct log *log, struct slice name, struct slice json,
+streami_auditor_open(struct log *log, struct slice name, struct slice json, streami_spill_fn *spill,
                      struct streami_auditor *a, struct err *err)
 {
     int rc;
 
     a->log = log;
     TRY(streami_spec_new(name, json, &a->spec, err));
-    a->reader = (struct streami_reader){.log = log, .spec = a->spec, .arena = &a->arena};
+    a->reader = (struct streami_reader){.log = log,
+                                        .spec = a->spec,
+                                        .arena = &a->arena,
+                                        .bulk = &a->bulk,
+                                        .spill = a->spec->route ? NULL : spill,
+                                        .spill_arg = a,
+                                        .spill_bytes = STREAMI_STAGE_BYTES};
     if (a->spec->transform != NULL)
         rc = transform_run_new(a->spec->transform, &a->reader.run, err);
 out:
@@ -259,6 +408,7 @@ streami_auditor_close(struct streami_auditor *a)
 {
     streami_reader_fini(&a->reader);
     streami_arena_fini(&a->arena);
+    streami_arena_fini(&a->bulk);
     streami_spec_free(a->spec);
     buf_fini(&a->text);
 }
@@ -282,6 +432,7 @@ streami_auditor_each(struct streami_auditor *a, uint64_t most, streami_each_fn *
                     FAIL(err, E_INTERRUPTED, ERR_RETRY, "it was stopped");
                 TRY(fn(a, arg, name, err));
                 streami_reset(&a->arena);
+                streami_reset(&a->bulk);
                 n++;
             }
             buf_clear(&after);
@@ -312,7 +463,8 @@ stream_audit_run(struct surgery *s, const atomic_bool *stop, struct stream_audit
 
     memset(out, 0, sizeof *out);
     a.end = log_end(s->log);
-    TRY(streami_auditor_open(s->log, slice_str(s->spec->name), buf_slice(&s->spec->text), &a, err));
+    TRY(streami_auditor_open(s->log, slice_str(s->spec->name), buf_slice(&s->spec->text),
+                             compare_some, &a, err));
     rc = streami_auditor_each(&a, 0, audit_each, NULL, &seen, err);
 out:
     streami_auditor_close(&a);

@@ -88,6 +88,9 @@ streami_moved_event(struct streami_arena *a, const struct streami_spec *spec,
     }
     buf_add_str(&data, "],\"reason\":");
     json_put_str(&data, spec->reason == NULL ? spec->word : spec->reason);
+    if (m->staged != 0)
+        buf_printf(&data, ",\"first\":%" PRIu64 ",\"staged\":%" PRIu64, m->sources[source].first,
+                   m->staged);
     put_surgery(&data, spec);
     return mark_event(a, spec, LOG_MOVED_TYPE, m->sources[source].stream, &data, out, err);
 }
@@ -360,7 +363,7 @@ commit_list(struct streami_batch *b, struct streami_move *moves, struct err *err
                                .checks = p.checks,
                                .check_count = p.check_count,
                                .order = p.order,
-                               .flags = LOG_BULK | (b->gentle ? LOG_GENTLE : 0)};
+                               .flags = LOG_BULK | LOG_FENCED_OK | (b->gentle ? LOG_GENTLE : 0)};
         rc = log_append(b->log, &req);
         if (rc == 0) {
             while (moves != NULL) {

@@ -8,9 +8,8 @@
 
 #include "base/bytes.h"
 #include "base/json.h"
+#include "log/copied.h"
 #include "migrate/stream/stream_int.h"
-
-#define EVENT_OVERHEAD 160u /* bytes of a record beside names, data and metadata */
 
 static int
 no_memory(struct err *err)
@@ -85,7 +84,7 @@ find_target(struct streami_reader *r, struct slice name, uint32_t *out, struct e
         (struct streami_target_of){.stream = streami_keep(r->arena, name)};
     if (m->targets[m->target_count].stream.data == NULL)
         return no_memory(err);
-    m->bytes += 2 * EVENT_OVERHEAD + name.len;
+    m->bytes += 2 * STREAMI_EVENT_OVERHEAD + name.len;
     *out = m->target_count++;
     return 0;
 }
@@ -104,50 +103,145 @@ out:
     return rc;
 }
 
+/* Of inputs whose versions follow each other, the first one. */
+struct streami_run {
+    uint64_t ordinal, version;
+};
+
+/* Which version the input was. */
+static uint64_t
+version_of(const struct streami_reader *r, uint64_t ordinal)
+{
+    const struct streami_run *runs = (const void *)r->runs.data;
+    size_t                    lo = 0, hi = r->runs.len / sizeof *runs;
+
+    must(hi > 0);
+    while (hi - lo > 1) {
+        size_t mid = lo + (hi - lo) / 2;
+
+        if (runs[mid].ordinal <= ordinal)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return runs[lo].version + (ordinal - runs[lo].ordinal);
+}
+
+/* One that is not in the list any more, read again. */
+static int
+old_input(struct streami_reader *r, uint64_t ordinal, struct streami_input **out, struct err *err)
+{
+    struct log_read  read = {.stream = r->move->sources[r->source].stream,
+                             .from = version_of(r, ordinal),
+                             .sealed = true,
+                             .raw = true};
+    struct log_iter *it = NULL;
+    struct log_event e;
+    struct buf       list = {0}, rest = {0};
+    struct slice     meta;
+    int              rc;
+
+    *out = streami_alloc(r->bulk, sizeof **out);
+    if (*out == NULL)
+        return no_memory(err);
+    TRY(log_iter_open(r->log, &read, &it, err));
+    rc = log_iter_next(it, &e, err);
+    if (rc == E_END || (rc == 0 && e.version != read.from))
+        FAIL(err, E_GONE, ERR_DATA, "stream \"%.*s\": its event %" PRIu64 " went while it was read",
+             SLICE_FMT(read.stream), read.from);
+    if (rc != 0)
+        goto out;
+    TRY(streami_origin(&e, &list, &rest, &meta, err));
+    **out = (struct streami_input){.list = streami_keep(r->bulk, buf_slice(&list)),
+                                   .id = e.id,
+                                   .created_us = e.created_us,
+                                   .version = e.version,
+                                   .pos = e.pos.v,
+                                   .flags = e.flags};
+    if ((*out)->list.data == NULL)
+        rc = no_memory(err);
+out:
+    log_iter_close(it);
+    buf_fini(&list);
+    buf_fini(&rest);
+    return rc;
+}
+
+static int
+input_of(struct streami_reader *r, uint64_t ordinal, struct streami_input **out, struct err *err)
+{
+    if (ordinal < r->input_base)
+        return old_input(r, ordinal, out, err);
+    must(ordinal - r->input_base < r->input_count);
+    *out = &r->inputs[ordinal - r->input_base];
+    return 0;
+}
+
+/* The inputs that an output stands for; `one` has room for a list of one. */
+static int
+inputs_of(struct streami_reader *r, const struct transform_out *out, struct streami_input **one,
+          struct streami_input ***list, struct err *err)
+{
+    int rc = 0;
+
+    *list = one;
+    *one = NULL;
+    if (out->origin_count > 1)
+        *list = streami_alloc(r->bulk, out->origin_count * sizeof **list);
+    if (*list == NULL)
+        return no_memory(err);
+    for (size_t i = 0; i < out->origin_count; i++)
+        TRY(input_of(r, out->origins[i], &(*list)[i], err));
+out:
+    return rc;
+}
+
 /* What a copy that is not the event itself is known by: the same in every run. */
 static struct ox_id
-derived_id(struct streami_reader *r, const struct transform_out *out)
+derived_id(struct streami_reader *r, const struct transform_out *out,
+           struct streami_input *const *ins)
 {
     struct slice stream = r->move->sources[r->source].stream;
     struct buf  *b = &r->id_text;
 
     if (r->spec->route)
-        return streami_route_id(r->spec, stream, &r->inputs[out->origins[0]].id, r->ordinal, b);
+        return streami_route_id(r->spec, stream, &ins[0]->id, r->move->sources[r->source].ordinal,
+                                b);
     buf_clear(b);
     buf_add_str(b, r->spec->name);
     buf_add_byte(b, '\0');
     buf_add_slice(b, stream);
     buf_add_byte(b, '\0');
     for (size_t i = 0; i < out->origin_count; i++) {
-        buf_add_u64(b, r->inputs[out->origins[i]].version);
+        buf_add_u64(b, ins[i]->version);
         buf_add_byte(b, ',');
     }
     buf_add_byte(b, '#');
-    buf_add_u64(b, r->ordinal);
+    buf_add_u64(b, r->move->sources[r->source].ordinal);
     return id_of_bytes(buf_slice(b));
 }
 
 static int
-put_meta(struct streami_reader *r, const struct transform_out *out, struct slice *meta,
-         struct err *err)
+put_meta(struct streami_reader *r, const struct transform_out *out,
+         struct streami_input *const *ins, struct slice *meta, struct err *err)
 {
     struct slice list = {0};
     int          rc;
 
     buf_clear(&r->text);
     if (out->origin_count == 1) {
-        list = r->inputs[out->origins[0]].list;
+        list = ins[0]->list;
     } else {
         buf_clear(&r->scratch);
         for (size_t i = 0; i < out->origin_count; i++) {
             if (i > 0)
                 buf_add_byte(&r->scratch, ',');
-            buf_add_slice(&r->scratch, r->inputs[out->origins[i]].list);
+            buf_add_slice(&r->scratch, ins[i]->list);
         }
         list = buf_slice(&r->scratch);
     }
     TRY(streami_copied(out->meta, list, &r->text, err));
-    *meta = streami_keep(r->arena, buf_slice(&r->text));
+    *meta = streami_keep(r->bulk, buf_slice(&r->text));
     if (meta->data == NULL)
         rc = no_memory(err);
 out:
@@ -165,10 +259,66 @@ link_event(struct streami_reader *r, const struct streami_input *in, struct log_
     buf_add_byte(&r->text, '@');
     buf_add_slice(&r->text, r->move->sources[r->source].stream);
     e->type = slice_str("$>");
-    e->data = streami_keep(r->arena, buf_slice(&r->text));
+    e->data = streami_keep(r->bulk, buf_slice(&r->text));
     e->meta = slice_of(NULL, 0);
     e->flags = LOG_LINK;
     return e->data.data == NULL ? no_memory(err) : 0;
+}
+
+/* Some output stands for these. */
+static int
+cover(struct streami_reader *r, const struct transform_out *out, struct streami_input *const *ins,
+      bool same, struct err *err)
+{
+    for (size_t i = 0; i < out->origin_count; i++) {
+        size_t byte = (size_t)(out->origins[i] / 8);
+
+        while (r->covered.len <= byte && !r->covered.failed)
+            buf_add_byte(&r->covered, 0);
+        if (r->covered.failed)
+            return no_memory(err);
+        r->covered.data[byte] |= (uint8_t)(1u << out->origins[i] % 8);
+        if ((ins[i]->flags & LOG_SEALED) != 0 && !same)
+            RETURN_ERR(err, E_STATE, ERR_DATA,
+                       "event %" PRIu64
+                       " is under a subject's key, so it can be moved but not changed",
+                       ins[i]->version);
+    }
+    return 0;
+}
+
+/* It is more than one commit should have, or than memory. */
+static int
+check_size(struct streami_reader *r, struct err *err)
+{
+    const struct streami_move *m = r->move;
+    bool                       whole = r->spec->kind == STREAMI_REWRITE || r->spec->route;
+    uint64_t                   most = whole ? STREAMI_MOVE_MAX : r->spec->commit_bytes;
+
+    if (r->spill != NULL)
+        return m->bytes - r->spilled < r->spill_bytes && r->bulk->bytes < STREAMI_READ_MAX / 16
+                   ? 0
+                   : streami_spill(r, err);
+    if (m->bytes <= most && r->bulk->bytes <= STREAMI_READ_MAX)
+        return 0;
+    r->too_large = !whole;
+    RETURN_ERR(err, E_LIMIT, ERR_DATA,
+               "its move takes more than %" PRIu64
+               " MiB, larger than one commit may be: a copy, split or join to new streams that are "
+               "not routed is made in stages",
+               STREAMI_MOVE_MAX >> 20);
+}
+
+static int
+choose_target(struct streami_reader *r, const struct transform_out *out, uint32_t *target,
+              struct err *err)
+{
+    if (out->stream.data == NULL)
+        return default_target(r, target, err);
+    if (r->spec->kind != STREAMI_SPLIT)
+        RETURN_ERR(err, E_SCHEMA, ERR_DATA, "the transform routes to \"%.*s\": only a split does",
+                   SLICE_FMT(out->stream));
+    return find_target(r, out->stream, target, err);
 }
 
 static int
@@ -177,73 +327,119 @@ take_out(void *arg, const struct transform_out *out, struct err *err)
     struct streami_reader *r = arg;
     struct streami_move   *m = r->move;
     struct streami_out    *o;
-    struct streami_input  *in = out->origin_count == 0 ? NULL : &r->inputs[out->origins[0]];
+    struct streami_input  *one, **ins, *in;
     bool                   same = out->origin_count == 1 && !out->changed;
-    int                    rc = 0;
+    int                    rc;
 
-    if (!streami_grow(r->arena, &m->outs, m->out_count, &m->out_room, sizeof *m->outs))
+    TRY(inputs_of(r, out, &one, &ins, err));
+    in = out->origin_count == 0 ? NULL : ins[0];
+    if (!streami_grow(r->bulk, &m->outs, m->out_count, &m->out_room, sizeof *m->outs))
         return no_memory(err);
     o = &m->outs[m->out_count];
     memset(o, 0, sizeof *o);
-    if (out->stream.data != NULL && r->spec->kind != STREAMI_SPLIT)
-        FAIL(err, E_SCHEMA, ERR_DATA, "the transform routes to \"%.*s\": only a split does",
-             SLICE_FMT(out->stream));
-    if (out->stream.data == NULL)
-        TRY(default_target(r, &o->target, err));
-    else
-        TRY(find_target(r, out->stream, &o->target, err));
-    for (size_t i = 0; i < out->origin_count; i++) {
-        r->inputs[out->origins[i]].covered = true;
-        if ((r->inputs[out->origins[i]].flags & LOG_SEALED) != 0 && !same)
-            FAIL(err, E_STATE, ERR_DATA,
-                 "event %" PRIu64 " is under a subject's key, so it can be moved but not changed",
-                 r->inputs[out->origins[i]].version);
-    }
+    TRY(choose_target(r, out, &o->target, err));
+    TRY(cover(r, out, ins, same, err));
     r->changed = r->changed || !same;
     o->event = (struct log_new_event){
-        .id = same && !r->spec->link ? in->id : derived_id(r, out),
-        .type = streami_keep(r->arena, out->type),
-        .data = streami_keep(r->arena, out->data),
+        .id = same && !r->spec->link ? in->id : derived_id(r, out, ins),
+        .type = streami_keep(r->bulk, out->type),
+        .data = streami_keep(r->bulk, out->data),
         .created_us = in == NULL ? 0 : in->created_us,
         .flags = (out->json ? (uint32_t)LOG_JSON : 0) |
                  (same ? in->flags & (uint32_t)(LOG_LINK | LOG_SEALED | LOG_JSON) : 0),
     };
-    o->pos = in == NULL ? 0 : in->pos;
-    TRY(put_meta(r, out, &o->event.meta, err));
+    TRY(put_meta(r, out, ins, &o->event.meta, err));
     if (r->spec->link && in != NULL)
         TRY(link_event(r, in, &o->event, err));
     if (o->event.type.data == NULL || o->event.data.data == NULL)
         return no_memory(err);
-    r->ordinal++;
+    m->sources[r->source].ordinal++;
     m->targets[o->target].count++;
     m->out_count++;
-    m->bytes += EVENT_OVERHEAD + o->event.type.len + o->event.data.len + o->event.meta.len +
+    m->copies++;
+    m->bytes += STREAMI_EVENT_OVERHEAD + o->event.type.len + o->event.data.len + o->event.meta.len +
                 m->targets[o->target].stream.len;
-    if (m->bytes > STREAMI_MOVE_MAX)
-        FAIL(err, E_LIMIT, ERR_DATA,
-             "its move takes more than %" PRIu64 " MiB: larger than one commit may be; moves in "
-             "stages are not in this version",
-             STREAMI_MOVE_MAX >> 20);
+    rc = check_size(r, err);
 out:
+    return rc;
+}
+
+int
+streami_spill(struct streami_reader *r, struct err *err)
+{
+    int rc = r->spill(r->spill_arg, r, err);
+
+    r->spilled = r->move->bytes;
+    r->input_base += r->input_count;
+    r->inputs = NULL;
+    r->input_count = r->input_room = 0;
+    r->move->outs = NULL;
+    r->move->out_count = r->move->out_room = 0;
+    streami_reset(r->bulk);
     return rc;
 }
 
 /* inputs */
 
 static int
+note_version(struct streami_reader *r, uint64_t ordinal, uint64_t version, struct err *err)
+{
+    struct streami_run run = {ordinal, version};
+
+    if (r->runs.len > 0 && version_of(r, ordinal) == version)
+        return 0;
+    buf_add(&r->runs, &run, sizeof run);
+    return r->runs.failed ? no_memory(err) : 0;
+}
+
+static struct transform_event
+as_input(const struct streami_reader *r, const struct log_event *e)
+{
+    return (struct transform_event){.stream = e->stream,
+                                    .type = e->type,
+                                    .data = e->data,
+                                    .meta = e->meta,
+                                    .id = e->id,
+                                    .version = r->spec->route ? 0 : e->version,
+                                    .position = r->spec->route ? 0 : e->pos.v,
+                                    .created_us = e->created_us,
+                                    .json =
+                                        (e->flags & LOG_JSON) != 0 && (e->flags & LOG_SEALED) == 0};
+}
+
+/* Does the surgery's condition name it? A rewrite takes a stream whole, of which it names one. */
+static int
+is_named(struct streami_reader *r, const struct transform_event *in, bool *yes, struct err *err)
+{
+    int rc;
+
+    *yes = true;
+    if (r->spec->where == NULL || (r->named > 0 && r->spec->kind == STREAMI_REWRITE))
+        return 0;
+    rc = transform_where_holds(r->spec->where, in, &r->text, yes, err);
+    r->named += rc == 0 && *yes;
+    *yes = *yes || r->spec->kind == STREAMI_REWRITE;
+    return rc;
+}
+
+static int
 take_input(struct streami_reader *r, const struct log_event *e, struct err *err)
 {
-    const uint64_t        origin = r->input_count;
-    struct streami_input *in;
-    struct slice          meta;
-    int                   rc = 0;
+    const uint64_t         origin = r->input_base + r->input_count;
+    struct transform_event event = as_input(r, e);
+    struct streami_input  *in;
+    bool                   named;
+    int                    rc;
 
-    if (!streami_grow(r->arena, &r->inputs, r->input_count, &r->input_room, sizeof *r->inputs))
+    TRY(is_named(r, &event, &named, err));
+    if (!named)
+        goto out;
+    if (!streami_grow(r->bulk, &r->inputs, r->input_count, &r->input_room, sizeof *r->inputs))
         return no_memory(err);
     buf_clear(&r->text);
-    TRY(streami_origin(e, &r->text, &r->rest, &meta, err));
+    TRY(streami_origin(e, &r->text, &r->rest, &event.meta, err));
     in = &r->inputs[r->input_count++];
-    *in = (struct streami_input){.list = streami_keep(r->arena, buf_slice(&r->text)),
+    *in = (struct streami_input){.list = streami_keep(r->bulk, buf_slice(&r->text)),
                                  .id = e->id,
                                  .created_us = e->created_us,
                                  .version = e->version,
@@ -252,29 +448,21 @@ take_input(struct streami_reader *r, const struct log_event *e, struct err *err)
     if (in->list.data == NULL)
         return no_memory(err);
     r->move->events++;
+    r->move->sources[r->source].events++;
     if (r->spec->route) /* each event by itself, wherever it stands */
-        r->ordinal = 0;
+        r->move->sources[r->source].ordinal = 0;
     if (r->run == NULL)
         return take_out(r,
                         &(struct transform_out){.type = e->type,
                                                 .data = e->data,
-                                                .meta = meta,
+                                                .meta = event.meta,
                                                 .json = (e->flags & LOG_JSON) != 0,
                                                 .origins = &origin,
                                                 .origin_count = 1},
                         err);
-    rc = transform_event(r->run,
-                         &(struct transform_event){.stream = e->stream,
-                                                   .type = e->type,
-                                                   .data = e->data,
-                                                   .meta = meta,
-                                                   .id = e->id,
-                                                   .version = r->spec->route ? 0 : e->version,
-                                                   .position = r->spec->route ? 0 : e->pos.v,
-                                                   .created_us = e->created_us,
-                                                   .json = (e->flags & LOG_JSON) != 0 &&
-                                                           (e->flags & LOG_SEALED) == 0},
-                         err);
+    TRY(note_version(r, origin, e->version, err));
+    TRY(transform_event(r->run, &event, err));
+    rc = check_size(r, err); /* of inputs that give nothing */
 out:
     return rc;
 }
@@ -287,72 +475,202 @@ gone(const struct streami_source *s, struct err *err)
                SLICE_FMT(s->stream));
 }
 
-static int
-read_range(struct streami_reader *r, struct streami_source *s, struct err *err)
-{
-    struct log_read read = {.stream = s->stream, .from = s->first, .sealed = true, .raw = r->audit};
-    struct log_iter *it = NULL;
-    struct log_event e;
-    uint64_t         next = s->first;
-    int              rc = 0;
+/* A source on its way from `from` to its head. */
+struct cursor {
+    struct log_iter *it;
+    struct log_event e; /* the next one */
+    uint64_t         next;
+    uint32_t         source;
+};
 
-    if (s->first > s->head)
+/* Rewritten in place while it was read: what was read of it does not hold. */
+static bool
+was_rewritten(struct streami_reader *r, const struct log_event *e)
+{
+    uint64_t first, last;
+
+    return r->again && streami_range_of(e, NULL, &r->text, &first, &last) &&
+           slice_eq(buf_slice(&r->text), e->stream);
+}
+
+/* To the next event that is no mark. E_END: that was the last one. */
+static int
+advance(struct streami_reader *r, struct cursor *c, struct err *err)
+{
+    const struct streami_source *s = &r->move->sources[c->source];
+    int                          rc;
+
+    while ((rc = log_iter_next(c->it, &c->e, err)) == 0 && c->e.version <= s->head) {
+        if (r->audit && c->e.version != c->next)
+            return gone(s, err);
+        c->next = c->e.version + 1;
+        if (!streami_is_mark(c->e.type, c->e.data, NULL))
+            return 0;
+        if (was_rewritten(r, &c->e)) {
+            r->stale = true;
+            RETURN_ERR(err, E_STATE, ERR_DATA, "it was rewritten while it was read");
+        }
+    }
+    if (rc != 0 && rc != E_END)
+        return rc;
+    return r->audit && c->next <= s->head ? gone(s, err) : E_END;
+}
+
+/* The first of the heap's cursors is where it belongs, the one whose event stands first. */
+static void
+sift(struct cursor **heap, uint32_t count)
+{
+    for (uint32_t i = 0;;) {
+        uint32_t       low = i;
+        struct cursor *swap;
+
+        for (uint32_t k = 2 * i + 1; k <= 2 * i + 2 && k < count; k++)
+            if (heap[k]->e.pos.v < heap[low]->e.pos.v)
+                low = k;
+        if (low == i)
+            return;
+        swap = heap[i];
+        heap[i] = heap[low];
+        heap[low] = swap;
+        i = low;
+    }
+}
+
+/* Opens the source; it is in the heap where it has events. */
+static int
+add_cursor(struct streami_reader *r, struct cursor *c, struct cursor **heap, uint32_t *count,
+           struct err *err)
+{
+    const struct streami_source *s = &r->move->sources[c->source];
+    struct log_read read = {.stream = s->stream, .from = s->from, .sealed = true, .raw = r->audit};
+    uint32_t        i = *count;
+    int             rc = 0;
+
+    if (s->from > s->head)
         return 0;
-    TRY(log_iter_open(r->log, &read, &it, err));
-    while ((rc = log_iter_next(it, &e, err)) == 0 && e.version <= s->head) {
-        if (r->audit && e.version != next)
-            TRY(gone(s, err));
-        next = e.version + 1;
-        if (!streami_is_mark(e.type, e.data, NULL))
-            TRY(take_input(r, &e, err));
+    c->next = s->from;
+    if (r->begun != NULL && s->from == s->first) { /* its first event was looked at */
+        c->it = r->begun;
+        c->e = r->first;
+        r->begun = NULL;
+        if (c->e.version > s->head)
+            return 0;
+        if (streami_is_mark(c->e.type, c->e.data, NULL))
+            rc = advance(r, c, err);
+    } else {
+        TRY(log_iter_open(r->log, &read, &c->it, err));
+        rc = advance(r, c, err);
     }
     if (rc == E_END)
-        rc = 0;
-    if (rc == 0 && r->audit && next <= s->head)
-        rc = gone(s, err);
+        return 0;
+    if (rc != 0)
+        goto out;
+    for (; i > 0 && heap[(i - 1) / 2]->e.pos.v > c->e.pos.v; i = (i - 1) / 2)
+        heap[i] = heap[(i - 1) / 2];
+    heap[i] = c;
+    ++*count;
 out:
-    log_iter_close(it);
+    return rc;
+}
+
+int
+streami_read_on(struct streami_reader *r, struct err *err)
+{
+    const uint32_t  sources = r->move->source_count;
+    struct cursor  *all = streami_alloc(r->arena, sources * sizeof *all);
+    struct cursor **heap = streami_alloc(r->arena, sources * sizeof(void *));
+    uint32_t        count = 0;
+    int             rc = 0;
+
+    if (all == NULL || heap == NULL)
+        return no_memory(err);
+    memset(all, 0, sources * sizeof *all);
+    for (uint32_t i = 0; i < sources; i++) {
+        all[i].source = i;
+        TRY(add_cursor(r, &all[i], heap, &count, err));
+    }
+    while (count > 0) {
+        r->source = heap[0]->source;
+        TRY(take_input(r, &heap[0]->e, err));
+        rc = advance(r, heap[0], err);
+        if (rc == E_END)
+            heap[0] = heap[--count];
+        else if (rc != 0)
+            goto out;
+        sift(heap, count);
+    }
+    rc = 0;
+out:
+    for (uint32_t i = 0; i < sources; i++)
+        log_iter_close(all[i].it);
     return rc;
 }
 
 static void
-begin_source(struct streami_reader *r)
+begin_reading(struct streami_reader *r)
 {
+    r->source = 0;
     r->inputs = NULL;
     r->input_count = r->input_room = 0;
-    r->ordinal = 0;
-    r->changed = false;
+    r->input_base = 0;
+    r->spilled = 0;
+    r->changed = r->too_large = r->again = r->stale = false;
+    r->named = 0;
+    buf_clear(&r->covered);
+    buf_clear(&r->runs);
+}
+
+int
+streami_read_begin(struct streami_reader *r, struct err *err)
+{
+    begin_reading(r);
+    must(r->run == NULL || r->move->source_count == 1);
+    return r->run == NULL ? 0
+                          : transform_begin(r->run, r->move->sources[0].stream, take_out, r, err);
+}
+
+/* Does some output stand for each input? */
+static bool
+all_covered(const struct streami_reader *r)
+{
+    uint64_t count = r->input_base + r->input_count, full = count / 8;
+
+    if (r->covered.len * 8 < count)
+        return false;
+    for (uint64_t i = 0; i < full; i++)
+        if (r->covered.data[i] != 0xff)
+            return false;
+    return count % 8 == 0 || r->covered.data[full] == (1u << count % 8) - 1;
 }
 
 static int
-end_source(struct streami_reader *r, struct streami_source *s, struct err *err)
+end_inputs(struct streami_reader *r, struct err *err)
 {
     int rc = 0;
 
+    r->source = 0;
     if (r->run != NULL)
         TRY(transform_end(r->run, err));
-    s->events = r->input_count;
-    for (uint32_t i = 0; i < r->input_count; i++)
-        r->changed = r->changed || !r->inputs[i].covered;
-    s->invalid = r->changed && !r->spec->route &&
-                 (r->spec->kind == STREAMI_COPY || r->spec->kind == STREAMI_REWRITE);
+    r->move->sources[0].invalid =
+        (r->changed || !all_covered(r)) && !r->spec->route &&
+        (r->spec->kind == STREAMI_COPY || r->spec->kind == STREAMI_REWRITE);
 out:
     return rc;
 }
 
-/* One source from its first event to its last, through the transform. */
-static int
-read_source(struct streami_reader *r, uint32_t n, struct err *err)
+int
+streami_read_end(struct streami_reader *r, struct err *err)
 {
-    struct streami_source *s = &r->move->sources[n];
-    int                    rc = 0;
+    struct streami_move *m = r->move;
+    uint32_t             target;
+    int                  rc;
 
-    r->source = n;
-    begin_source(r);
-    if (r->run != NULL)
-        TRY(transform_begin(r->run, s->stream, take_out, r, err));
-    TRY(read_range(r, s, err));
-    TRY(end_source(r, s, err));
+    TRY(end_inputs(r, err));
+    /* A copy has its target even where nothing is left to be in it. */
+    if (m->target_count == 0 && (r->spec->kind != STREAMI_SPLIT || r->spec->to != NULL))
+        TRY(default_target(r, &target, err));
+    if (m->target_count == 0)
+        FAIL(err, E_SCHEMA, ERR_DATA, "none of its events goes anywhere, so it stays as it is");
 out:
     return rc;
 }
@@ -364,289 +682,23 @@ streami_move_events(struct streami_reader *r, struct streami_move *m,
     int rc = 0;
 
     r->move = m;
-    r->source = 0;
     m->outs = NULL;
     m->out_count = m->out_room = 0;
-    m->bytes = 0;
-    begin_source(r);
+    m->bytes = m->copies = 0;
+    m->sources[0].ordinal = 0;
+    m->sources[0].events = 0;
+    begin_reading(r);
     if (r->run != NULL)
         TRY(transform_begin(r->run, m->sources[0].stream, take_out, r, err));
     for (uint32_t i = 0; i < count; i++)
         TRY(take_input(r, &events[i], err));
-    TRY(end_source(r, &m->sources[0], err));
+    TRY(end_inputs(r, err));
 out:
     return rc;
 }
 
-/* which streams go together */
-
-static int
-add_source(struct streami_reader *r, struct slice name, struct err *err)
-{
-    struct streami_move *m = r->move;
-
-    for (uint32_t i = 0; i < m->source_count; i++)
-        if (slice_eq(m->sources[i].stream, name))
-            return 0;
-    if (m->source_count == STREAMI_PARTS_MAX)
-        RETURN_ERR(err, E_LIMIT, ERR_DATA, "more than %d streams would be joined into one",
-                   STREAMI_PARTS_MAX);
-    if (!streami_grow(r->arena, &m->sources, m->source_count, &m->source_room, sizeof *m->sources))
-        return no_memory(err);
-    m->sources[m->source_count] = (struct streami_source){.stream = streami_keep(r->arena, name)};
-    if (m->sources[m->source_count].stream.data == NULL)
-        return no_memory(err);
-    m->source_count++;
-    return 0;
-}
-
-static int
-add_listed(void *arg, const struct log_stream *stream, struct err *err)
-{
-    struct streami_reader *r = arg;
-
-    return streami_wanted(r->spec, 0, stream->name) ? add_source(r, stream->name, err) : 0;
-}
-
-/* All streams that go where the first one goes. */
-static int
-join_sources(struct streami_reader *r, struct err *err)
-{
-    const struct streami_spec *spec = r->spec;
-    struct slice               first = r->move->sources[0].stream;
-    const char                *dash = memchr(first.data, '-', first.len);
-    struct buf                 to = {0}, name = {0};
-    int                        rc = 0;
-
-    TRY(streami_target(spec, first, &to, err));
-    for (uint32_t i = 0; i < spec->set_count; i++) {
-        if (spec->prefixes) {
-            TRY(log_streams(r->log, slice_str(spec->sets[i]), slice_str(""), add_listed, r, err));
-            continue;
-        }
-        buf_clear(&name);
-        buf_add_str(&name, spec->sets[i]);
-        if (spec->categories)
-            buf_add(&name, dash, (size_t)((const char *)first.data + first.len - dash));
-        if (name.len > LOG_NAME_MAX || !streami_wanted(spec, i, buf_slice(&name)))
-            continue;
-        if (streami_target(spec, buf_slice(&name), &r->scratch, NULL) != 0 ||
-            !slice_eq(buf_slice(&r->scratch), buf_slice(&to)))
-            continue;
-        TRY(add_source(r, buf_slice(&name), err));
-    }
-out:
-    buf_fini(&to);
-    buf_fini(&name);
-    return rc;
-}
-
-/* Is the stream's first readable event of this surgery: is it one of its targets? */
-static int
-begins_with_mark(struct streami_reader *r, const struct streami_source *s, bool *yes,
-                 struct err *err)
-{
-    struct log_read  read = {.stream = s->stream, .from = s->first, .sealed = true};
-    struct log_iter *it = NULL;
-    int              rc = 0;
-
-    *yes = false;
-    TRY(log_iter_open(r->log, &read, &it, err));
-    rc = log_iter_next(it, &r->first, err);
-    if (rc == 0)
-        *yes = streami_is_mark(r->first.type, r->first.data, r->spec->name) &&
-               slice_is(r->first.type, STREAM_MIGRATED_TYPE);
-    if (rc == 0 && !*yes && r->move->source_count == 1) { /* it is what is moved next */
-        r->begun = it;
-        it = NULL;
-    }
-    if (rc == E_END)
-        rc = 0;
-out:
-    log_iter_close(it);
-    return rc;
-}
-
-/* How many marks the stream begins with. */
-static int
-marks_before(struct streami_reader *r, const struct log_stream *info, uint64_t *marks,
-             struct err *err)
-{
-    struct log_read  read = {.stream = info->name, .from = info->first};
-    struct log_iter *it = NULL;
-    struct log_event e;
-    int              rc;
-
-    *marks = 0;
-    TRY(log_iter_open(r->log, &read, &it, err));
-    while ((rc = log_iter_next(it, &e, err)) == 0 && streami_is_mark(e.type, e.data, NULL))
-        ++*marks;
-    if (rc == E_END)
-        rc = 0;
-out:
-    log_iter_close(it);
-    return rc;
-}
-
-/*
- * Did this surgery move it? Then *events is how many there were, but for marks in the middle, which
- * only a rollback leaves there.
- */
-int
-streami_moved_here(struct streami_reader *r, const struct log_stream *info, bool *yes,
-                   uint64_t *events, struct err *err)
-{
-    struct log_read  read = {.stream = info->name, .from = info->moved, .backwards = true};
-    struct log_iter *it = NULL;
-    struct log_event e;
-    int              rc = 0;
-
-    *yes = false;
-    *events = 0;
-    TRY(log_iter_open(r->log, &read, &it, err));
-    rc = log_iter_next(it, &e, err);
-    if (rc == 0 && e.version == info->moved)
-        *yes = streami_is_mark(e.type, e.data, r->spec->name);
-    if (rc == 0 && *yes && info->moved > info->first) {
-        uint64_t marks = 0;
-
-        *events = info->moved - info->first;
-        TRY(log_iter_next(it, &e, err));
-        marks = streami_is_mark(e.type, e.data, NULL) ? 1 : 0;
-        *events -= marks;
-        if (*events > 0) {
-            TRY(marks_before(r, info, &marks, err));
-            *events -= marks < *events ? marks : *events;
-        }
-    }
-    if (rc == E_END)
-        rc = 0;
-out:
-    log_iter_close(it);
-    return rc;
-}
-
-/*
- * A stream that copies come to: of this surgery it is a target, and of another one it can be
- * moved only where the copies go on with it.
- */
-static int
-look_at_fed(struct streami_reader *r, const struct streami_source *s, bool *here,
-            enum streami_verdict *verdict, struct err *err)
-{
-    struct streami_route route, owner;
-    int                  rc;
-
-    TRY(streami_route_read(r->log, r->arena, s->stream, &route, err));
-    for (uint32_t i = 0; i < route.from.count && !*here; i++) {
-        TRY(streami_route_read(r->log, r->arena, route.from.list[i], &owner, err));
-        *here = slice_is(owner.surgery, r->spec->name);
-    }
-    if (*here || r->spec->route)
-        goto out;
-    *verdict = STREAMI_REFUSED;
-    (void)err_set(
-        err, __FILE__, __LINE__, E_STATE, ERR_DATA,
-        "copies come to it from \"%.*s\", which is routed: oxbow stream unroute ends that, "
-        "and --old-writers route carries it on",
-        SLICE_FMT(route.from.count > 0 ? route.from.list[0] : slice_str("")));
-out:
-    return rc;
-}
-
-/* What is to be done with one source as it stands now. */
-static int
-look_at(struct streami_reader *r, struct streami_source *s, enum streami_verdict *verdict,
-        struct err *err)
-{
-    struct log_stream info;
-    bool              here = false;
-    uint64_t          events = 0;
-    int               rc;
-
-    *verdict = STREAMI_SKIP;
-    if (r->spec->route) /* before the state, so that the commit finds what came in between */
-        TRY(streami_route_read(r->log, r->arena, s->stream, &s->route, err));
-    rc = log_stream_brief(r->log, s->stream, &info, err);
-    if (rc == E_NOTFOUND || rc == E_GONE)
-        return 0;
-    if (rc != 0)
-        return rc;
-    s->first = info.first;
-    s->head = info.head;
-    if ((info.flags & LOG_STREAM_MOVED) != 0) {
-        TRY(streami_moved_here(r, &info, &here, &events, err));
-        if (here) {
-            *verdict = STREAMI_DONE;
-            r->move->events += events;
-        }
-        goto out;
-    }
-    if ((info.flags & LOG_STREAM_ROUTED) != 0 && r->spec->route &&
-        slice_is(s->route.surgery, r->spec->name)) {
-        *verdict = STREAMI_DONE;
-        r->move->events += info.head + 1 - info.first;
-    }
-    if ((info.flags & (LOG_STREAM_ROUTED | LOG_STREAM_STAGED)) != 0)
-        goto out;
-    if ((info.flags & LOG_STREAM_FED) != 0) {
-        TRY(look_at_fed(r, s, &here, verdict, err));
-        if (here || *verdict == STREAMI_REFUSED)
-            goto out;
-    }
-    if ((info.flags & LOG_STREAM_CLOSED) != 0) {
-        *verdict = STREAMI_REFUSED;
-        (void)err_set(err, __FILE__, __LINE__, E_STATE, ERR_DATA,
-                      "it is closed; oxbow stream open lets it be moved");
-        goto out;
-    }
-    if (info.first <= info.head)
-        TRY(begins_with_mark(r, s, &here, err));
-    if (!here)
-        *verdict = STREAMI_MOVE;
-    else if (r->spec->kind == STREAMI_REWRITE)
-        *verdict = STREAMI_DONE;
-out:
-    return rc;
-}
-
-/* Those of the sources that are there to be moved. */
-static int
-choose_sources(struct streami_reader *r, enum streami_verdict *verdict, struct err *err)
-{
-    struct streami_move *m = r->move;
-    uint32_t             kept = 0;
-    int                  rc = 0;
-
-    *verdict = STREAMI_SKIP;
-    for (uint32_t i = 0; i < m->source_count; i++) {
-        enum streami_verdict one;
-
-        TRY(look_at(r, &m->sources[i], &one, err));
-        if (one == STREAMI_REFUSED || (i == 0 && one != STREAMI_MOVE)) {
-            *verdict = one;
-            return 0;
-        }
-        if (one == STREAMI_MOVE)
-            m->sources[kept++] = m->sources[i];
-    }
-    m->source_count = kept;
-    *verdict = STREAMI_MOVE;
-out:
-    return rc;
-}
-
-static int
-by_pos(const void *a, const void *b)
-{
-    const struct streami_out *x = a, *y = b;
-
-    return (x->pos > y->pos) - (x->pos < y->pos);
-}
-
-/* Errors that are about the stream, and not about the log or the machine. */
-static bool
-about_stream(int rc, const struct err *err)
+bool
+streami_about_stream(int rc, const struct err *err)
 {
     switch (rc) {
     case E_SCHEMA:
@@ -664,31 +716,22 @@ static int
 build(struct streami_reader *r, struct streami_move *m, enum streami_verdict *verdict,
       struct err *err)
 {
-    uint32_t target;
-    int      rc = 0;
+    int rc;
 
-    *verdict = STREAMI_MOVE;
-    if (!r->audit) {
-        if (r->spec->kind == STREAMI_JOIN)
-            TRY(join_sources(r, err));
-        TRY(choose_sources(r, verdict, err));
-    }
+    TRY(streami_move_look(r, m, verdict, err));
     if (*verdict != STREAMI_MOVE)
         goto out;
-    for (uint32_t i = 0; i < m->source_count; i++) {
-        m->bytes += 2 * EVENT_OVERHEAD + m->sources[i].stream.len;
-        TRY(read_source(r, i, err));
+    TRY(streami_read_begin(r, err));
+    TRY(streami_read_on(r, err));
+    if (r->spec->where != NULL && r->named == 0 && !r->audit) {
+        *verdict = STREAMI_SKIP;
+        goto out;
     }
-    if (r->spec->kind == STREAMI_JOIN && m->out_count > 1)
-        qsort(m->outs, m->out_count, sizeof *m->outs, by_pos);
-    /* A copy has its target even where nothing is left to be in it. */
-    r->source = 0;
-    if (m->target_count == 0 && (r->spec->kind != STREAMI_SPLIT || r->spec->to != NULL))
-        TRY(default_target(r, &target, err));
-    if (m->target_count == 0)
-        FAIL(err, E_SCHEMA, ERR_DATA, "none of its events goes anywhere, so it stays as it is");
+    TRY(streami_read_end(r, err));
     for (uint32_t t = 0; t < m->target_count && r->spec->route && !r->audit; t++)
         TRY(streami_route_read(r->log, r->arena, m->targets[t].stream, &m->targets[t].route, err));
+    if (r->spill != NULL)
+        rc = streami_spill(r, err);
 out:
     return rc;
 }
@@ -699,18 +742,17 @@ streami_move_build(struct streami_reader *r, struct streami_move *m, enum stream
 {
     int rc;
 
-    r->move = m;
     do {
-        if (!r->audit)
-            m->source_count = 1;
-        m->target_count = m->out_count = 0;
-        m->target_room = m->out_room = 0;
-        m->events = m->bytes = 0;
+        r->too_large = false;
         rc = build(r, m, verdict, err);
         log_iter_close(r->begun);
         r->begun = NULL;
-    } while (rc != 0 && r->run != NULL && transform_again(r->run, rc));
-    if (rc != 0 && !r->audit && about_stream(rc, err)) {
+    } while (rc != 0 && r->run != NULL && !r->too_large && transform_again(r->run, rc));
+    if (rc == E_LIMIT && r->too_large) {
+        *verdict = STREAMI_STAGES;
+        return 0;
+    }
+    if (rc != 0 && !r->audit && streami_about_stream(rc, err)) {
         *verdict = STREAMI_REFUSED;
         rc = 0;
     }
@@ -726,6 +768,8 @@ streami_reader_fini(struct streami_reader *r)
 {
     transform_run_free(r->run);
     r->run = NULL;
+    buf_fini(&r->covered);
+    buf_fini(&r->runs);
     buf_fini(&r->scratch);
     buf_fini(&r->text);
     buf_fini(&r->id_text);

@@ -104,3 +104,36 @@ streami_pace(struct surgery *s, uint64_t moved)
     latency = keep_latency(s, now);
     return rate > latency ? rate : latency;
 }
+
+/* Is the surgery to go on? */
+static bool
+goes_on(struct surgery *s)
+{
+    bool yes;
+
+    lock_take(&s->lock);
+    yes = !s->stopping && s->state == STREAM_RUNNING;
+    lock_give(&s->lock);
+    return yes;
+}
+
+int
+streami_rest(struct streami_worker *w, uint64_t moved, struct err *err)
+{
+    struct surgery *s = w->surgery;
+    struct ox_gate  gate;
+    uint64_t        us, part;
+
+    lock_take(&s->lock);
+    us = streami_pace(s, moved);
+    w->paced += moved;
+    lock_give(&s->lock);
+    for (; us > 0 && goes_on(s); us -= part) {
+        part = us < LOOK_US ? us : LOOK_US;
+        gate_init(&gate);
+        (void)s->env->ops->gate_wait(s->env, &gate, part);
+    }
+    if (!goes_on(s))
+        RETURN_ERR(err, E_INTERRUPTED, ERR_RETRY, "it was stopped in a move in stages");
+    return 0;
+}

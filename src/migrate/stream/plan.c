@@ -63,7 +63,7 @@ note_move(struct planning *p, const struct streami_move *m)
     p->streams += m->source_count;
     p->targets += m->target_count;
     p->events += m->events;
-    p->copies += m->out_count;
+    p->copies += m->copies;
     p->bytes_after += m->bytes;
     for (uint32_t i = 0; i < m->source_count; i++)
         p->changed += m->sources[i].invalid;
@@ -198,6 +198,12 @@ plan_each(struct streami_auditor *a, void *arg, struct slice stream, struct err 
         note_refused(p, stream, &why);
         return 0;
     }
+    if (verdict == STREAMI_STAGES) { /* a second one would need all of it at once */
+        (void)err_set(&why, __FILE__, __LINE__, E_LIMIT, ERR_DATA,
+                      "is too large to be planned through two surgeries");
+        note_refused(p, stream, &why);
+        return 0;
+    }
     if (verdict != STREAMI_MOVE || !slice_eq(m.sources[0].stream, stream)) {
         p->skipped++;
         return 0;
@@ -307,7 +313,8 @@ stream_plan(struct ox_env *env, struct log *log, struct slice name, struct slice
 
     TRY(read_specs(spec, specs, &count, &text, &p[1].all, err));
     for (unsigned i = 0; i < count; i++) {
-        TRY(streami_auditor_open(log, name, specs[i], &a[i], err));
+        TRY(streami_auditor_open(log, name, specs[i], count == 1 ? streami_forget : NULL, &a[i],
+                                 err));
         p[i].a = &a[i];
     }
     p[0].then = count > 1 ? &p[1] : NULL;

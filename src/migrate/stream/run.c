@@ -13,7 +13,9 @@
 #define TAKE 256u                         /* streams that a worker takes at once */
 #define BATCH_BYTES (UINT64_C(192) << 10) /* of a commit; the log gives bulk 256 KiB of a group */
 #define GENTLE_BYTES (UINT64_C(96) << 10)
-#define LOSSES_MAX 1000u
+#define LOSSES_MAX 100u
+#define FENCE_AFTER 3u /* lost races */
+#define FENCE_US 2000u /* for each of them */
 #define RETRY_US 1000000u
 
 static void
@@ -26,13 +28,6 @@ add_counts(struct streami_counts *to, const struct streami_counts *c)
     to->parked += c->parked;
     to->seen += c->seen;
     to->lost += c->lost;
-}
-
-static bool
-is_working(enum stream_state state)
-{
-    return state == STREAM_RUNNING || state == STREAM_ROLLING_BACK || state == STREAM_DROPPING ||
-           state == STREAM_CLOSING;
 }
 
 /* moving */
@@ -61,6 +56,8 @@ decide(struct streami_worker *w, const struct streami_move *m, enum streami_verd
     case STREAMI_SKIP:
         w->counts.skipped++;
         return 0;
+    case STREAMI_STAGES:
+        return streami_stages(w, m->sources[0].stream, err);
     case STREAMI_REFUSED:
         break;
     }
@@ -106,36 +103,59 @@ out:
     return rc;
 }
 
+/* Who writes to the streams of a move that was lost waits now, for a few milliseconds. */
+static int
+fence(struct streami_worker *w, const struct streami_move *lost, uint32_t losses,
+      struct log_fence **out, struct err *err)
+{
+    struct slice *names = streami_alloc(&w->arena, lost->source_count * sizeof *names);
+
+    if (names == NULL)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a fence");
+    for (uint32_t i = 0; i < lost->source_count; i++)
+        names[i] = lost->sources[i].stream;
+    return log_fence(w->surgery->log, names, lost->source_count, FENCE_US * losses, out, err);
+}
+
 /* Somebody writes to it: alone, and at once. */
 static int
 move_alone(struct streami_worker *w, struct slice stream, struct err *err)
 {
-    struct err why;
-    int        rc = 0;
+    const struct streami_move *lost = NULL;
+    struct log_fence          *held = NULL;
+    struct err                 why;
+    int                        rc = 0;
 
+    err_clear(&why);
     for (uint32_t losses = 0; losses < LOSSES_MAX; losses++) {
         struct streami_batch b = new_batch(w);
         enum streami_verdict verdict;
         bool                 commit;
 
         w->counts.lost++;
+        if (losses >= FENCE_AFTER)
+            TRY(fence(w, lost, losses, &held, err));
         streami_reset(&w->arena);
         b.moves = new_move(w, stream);
         if (b.moves == NULL)
-            RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a move");
+            FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a move");
         TRY(streami_move_build(&w->reader, b.moves, &verdict, &why));
         TRY(decide(w, b.moves, verdict, &why, &commit, err));
         if (!commit)
             goto out;
         TRY(streami_commit(&b, err));
+        log_unfence(w->surgery->log, held);
+        held = NULL;
         TRY(settle(w, &b, err));
-        if (b.lost == NULL)
+        lost = b.lost;
+        if (lost == NULL)
             goto out;
     }
     (void)err_set(&why, __FILE__, __LINE__, E_BUSY, ERR_DATA,
                   "it was written to each time that it was to be moved");
     rc = park(w, stream, &why, err);
 out:
+    log_unfence(w->surgery->log, held);
     if (rc != 0 && err->code != rc)
         err_copy(err, &why);
     return rc;
@@ -332,6 +352,7 @@ static int
 work(struct streami_worker *w, enum stream_state state, struct err *err)
 {
     w->counts = (struct streami_counts){0};
+    w->paced = 0;
     if (state == STREAM_ROLLING_BACK)
         return streami_back_names(w, err);
     if (state == STREAM_CLOSING)
@@ -390,7 +411,7 @@ open_idle(struct surgery *s)
 {
     struct ox_gate *gate = s->ended;
 
-    if (gate != NULL && !is_working(s->state)) {
+    if (gate != NULL && !streami_is_working(s->state)) {
         s->ended = NULL;
         s->env->ops->gate_open(s->env, gate);
     }
@@ -475,7 +496,7 @@ step(void *arg)
     lock_take(&s->lock);
     if (keep_left(s) == 0 && w == s->workers && s->outstanding == 0)
         begin_again(s, STREAM_DROPPING);
-    if (!is_working(s->state) || s->stopping || s->turning) {
+    if (!streami_is_working(s->state) || s->stopping || s->turning) {
         wait = w == s->workers ? keep_left(s) : ENV_STEP_WAIT;
         lock_give(&s->lock);
         return wait;
@@ -506,7 +527,8 @@ step(void *arg)
     }
     if (s->state == STREAM_FAILED && rc != 0)
         save_failed(s);
-    wait = rc != 0 ? RETRY_US : streami_pace(s, w->counts.events);
+    wait = rc != 0 ? RETRY_US
+                   : streami_pace(s, w->counts.events > w->paced ? w->counts.events - w->paced : 0);
     open_idle(s);
     lock_give(&s->lock);
     return wait;
@@ -575,7 +597,8 @@ new_surgery(struct ox_env *env, struct log *log, struct streami_spec **spec, str
         struct streami_worker *w = &s->workers[i];
 
         w->surgery = s;
-        w->reader = (struct streami_reader){.log = log, .spec = s->spec, .arena = &w->arena};
+        w->reader = (struct streami_reader){
+            .log = log, .spec = s->spec, .arena = &w->arena, .bulk = &w->arena};
         if (s->spec->transform != NULL)
             TRY(transform_run_new(s->spec->transform, &w->reader.run, err));
     }
@@ -651,7 +674,7 @@ stream_open(struct ox_env *env, struct log *log, struct slice name, struct surge
     s->state = s->record.state;
     (void)snprintf(s->error, sizeof s->error, "%s", s->record.error);
     lock_take(&s->lock);
-    if (is_working(s->state) || (s->state == STREAM_DONE && s->spec->keep_s != UINT64_MAX))
+    if (streami_is_working(s->state) || (s->state == STREAM_DONE && s->spec->keep_s != UINT64_MAX))
         rc = start(s, err);
     lock_give(&s->lock);
     if (rc != 0)
@@ -843,6 +866,9 @@ stream_drop(struct surgery *s, struct err *err)
         RETURN_ERR(
             err, E_STATE, ERR_DATA,
             "a rewrite in place has hidden its originals: oxbow log scavenge gives them back");
+    if (s->spec->where != NULL)
+        RETURN_ERR(err, E_STATE, ERR_DATA,
+                   "what its condition does not name is in the originals only: they stay");
     return go_through(s, STREAM_DROPPING, "drop its originals", err);
 }
 
@@ -853,7 +879,7 @@ stream_wait(struct surgery *s, uint64_t timeout_us)
 
     gate_init(&gate);
     lock_take(&s->lock);
-    if (is_working(s->state)) {
+    if (streami_is_working(s->state)) {
         s->ended = &gate;
         lock_give(&s->lock);
         (void)s->env->ops->gate_wait(s->env, &gate, timeout_us);
@@ -874,39 +900,5 @@ stream_throttle(struct surgery *s, uint64_t max_p99_ms, uint64_t max_rate)
     if (max_rate != UINT64_MAX)
         s->max_rate = max_rate;
     wake_all(s); /* from a rest that is not asked for any more */
-    lock_give(&s->lock);
-}
-
-void
-stream_get_status(struct surgery *s, struct stream_status *out)
-{
-    struct streami_counts c;
-
-    memset(out, 0, sizeof *out);
-    lock_take(&s->lock);
-    c = s->live;
-    out->state = s->state;
-    (void)snprintf(out->name, sizeof out->name, "%s", s->spec->name);
-    (void)snprintf(out->error, sizeof out->error, "%s", s->error);
-    out->kind = s->spec->word;
-    out->streams = s->record.streams + c.streams;
-    out->events = s->record.events + c.events;
-    out->copies = s->record.copies + c.copies;
-    out->skipped = s->record.skipped + c.skipped;
-    out->parked = s->record.parked + c.parked;
-    out->seen = s->record.seen + c.seen;
-    out->lost = s->record.lost + c.lost;
-    out->all = s->all;
-    out->events_per_s = is_working(s->state) ? s->events_per_s : 0;
-    out->left_s = UINT64_MAX;
-    if (out->events_per_s > 0 && out->events > 0 && out->all > out->seen && out->seen > 0)
-        out->left_s =
-            (uint64_t)((double)(out->all - out->seen) * ((double)out->events / (double)out->seen) /
-                       (double)out->events_per_s);
-    out->started_us = s->record.started_us;
-    out->ended_us = s->record.ended_us;
-    out->max_p99_ms = s->max_p99_ms;
-    out->max_rate = s->max_rate;
-    out->p99_us = s->p99_us;
     lock_give(&s->lock);
 }

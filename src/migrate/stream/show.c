@@ -1,7 +1,43 @@
 /* Status and results as JSON. */
+#include <stdio.h>
+
 #include "base/json.h"
 #include "base/rfc3339.h"
 #include "migrate/stream/stream_int.h"
+
+void
+stream_get_status(struct surgery *s, struct stream_status *out)
+{
+    struct streami_counts c;
+
+    memset(out, 0, sizeof *out);
+    lock_take(&s->lock);
+    c = s->live;
+    out->state = s->state;
+    (void)snprintf(out->name, sizeof out->name, "%s", s->spec->name);
+    (void)snprintf(out->error, sizeof out->error, "%s", s->error);
+    out->kind = s->spec->word;
+    out->streams = s->record.streams + c.streams;
+    out->events = s->record.events + c.events;
+    out->copies = s->record.copies + c.copies;
+    out->skipped = s->record.skipped + c.skipped;
+    out->parked = s->record.parked + c.parked;
+    out->seen = s->record.seen + c.seen;
+    out->lost = s->record.lost + c.lost;
+    out->all = s->all;
+    out->events_per_s = streami_is_working(s->state) ? s->events_per_s : 0;
+    out->left_s = UINT64_MAX;
+    if (out->events_per_s > 0 && out->events > 0 && out->all > out->seen && out->seen > 0)
+        out->left_s =
+            (uint64_t)((double)(out->all - out->seen) * ((double)out->events / (double)out->seen) /
+                       (double)out->events_per_s);
+    out->started_us = s->record.started_us;
+    out->ended_us = s->record.ended_us;
+    out->max_p99_ms = s->max_p99_ms;
+    out->max_rate = s->max_rate;
+    out->p99_us = s->p99_us;
+    lock_give(&s->lock);
+}
 
 static void
 put(struct json_out *o, const char *key, uint64_t v)

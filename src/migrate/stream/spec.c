@@ -37,6 +37,7 @@ streami_spec_free(struct streami_spec *s)
         regfree(&s->regex);
     template_free(s->to);
     transform_free(s->transform);
+    transform_where_free(s->where);
     free(s->reason);
     buf_fini(&s->text);
     free(s);
@@ -118,6 +119,8 @@ enum {
     F_RATE,
     F_WORKERS,
     F_OLD,
+    F_COMMIT,
+    F_WHERE,
     F_COUNT
 };
 
@@ -203,6 +206,9 @@ read_rest(struct streami_spec *s, const struct json_field *f, struct err *err)
     TRY(read_number(f[F_KEEP].value, "keep_s", 0, KEEP_MAX, &s->keep_s, err));
     TRY(read_number(f[F_P99].value, "max_foreground_p99_ms", 0, 60000, &s->max_p99_ms, err));
     TRY(read_number(f[F_RATE].value, "max_events_per_s", 0, RATE_MAX, &s->max_rate, err));
+    s->commit_bytes = STREAMI_MOVE_USUAL;
+    TRY(read_number(f[F_COMMIT].value, "commit_bytes", STREAMI_MOVE_MIN, STREAMI_MOVE_MAX,
+                    &s->commit_bytes, err));
     TRY(read_number(f[F_WORKERS].value, "workers", 1, STREAMI_WORKERS_MAX, &workers, err));
     s->workers = (uint32_t)workers;
     if (f[F_REASON].value.data != NULL)
@@ -237,6 +243,22 @@ read_transform(struct streami_spec *s, struct slice raw, struct err *err)
     return rc;
 }
 
+static int
+read_where(struct streami_spec *s, struct slice raw, struct err *err)
+{
+    int rc;
+
+    if (raw.data == NULL)
+        return 0;
+    rc = transform_where_new(raw, "where", &s->where, err);
+    if (rc != 0 && err != NULL)
+        err->kind = ERR_DATA;
+    if (rc == 0 && s->keep_s != UINT64_MAX && s->kind != STREAMI_REWRITE)
+        RETURN_ERR(err, E_SCHEMA, ERR_DATA,
+                   "keep_s: what \"where\" does not name is in the originals only, they are kept");
+    return rc;
+}
+
 /* What is routed is so event by event, on both sides of the move alike. */
 static int
 check_route(const struct streami_spec *s, unsigned may, struct err *err)
@@ -253,6 +275,10 @@ check_route(const struct streami_spec *s, unsigned may, struct err *err)
             err, E_SCHEMA, ERR_DATA,
             "old_writers: \"route\" takes each event by itself, so no script with state: one "
             "without says so by \"may\", as in may: [route, drop]");
+    if (s->where != NULL)
+        RETURN_ERR(err, E_SCHEMA, ERR_DATA,
+                   "old_writers: \"route\" takes whole streams: its transform drops what \"where\" "
+                   "would leave");
     if (s->link)
         RETURN_ERR(err, E_SCHEMA, ERR_DATA,
                    "old_writers: \"route\" copies what the old name gets; mode \"link\" closes it");
@@ -324,6 +350,8 @@ read_spec(struct streami_spec *s, struct slice json, struct err *err)
         [F_RATE] = {.name = "max_events_per_s"},
         [F_WORKERS] = {.name = "workers"},
         [F_OLD] = {.name = "old_writers"},
+        [F_COMMIT] = {.name = "commit_bytes"},
+        [F_WHERE] = {.name = "where"},
     };
     struct slice raw, kind;
     unsigned     k = 0;
@@ -350,6 +378,7 @@ read_spec(struct streami_spec *s, struct slice json, struct err *err)
     if (s->link && s->transform != NULL && transform_routes(s->transform))
         s->kind = STREAMI_SPLIT;
     TRY(read_rest(s, f, err));
+    TRY(read_where(s, f[F_WHERE].value, err));
     TRY(check_kind(s, err));
     TRY(check_route(s, s->transform == NULL ? 0 : transform_may(s->transform), err));
     buf_add_slice(&s->text, raw);

@@ -14,7 +14,13 @@
 #define STREAMI_PARTS_MAX 1000 /* streams of a join's target, targets of a stream */
 #define STREAMI_LIST_MAX 10000 /* streams that a spec lists */
 #define STREAMI_WORKERS_MAX 16
-#define STREAMI_MOVE_MAX (UINT64_C(48) << 20) /* bytes of one stream's move */
+/* Bytes of a commit that is one stream's whole move; a larger one is made in stages. */
+#define STREAMI_MOVE_MAX (UINT64_C(48) << 20)
+#define STREAMI_EVENT_OVERHEAD 160u /* bytes of a record beside names, data and metadata */
+#define STREAMI_MOVE_USUAL (UINT64_C(16) << 20)
+#define STREAMI_MOVE_MIN (UINT64_C(64) << 10)
+#define STREAMI_STAGE_BYTES (UINT64_C(512) << 10) /* of a stage, at most */
+#define STREAMI_READ_MAX (UINT64_C(96) << 20)     /* memory of a move in one commit */
 
 /* memory that is given back all at once */
 
@@ -44,17 +50,19 @@ struct streami_spec {
     bool              link, route;
     char              name[STREAM_NAME_MAX + 1];
     /* Which streams: sets are gone through one after the other. */
-    char            **sets; /* names, prefixes or categories */
-    uint32_t          set_count;
-    bool              listed, prefixes, categories; /* what `sets` are */
-    regex_t           regex;
-    bool              has_regex;
-    struct template  *to; /* NULL: none */
-    struct transform *transform;
-    char             *reason;
-    uint64_t          max_p99_ms, max_rate, keep_s; /* 0: none; UINT64_MAX: for ever */
-    uint32_t          workers;
-    struct buf        text; /* as it is kept */
+    char                  **sets; /* names, prefixes or categories */
+    uint32_t                set_count;
+    bool                    listed, prefixes, categories; /* what `sets` are */
+    regex_t                 regex;
+    bool                    has_regex;
+    struct template        *to; /* NULL: none */
+    struct transform       *transform;
+    struct transform_where *where; /* the events that it is about; NULL: all */
+    char                   *reason;
+    uint64_t                max_p99_ms, max_rate, keep_s; /* 0: none; UINT64_MAX: for ever */
+    uint64_t                commit_bytes;                 /* what is larger is moved in stages */
+    uint32_t                workers;
+    struct buf              text; /* as it is kept */
 };
 
 int  streami_spec_new(struct slice name, struct slice json, struct streami_spec **, struct err *);
@@ -120,7 +128,9 @@ void streami_route_drop(struct streami_names *, struct slice name);
 struct streami_source {
     struct slice         stream;
     uint64_t             first, head; /* readable versions; head is what the commit checks */
+    uint64_t             from;        /* what is to be read now: from here to the head */
     uint64_t             events;
+    uint32_t             ordinal; /* of the next output */
     bool                 invalid; /* what consumers saw has changed */
     struct streami_route route;   /* of a routed move */
 };
@@ -142,6 +152,7 @@ enum streami_verdict {
     STREAMI_DONE,    /* was moved by this surgery */
     STREAMI_SKIP,    /* is none of its: moved by somebody else, a target, gone */
     STREAMI_REFUSED, /* why is in err */
+    STREAMI_STAGES,  /* too large for one commit */
 };
 
 struct streami_move {
@@ -152,7 +163,8 @@ struct streami_move {
     uint32_t                  target_count, target_room;
     struct streami_out       *outs;
     uint32_t                  out_count, out_room;
-    uint64_t                  events, bytes;
+    uint64_t                  events, bytes, copies;
+    uint64_t                  staged; /* where its first stage stands; 0: none */
     uint32_t                  losses;
 };
 
@@ -162,25 +174,39 @@ struct streami_input {
     struct ox_id id;
     int64_t      created_us;
     uint64_t     version, pos;
-    uint32_t     flags;   /* enum log_event_flags */
-    bool         covered; /* some output stands for it */
+    uint32_t     flags; /* enum log_event_flags */
 };
+
+struct streami_reader;
+
+/* What was read so far is done with: its outputs may be forgotten. */
+typedef int streami_spill_fn(void *arg, struct streami_reader *, struct err *);
 
 struct streami_reader {
     struct log                *log;
     const struct streami_spec *spec;
     struct transform_run      *run; /* NULL: no transform */
     struct streami_arena      *arena;
+    struct streami_arena      *bulk;  /* of inputs and outputs, reset after each spill */
     bool                       audit; /* the sources are given, hidden or not */
-    /* the stream that is being read */
+    streami_spill_fn          *spill; /* NULL: all of the move is held in memory */
+    void                      *spill_arg;
+    uint64_t                   spill_bytes;
+    /* the streams that are being read */
     struct streami_move  *move;
     uint32_t              source;
-    struct streami_input *inputs;
+    struct streami_input *inputs; /* the last ones */
     uint32_t              input_count, input_room;
-    uint32_t              ordinal; /* of the next output */
-    bool                  changed;
+    uint64_t              input_base; /* how many are not in the list any more */
+    uint64_t              spilled;    /* bytes of the move */
+    uint64_t              named;      /* events that the surgery's condition names */
+    bool                  changed, too_large;
+    bool                  again; /* reading on; the stream was rewritten meanwhile: stale */
+    bool                  stale;
     struct log_iter      *begun; /* on the only source, behind its first event; NULL */
     struct log_event      first;
+    struct buf            covered; /* a bit for each input: some output stands for it */
+    struct buf            runs;    /* struct streami_run: which versions the inputs are */
     struct buf            scratch, text, id_text, rest;
 };
 
@@ -195,6 +221,22 @@ void streami_reader_fini(struct streami_reader *);
 /* What is made of these events of sources[0], wherever they stand. */
 int streami_move_events(struct streami_reader *, struct streami_move *, const struct log_event *,
                         uint32_t count, struct err *);
+/* The same in pieces. Looks at the sources; STREAMI_MOVE: they are to be moved. */
+int streami_move_look(struct streami_reader *, struct streami_move *, enum streami_verdict *,
+                      struct err *);
+int streami_read_begin(struct streami_reader *, struct err *);
+/* Each source from `from` to its head, in the log's order. */
+int streami_read_on(struct streami_reader *, struct err *);
+/* The transform's end; each move has a target then. */
+int streami_read_end(struct streami_reader *, struct err *);
+/* Gives what is read away. */
+int streami_spill(struct streami_reader *, struct err *);
+/* Is the error about the stream, and not about the log or the machine? */
+bool streami_about_stream(int rc, const struct err *);
+/* The event that says where a moved stream went: of a move in stages what was moved of it, into
+ * *s. *from: all that the move wrote stands at or behind this position. */
+int streami_moved_range(struct streami_reader *, struct streami_source *s, uint64_t *from,
+                        struct err *);
 /* Was the moved stream moved by this surgery? *events: how many it had. */
 int streami_moved_here(struct streami_reader *, const struct log_stream *, bool *yes,
                        uint64_t *events, struct err *err);
@@ -227,6 +269,13 @@ int streami_moved_event(struct streami_arena *, const struct streami_spec *,
                         struct err *err);
 int streami_range_event(struct streami_arena *, const struct streami_spec *, const char *type,
                         const struct streami_source *, struct log_new_event *out, struct err *err);
+
+/* stage.c */
+
+struct streami_worker;
+
+/* A move that is too large for one commit, from its beginning to its end, or parked. */
+int streami_stages(struct streami_worker *, struct slice stream, struct err *);
 
 /* record.c */
 
@@ -282,6 +331,7 @@ struct streami_worker {
     bool                  busy;
     bool                  failed; /* busy, and waits to try again */
     bool                  gentle; /* there is a bound for the others' latency */
+    uint64_t              paced;  /* events of the names that it rested for already */
     struct streami_counts counts; /* of what it has taken */
 };
 
@@ -327,20 +377,32 @@ int streami_route_end(struct streami_worker *, struct slice stream, bool back,
 
 /* audit.c, audit_route.c */
 
+/* A target that is read along with what it should have. */
+struct streami_target {
+    struct log_iter *it;
+    bool             differs;
+};
+
 struct streami_auditor {
     struct log           *log;
     struct streami_spec  *spec;
     struct streami_reader reader;
-    struct streami_arena  arena;
+    struct streami_arena  arena, bulk;
     struct stream_audit  *out;
     const atomic_bool    *stop;
     struct log_pos        end; /* what is appended meanwhile is not looked at */
     struct buf            text;
+    /* of the move that is compared */
+    uint64_t               from;    /* all that it wrote stands at or behind this position */
+    struct streami_target *targets; /* in the arena */
+    uint32_t               target_count, target_room;
 };
 
-int  streami_auditor_open(struct log *, struct slice name, struct slice json,
-                          struct streami_auditor *, struct err *);
-void streami_auditor_close(struct streami_auditor *);
+/* `spill` NULL: each move is held in memory. */
+int              streami_auditor_open(struct log *, struct slice name, struct slice json,
+                                      streami_spill_fn *spill, struct streami_auditor *, struct err *);
+streami_spill_fn streami_forget; /* of a struct streami_auditor; E_INTERRUPTED */
+void             streami_auditor_close(struct streami_auditor *);
 /* Each stream that is selected, at most `most`; 0: all. */
 typedef int streami_each_fn(struct streami_auditor *, void *arg, struct slice stream, struct err *);
 int streami_auditor_each(struct streami_auditor *, uint64_t most, streami_each_fn *, void *arg,
@@ -357,6 +419,16 @@ int streami_audit_added(struct streami_auditor *, struct streami_move *, struct 
 /* What came after the move's copies, in a target and in the stream that it is fed by. */
 int streami_audit_tail(struct streami_auditor *, struct log_iter *, const struct streami_move *,
                        uint32_t target, struct err *);
+
+static inline bool
+streami_is_working(enum stream_state state)
+{
+    return state == STREAM_RUNNING || state == STREAM_ROLLING_BACK || state == STREAM_DROPPING ||
+           state == STREAM_CLOSING;
+}
+
+/* pace.c: between two commits of a move; E_INTERRUPTED: it is to stop. */
+int streami_rest(struct streami_worker *, uint64_t moved, struct err *);
 
 /* One stream, back to where it was; rollback.c. */
 int streami_back(struct streami_worker *, struct slice stream, struct streami_counts *,
