@@ -55,6 +55,11 @@ class Node:
         if self.process.poll() is not None:
             self.case.fail(self.log().decode()[-3000:])
 
+    def end(self):
+        """As an operator ends it: it says that all is well."""
+        self.kill(signal.SIGTERM)
+        self.case.assertEqual(self.process.returncode, 0, self.log().decode()[-3000:])
+
     def kill(self, signum=signal.SIGKILL):
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signum)
@@ -68,7 +73,7 @@ class Case(cli_test.Case):
         if config is not None:
             args = [*args, '-c', self.write(name + '.yaml', config)]
         node = Node(self, name, args=args, **more).start()
-        self.addCleanup(node.kill)
+        self.addCleanup(node.end)
         return node
 
     def follower(self, port, more='', host='127.0.0.1', options='tls=false', scheme='kurrentdb'):

@@ -106,7 +106,7 @@ parse_host(struct slice text, struct kurrentdbi_where *out, struct err *err)
     } else {
         name = cut(&text, ":");
     }
-    if (name.len == 0 || name.len >= sizeof h->name)
+    if (name.len == 0 || name.len >= sizeof h->name || memchr(name.data, '\0', name.len) != NULL)
         return bad(err, "a host is missing");
     (void)snprintf(h->name, sizeof h->name, "%.*s", SLICE_FMT(name));
     h->port = PORT;

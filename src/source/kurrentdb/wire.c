@@ -236,7 +236,8 @@ rank(const struct member *m)
 {
     enum { FOLLOWER = 6, LEADER = 8, READ_ONLY_REPLICA = 14 };
 
-    if (!m->alive || m->address.len == 0 || m->port == 0 || m->port > UINT16_MAX)
+    if (!m->alive || m->address.len == 0 || m->port == 0 || m->port > UINT16_MAX ||
+        memchr(m->address.data, '\0', m->address.len) != NULL)
         return 0;
     return m->state == LEADER              ? 3
            : m->state == FOLLOWER          ? 2
