@@ -214,13 +214,24 @@ publish_kafka(const char *brokers, const char *topic, uint64_t events, size_t by
     check(producer != NULL, why);
     begin(bytes);
     for (uint64_t n = 0; n < events;) {
+        static const char   type[] = "application/json";
         rd_kafka_resp_err_t rc;
+        rd_kafka_error_t   *wrong;
+        int                 len = snprintf(key, sizeof key, "acct-%llu", (unsigned long long)n);
+        rd_kafka_headers_t *headers = rd_kafka_headers_new(1);
+        rd_kafka_vu_t       v[] = {{.vtype = RD_KAFKA_VTYPE_TOPIC, .u.cstr = topic},
+                                   {.vtype = RD_KAFKA_VTYPE_KEY, .u.mem = {key, (size_t)len}},
+                                   {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {body, bytes}},
+                                   {.vtype = RD_KAFKA_VTYPE_HEADERS, .u.headers = headers},
+                                   {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY}};
 
-        (void)snprintf(key, sizeof key, "acct-%llu", (unsigned long long)n);
-        rc = rd_kafka_producev(producer, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_KEY(key, strlen(key)),
-                               RD_KAFKA_V_VALUE(body, bytes),
-                               RD_KAFKA_V_HEADER("content-type", "application/json", -1),
-                               RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END);
+        (void)rd_kafka_header_add(headers, "content-type", -1, type, -1);
+        wrong = rd_kafka_produceva(producer, v, sizeof v / sizeof v[0]);
+        rc = rd_kafka_error_code(wrong);
+        if (wrong != NULL) {
+            rd_kafka_error_destroy(wrong);
+            rd_kafka_headers_destroy(headers);
+        }
         if (rc == RD_KAFKA_RESP_ERR__QUEUE_FULL) {
             (void)rd_kafka_poll(producer, 10);
             continue;

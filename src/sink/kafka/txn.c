@@ -198,18 +198,18 @@ out:
 static int
 put_position(struct sinki_kafka_sink *s, struct log_pos upto, struct err *err)
 {
-    char                text[32];
-    rd_kafka_resp_err_t rc;
+    char              text[32];
+    int               len = snprintf(text, sizeof text, "%" PRIu64, upto.v);
+    rd_kafka_error_t *wrong;
+    rd_kafka_vu_t     v[] = {{.vtype = RD_KAFKA_VTYPE_TOPIC, .u.cstr = s->positions},
+                             {.vtype = RD_KAFKA_VTYPE_PARTITION, .u.i32 = 0},
+                             {.vtype = RD_KAFKA_VTYPE_KEY,
+                              .u.mem = {(void *)(uintptr_t)s->base.instance, strlen(s->base.instance)}},
+                             {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {text, (size_t)len}},
+                             {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY}};
 
-    (void)snprintf(text, sizeof text, "%" PRIu64, upto.v);
-    rc = rd_kafka_producev(s->producer, RD_KAFKA_V_TOPIC(s->positions), RD_KAFKA_V_PARTITION(0),
-                           RD_KAFKA_V_KEY(s->base.instance, strlen(s->base.instance)),
-                           RD_KAFKA_V_VALUE(text, strlen(text)),
-                           RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_OPAQUE(NULL),
-                           RD_KAFKA_V_END);
-    if (rc != RD_KAFKA_RESP_ERR_NO_ERROR)
-        RETURN_ERR(err, E_REMOTE, ERR_RETRY, "Kafka: %s", rd_kafka_err2str(rc));
-    return 0;
+    wrong = rd_kafka_produceva(s->producer, v, sizeof v / sizeof v[0]);
+    return wrong == NULL ? 0 : fail(s, wrong, "the checkpoint", ERR_RETRY, err);
 }
 
 /* *bad: the one that is at fault, or taken_count. */
