@@ -61,8 +61,8 @@ const char *verify_stream(const struct verify *); /* where messages come in */
 
 /*
  * For whoever takes messages in (HTTP, queues): one message {"id","stream","type","data",
- * "metadata","token"} as the event to append to verify_stream(); *target: the stream that it is for. Slices are of `text`, which is
- * appended to. ERR_DATA: what is wrong with it.
+ * "metadata","token"} as the event to append to verify_stream(); *target: the stream that it is
+ * for. Slices are of `text`, which is appended to. ERR_DATA: what is wrong with it.
  */
 int verify_message(struct slice message, struct buf *text, struct log_new_event *out,
                    struct slice *target, struct err *err);
