@@ -3,6 +3,7 @@
  * what cannot be moved, going on after a cut, the audit and the way back.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -392,6 +393,7 @@ test_parks(void **state)
     struct stream_status s;
     struct log_change    c = {
            .stream = slice_str("gone-1"), .what = LOG_SET_TOMBSTONE, .expected = LOG_ANY};
+    char spec[400];
 
     fill(f, "a", 4, 2);
     fill(f, "b", 1, 1);
@@ -410,6 +412,11 @@ test_parks(void **state)
     /* A name of the engine's, and one that is too long. */
     s = run(f, "names", "{\"kind\":\"copy\",\"stream\":\"a-0\",\"to\":\"$x\"}");
     assert_int_equal(s.parked, 1);
+    (void)snprintf(spec, sizeof spec,
+                   "{\"kind\":\"copy\",\"stream\":\"a-0\",\"to\":\"%0253d-{stream}\"}", 7);
+    s = run(f, "long", spec);
+    assert_int_equal(s.parked, 1);
+    assert_int_equal(append(f, "a-0", "A", "2"), 0);
 }
 
 static void
@@ -555,6 +562,58 @@ test_two_at_once(void **state)
         assert_int_equal(there(f, to[1]), second);
         assert_stream(f, first ? to[0] : to[1],
                       "MigratedFrom A:{\"n\":0} B:{\"n\":1} A:{\"n\":2} B:{\"n\":3} A:{\"n\":4}");
+    }
+    stream_close(other);
+}
+
+static uint64_t
+copies_in(struct fix *f, const char *stream, const char *type)
+{
+    struct log_read  read = {.stream = slice_str(stream)};
+    struct log_iter *it = NULL;
+    struct log_event e;
+    uint64_t         n = 0;
+
+    if (!there(f, stream))
+        return 0;
+    assert_int_equal(log_iter_open(f->log, &read, &it, &f->err), 0);
+    while (log_iter_next(it, &e, &f->err) == 0)
+        n += slice_is(e.type, type);
+    log_iter_close(it);
+    return n;
+}
+
+/* Two joins that have a category in common: each of its streams goes into one of them. */
+static void
+test_joins_that_overlap(void **state)
+{
+    struct fix          *f = *state;
+    struct surgery      *other = NULL;
+    struct stream_status s;
+    char                 to[2][32];
+
+    fill(f, "a", 40, 3);
+    fill(f, "b", 40, 2);
+    fill(f, "c", 40, 1);
+    assert_int_equal(
+        begin(f, "one", "{\"kind\":\"join\",\"category\":[\"b\",\"a\"],\"to\":\"x-{key}\"}"), 0);
+    assert_int_equal(
+        stream_begin(env_real(), f->log, slice_str("two"),
+                     slice_str("{\"kind\":\"join\",\"category\":[\"c\",\"a\"],\"to\":\"y-{key}\"}"),
+                     &other, &f->err),
+        0);
+    (void)wait_end(f, STREAM_DONE);
+    stream_wait(other, WAIT_US);
+    stream_get_status(other, &s);
+    assert_int_equal(s.state, STREAM_DONE);
+    assert_int_equal(s.parked, 0);
+    for (unsigned i = 0; i < 40; i++) {
+        (void)snprintf(to[0], sizeof to[0], "x-%u", i);
+        (void)snprintf(to[1], sizeof to[1], "y-%u", i);
+        /* a has A B A, b has A B, c has A. */
+        assert_int_equal(copies_in(f, to[0], "A") + copies_in(f, to[1], "A"), 4);
+        assert_int_equal(copies_in(f, to[0], "B") + copies_in(f, to[1], "B"), 2);
+        assert_true(copies_in(f, to[1], "B") == 0 || copies_in(f, to[1], "B") == 1);
     }
     stream_close(other);
 }
@@ -713,6 +772,29 @@ test_drop(void **state)
     assert_clean(f, 3, 9); /* still on the disk */
 }
 
+/* Their time is over at once: nobody has to ask. */
+static void
+test_keep(void **state)
+{
+    struct fix          *f = *state;
+    struct stream_status s;
+
+    fill(f, "a", 3, 3);
+    assert_int_equal(
+        begin(f, "brief", "{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"b-{key}\",\"keep_s\":0}"),
+        0);
+    for (unsigned tries = 0; tries < 100000000; tries++) {
+        stream_wait(f->surgery, WAIT_US);
+        stream_get_status(f->surgery, &s);
+        if (s.state == STREAM_DROPPED)
+            break;
+        (void)sched_yield();
+    }
+    assert_int_equal(s.state, STREAM_DROPPED);
+    assert_stream(f, "a-1", "StreamMovedTo");
+    assert_stream(f, "b-1", "MigratedFrom A:{\"n\":0} B:{\"n\":1} A:{\"n\":2}");
+}
+
 static void
 test_plan(void **state)
 {
@@ -747,12 +829,14 @@ main(void)
         cmocka_unit_test_setup_teardown(test_bad_specs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_writers, setup, teardown),
         cmocka_unit_test_setup_teardown(test_two_at_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_joins_that_overlap, setup, teardown),
         cmocka_unit_test_setup_teardown(test_target_written_meanwhile, setup, teardown),
         cmocka_unit_test_setup_teardown(test_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pause_and_cancel, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rollback, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rollback_of_a_join, setup, teardown),
         cmocka_unit_test_setup_teardown(test_drop, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_keep, setup, teardown),
         cmocka_unit_test_setup_teardown(test_plan, setup, teardown),
     };
 
