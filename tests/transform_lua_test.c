@@ -264,8 +264,8 @@ forgets_between_streams(void **state)
         "function event(e) math.pi = math.pi + 1 e.data.n = math.floor(math.pi) - 3 return e end",
         "function event(e, state) state.n = (state.n or 0) + 1 e.data.n = state.n return e end",
         "local t = {} function event(e) t[#t + 1] = ('x'):rep(1 << 20) e.data.n = #t return e end",
-        "local up = string.upper function event(e) string.upper = up == string.upper and "
-        "string.lower or error e.data.n = string.upper == error and 2 or 1 return e end",
+        ("local u = string.upper function event(e) e.data.n = string.upper == u and 1 or 2 "
+         "string.upper = error return e end"),
     };
 
     for (size_t s = 0; s < sizeof scripts / sizeof *scripts; s++) {

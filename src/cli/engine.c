@@ -345,7 +345,7 @@ add_part(struct engine *e, enum part_kind kind, const struct conf *conf, struct 
 static bool
 has_failed(const struct part *p)
 {
-    struct capture_status *s = p->capture == NULL ? NULL : malloc(sizeof *s);
+    struct capture_status *s;
     struct verify_status   v = {0};
     bool                   failed = false;
 
@@ -353,7 +353,7 @@ has_failed(const struct part *p)
         verify_get_status(p->verify, &v);
         return v.state == VERIFY_FAILED;
     }
-
+    s = p->capture == NULL ? NULL : malloc(sizeof *s);
     if (s != NULL) {
         capture_get_status(p->capture, s);
         failed = s->state == CAPTURE_FAILED;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "base/json.h"
+#include "base/must.h"
 #include "cli/engine_int.h"
 #include "core/capture.h"
 #include "core/verify.h"
@@ -224,6 +225,7 @@ enginei_post_unverified(struct call *call, void *arg)
         call_fail(call, &err);
         return;
     }
+    must(x != NULL);
     x->later = call_later(call, APPEND_MS_MAX);
     if (x->later == NULL) {
         incoming_free(x);

@@ -383,6 +383,7 @@ commit(struct capture *c, struct err *err)
     struct import *im = c->import;
     uint32_t       n = c->pending.count;
 
+    must(n > 0);
     im->writes = calloc((size_t)n + 2, sizeof *im->writes);
     im->events = calloc((size_t)2 * n + 1, sizeof *im->events);
     im->order = calloc((size_t)2 * n + 1, sizeof *im->order);

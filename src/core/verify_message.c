@@ -61,7 +61,6 @@ verify_message(struct slice message, struct buf *text, struct log_new_event *out
         }
         if (rc != E_END)
             goto out;
-        rc = 0;
     }
     json_out_key(&o, "$verify");
     json_out_object(&o);

@@ -127,13 +127,14 @@ route(struct log *log, struct log_req *in)
     err_clear(&err);
     if (r == NULL) {
         rc = err_set(&err, __FILE__, __LINE__, E_NOMEM, ERR_RETRY, "out of memory for a commit");
-    } else {
-        r->log = log;
-        r->in = in;
-        rc = log->router.expand(log->router.arg, in, &r->out, &r->hold, &err);
+        answer(log, in, rc, &err);
+        return;
     }
+    r->log = log;
+    r->in = in;
+    rc = log->router.expand(log->router.arg, in, &r->out, &r->hold, &err);
     if (rc != 0) {
-        if (r != NULL && r->hold != NULL)
+        if (r->hold != NULL)
             log->router.release(log->router.arg, r->hold);
         free(r);
         answer(log, in, rc, &err);

@@ -531,7 +531,9 @@ user_check_password(struct users *users, struct slice name, struct slice passwor
 {
     struct user *u = user_get(users, name);
 
-    if (useri_password_holds(u == NULL ? NULL : &u->password, password) && !u->disabled)
+    /* As long for a name that is nobody's. */
+    if (useri_password_holds(u == NULL ? NULL : &u->password, password) && u != NULL &&
+        !u->disabled)
         return u;
     user_put(u);
     return NULL;

@@ -209,6 +209,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         count++;
     if (size == 0)
         return 0;
+    must(count > 0);
     c.server = server;
     method = grpci_nth(server, data[0] % count);
     c.h2 = h2_new(&host);

@@ -328,11 +328,12 @@ take_out(void *arg, const struct transform_out *out, struct err *err)
     struct streami_move   *m = r->move;
     struct streami_out    *o;
     struct streami_input  *one, **ins, *in;
-    bool                   same = out->origin_count == 1 && !out->changed;
+    bool                   same;
     int                    rc;
 
     TRY(inputs_of(r, out, &one, &ins, err));
     in = out->origin_count == 0 ? NULL : ins[0];
+    same = in != NULL && out->origin_count == 1 && !out->changed;
     if (!streami_grow(r->bulk, &m->outs, m->out_count, &m->out_room, sizeof *m->outs))
         return no_memory(err);
     o = &m->outs[m->out_count];

@@ -161,6 +161,8 @@ sinki_mariadb_load_columns(struct sinki_mariadb_sink *s, struct err *err)
     while ((row = mysql_fetch_row(rows)) != NULL) {
         struct sinki_mariadb_column *c = &s->columns[s->column_count];
 
+        if (row[0] == NULL)
+            FAIL(err, E_SCHEMA, ERR_RETRY, "the server names a column NULL");
         c->name = strdup(row[0]);
         if (c->name == NULL)
             FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for the table's columns");

@@ -75,6 +75,7 @@ check_shape(struct sqlite_sink *s, struct err *err)
     bool unique = false;
     int  at = sql_table_find(s->shape, slice_str(s->rows.key));
 
+    must(s->shape != NULL);
     for (uint32_t i = 0; at >= 0 && i < s->shape->unique_count; i++) {
         unique = unique ||
                  (s->shape->uniques[i].count == 1 && s->shape->uniques[i].cols[0] == (uint32_t)at);

@@ -217,7 +217,7 @@ ask_states(struct pg_proof *s, struct asked *asked, uint32_t count, bool *others
              "has to be a superuser or a member of pg_read_all_stats",
              who(s), (const char *)s->lifetime.data);
     for (int i = 0; i < pq_rows(r); i++) {
-        int at = atoi(pq_text(r, i, 0));
+        long at = strtol(pq_text(r, i, 0), NULL, 10);
 
         if (at < 0)
             continue;
