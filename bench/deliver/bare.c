@@ -301,8 +301,8 @@ accept_peer(int listener, int poller)
     p->fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     check(p->fd >= 0, "accept");
     (void)setsockopt(p->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    /* The poller has it from here on. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
     check(epoll_ctl(poller, EPOLL_CTL_ADD, p->fd, &e) == 0, "epoll");
-    /* The poller has it. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
 }
 
 static void

@@ -178,7 +178,7 @@ int
 sinki_mariadb_find_column(const struct sinki_mariadb_sink *s, struct slice name)
 {
     for (uint32_t i = 0; i < s->column_count; i++)
-        if (strlen(s->columns[i].name) == name.len &&
+        if (name.len > 0 && strlen(s->columns[i].name) == name.len &&
             strncasecmp(s->columns[i].name, name.data, name.len) == 0)
             return (int)i;
     return -1;
