@@ -5,12 +5,13 @@ SEEDS  ?= 1000
 RUNS   ?= 100000
 PREFIX ?= /usr/local
 DESTDIR ?=
+SECONDS ?= 300
 export SEEDS RUNS
 export BUILD := $(BUILD)
 
 .DEFAULT_GOAL := build
 .PHONY: help build run test check lint precommit fmt sim asan tsan valgrind coverage headers install uninstall deb deb-test clean \
-        deps deps-test deps-bench deps-package
+        deps deps-test deps-bench deps-package differential
 .NOTPARALLEL: # one package installation at a time; the tools run things side by side
 
 help:
@@ -70,6 +71,10 @@ bench-%: deps-bench build
 #: make example-NAME examples/NAME
 example-%: build
 	@tools/run-script examples/$*
+
+#: make differential SECONDS=300   random changes against PostgreSQL and MariaDB, killed on the way
+differential: deps-test build
+	@SECONDS=$(SECONDS) tools/differential
 
 #: make fuzz-NAME RUNS=n   n runs of the fuzz target, then its coverage
 fuzz-%: deps-test

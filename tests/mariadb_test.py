@@ -23,6 +23,7 @@ PATIENCE = 90
 SEED = int(os.environ.get('SEED', '7'))
 STATEMENTS = int(os.environ.get('STATEMENTS', '150'))  # of a session and a round
 ROUNDS = int(os.environ.get('ROUNDS', '3'))
+SECONDS = float(os.environ.get('SECONDS', '0'))  # rounds go on until then
 
 TYPES = '''
 id int primary key, t1 tinyint, t1u tinyint unsigned, t2 smallint, t3 mediumint,
@@ -153,6 +154,8 @@ class MariaDB(unittest.TestCase):
             rows, source = tables.setdefault(table, {}), e['metadata']['$source']
             self.assertNotIn(e['id'], ids)
             ids.add(e['id'])
+            if e['type'] == 'SchemaChanged':
+                continue
             if e['type'] == 'Truncated':
                 rows.clear()
                 continue
@@ -242,7 +245,9 @@ class MariaDB(unittest.TestCase):
                  "insert into p select seq, seq % 3, 'p' from seq_1_to_100;")
         self.configure(['name: t', 'name: p'])
         rng = random.Random(SEED)
-        for turn in range(ROUNDS):
+        stop, turn = time.monotonic() + SECONDS, -1
+        while turn + 1 < ROUNDS or time.monotonic() < stop:
+            turn += 1
             end = threading.Event()
             threads = [threading.Thread(target=self.session,
                                         args=(random.Random(rng.random()), chr(97 + i), end))
@@ -284,6 +289,104 @@ class MariaDB(unittest.TestCase):
                 (json.loads(line[0]) for line in self.sql("select json_object('a', a, 'b', b, 'x', x) "
                                                           'from p'))}
         self.assertEqual(tables.get('p', {}), rows)
+
+    def order(self, *args, status=0):
+        done = subprocess.run([OXBOW, 'source', args[0], 'shop', *args[1:], '--server', self.url],
+                              capture_output=True, text=True, timeout=PATIENCE)
+        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+
+    def rows(self, table):
+        return {str(r['id']): r for r in (json.loads(line[0]) for line in self.sql(
+            f"select json_object('id', id, 'v', v) from {table}"))}
+
+    def test_commands(self):
+        self.sql('create table t (id int primary key, v int); create table u like t;'
+                 'insert into t select seq, seq from seq_1_to_300; insert into u values (1, 1);')
+        self.configure(['name: t', 'name: u'])
+        self.start()
+        self.reached()
+        self.order('pause')
+        self.assertEqual(self.show()['state'], 'paused')
+        self.sql('update t set v = v + 1 where id < 10;')
+        self.kill()
+        self.start()
+        self.wait(lambda s: s['state'] == 'paused')
+        self.order('resume')
+        self.reached()
+        self.order('snapshot', 'nothing', status=1)
+        self.order('snapshot', 't')
+        self.sql('update t set v = v + 1 where id < 10; delete from t where id > 280;')
+        self.reached()
+        self.assertEqual(self.fold()['t'], self.rows('t'))
+        count = len(self.events())
+        self.order('snapshot', 't', '--differences')
+        self.reached()
+        self.assertEqual(len(self.events()), count)
+        # What is purged before it was read: all differences, and the rows that are gone.
+        self.order('pause')
+        self.sql('delete from t where id % 3 = 0; update t set v = -1 where id % 3 = 1; '
+                 'insert into t values (1000, 1); flush binary logs; insert into t values (1001, 1);')
+        last = self.sql('show binary logs', None)[-1][0]
+        self.sql(f"flush binary logs; purge binary logs to '{last}'; update t set v = 5 where id = 1001;")
+        last = self.sql('show binary logs', None)[-1][0]
+        self.sql(f"flush binary logs; purge binary logs to '{last}';")
+        self.order('resume')
+        self.failed('a gap')
+        self.order('snapshot', '--gap')
+        self.reached()
+        self.assertEqual(self.fold()['t'], self.rows('t'))
+        said = [e['type'] for e in self.events()[count:]]
+        self.assertEqual((said.count('Deleted'), said.count('Read')), (93, 96))
+        self.order('drop')
+        self.assertEqual(self.show()['state'], 'dropped')
+        self.order('resume')
+        self.reached()
+        self.assertEqual(self.fold()['u'], self.rows('u'))
+
+    def test_failover(self):
+        """The server is gone for good; a replica of it goes on with the same GTIDs."""
+        other = mariadb_server.Server(os.path.join(self.folder, 'other'), 2)
+        self.addCleanup(other.kill)
+        other.start()
+        # From here on: earlier logs may be purged.
+        at = self.sql('select @@gtid_binlog_pos', None)[0][0]
+        other.sql(f"set sql_log_bin = 0; create database if not exists {self.database}; set global gtid_slave_pos='{at}'")
+        self.sql("create user relay@'127.0.0.1' identified by 'p'; grant all on *.* to relay@'127.0.0.1';"
+                 "create user relay@localhost identified by 'p'; grant all on *.* to relay@localhost;", None)
+        other.sql(f"change master to master_host='127.0.0.1', master_port={self.server.port}, "
+                  "master_user='relay', master_password='p', master_use_gtid=slave_pos, master_connect_retry=1; start slave;")
+        self.sql('create table t (id int primary key, v int); insert into t select seq, seq from seq_1_to_90;')
+        self.configure(['name: t'], f'    hosts: ["127.0.0.1:{other.port}"]\n    transactions: true\n')
+        with open(os.path.join(self.place, 'c.yaml'), encoding='utf-8') as f:
+            text = f.read().replace('user: oxbow', 'user: relay')
+        with open(os.path.join(self.place, 'c.yaml'), 'w', encoding='utf-8') as f:
+            f.write(text)
+        self.start()
+        self.reached()
+        self.sql('update t set v = 0; alter table t add w varchar(9); start transaction; '
+                 "insert into t values (100, 1, 'x'); delete from t where id < 5; commit;")
+        at = self.sql('select @@gtid_binlog_pos', None)[0][0]
+        self.assertEqual(other.sql(f"select master_gtid_wait('{at}', 60)"), [['0']])
+        first = self.server
+        self.addCleanup(first.start)
+        first.kill()
+        other.sql('stop slave; insert into t values (101, 2, null); update t set v = 3 where id = 100;',
+                  self.database)
+        try:
+            type(self).server = other
+            self.reached()
+            self.assertEqual({k: {'id': r['id'], 'v': r['v']} for k, r in self.fold()['t'].items()},
+                             self.rows('t'))
+            self.assertEqual(self.wait(lambda s: s['source']['port'] == other.port)['state'], 'running')
+        finally:
+            type(self).server = first
+        shapes = [[c['type'] for c in e['data']['columns']] for e in self.events()
+                  if e['type'] == 'SchemaChanged']
+        self.assertEqual(shapes, [['int', 'int'], ['int', 'int', 'varchar']])
+        parts = [e['metadata']['$source']['transaction'] for e in self.events()
+                 if e['stream'] in ('t-100', 't-1') and e['type'] in ('Inserted', 'Deleted')]
+        self.assertEqual(parts[0], parts[1])
+        self.assertTrue(parts[0]['last'])
 
     def failed(self, text):
         shown = self.wait(lambda s: s['state'] == 'failed')

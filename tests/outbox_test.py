@@ -391,7 +391,7 @@ class Mariadb(Case):
         events = relay.wait_events(5, 'a-1')
         self.assertEqual([(e['id'], e['data'], e['metadata']['h']) for e in events],
                          [(x, {'n': n}, 1) for n, x in enumerate(ids)])
-        self.assertEqual(len(relay.events()), 5)
+        self.assertEqual(len([e for e in relay.events() if e['type'] != 'SchemaChanged']), 5)
 
     def test_polled(self):
         relay = self.relay(self.source('outbox-mariadb', batch=4)).serve()

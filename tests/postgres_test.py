@@ -20,6 +20,7 @@ import servers
 OXBOW = os.path.abspath(os.environ.get('OXBOW', 'build/src/cli/oxbow'))
 KILLER = os.environ.get('KILL_AT_SYNC', '')
 SEED = int(os.environ.get('SEED', '1'))
+SECONDS = float(os.environ.get('SECONDS', '5'))  # of each differential test
 PATIENCE = 90
 
 
@@ -38,10 +39,18 @@ class Cutter:
     numbers left; then it lets all through."""
 
     def __init__(self, port, after):
-        self.target, self.after, self.cuts = port, list(after), 0
+        self.target, self.after, self.cuts, self.open = port, list(after), 0, []
         self.listener = socket.create_server(('127.0.0.1', 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
+
+    def drop(self):
+        """Ends what is connected now."""
+        for s in self.open:
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
 
     def accept(self):
         while True:
@@ -54,6 +63,7 @@ class Cutter:
             except OSError:
                 client.close()
                 continue
+            self.open = [s for s in self.open if s.fileno() >= 0] + [client, server]
             limit = self.after.pop(0) if self.after else None
             threading.Thread(target=self.pump, args=(client, server, None), daemon=True).start()
             threading.Thread(target=self.pump, args=(server, client, limit), daemon=True).start()
@@ -184,13 +194,13 @@ class Case(unittest.TestCase):
 
     def fold(self):
         """table -> stream's key -> row; and that no event is there twice."""
-        tables, ids = collections.defaultdict(dict), set()
+        tables, ids = collections.defaultdict(dict), {}
         for e in self.events('$all'):
             source = (e.get('metadata') or {}).get('$source')
             if not source:
                 continue
-            self.assertNotIn(e['id'], ids)
-            ids.add(e['id'])
+            self.assertIsNone(ids.get(e['id']), e)
+            ids[e['id']] = e
             rows, kind = tables[source['table']], e['type']
             if kind == 'Deleted':
                 self.assertTrue(source['key'] in rows or self.late, e)
@@ -204,6 +214,16 @@ class Case(unittest.TestCase):
                     row[name] = rows.get(source['key'], {}).get(name)
                 rows[source['key']] = row
         return tables
+
+    def tell(self, session, text):
+        session.stdin.write((text + "\\echo done\n").encode())
+        session.stdin.flush()
+        self.assertEqual(session.stdout.readline(), b'done\n')
+
+    def end(self, session):
+        session.stdin.close()
+        session.stdout.close()
+        session.wait()
 
     maxDiff = 3000
     late = False  # changes may come before the row's Read
@@ -239,6 +259,23 @@ class Basics(Case):
         self.configure(['bare'])
         self.serve()
         self.assertIn('run `oxbow source prepare not_prepared`', self.failed())
+
+    def test_table_written_anew(self):
+        """To a snapshot from before a change that writes the table anew, it would be empty."""
+        self.pg.psql('CREATE TABLE anew (id int PRIMARY KEY, n int); INSERT INTO anew SELECT i, i '
+                     'FROM generate_series(1, 50) i')
+        self.configure(['anew'])
+        self.prepare()
+        session = self.pg.session()
+        self.tell(session, 'BEGIN; ALTER TABLE anew ALTER n TYPE bigint;\n')
+        self.serve()
+        until = time.monotonic() + PATIENCE
+        while self.pg.psql('SELECT count(*) FROM pg_locks WHERE NOT granted') == '0\n':
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.02)
+        self.tell(session, 'COMMIT;\n')
+        self.end(session)
+        self.same('anew')
 
     def test_changes(self):
         self.pg.psql('CREATE TABLE c (id int PRIMARY KEY, v text, n numeric);'
@@ -334,6 +371,123 @@ class Basics(Case):
                          {'1|x\\|y': {'b': '1', 'a': 'x|y', 'v': 'w'}})
 
 
+class Commands(Case):
+    late = True
+
+    def order(self, *args, status=0):
+        return self.oxbow('source', args[0], self.name, *args[1:], '--server',
+                          f'http://127.0.0.1:{self.port}', status=status)
+
+    def begin(self, rows, **more):
+        self.pg.psql(f'CREATE TABLE {self.name} (id int PRIMARY KEY, n int, v text);'
+                     f'ALTER TABLE {self.name} ALTER v SET STORAGE EXTERNAL;'
+                     f"INSERT INTO {self.name} SELECT i, 0, 'r' FROM generate_series(1, {rows}) i")
+        self.configure([self.name], **{'chunk': 150, 'batch': 40, **more})
+        self.prepare()
+        self.serve()
+        self.caught_up()
+
+    def kinds(self):
+        """How many events of each type there are of rows."""
+        return collections.Counter(e['type'] for e in self.events('$all')
+                                   if e['stream'].startswith(self.name + '-'))
+
+    def test_pause(self):
+        self.begin(10)
+        self.order('pause')
+        self.assertEqual(self.show()['state'], 'paused')
+        self.pg.psql(f'UPDATE {self.name} SET n = 1')
+        self.assertIn('resume it first', self.order('snapshot', self.name, status=1))
+        self.kill()
+        self.serve()
+        self.until(lambda shown: shown['state'] == 'paused', 'paused')
+        self.assertEqual(self.kinds(), {'Read': 10})
+        self.order('resume')
+        self.same(self.name)
+        self.order('resume')
+        self.order('pause')
+        self.process.terminate()
+        self.assertEqual(self.process.wait(PATIENCE), 0)
+
+    def test_drop(self):
+        self.begin(10)
+        self.order('drop')
+        self.assertEqual(self.show()['state'], 'dropped')
+        self.assertEqual(self.pg.psql("SELECT count(*) FROM pg_replication_slots WHERE slot_name = "
+                                      f"'oxbow_{self.name}'"), '0\n')
+        self.order('pause', status=1)
+        self.kill()
+        self.serve()
+        self.until(lambda shown: shown['state'] == 'dropped', 'dropped')
+        self.prepare()
+        self.pg.psql(f'UPDATE {self.name} SET n = 1')
+        self.order('resume')
+        self.same(self.name)
+        self.assertEqual(self.kinds()['Read'], 20)
+
+    def test_snapshot_on_demand(self):
+        self.begin(2000)
+        self.assertIn('has no table other', self.order('snapshot', 'other', status=1))
+        self.order('snapshot', status=1)
+        works = [Workload(self.pg, self.name, SEED + 30 + i, 60) for i in range(3)]
+        for work in works:
+            work.start()
+        self.order('snapshot', self.name)
+        for work in works:
+            work.join()
+        self.same(self.name)
+        before = self.kinds()['Read']
+        self.assertGreater(before, 2000)
+        self.order('snapshot', self.name, '--differences')
+        self.same(self.name)
+        self.assertEqual(self.kinds()['Read'], before)
+
+    def gap(self):
+        """Changes that nobody captures."""
+        self.kill()
+        self.oxbow('source', 'unprepare', self.name, '-c', self.conf)
+        self.pg.psql(f'DELETE FROM {self.name} WHERE id % 3 = 0; UPDATE {self.name} SET n = 7 WHERE id % 3 = 1;'
+                     f"INSERT INTO {self.name} VALUES (5001, 1, 'new')")
+        self.serve()
+        self.assertIn(f'oxbow source snapshot {self.name} --gap', self.failed())
+        self.prepare()
+
+    def test_gap_differences(self):
+        self.begin(900)
+        self.gap()
+        self.order('snapshot', '--gap')
+        self.same(self.name)
+        self.assertEqual(self.kinds(), {'Read': 900 + 301, 'Deleted': 300})
+        self.pg.psql(f'TRUNCATE {self.name}')
+        self.same(self.name)
+        self.order('snapshot', self.name, '--differences')
+        self.same(self.name)
+        self.assertEqual(self.kinds(), {'Read': 900 + 301, 'Deleted': 300})
+
+    def test_gap_beside_writers(self):
+        """Killed at each step on the way, while others write."""
+        self.begin(900)
+        self.gap()
+        self.order('snapshot', '--gap')
+        works = [Workload(self.pg, self.name, SEED + 40 + i, 60) for i in range(2)]
+        for work in works:
+            work.start()
+        for n in [2, 4, 7, 12, 20]:
+            if not os.path.exists(KILLER):
+                break
+            self.kill()
+            self.serve(LD_PRELOAD=KILLER, KILL_AT=str(n))
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                break
+        for work in works:
+            work.join()
+        self.kill()
+        self.serve()
+        self.same(self.name)
+
+
 class Types(Case):
     COLUMNS = [
         ('smallint', "'-32768'", '-32768'), ('bigint', "'9223372036854775807'", '9223372036854775807'),
@@ -425,28 +579,38 @@ class Large(Case):
         a, b = self.pg.session(), self.pg.session()
         fill = "INSERT INTO big SELECT i, repeat('a', 50) FROM generate_series({}, {}) i;\n"
 
-        def tell(session, text):
-            session.stdin.write((text + "\\echo done\n").encode())
-            session.stdin.flush()
-            self.assertEqual(session.stdout.readline(), b'done\n')
-        tell(a, 'BEGIN;' + fill.format(1, 3000) + 'SAVEPOINT s;\n')
-        tell(b, 'BEGIN;' + fill.format(10001, 13000))
-        tell(a, fill.format(3001, 6000) + 'UPDATE big SET v = \'lost\';\nROLLBACK TO s;\n')
-        tell(a, 'DELETE FROM big WHERE id % 3 = 0; UPDATE big SET id = -id WHERE id < 100;\n')
+        self.tell(a, 'BEGIN;' + fill.format(1, 3000) + 'SAVEPOINT s;\n')
+        self.tell(b, 'BEGIN;' + fill.format(10001, 13000))
+        self.tell(a, fill.format(3001, 6000) + 'UPDATE big SET v = \'lost\';\nROLLBACK TO s;\n')
+        self.tell(a, 'DELETE FROM big WHERE id % 3 = 0; UPDATE big SET id = -id WHERE id < 100;\n')
         self.pg.psql("INSERT INTO big VALUES (50000, 'small')")
-        tell(b, 'ROLLBACK;\n' + 'BEGIN;' + fill.format(20001, 22000))
-        tell(b, 'COMMIT;\n')
-        tell(a, 'ALTER TABLE big ADD COLUMN more int; UPDATE big SET more = 1 WHERE id < 9;\n'
-             "PREPARE TRANSACTION 'two';\n")
+        self.tell(b, 'ROLLBACK;\n' + 'BEGIN;' + fill.format(20001, 22000))
+        self.tell(b, 'COMMIT;\n')
+        self.tell(a, 'ALTER TABLE big ADD COLUMN more int; UPDATE big SET more = 1 WHERE id < 9;\n'
+                  "PREPARE TRANSACTION 'two';\n")
         self.caught_up()
         self.assertEqual(len(self.fold()['big']), 2001)
-        tell(a, "COMMIT PREPARED 'two';\n")
+        self.tell(a, "COMMIT PREPARED 'two';\n")
         for session in a, b:
-            session.stdin.close()
-            session.stdout.close()
-            session.wait()
+            self.end(session)
         self.same('big')
         self.assertGreater(int(self.pg.psql('SELECT sum(stream_txns) FROM pg_stat_replication_slots')), 0)
+
+    def test_columns_rolled_back(self):
+        """What a rolled back part of a streamed transaction did to the columns was never there."""
+        self.pg.psql('CREATE TABLE cols (id int PRIMARY KEY, v text); INSERT INTO cols VALUES (0)')
+        self.configure(['cols'], batch=100)
+        self.prepare()
+        self.serve()
+        self.caught_up()
+        self.pg.psql("INSERT INTO cols VALUES (-1)")
+        fill = "INSERT INTO cols SELECT i, repeat('a', 50) FROM generate_series({}, {}) i;"
+        self.pg.psql('BEGIN;' + fill.format(1, 3000) + 'SAVEPOINT s; ALTER TABLE cols ADD COLUMN more int;' +
+                     fill.format(3001, 6000) + 'ROLLBACK TO s;' + fill.format(3001, 3010) +
+                     'ALTER TABLE cols ADD COLUMN less int; INSERT INTO cols VALUES (9000, NULL, 1); COMMIT')
+        self.same('cols')
+        said = [len(e['data']['columns']) for e in self.events('$all') if e['type'] == 'SchemaChanged']
+        self.assertEqual(said, [2, 3])
 
 
 class Workload(threading.Thread):
@@ -578,6 +742,209 @@ class Faults(Case):
         for work in works:
             work.join()
         self.same(self.name)
+
+
+class Session(threading.Thread):
+    """Random transactions, DDL among them, until told to stop; after an error, or without a server,
+    it goes on."""
+
+    def __init__(self, pg, table, seed, end):
+        super().__init__(daemon=True)
+        self.pg, self.table, self.random, self.end = pg, table, random.Random(seed), end
+        self.number, self.seed = 0, seed
+
+    def change(self):
+        r, t = self.random, self.table
+        key, other = r.randrange(1, 600), r.randrange(1, 600)
+        column = f'c{r.randrange(3)}'
+        ddl = [f'ALTER TABLE {t} ADD COLUMN IF NOT EXISTS {column} int',
+               f'ALTER TABLE {t} DROP COLUMN IF EXISTS {column}',
+               f'ALTER TABLE {t} ALTER {column} TYPE text',
+               f'ALTER TABLE {t} ALTER {column} TYPE bigint USING NULL',
+               f'ALTER TABLE {t} RENAME {column} TO d{r.randrange(2)}',
+               f'ALTER TABLE {t} DROP COLUMN IF EXISTS d{r.randrange(2)}']
+        return r.choice([
+            f"INSERT INTO {t} (id, n, v) VALUES ({key}, {other}, repeat('i', {r.randrange(4000)})) "
+            'ON CONFLICT DO NOTHING',
+            f"INSERT INTO {t} (id, n, v) VALUES ({key}, {other}, 'u') ON CONFLICT (id) DO UPDATE SET n = {t}.n + 1",
+            f'UPDATE {t} SET n = n + 1 WHERE id BETWEEN {key} AND {key + 5}',
+            f'UPDATE {t} SET id = {other} WHERE id = {key} AND NOT EXISTS (SELECT FROM {t} WHERE id = {other})',
+            f'DELETE FROM {t} WHERE id = {key}', f'DELETE FROM {t} WHERE id = {key}',
+            f'UPDATE {t} SET {column} = {other} WHERE id = {key}',
+            f"INSERT INTO {t} (id, n, v) SELECT i, 1, repeat('b', 30) FROM generate_series(1000, "
+            f'{r.randrange(1000, 6000)}) i ON CONFLICT DO NOTHING' if r.random() < 0.3
+            else f'DELETE FROM {t} WHERE id >= 1000',
+            f'UPDATE {t} SET n = n - 1' if r.random() < 0.2 else f'UPDATE {t} SET n = n - 1 WHERE id < 20',
+            r.choice(ddl) if r.random() < 0.3 else f'UPDATE {t} SET n = 0 WHERE id = {key}',
+        ])
+
+    def transaction(self):
+        r, out = self.random, ['BEGIN']
+        for _ in range(r.choice([1, 1, 2, 5, 20])):
+            out.append(self.change())
+            if r.random() < 0.2:
+                out += ['SAVEPOINT s', self.change(), r.choice(['ROLLBACK TO s', 'RELEASE s'])]
+        if r.random() < 0.02:
+            out.append(f'TRUNCATE {self.table}')
+        self.number += 1
+        gid = f"'s{self.seed}_{self.number}'"
+        if r.random() < 0.1:
+            return out + [f'PREPARE TRANSACTION {gid}', r.choice(['COMMIT', 'ROLLBACK']) + f' PREPARED {gid}']
+        return out + [r.choice(['ROLLBACK', 'COMMIT', 'COMMIT', 'COMMIT', 'COMMIT'])]
+
+    def run(self):
+        while not self.end.is_set():
+            lines = [line for _ in range(20) for line in self.transaction()]
+            done = subprocess.run([self.pg.bin + '/psql', '-X', '-q', '-At', '-d', self.pg.connection()],
+                                  input=(';\n'.join(lines) + ';\n').encode(), capture_output=True,
+                                  check=False)
+            if done.returncode == 2:
+                time.sleep(0.05)
+
+
+class Differential(Case):
+    """Four sessions at once, while Oxbow is killed, the server restarts, connections are cut and
+    snapshots are asked for; then what was captured is the table. SECONDS says how long."""
+    late = True
+
+    def disturb(self, r, cutter, end):
+        while time.monotonic() < end:
+            time.sleep(r.uniform(0.1, 1.5))
+            what = r.randrange(10)
+            if what < 4:
+                self.kill()
+                self.serve()
+            elif what < 7:
+                cutter.after += [r.randrange(300, 200000) for _ in range(4)]
+                cutter.drop()
+            elif what < 8:
+                self.pg.stop()
+                self.pg.start()
+            else:
+                subprocess.run([OXBOW, 'source', 'snapshot', self.name, self.name,
+                                *(['--differences'] if what == 9 else []), '--server',
+                                f'http://127.0.0.1:{self.port}'], capture_output=True, check=False,
+                               timeout=PATIENCE)
+
+    def compare(self, captured, table):
+        """With all that was captured of the first row that is not the same."""
+        wrong = sorted(k for k in {*captured, *table} if captured.get(k) != table.get(k))
+        if not wrong:
+            return
+        said = [(e['pos'], e['type'], e['metadata']['$source'].get('position'), e['data']) for e in self.events('$all')
+                if (e.get('metadata') or {}).get('$source', {}).get('key') == wrong[0] or e['type'] == 'Truncated']
+        xmin = self.pg.psql(f'SELECT xmin, txid_current() FROM {self.name} WHERE id = {wrong[0]}')
+        self.fail(f'SEED={SEED}: {len(wrong)} rows differ: {wrong[:20]}\n{captured.get(wrong[0])} is not '
+                  f'{table.get(wrong[0])} of {xmin}' + '\n'.join(str(s)[:300] for s in said[-12:]) +
+                  f'\n{self.show()}')
+
+    def run_it(self, **settings):
+        r = random.Random(SEED)
+        cutter = Cutter(self.pg.port, [])
+        self.addCleanup(cutter.close)
+        self.pg.psql(f'CREATE TABLE {self.name} (id int PRIMARY KEY, n int, v text);'
+                     f'ALTER TABLE {self.name} ALTER v SET STORAGE EXTERNAL;'
+                     f"INSERT INTO {self.name} SELECT i, 0, repeat('r', 20) FROM generate_series(1, 900) i")
+        self.configure([self.name], chunk=150, batch=40, connection=self.pg.connection(cutter.port),
+                       **settings)
+        self.prepare()
+        self.serve()
+        end = threading.Event()
+        sessions = [Session(self.pg, self.name, SEED * 100 + i, end) for i in range(4)]
+        for session in sessions:
+            session.start()
+        self.disturb(r, cutter, time.monotonic() + SECONDS)
+        end.set()
+        for session in sessions:
+            session.join()
+        cutter.after = []
+        for gid in self.pg.psql('SELECT gid FROM pg_prepared_xacts').split():
+            self.pg.psql(f"ROLLBACK PREPARED '{gid}'")
+        self.caught_up()
+        steady = [{key: {c: row[c] for c in ('id', 'n', 'v')} for key, row in rows.items()}
+                  for rows in (self.fold()[self.name], self.table(self.name))]
+        self.compare(*steady)
+        # What a change of columns made of the rows is in no change: one update says it.
+        self.pg.psql(f'UPDATE {self.name} SET n = n + 1')
+        self.same(self.name)
+
+    def test_differential(self):
+        self.run_it()
+
+    def test_differential_transactions(self):
+        self.run_it(transactions=True)
+        seen = {}
+        for e in self.events('$all'):
+            part = (e.get('metadata') or {}).get('$source', {}).get('transaction')
+            if part is None:
+                continue
+            last = seen.get(part['id'])
+            if last is not None and last != part:
+                self.assertEqual((int(part['part']), last['last']), (int(last['part']) + 1, False))
+            seen[part['id']] = part
+        self.assertTrue(all(part['last'] for part in seen.values()))
+        self.assertGreater(len(seen), 10)
+
+
+def find_versions():
+    done = subprocess.run([os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'tools',
+                                        'postgres-servers'), '--found'],
+                          capture_output=True, text=True, check=False)
+    return [line.split(' ', 1) for line in done.stdout.splitlines()]
+
+
+class Versions(Case):
+    """The same in short against each server of tools/postgres-servers that is there."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.versions = find_versions()
+        if not cls.versions:
+            print('skip: no PostgreSQL of other versions is there; tools/postgres-servers fetches them')
+            raise SystemExit(77)
+        cls.top = tempfile.mkdtemp(prefix='oxbow-postgres-')
+        cls.addClassCleanup(shutil.rmtree, cls.top, True)
+
+    def test_versions(self):
+        for version, native in self.versions:
+            with self.subTest(version):
+                self.one(int(version.split('.')[0]), native)
+
+    def one(self, major, native):
+        self.late = False
+        self.pg = servers.Postgres(os.path.join(self.top, f'pg{major}'), native,
+                                   **({'logical_decoding_work_mem': '64kB'} if major >= 13 else {})).start()
+        self.addCleanup(self.pg.end)
+        self.folder = os.path.join(self.top, f'oxbow{major}')
+        os.makedirs(self.folder)
+        self.pg.psql('CREATE TABLE t (id int PRIMARY KEY, n numeric, v text, a int[], j jsonb, z date);'
+                     "INSERT INTO t SELECT i, i * 1.10, 'v', ARRAY[i, NULL], '{\"k\": 1.50}', now() "
+                     'FROM generate_series(1, 500) i')
+        self.configure(['t'], chunk=150, messages=major >= 14, transactions=True,
+                       failover=major >= 17)
+        self.prepare()
+        self.serve()
+        self.same('t')
+        self.pg.psql('BEGIN; INSERT INTO t (id, n) SELECT i, 2 FROM generate_series(1000, 4000) i; SAVEPOINT s;'
+                     'DELETE FROM t; ROLLBACK TO s; UPDATE t SET id = -id WHERE id < 10; COMMIT;'
+                     "BEGIN; UPDATE t SET v = 'two' WHERE id < 100; PREPARE TRANSACTION 'a';")
+        self.caught_up()
+        self.kill()
+        self.serve()
+        self.pg.psql("INSERT INTO t (id) VALUES (9000); BEGIN; DELETE FROM t WHERE id > 3900;"
+                     "PREPARE TRANSACTION 'b'; COMMIT PREPARED 'a'; ROLLBACK PREPARED 'b';")
+        self.same('t')
+        self.pg.psql('ALTER TABLE t ADD COLUMN more int; UPDATE t SET more = id')
+        self.same('t')
+        before = len(self.events('$all'))
+        self.oxbow('source', 'snapshot', self.name, 't', '--differences', '--server',
+                   f'http://127.0.0.1:{self.port}')
+        self.until(lambda shown: 'differences' not in shown['checkpoint'], 'read again')
+        self.same('t')
+        self.assertEqual(len(self.events('$all')), before)
+        self.kill()
+        self.pg.end()
+        shutil.rmtree(self.pg.folder)
 
 
 if __name__ == '__main__':

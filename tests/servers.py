@@ -3,6 +3,7 @@ also where the tests are root's, ended by their process ids."""
 import glob
 import os
 import pwd
+import shutil
 import signal
 import socket
 import subprocess
@@ -42,8 +43,10 @@ class Server:
         else:
             self.ids = {}
 
+    env = None
+
     def once(self, *args):
-        done = subprocess.run(args, cwd=self.folder, capture_output=True, check=False,
+        done = subprocess.run(args, cwd=self.folder, capture_output=True, check=False, env=self.env,
                               stdin=subprocess.DEVNULL, **self.ids)
         if done.returncode != 0:
             raise RuntimeError(f'{args[0]}: {done.stdout.decode()}{done.stderr.decode()}')
@@ -53,7 +56,7 @@ class Server:
         with open(os.path.join(self.folder, 'log'), 'ab') as log:
             self.process = subprocess.Popen(args, cwd=self.folder, stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, start_new_session=True,
-                                            **self.ids)
+                                            env=self.env, **self.ids)
 
     def wait_until(self, ready):
         until = time.monotonic() + PATIENCE
@@ -72,26 +75,37 @@ class Server:
 
 
 class Postgres(Server):
-    """PostgreSQL, with logical decoding; fsync is off, since only processes are killed here."""
+    """PostgreSQL, with logical decoding; fsync is off, since only processes are killed here.
+    `native`: a folder of tools/postgres-servers, for the server's own programs."""
 
     user = 'postgres' if os.path.exists('/usr/lib/postgresql') else 'nobody'
 
-    def __init__(self, folder, **settings):
+    def __init__(self, folder, native=None, **settings):
         self.bin = next(iter(sorted(glob.glob('/usr/lib/postgresql/*/bin'))[-1:]), None)
         if self.bin is None:
             raise Missing('postgresql')
+        self.own = self.bin
+        if native is not None:
+            self.own = native + '/bin'
+            self.env = {**os.environ, 'LD_LIBRARY_PATH': native + '/lib'}
         super().__init__(folder)
+        if native is not None and self.ids:
+            # What lies in root's own folders the server's user cannot read.
+            self.own = os.path.join(folder, 'native')
+            shutil.copytree(native, self.own, symlinks=True)
+            self.env = {**os.environ, 'LD_LIBRARY_PATH': self.own + '/lib'}
+            self.own += '/bin'
         self.port = free_port()
         self.settings = {'wal_level': 'logical', 'max_wal_senders': 10, 'max_replication_slots': 10,
                          'max_prepared_transactions': 5, 'fsync': 'off', 'shared_buffers': '16MB',
                          'autovacuum': 'off', **settings}
-        self.once(self.bin + '/initdb', '-D', 'data', '-A', 'trust', '-U', 'postgres', '--no-sync',
+        self.once(self.own + '/initdb', '-D', 'data', '-A', 'trust', '-U', 'postgres', '--no-sync',
                   '--no-locale', '-E', 'UTF8')
 
     def start(self, **settings):
         self.settings.update(settings)
         args = [x for k, v in self.settings.items() for x in ('-c', f'{k}={v}')]
-        self.spawn(self.bin + '/postgres', '-D', 'data', '-c', 'listen_addresses=127.0.0.1',
+        self.spawn(self.own + '/postgres', '-D', 'data', '-c', 'listen_addresses=127.0.0.1',
                    '-c', f'port={self.port}', '-c', f'unix_socket_directories={self.folder}', *args)
         self.wait_until(lambda: subprocess.run(
             [self.bin + '/pg_isready', '-q', '-h', '127.0.0.1', '-p', str(self.port)],

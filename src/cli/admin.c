@@ -182,6 +182,30 @@ clii_source_show(struct cli *c, struct err *err)
     return show(c, "sources", NULL, err);
 }
 
+/* The word after "source". */
+int
+clii_source_command(struct cli *c, struct err *err)
+{
+    const char *word = strchr(c->command->name, ' ') + 1;
+    struct buf  query = {0};
+    int         rc = 0;
+
+    if (strcmp(word, "snapshot") == 0 && (c->arg_count > 1) == (c->opt[OPT_GAP] != NULL))
+        FAIL(err, E_INVALID, ERR_DATA, "name one table, or say --gap for all");
+    if (c->opt[OPT_GAP] != NULL)
+        buf_add_str(&query, "?gap=true");
+    if (c->arg_count > 1) {
+        buf_add_str(&query,
+                    c->opt[OPT_DIFFERENCES] != NULL ? "?differences=true&table=" : "?table=");
+        url_encode(&query, slice_str(c->args[1]));
+    }
+    buf_add_byte(&query, '\0');
+    rc = command(c, "sources", word, (const char *)query.data, err);
+out:
+    buf_fini(&query);
+    return rc;
+}
+
 int
 clii_sink_list(struct cli *c, struct err *err)
 {

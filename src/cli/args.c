@@ -74,6 +74,8 @@ const struct cli_option clii_options[OPT_COUNT] = {
     [OPT_LABEL] = {"label", 0, "TEXT", "what the token is for"},
     [OPT_EXPIRES] = {"expires", 0, "TIME", "how long the token holds, as in 90d (for ever)"},
     [OPT_METADATA] = {"metadata", 0, NULL, "the field is in the metadata, not in the data"},
+    [OPT_DIFFERENCES] = {"differences", 0, NULL, "only what is not as it was captured last"},
+    [OPT_GAP] = {"gap", 0, NULL, "all tables' differences; goes on from where the source is now"},
 };
 
 /* How many letters to change, add, remove or swap; more than `most` is most + 1. */

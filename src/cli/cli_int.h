@@ -52,6 +52,8 @@ enum cli_opt {
     OPT_STOP,
     OPT_PATH,
     OPT_METADATA,
+    OPT_DIFFERENCES,
+    OPT_GAP,
     OPT_EVERY,
     OPT_INSECURE,
     OPT_FOLLOW_MOVES,
@@ -365,6 +367,7 @@ int clii_source_check(struct cli *c, struct err *err);
 int clii_source_prepare(struct cli *c, struct err *err);
 int clii_source_unprepare(struct cli *c, struct err *err);
 int clii_outbox_sql(struct cli *c, struct err *err);
+int clii_source_command(struct cli *c, struct err *err);
 int clii_sink_list(struct cli *c, struct err *err);
 int clii_sink_show(struct cli *c, struct err *err);
 int clii_sink_replay(struct cli *c, struct err *err);

@@ -173,6 +173,19 @@ const struct cli_command clii_commands[] = {
      "With the table and the function that messages need which are verified after they were\n"
      "published. docs/outbox.md says which source reads what.",
      0, 0, CLI_HAS(OPT_FOR), clii_outbox_sql},
+    {"source pause", "NAME", "Capture nothing until resume, over restarts too", NULL, 1, 1, 0,
+     clii_source_command},
+    {"source resume", "NAME", "Go on after a pause, a drop or a failure", NULL, 1, 1, 0,
+     clii_source_command},
+    {"source snapshot", "NAME [TABLE]", "Read a table's rows again while streaming goes on",
+     "--differences: only rows that are not as they were captured last, and Deleted for those\n"
+     "that are gone. --gap is the way out where the source lost what was not captured yet (a\n"
+     "slot, a binary log): after `source prepare`, it goes on from where the source is now, with\n"
+     "the differences of every table.",
+     1, 2, CLI_HAS(OPT_DIFFERENCES) | CLI_HAS(OPT_GAP), clii_source_command},
+    {"source drop", "NAME", "Forget a source's place, and take away what prepare made",
+     "What was captured stays. After `source prepare`, `source resume` begins anew.", 1, 1, 0,
+     clii_source_command},
     {"sink list", "", "List a server's sinks", NULL, 0, 0, 0, clii_sink_list},
     {"sink show", "NAME", "Show a sink's state", NULL, 1, 1, 0, clii_sink_show},
     {"sink replay", "NAME", "Deliver a range of the log to a sink once more",

@@ -68,6 +68,10 @@ static const struct conf_field source_fields[] = {
     {.name = "outbox",
      .type = {.kind = CONF_OBJECT, .fields = source_outbox_fields},
      .doc = "a table whose rows are events in the application's own words"},
+    {.name = "transactions",
+     .type = {.kind = CONF_BOOL},
+     .preset = "false",
+     .doc = "one transaction of the source is one commit; large ones in parts"},
     {.name = NULL},
 };
 

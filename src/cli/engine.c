@@ -76,7 +76,8 @@ open_source(struct engine *e, struct part *p, struct err *err)
     struct outbox_conf       outbox;
     struct capture_conf      conf = {.name = p->name,
                                      .category = conf_str(p->conf, "category"),
-                                     .batch_max = (uint32_t)conf_int(p->conf, "batch")};
+                                     .batch_max = (uint32_t)conf_int(p->conf, "batch"),
+                                     .transactions = conf_bool(p->conf, "transactions")};
     struct source           *source = NULL;
     struct capture          *capture = NULL;
     int                      rc = 0;

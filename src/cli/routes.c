@@ -228,6 +228,98 @@ get_source(struct call *call, void *arg)
     answer_one(call, arg, PART_SOURCE);
 }
 
+/* commands of sources */
+
+struct source_order {
+    struct capture_call call;
+    struct later       *later;
+    char                table[LOG_NAME_MAX + 1];
+};
+
+/* On the capture's task. */
+static void
+on_taken(struct capture_call *done)
+{
+    struct source_order *x = done->arg;
+
+    if (done->rc != 0)
+        later_fail(x->later, &done->err);
+    else
+        later_answer(x->later, 200, CALL_JSON, slice_str("{\"done\":true}\n"));
+    free(x);
+}
+
+static bool
+is_true(struct call *call, const char *name)
+{
+    struct slice value = {0};
+
+    return call_query(call, name, &value) && slice_is(value, "true");
+}
+
+static bool
+order_parse(struct call *call, struct source_order *x)
+{
+    static const char *const words[] = {[CAPTURE_PAUSE] = "pause",
+                                        [CAPTURE_RESUME] = "resume",
+                                        [CAPTURE_DROP] = "drop",
+                                        [CAPTURE_SNAPSHOT] = "snapshot"};
+    struct slice             word = call_param(call, "command"), table = {0};
+    unsigned                 i = 0;
+
+    while (i < sizeof words / sizeof words[0] && !slice_is(word, words[i]))
+        i++;
+    (void)call_query(call, "table", &table);
+    if (i == sizeof words / sizeof words[0]) {
+        call_refuse(call, 404, "not-found",
+                    "no such command; there are pause, resume, drop and "
+                    "snapshot?table=T&differences=true or ?gap=true");
+        return false;
+    }
+    x->call.command = (enum capture_command)i;
+    x->call.again.gap = is_true(call, "gap");
+    x->call.again.differences = x->call.again.gap || is_true(call, "differences");
+    if (table.len >= sizeof x->table ||
+        (i == CAPTURE_SNAPSHOT && (table.len == 0) != x->call.again.gap)) {
+        call_refuse(call, 400, "invalid", "a snapshot is of one table=T, or of all with gap=true");
+        return false;
+    }
+    if (table.len > 0)
+        memcpy(x->table, table.data, table.len);
+    x->call.again.table = slice_of(x->table, table.len);
+    return true;
+}
+
+/* POST /v1/sources/{name}/pause|resume|drop, snapshot?table=T&differences=true, ?gap=true */
+static void
+post_source(struct call *call, void *arg)
+{
+    struct engine       *e = arg;
+    struct source_order *x = calloc(1, sizeof *x);
+    struct part         *p = NULL;
+
+    if (x == NULL) {
+        call_refuse(call, 503, "out-of-memory", "no memory for the command");
+        return;
+    }
+    if (order_parse(call, x))
+        p = find(call, e, PART_SOURCE);
+    if (p != NULL && p->capture == NULL)
+        call_refuse(call, 503, "not-open", p->error);
+    else if (p != NULL)
+        x->later = call_later(call, COMMAND_MS_MAX);
+    if (x->later == NULL) {
+        free(x);
+    } else {
+        must(p != NULL);
+        x->call.done = on_taken;
+        x->call.arg = x;
+        capture_submit(p->capture, &x->call);
+    }
+    if (p != NULL)
+        unlock(e);
+}
+
 static void
 get_sinks(struct call *call, void *arg)
 {
@@ -529,6 +621,7 @@ enginei_routes(struct engine *e, struct server *server, struct err *err)
         {"GET", "/v1/sources", get_sources, 0},
         {"GET", "/v1/sources/{name}", get_source, 0},
         {"POST", "/v1/sources/{name}/unverified", enginei_post_unverified, UNVERIFIED_BYTES_MAX},
+        {"POST", "/v1/sources/{name}/{command}", post_source, 0},
         {"GET", "/v1/sinks", get_sinks, 0},
         {"GET", "/v1/sinks/{name}", get_sink, 0},
         {"POST", "/v1/sinks/{name}/{command}", post_sink, 0},

@@ -82,6 +82,7 @@ static const struct route_need route_needs[] = {
     {"GET", "/v1/sources", ACCESS_OPS},
     {"GET", "/v1/sources/{name}", ACCESS_OPS},
     {"POST", "/v1/sources/{name}/unverified", ACCESS_USER}, /* where each message goes */
+    {"POST", "/v1/sources/{name}/{command}", ACCESS_OPS},
     {"GET", "/v1/sinks", ACCESS_OPS},
     {"GET", "/v1/sinks/{name}", ACCESS_OPS},
     {"POST", "/v1/sinks/{name}/{command}", ACCESS_OPS},

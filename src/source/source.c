@@ -74,3 +74,22 @@ source_confirm(struct source *s, struct slice checkpoint, struct err *err)
     must(checkpoint.len > 0);
     return s->ops->confirm(s, checkpoint, err);
 }
+
+int
+source_again(struct source *s, const struct source_again *what, struct source_batch *batch,
+             struct err *err)
+{
+    int rc;
+
+    must(s->started);
+    *batch = (struct source_batch){0};
+    if (s->ops->again == NULL)
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "source %s: sources of type %s read no table again",
+                   s->instance, s->ops->name);
+    rc = s->ops->again(s, what, batch, err);
+    if (rc == 0) {
+        must(batch->count == 0);
+        must(batch->checkpoint.len > 0);
+    }
+    return rc;
+}

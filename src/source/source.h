@@ -61,6 +61,9 @@ struct change {
             position; /* of this change in the source, text; unique: the event's id is made of it */
     int64_t time_us;  /* when, as the source says; 0: it does not */
     const struct change_event *event; /* CHANGE_EVENT; else NULL */
+    /* A row, or a key that has none (CHANGE_DELETE), of a snapshot of which only the differences
+     * to what was captured last are wanted. */
+    bool compare;
 };
 
 struct source_batch {
@@ -68,6 +71,26 @@ struct source_batch {
     uint32_t             count;
     struct slice         checkpoint; /* JSON object: where to go on after this batch */
     bool                 caught_up;  /* nothing more was there when this was read */
+    /* With source.transactions: which one these changes are of, empty: none (a snapshot); a
+     * larger one is several batches. */
+    struct slice transaction;
+    uint32_t     part; /* from 0 */
+    bool         last;
+};
+
+/*
+ * The core's: keys of the table's rows that were captured and not deleted since, at most `max`
+ * after `after` (empty: from the first), as a JSON array. *last: where to go on from, empty: that
+ * was all.
+ */
+typedef int source_keys_fn(void *arg, struct slice table, struct slice after, uint32_t max,
+                           struct buf *keys, struct buf *last, struct err *err);
+
+/* What is to be read again while streaming goes on. */
+struct source_again {
+    struct slice table;       /* empty: all */
+    bool         differences; /* rows become changes with `compare`, and missing ones too */
+    bool         gap;         /* go on from where the source is now, whatever was lost */
 };
 
 /* One line of what `check` and `prepare` found. */
@@ -116,6 +139,12 @@ struct source_ops {
 
     /* A JSON object for people: lag, position, snapshot progress. */
     int (*status)(struct source *, struct buf *, struct err *);
+
+    /*
+     * Notes that tables are to be read again: the batch has no change, and the checkpoint that
+     * says so. E_NOTFOUND: no such table. NULL: the driver cannot.
+     */
+    int (*again)(struct source *, const struct source_again *, struct source_batch *, struct err *);
 };
 
 struct source {
@@ -123,6 +152,9 @@ struct source {
     struct ox_env           *env;
     const char              *instance; /* the name in the configuration */
     bool                     started;
+    bool                     transactions; /* a batch is one transaction, or a part of one */
+    source_keys_fn          *keys;
+    void                    *keys_arg;
 };
 
 /* The core calls these, never the table. */
@@ -133,5 +165,7 @@ int  source_start(struct source *, struct slice checkpoint, struct err *);
 int
 source_poll(struct source *, uint32_t max, uint32_t wait_ms, struct source_batch *, struct err *);
 int source_confirm(struct source *, struct slice checkpoint, struct err *);
+/* After source_start, when all that was handed out is durable. */
+int source_again(struct source *, const struct source_again *, struct source_batch *, struct err *);
 
 #endif

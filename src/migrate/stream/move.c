@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/json.h"
+#include "base/must.h"
 #include "log/copied.h"
 #include "migrate/stream/stream_int.h"
 
@@ -278,6 +279,7 @@ cover(struct streami_reader *r, const struct transform_out *out, struct streami_
         if (r->covered.failed)
             return no_memory(err);
         r->covered.data[byte] |= (uint8_t)(1u << out->origins[i] % 8);
+        must(ins[i] != NULL);
         if ((ins[i]->flags & LOG_SEALED) != 0 && !same)
             RETURN_ERR(err, E_STATE, ERR_DATA,
                        "event %" PRIu64

@@ -49,9 +49,11 @@ set_options(const struct my_source *s, MYSQL *m)
 int
 mariadbi_connect(struct my_source *s, MYSQL **out, struct err *err)
 {
-    static once_flag once = ONCE_FLAG_INIT;
-    MYSQL           *m;
-    int              rc = 0;
+    static once_flag      once = ONCE_FLAG_INIT;
+    const struct my_host *h = &s->hosts[s->host_at];
+    const char           *socket = s->host_at == 0 ? s->socket : NULL;
+    MYSQL                *m;
+    int                   rc = 0;
 
     call_once(&once, library_start);
     *out = NULL;
@@ -59,9 +61,12 @@ mariadbi_connect(struct my_source *s, MYSQL **out, struct err *err)
     if (m == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     set_options(s, m);
-    if (mysql_real_connect(m, s->host, s->user, s->password, s->database, s->port, s->socket, 0) ==
-        NULL)
+    if (mysql_real_connect(m, socket == NULL ? h->name : NULL, s->user, s->password, s->database,
+                           h->port, socket, 0) == NULL) {
         rc = mariadbi_fail(s, m, "connect", true, err);
+        /* Both connections are dropped after a failure: they always lead to one server. */
+        s->host_at = (s->host_at + 1) % s->host_count;
+    }
     /* Answers in UTC, with every digit, whatever the server's presets are. */
     if (rc == 0)
         rc = mariadbi_run(s, m, err,
@@ -200,6 +205,7 @@ mariadbi_drop(struct my_source *s)
     mariadbi_disconnect(&s->query);
     s->in_group = s->half = false;
     s->map = NULL;
+    s->shape_due = false;
     s->emptied_left = 0;
     for (uint32_t i = 0; i < s->map_count; i++)
         mariadbi_table_fini(&s->maps[i].table);

@@ -20,6 +20,8 @@
 #define KEEP_US UINT64_C(1000000)     /* between checkpoints that only say a position */
 #define BUSY_US UINT64_C(500000)      /* a poll that found only foreign events ends then */
 #define RETRY_MS 20
+#define REST_MS 1000
+#define BYTES_XACT_SOFT ((size_t)24 << 20) /* a part of a transaction ends behind this */
 
 static const char *const tls_values[] = {"off", "on", "verify", NULL};
 static const char *const image_values[] = {"full", "any", NULL};
@@ -40,11 +42,16 @@ static const struct conf_field table_fields[] = {
 
 static const struct conf_type table_type = {.kind = CONF_OBJECT, .fields = table_fields};
 
+static const struct conf_type host_type = {.kind = CONF_STRING, .min = 1, .max = 255};
+
 static const struct conf_field fields[] = {
     {.name = "host",
      .type = {.kind = CONF_STRING, .min = 1, .max = 255},
      .preset = "127.0.0.1",
      .doc = "the server"},
+    {.name = "hosts",
+     .type = {.kind = CONF_LIST, .of = &host_type, .min = 1, .max = 32},
+     .doc = "HOST or HOST:PORT of more servers with the same GTIDs, tried in turn"},
     {.name = "port",
      .type = {.kind = CONF_INT, .min = 1, .max = 65535},
      .preset = "3306",
@@ -145,14 +152,61 @@ take_want(struct my_source *s, const struct conf *c, struct my_want *w, struct e
     return 0;
 }
 
+/* HOST, HOST:PORT or [HOST]:PORT */
+static int
+take_host(struct my_source *s, const struct conf *c, unsigned preset, struct err *err)
+{
+    struct my_host *h = &s->hosts[s->host_count++];
+    const char     *text = conf_text(c), *colon = strrchr(text, ':'), *from = text, *end;
+    char           *rest = NULL;
+    unsigned long   port = preset;
+
+    if (text[0] == '[' && strchr(text, ']') == NULL)
+        return conf_fail(c, err, "is no HOST, HOST:PORT or [HOST]:PORT");
+    /* More than one colon without brackets: an address of IPv6. */
+    if (text[0] != '[' && colon != NULL && strchr(text, ':') != colon)
+        colon = NULL;
+    if (text[0] == '[' && colon != NULL && colon < strchr(text, ']'))
+        colon = NULL;
+    if (colon != NULL)
+        port = strtoul(colon + 1, &rest, 10);
+    if (colon != NULL && (colon[1] == '\0' || *rest != '\0' || port == 0 || port > 65535))
+        return conf_fail(c, err, "has no port from 1 to 65535 behind its colon");
+    end = text[0] == '[' ? strchr(text, ']') : colon != NULL ? colon : text + strlen(text);
+    from += text[0] == '[';
+    h->name = strndup(from, (size_t)(end - from));
+    h->port = (unsigned)port;
+    return h->name == NULL ? err_set(err, __FILE__, __LINE__, E_NOMEM, ERR_RETRY, "out of memory")
+                           : 0;
+}
+
+static int
+take_hosts(struct my_source *s, const struct conf *conf, struct err *err)
+{
+    const struct conf *more = conf_child(conf, "hosts");
+    unsigned           port = (unsigned)conf_int(conf, "port");
+    int                rc = 0;
+
+    s->hosts = calloc(conf_count(more) + 1, sizeof s->hosts[0]);
+    if (s->hosts == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    s->hosts[0] = (struct my_host){strdup(conf_str(conf, "host")), port};
+    s->host_count = 1;
+    if (s->hosts[0].name == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    for (const struct conf *c = conf_first(more); c != NULL; c = conf_next(c))
+        TRY(take_host(s, c, port, err));
+out:
+    return rc;
+}
+
 static int
 take_conf(struct my_source *s, const struct conf *conf, struct err *err)
 {
     const struct conf *tables = conf_child(conf, "tables"), *c;
     int                rc = 0;
 
-    s->host = conf_str(conf, "host");
-    s->port = (unsigned)conf_int(conf, "port");
+    TRY(take_hosts(s, conf, err));
     s->socket = conf_str(conf, "socket");
     s->user = conf_str(conf, "user");
     s->password = conf_str(conf, "password");
@@ -166,8 +220,6 @@ take_conf(struct my_source *s, const struct conf *conf, struct err *err)
     s->any_cascades = conf_enum(conf, "cascades") == 1;
     s->server_id =
         conf_has(conf, "server_id") ? (uint32_t)conf_int(conf, "server_id") : own_server_id(s);
-    if (s->socket != NULL)
-        s->host = NULL;
     s->wants = calloc(conf_count(tables), sizeof s->wants[0]);
     s->emptied = calloc(conf_count(tables) + 1, sizeof s->emptied[0]);
     if (s->wants == NULL || s->emptied == NULL)
@@ -194,7 +246,12 @@ close_source(struct source *base)
         free(s->wants[i].key);
     }
     free(s->wants);
+    for (uint32_t i = 0; i < s->host_count; i++)
+        free(s->hosts[i].name);
+    free(s->hosts);
     free(s->emptied);
+    buf_fini(&s->shape);
+    buf_fini(&s->text);
     free(s->changes);
     free(s->drafts);
     free(s->cells[0]);
@@ -202,6 +259,8 @@ close_source(struct source *base)
     free(s->chunk.rows);
     buf_fini(&s->chunk.bytes);
     buf_fini(&s->chunk.position);
+    buf_fini(&s->chunk.last_key);
+    buf_fini(&s->xact_name);
     mariadbi_place_fini(&s->place);
     mariadbi_place_fini(&s->next);
     buf_fini(&s->unpacked);
@@ -304,8 +363,8 @@ look(struct my_source *s, struct err *err)
     return rc;
 }
 
-static int
-ask_position(struct my_source *s, struct my_gtid *out, uint32_t *count, struct err *err)
+int
+mariadbi_ask_position(struct my_source *s, struct my_gtid *out, uint32_t *count, struct err *err)
 {
     MYSQL_RES *r = NULL;
     MYSQL_ROW  row;
@@ -335,7 +394,10 @@ start(struct source *base, struct slice checkpoint, struct err *err)
         TRY(mariadbi_place_read(s, checkpoint, &anew, err));
     TRY(look(s, err));
     if (anew)
-        TRY(ask_position(s, s->place.gtids, &s->place.gtid_count, err));
+        TRY(mariadbi_ask_position(s, s->place.gtids, &s->place.gtid_count, err));
+    /* Begun anew: what was captured before is compared with what is there. */
+    if (anew && checkpoint.len > 0)
+        mariadbi_place_all_again(s, &s->place);
     s->kept_us = 0;
 out:
     if (rc != 0)
@@ -395,7 +457,7 @@ at_rest(struct my_source *s, uint64_t until, bool *on, bool *caught_up, struct e
     uint64_t now;
     int      rc;
 
-    TRY(ask_position(s, s->target, &s->target_count, err));
+    TRY(mariadbi_ask_position(s, s->target, &s->target_count, err));
     *caught_up =
         !s->in_group && !s->chunk.open && mariadbi_snapshot_due(s) == s->want_count &&
         mariadbi_gtids_reach(s->next.gtids, s->next.gtid_count, s->target, s->target_count);
@@ -425,19 +487,43 @@ out:
     return rc;
 }
 
+/* With transactions, one that has begun is gathered to its end; the server sends it at once. */
+static bool
+rest_of_group(const struct my_source *s)
+{
+    return s->base.transactions && s->count > 0 && s->in_group;
+}
+
 static int
-gather(struct my_source *s, uint32_t max, uint64_t until, bool *caught_up, struct err *err)
+wait_for_rest(struct my_source *s, struct err *err)
+{
+    int rc = mariadbi_stream_ready(s, REST_MS) ? mariadbi_stream_take(s, err) : still_alive(s, err);
+
+    return rc;
+}
+
+static int
+gather(struct my_source *s, uint32_t max, uint32_t wait_ms, uint64_t until, bool *caught_up,
+       struct err *err)
 {
     bool on = true, wait;
     int  rc = 0;
 
-    while (on && s->count < max && s->bytes.len < MARIADBI_BYTES_SOFT) {
+    while (on && s->count < max &&
+           s->bytes.len < (s->base.transactions ? BYTES_XACT_SOFT : MARIADBI_BYTES_SOFT)) {
+        /* What is there by now is a whole one, or rows of a snapshot. */
+        if (s->base.transactions && s->count > 0 && !s->in_group)
+            break;
         if (mariadbi_snapshot_ripe(s)) {
             TRY(mariadbi_snapshot_give(s, max, err));
             continue;
         }
         if (mariadbi_stream_pending(s)) {
             TRY(mariadbi_stream_row(s, err));
+            continue;
+        }
+        if (rest_of_group(s)) {
+            TRY(wait_for_rest(s, err));
             continue;
         }
         if (s->base.env->ops->mono_us(s->base.env) > until + BUSY_US)
@@ -448,7 +534,7 @@ gather(struct my_source *s, uint32_t max, uint64_t until, bool *caught_up, struc
         if (wait)
             (void)mariadbi_stream_ready(s, RETRY_MS);
         if (!mariadbi_stream_ready(s, 0)) {
-            if (s->count > 0)
+            if (s->count > 0 || wait_ms == 0)
                 break;
             TRY(at_rest(s, until, &on, caught_up, err));
             continue;
@@ -465,6 +551,22 @@ text_of(const struct my_source *s, struct my_span span)
     return span.len == 0 ? slice_of(NULL, 0) : slice_of(s->bytes.data + span.at, span.len);
 }
 
+/* With transactions: which one the changes are of. */
+static void
+name_transaction(struct my_source *s, uint32_t part, struct source_batch *batch)
+{
+    if (!s->base.transactions || s->count == 0 || s->drafts[0].op == CHANGE_READ ||
+        s->drafts[0].compare)
+        return;
+    buf_clear(&s->xact_name);
+    mariadbi_gtids_write(&s->gtid, 1, &s->xact_name);
+    batch->transaction = buf_slice(&s->xact_name);
+    batch->part = part;
+    batch->last = !s->in_group;
+    if (!batch->last)
+        s->place.parts = part + 1;
+}
+
 static int
 hand_out(struct my_source *s, bool caught_up, struct source_batch *batch, struct err *err)
 {
@@ -475,6 +577,7 @@ hand_out(struct my_source *s, bool caught_up, struct source_batch *batch, struct
 
         s->changes[i] = (struct change){
             .op = d->op,
+            .compare = d->compare,
             .time_us = d->time_us,
             .table = slice_str(s->wants[d->want].table),
             .key = text_of(s, d->key),
@@ -505,6 +608,7 @@ poll_source(struct source *base, uint32_t max, uint32_t wait_ms, struct source_b
     struct my_source *s = mine(base);
     uint64_t          until = base->env->ops->mono_us(base->env) + wait_ms * UINT64_C(1000);
     bool              caught_up = false;
+    uint32_t          part = s->place.parts;
     int               rc;
 
     max = max < 65536 ? max : 65536;
@@ -513,10 +617,11 @@ poll_source(struct source *base, uint32_t max, uint32_t wait_ms, struct source_b
     TRY(make_room(s, max, err));
     TRY(connect_both(s, err));
     TRY(mariadbi_place_copy(&s->next, &s->place, s->want_count, err));
-    TRY(gather(s, max, until, &caught_up, err));
+    TRY(gather(s, max, wait_ms, until, &caught_up, err));
     if (s->bytes.failed)
         FAIL(err, E_LIMIT, ERR_FATAL, "source %s: a row is too large", base->instance);
     TRY(mariadbi_place_copy(&s->place, &s->next, s->want_count, err));
+    name_transaction(s, part, batch);
     TRY(hand_out(s, caught_up, batch, err));
 out:
     /* What was gathered is gathered again, from the place that was handed out. */
@@ -555,12 +660,15 @@ status(struct source *base, struct buf *out, struct err *err)
     json_out_u64(&o, s->place.position);
     json_out_key(&o, "event_time_us");
     json_out_i64(&o, s->time_us);
+    json_out_key(&o, "host");
+    json_out_str(&o, s->socket != NULL && s->host_at == 0 ? s->socket : s->hosts[s->host_at].name);
+    json_out_key(&o, "port");
+    json_out_u64(&o, s->hosts[s->host_at].port);
     json_out_key(&o, "connected");
     json_out_bool(&o, s->stream != NULL);
     json_out_key(&o, "snapshot");
-    for (due = 0; due < s->want_count && s->place.read[due]; due++)
-        continue;
-    json_out_str(&o, !s->snapshot ? "off" : due < s->want_count ? s->wants[due].table : "done");
+    due = mariadbi_snapshot_due_of(s, &s->place);
+    json_out_str(&o, due < s->want_count ? s->wants[due].table : s->snapshot ? "done" : "off");
     json_out_key(&o, "rows_read");
     json_out_u64(&o, s->rows_read);
     json_out_object_end(&o);
@@ -584,4 +692,5 @@ const struct source_ops source_mariadb_ops = {
     .poll = poll_source,
     .confirm = confirm,
     .status = status,
+    .again = mariadbi_again,
 };

@@ -50,11 +50,24 @@ struct my_place {
     uint32_t       gtid_count;
     char           file[256]; /* for people */
     uint64_t       position;
-    struct my_gtid part;  /* of the transaction that is done in part … */
-    uint64_t       done;  /* … its changes that are, two numbers a row; 0: none is */
-    bool          *read;  /* per wanted table: its snapshot is complete */
-    struct buf     after; /* JSON array: the last key of the snapshot under way */
-    uint64_t       rows;  /* that it has read */
+    struct my_gtid part;    /* of the transaction that is done in part … */
+    uint64_t       done;    /* … its changes that are, two numbers a row; 0: none is */
+    uint32_t       parts;   /* … in so many commits, with transactions */
+    bool          *read;    /* per wanted table: its snapshot is complete */
+    uint8_t       *again;   /* … enum my_again: asked for while streaming goes on */
+    uint32_t       reading; /* whose snapshot is under way, where `after` or `missing` is there */
+    struct buf     after;   /* JSON array: the last key of the snapshot under way */
+    bool           missing; /* all rows are read: captured keys without a row are looked for … */
+    struct buf     after_key; /* … and this is behind the last one, as the core calls it */
+    uint64_t       rows;      /* that it has read */
+    uint64_t      *shapes;    /* per wanted table: a hash of its columns; 0: never seen */
+    uint32_t       era;       /* times that it began anew: positions may come again */
+};
+
+enum my_again {
+    MY_AGAIN_NOT,
+    MY_AGAIN_ROWS,
+    MY_AGAIN_DIFFERENCES,
 };
 
 /* drafts */
@@ -66,6 +79,7 @@ struct my_span {
 /* A change while its bytes still move. */
 struct my_draft {
     enum change_op op;
+    bool           compare;
     uint32_t       want;
     int64_t        time_us;
     struct my_span key, before, after, position;
@@ -78,11 +92,18 @@ struct my_chunk_row {
 /* Rows of one table as of one position, until the stream has reached that. */
 struct my_chunk {
     bool                 open, last;
+    bool                 keys;    /* of captured keys without a row */
+    bool                 compare; /* only what is not as it was captured last */
     uint32_t             want, count, given, room;
     struct my_gtid       at[MARIADBI_DOMAINS_MAX];
     uint32_t             at_count;
-    struct buf           bytes, position;
+    struct buf           bytes, position, last_key;
     struct my_chunk_row *rows;
+};
+
+struct my_host {
+    char    *name;
+    unsigned port;
 };
 
 struct my_map {
@@ -92,8 +113,9 @@ struct my_map {
 
 struct my_source {
     struct source   base;
-    const char     *host, *socket, *user, *password, *database, *ca_file, *restart;
-    unsigned        port;
+    const char     *socket, *user, *password, *database, *ca_file, *restart;
+    struct my_host *hosts; /* the first is `host`; tried in turn */
+    uint32_t        host_count, host_at;
     uint32_t        server_id, chunk_rows;
     size_t          tls; /* off, on, verify */
     bool            snapshot, any_images, any_cascades;
@@ -120,6 +142,10 @@ struct my_source {
     bool                 half;    /* of a key's change, the delete is out */
     bool                *emptied; /* wanted tables that a statement emptied, not handed out yet */
     uint32_t             emptied_left, emptied_end;
+    struct buf           shape;     /* of a table, to be handed out … */
+    bool                 shape_due; /* … now */
+    uint32_t             shape_want;
+    uint64_t             shape_hash;
     struct my_cell      *cells[2];
     uint32_t             cell_room;
     struct buf           unpacked, scratch, text;
@@ -133,8 +159,12 @@ struct my_source {
     struct change   *changes;
     struct my_draft *drafts;
     uint32_t         count, room;
-    struct buf       bytes, checkpoint;
+    struct buf       bytes, checkpoint, xact_name;
 };
+
+/* mariadb.c */
+int
+mariadbi_ask_position(struct my_source *s, struct my_gtid *out, uint32_t *count, struct err *err);
 
 /* link.c */
 int  mariadbi_connect(struct my_source *s, MYSQL **out, struct err *err);
@@ -168,7 +198,12 @@ void mariadbi_gtids_write(const struct my_gtid *gtids, uint32_t count, struct bu
 /* Whether all of b's transactions are in a. */
 bool mariadbi_gtids_reach(const struct my_gtid *a, uint32_t a_count, const struct my_gtid *b,
                           uint32_t b_count);
-int  mariadbi_place_pass(struct my_place *p, const struct my_gtid *gtid, struct err *err);
+/* All tables' differences. */
+void mariadbi_place_all_again(struct my_source *s, struct my_place *p);
+/* For source.again. */
+int
+mariadbi_again(struct source *, const struct source_again *, struct source_batch *, struct err *);
+int mariadbi_place_pass(struct my_place *p, const struct my_gtid *gtid, struct err *err);
 
 /* schema.c */
 /* Asks for charsets and tables and holds them against what is needed; each trouble is said. */
@@ -198,9 +233,24 @@ bool mariadbi_stream_pending(const struct my_source *s);
 int              mariadbi_stream_row(struct my_source *s, struct err *err);
 struct my_draft *mariadbi_draft(struct my_source *s, enum change_op op, uint32_t want);
 
+/* shape.c */
+/* What the map says of a wanted table: due where it is not what was said last. */
+int  mariadbi_shape_take(struct my_source *s, const struct my_map *m, struct err *err);
+void mariadbi_shape_put(struct my_source *s);
+
 /* snapshot.c */
+/* The columns of a table's rows, FROM and the table. */
+void            mariadbi_snapshot_select(const struct my_want *w, struct buf *sql);
+struct my_value mariadbi_snapshot_value(struct my_source *s, const struct my_field *f,
+                                        const char *text, unsigned long len);
+/* A transaction whose place in the log the chunk has; *seen: it sees all that was streamed. */
+int mariadbi_snapshot_begin(struct my_source *s, bool *seen, struct err *err);
+int mariadbi_snapshot_room(struct my_source *s, uint32_t rows, struct err *err);
+/* Captured keys whose rows may be gone: a chunk of those that are. */
+int mariadbi_missing_read(struct my_source *s, uint32_t want, struct err *err);
 /* The table whose snapshot is due; want_count: none. */
 uint32_t mariadbi_snapshot_due(const struct my_source *s);
+uint32_t mariadbi_snapshot_due_of(const struct my_source *s, const struct my_place *p);
 int      mariadbi_snapshot_read(struct my_source *s, struct err *err);
 bool     mariadbi_snapshot_ripe(const struct my_source *s);
 int      mariadbi_snapshot_give(struct my_source *s, uint32_t max, struct err *err);

@@ -1,7 +1,9 @@
 /*
  * Checkpoints:
  *   {"gtid":"0-1-47","file":F,"position":N,"restart":TEXT,"tables":[T…],"read":[T…],
- *    "part":{"gtid":G,"done":N}|null,"snapshot":{"table":T,"after":[KEY…],"rows":N}|null}
+ *    "again":[T…],"differences":[T…],"shapes":{T:"hash"…},"era":N,
+ *    "part":{"gtid":G,"done":N,"parts":N}|null,
+ *    "snapshot":{"table":T,"after":[KEY…]|null,"missing":true,"after_key":K,"rows":N}|null}
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,7 +18,9 @@ mariadbi_place_init(struct my_place *p, uint32_t wants, struct err *err)
 {
     *p = (struct my_place){0};
     p->read = calloc((size_t)wants + 1, sizeof p->read[0]);
-    if (p->read == NULL)
+    p->again = calloc((size_t)wants + 1, sizeof p->again[0]);
+    p->shapes = calloc((size_t)wants + 1, sizeof p->shapes[0]);
+    if (p->read == NULL || p->again == NULL || p->shapes == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     return 0;
 }
@@ -25,7 +29,10 @@ void
 mariadbi_place_fini(struct my_place *p)
 {
     free(p->read);
+    free(p->again);
+    free(p->shapes);
     buf_fini(&p->after);
+    buf_fini(&p->after_key);
     *p = (struct my_place){0};
 }
 
@@ -34,15 +41,24 @@ mariadbi_place_copy(struct my_place *to, const struct my_place *from, uint32_t w
                     struct err *err)
 {
     bool      *read = to->read;
-    struct buf after = to->after;
+    uint8_t   *again = to->again;
+    uint64_t  *shapes = to->shapes;
+    struct buf after = to->after, after_key = to->after_key;
 
     *to = *from;
     to->read = read;
+    to->again = again;
+    to->shapes = shapes;
+    memcpy(to->shapes, from->shapes, wants * sizeof shapes[0]);
     memcpy(to->read, from->read, wants * sizeof read[0]);
+    memcpy(to->again, from->again, wants * sizeof again[0]);
     to->after = after;
     buf_clear(&to->after);
     buf_add_slice(&to->after, buf_slice(&from->after));
-    if (to->after.failed)
+    to->after_key = after_key;
+    buf_clear(&to->after_key);
+    buf_add_slice(&to->after_key, buf_slice(&from->after_key));
+    if (to->after.failed || to->after_key.failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     return 0;
 }
@@ -122,53 +138,89 @@ mariadbi_place_pass(struct my_place *p, const struct my_gtid *gtid, struct err *
         p->gtid_count++;
     p->gtids[i] = *gtid;
     p->done = 0;
+    p->parts = 0;
     return 0;
+}
+
+/* ,"NAME":[T…] */
+static void
+put_tables(const struct my_source *s, const char *name, const bool *read, const uint8_t *again,
+           uint8_t mark, struct buf *out)
+{
+    bool first = true;
+
+    buf_printf(out, ",\"%s\":[", name);
+    for (uint32_t i = 0; i < s->want_count; i++) {
+        if ((read != NULL && !read[i]) || (again != NULL && again[i] != mark))
+            continue;
+        if (!first)
+            buf_add_byte(out, ',');
+        first = false;
+        json_put_str(out, s->wants[i].table);
+    }
+    buf_add_byte(out, ']');
+}
+
+static void
+put_shapes(const struct my_source *s, const struct my_place *p, struct buf *out)
+{
+    bool first = true;
+
+    buf_add_str(out, ",\"shapes\":{");
+    for (uint32_t i = 0; i < s->want_count; i++) {
+        if (p->shapes[i] == 0)
+            continue;
+        if (!first)
+            buf_add_byte(out, ',');
+        first = false;
+        json_put_str(out, s->wants[i].table);
+        buf_printf(out, ":\"%016" PRIx64 "\"", p->shapes[i]);
+    }
+    buf_add_byte(out, '}');
+}
+
+static void
+put_snapshot(const struct my_source *s, const struct my_place *p, struct buf *out)
+{
+    if (p->after.len == 0 && !p->missing) {
+        buf_add_str(out, "null");
+        return;
+    }
+    buf_add_str(out, "{\"table\":");
+    json_put_str(out, s->wants[p->reading].table);
+    buf_add_str(out, ",\"after\":");
+    buf_add_slice(out, p->after.len == 0 ? slice_str("null") : buf_slice(&p->after));
+    if (p->missing) {
+        buf_add_str(out, ",\"missing\":true,\"after_key\":");
+        json_put_string(out, buf_slice(&p->after_key));
+    }
+    buf_printf(out, ",\"rows\":%" PRIu64 "}", p->rows);
 }
 
 void
 mariadbi_place_write(const struct my_source *s, const struct my_place *p, struct buf *out)
 {
-    uint32_t due = s->want_count;
-
     buf_add_str(out, "{\"gtid\":\"");
     mariadbi_gtids_write(p->gtids, p->gtid_count, out);
     buf_add_str(out, "\",\"file\":");
     json_put_str(out, p->file);
     buf_printf(out, ",\"position\":%" PRIu64 ",\"restart\":", p->position);
     json_put_str(out, s->restart);
-    for (int only_read = 0; only_read < 2; only_read++) {
-        bool first = true;
-
-        buf_add_str(out, only_read ? "],\"read\":[" : ",\"tables\":[");
-        for (uint32_t i = 0; i < s->want_count; i++) {
-            if (only_read && !p->read[i]) {
-                due = due == s->want_count ? i : due;
-                continue;
-            }
-            if (!first)
-                buf_add_byte(out, ',');
-            first = false;
-            json_put_str(out, s->wants[i].table);
-        }
-    }
-    buf_add_str(out, "],\"part\":");
+    put_tables(s, "tables", NULL, NULL, 0, out);
+    put_tables(s, "read", p->read, NULL, 0, out);
+    put_tables(s, "again", NULL, p->again, MY_AGAIN_ROWS, out);
+    put_tables(s, "differences", NULL, p->again, MY_AGAIN_DIFFERENCES, out);
+    put_shapes(s, p, out);
+    buf_printf(out, ",\"era\":%u,\"part\":", p->era);
     if (p->done > 0) {
         buf_add_str(out, "{\"gtid\":\"");
         mariadbi_gtids_write(&p->part, 1, out);
-        buf_printf(out, "\",\"done\":%" PRIu64 "}", p->done);
+        buf_printf(out, "\",\"done\":%" PRIu64 ",\"parts\":%u}", p->done, p->parts);
     } else {
         buf_add_str(out, "null");
     }
     buf_add_str(out, ",\"snapshot\":");
-    if (p->after.len > 0 && due < s->want_count) {
-        buf_add_str(out, "{\"table\":");
-        json_put_str(out, s->wants[due].table);
-        buf_add_str(out, ",\"after\":");
-        buf_add_slice(out, buf_slice(&p->after));
-        buf_printf(out, ",\"rows\":%" PRIu64 "}", p->rows);
-    } else {
-        buf_add_str(out, "null");
-    }
+    put_snapshot(s, p, out);
     buf_add_byte(out, '}');
 }
 
@@ -188,9 +240,36 @@ want_named(const struct my_source *s, struct slice table)
     return i;
 }
 
+static int
+read_shapes(struct my_source *s, struct slice shapes, struct err *err)
+{
+    struct json_iter it;
+    struct slice     key, raw, text;
+    char             hash[20];
+    uint32_t         at;
+    int              rc;
+
+    if (shapes.data == NULL)
+        return 0;
+    TRY(json_object_iter(&it, shapes, err));
+    while ((rc = json_iter_next(&it, &key, &raw, err)) == 0) {
+        for (at = 0; at < s->want_count && !json_key_is(key, slice_str(s->wants[at].table)); at++)
+            continue;
+        if (at == s->want_count || !text_of(raw, &s->scratch, &text))
+            continue;
+        (void)snprintf(hash, sizeof hash, "%.*s", SLICE_FMT(text));
+        s->place.shapes[at] = strtoull(hash, NULL, 16);
+    }
+    if (rc == E_END)
+        rc = 0;
+out:
+    return rc;
+}
+
 /* Calls for each table of a list that is wanted; *same: the list is exactly those. */
 static int
-each_table(struct my_source *s, struct slice list, bool *read, bool *same, struct err *err)
+each_table(struct my_source *s, struct slice list, bool *read, uint8_t *again, uint8_t mark,
+           bool *same, struct err *err)
 {
     struct json_iter it;
     struct slice     raw, name;
@@ -205,6 +284,8 @@ each_table(struct my_source *s, struct slice list, bool *read, bool *same, struc
         found += at < s->want_count;
         if (at < s->want_count && read != NULL)
             read[at] = true;
+        if (at < s->want_count && again != NULL)
+            again[at] = mark;
     }
     *same = *same && found == s->want_count;
     rc = rc == E_END ? 0 : rc;
@@ -217,7 +298,7 @@ read_part(struct my_source *s, struct slice part, bool same, struct err *err)
 {
     struct slice raw, text;
     uint32_t     one = 0;
-    uint64_t     done;
+    uint64_t     done, parts = 0;
     int          rc = 0;
 
     if (json_type(part) != JSON_OBJECT)
@@ -233,6 +314,8 @@ read_part(struct my_source *s, struct slice part, bool same, struct err *err)
              "were, then change them",
              s->base.instance);
     s->place.done = done;
+    if (json_get(part, "parts", &raw) && json_uint64(raw, &parts))
+        s->place.parts = (uint32_t)parts;
 out:
     return rc;
 }
@@ -240,50 +323,126 @@ out:
 static void
 read_snapshot(struct my_source *s, struct slice snapshot)
 {
-    struct slice raw, name, after;
-    uint32_t     due = 0;
+    struct my_place *p = &s->place;
+    struct slice     raw, name;
+    uint32_t         at;
 
     if (json_type(snapshot) != JSON_OBJECT || !json_get(snapshot, "table", &raw) ||
-        !text_of(raw, &s->scratch, &name) || !json_get(snapshot, "after", &after))
+        !text_of(raw, &s->scratch, &name))
         return;
-    while (due < s->want_count && s->place.read[due])
-        due++;
-    /* Another table is first now: this one's snapshot begins again. */
-    if (want_named(s, name) != due)
+    at = want_named(s, name);
+    if (at == s->want_count)
         return;
-    buf_add_slice(&s->place.after, after);
+    p->reading = at;
+    if (json_get(snapshot, "after", &raw) && json_type(raw) == JSON_ARRAY)
+        buf_add_slice(&p->after, raw);
+    if (json_get(snapshot, "missing", &raw) && p->again[at] == MY_AGAIN_DIFFERENCES)
+        p->missing = true;
+    if (p->missing && json_get(snapshot, "after_key", &raw) && text_of(raw, &s->scratch, &name))
+        buf_add_slice(&p->after_key, name);
     if (json_get(snapshot, "rows", &raw))
-        (void)json_uint64(raw, &s->place.rows);
+        (void)json_uint64(raw, &p->rows);
+}
+
+static void
+begin_again(struct my_place *p, uint32_t want, enum my_again how)
+{
+    p->read[want] = false;
+    p->again[want] = (uint8_t)how;
+    if (p->reading == want) {
+        buf_clear(&p->after);
+        buf_clear(&p->after_key);
+        p->missing = false;
+        p->rows = 0;
+    }
+}
+
+void
+mariadbi_place_all_again(struct my_source *s, struct my_place *p)
+{
+    for (uint32_t i = 0; i < s->want_count; i++)
+        begin_again(p, i, MY_AGAIN_DIFFERENCES);
+}
+
+int
+mariadbi_again(struct source *base, const struct source_again *what, struct source_batch *batch,
+               struct err *err)
+{
+    struct my_source *s = (struct my_source *)base;
+    struct my_place  *p = &s->place;
+    uint32_t          i = 0;
+    int               rc = 0;
+
+    while (i < s->want_count && what->table.len > 0 && !slice_is(what->table, s->wants[i].table))
+        i++;
+    if (i == s->want_count)
+        FAIL(err, E_NOTFOUND, ERR_DATA, "source %s has no table %.*s", base->instance,
+             what->table.len < 100 ? (int)what->table.len : 100, (const char *)what->table.data);
+    if (what->table.len == 0)
+        mariadbi_place_all_again(s, p);
+    else
+        begin_again(p, i, what->differences ? MY_AGAIN_DIFFERENCES : MY_AGAIN_ROWS);
+    if (what->gap) {
+        TRY(mariadbi_ask_position(s, p->gtids, &p->gtid_count, err));
+        p->done = 0;
+        p->parts = 0;
+        p->era++;
+    }
+    buf_clear(&s->checkpoint);
+    mariadbi_place_write(s, p, &s->checkpoint);
+    if (s->checkpoint.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    batch->checkpoint = buf_slice(&s->checkpoint);
+out:
+    return rc;
 }
 
 int
 mariadbi_place_read(struct my_source *s, struct slice checkpoint, bool *anew, struct err *err)
 {
     struct json_field f[] = {
-        {.name = "gtid", .required = true},   {.name = "restart", .required = true},
-        {.name = "tables", .required = true}, {.name = "read", .required = true},
-        {.name = "part", .required = true},   {.name = "snapshot", .required = true},
-        {.name = "file", .required = true},   {.name = "position", .required = true},
+        {.name = "gtid", .required = true},
+        {.name = "restart", .required = true},
+        {.name = "tables", .required = true},
+        {.name = "read", .required = true},
+        {.name = "part", .required = true},
+        {.name = "snapshot", .required = true},
+        {.name = "file", .required = true},
+        {.name = "position", .required = true},
+        {.name = "again"},
+        {.name = "differences"},
+        {.name = "era"},
+        {.name = "shapes"},
     };
+    uint64_t     era = 0;
     struct slice text;
     bool         same, ignored;
     int          rc;
 
     TRY(json_pick(checkpoint, f, sizeof f / sizeof f[0], JSON_PICK_ANY, err));
+    if (f[10].value.data != NULL && json_uint64(f[10].value, &era))
+        s->place.era = (uint32_t)era;
     *anew = !text_of(f[1].value, &s->scratch, &text) || !slice_is(text, s->restart);
-    if (*anew)
+    if (*anew) {
+        s->place.era++;
         goto out;
+    }
     if (!text_of(f[0].value, &s->scratch, &text))
         FAIL(err, E_INVALID, ERR_FATAL, "the checkpoint is not one of a mariadb source");
     TRY(mariadbi_gtids_read(text, s->place.gtids, &s->place.gtid_count, err));
     if (text_of(f[6].value, &s->scratch, &text))
         (void)snprintf(s->place.file, sizeof s->place.file, "%.*s", SLICE_FMT(text));
     (void)json_uint64(f[7].value, &s->place.position);
-    TRY(each_table(s, f[2].value, NULL, &same, err));
-    TRY(each_table(s, f[3].value, s->place.read, &ignored, err));
+    TRY(each_table(s, f[2].value, NULL, NULL, 0, &same, err));
+    TRY(each_table(s, f[3].value, s->place.read, NULL, 0, &ignored, err));
+    if (f[8].value.data != NULL)
+        TRY(each_table(s, f[8].value, NULL, s->place.again, MY_AGAIN_ROWS, &ignored, err));
+    if (f[9].value.data != NULL)
+        TRY(each_table(s, f[9].value, NULL, s->place.again, MY_AGAIN_DIFFERENCES, &ignored, err));
+    TRY(read_shapes(s, f[11].value, err));
     TRY(read_part(s, f[4].value, same, err));
     read_snapshot(s, f[5].value);
-    if (s->place.after.failed)
+    if (s->place.after.failed || s->place.after_key.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
 out:
     if (rc != 0)

@@ -23,13 +23,21 @@ mariadbi_snapshot_drop(struct my_source *s)
 }
 
 uint32_t
-mariadbi_snapshot_due(const struct my_source *s)
+mariadbi_snapshot_due_of(const struct my_source *s, const struct my_place *p)
 {
     uint32_t i = 0;
 
-    while (i < s->want_count && (!s->snapshot || s->next.read[i]))
+    if (p->after.len > 0 || p->missing)
+        return p->reading;
+    while (i < s->want_count && (p->read[i] || (!s->snapshot && p->again[i] == MY_AGAIN_NOT)))
         i++;
     return i;
+}
+
+uint32_t
+mariadbi_snapshot_due(const struct my_source *s)
+{
+    return mariadbi_snapshot_due_of(s, &s->next);
 }
 
 /* One value of the checkpoint's as an SQL literal. */
@@ -93,11 +101,9 @@ out:
     return rc;
 }
 
-static int
-build(struct my_source *s, const struct my_want *w, struct buf *sql, struct err *err)
+void
+mariadbi_snapshot_select(const struct my_want *w, struct buf *sql)
 {
-    int rc = 0;
-
     buf_add_str(sql, "SELECT ");
     for (uint32_t i = 0; i < w->field_count; i++) {
         bool single = w->fields[i].kind == MY_SQL_FLOAT;
@@ -112,6 +118,14 @@ build(struct my_source *s, const struct my_want *w, struct buf *sql, struct err 
     mariadbi_add_name(sql, w->db);
     buf_add_byte(sql, '.');
     mariadbi_add_name(sql, w->name);
+}
+
+static int
+build(struct my_source *s, const struct my_want *w, struct buf *sql, struct err *err)
+{
+    int rc = 0;
+
+    mariadbi_snapshot_select(w, sql);
     if (s->next.after.len > 0)
         TRY(add_after(s, w, sql, err));
     for (uint32_t i = 0; i < w->order_count; i++) {
@@ -125,8 +139,9 @@ out:
     return rc;
 }
 
-static struct my_value
-value_of(struct my_source *s, const struct my_field *f, const char *text, unsigned long len)
+struct my_value
+mariadbi_snapshot_value(struct my_source *s, const struct my_field *f, const char *text,
+                        unsigned long len)
 {
     struct my_value v = {0};
 
@@ -148,7 +163,7 @@ take_row(struct my_source *s, const struct my_want *w, MYSQL_ROW row, const unsi
         buf_add_byte(b, i == 0 ? '{' : ',');
         json_put_str(b, w->fields[i].name);
         buf_add_byte(b, ':');
-        v = value_of(s, &w->fields[i], row[i], lens[i]);
+        v = mariadbi_snapshot_value(s, &w->fields[i], row[i], lens[i]);
         mariadbi_value_json(b, &v);
     }
     buf_add_byte(b, '}');
@@ -159,7 +174,7 @@ take_row(struct my_source *s, const struct my_want *w, MYSQL_ROW row, const unsi
 
         if (i > 0)
             buf_add_byte(b, '|');
-        v = value_of(s, &w->fields[at], row[at], lens[at]);
+        v = mariadbi_snapshot_value(s, &w->fields[at], row[at], lens[at]);
         mariadbi_value_key(b, &v, w->order_count > 1);
     }
     r->key.len = b->len - r->key.at;
@@ -168,7 +183,7 @@ take_row(struct my_source *s, const struct my_want *w, MYSQL_ROW row, const unsi
         uint32_t at = w->order[i];
 
         buf_add_byte(b, i == 0 ? '[' : ',');
-        v = value_of(s, &w->fields[at], row[at], lens[at]);
+        v = mariadbi_snapshot_value(s, &w->fields[at], row[at], lens[at]);
         mariadbi_value_json(b, &v);
     }
     buf_add_byte(b, ']');
@@ -188,11 +203,12 @@ take_rows(struct my_source *s, const struct my_want *w, struct buf *sql, struct 
     r = mysql_use_result(s->query);
     if (r == NULL)
         return mariadbi_fail(s, s->query, "snapshot", false, err);
-    while (c->count < c->room && c->bytes.len < CHUNK_BYTES && (row = mysql_fetch_row(r)) != NULL)
+    while (c->count < s->chunk_rows && c->bytes.len < CHUNK_BYTES &&
+           (row = mysql_fetch_row(r)) != NULL)
         take_row(s, w, row, mysql_fetch_lengths(r));
     if (row == NULL && mysql_errno(s->query) != 0)
         rc = mariadbi_fail(s, s->query, "snapshot", false, err);
-    c->last = row == NULL && c->count < c->room && c->bytes.len < CHUNK_BYTES;
+    c->last = row == NULL && c->count < s->chunk_rows && c->bytes.len < CHUNK_BYTES;
     mysql_free_result(r);
     if (rc == 0 && c->bytes.failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a row");
@@ -231,8 +247,43 @@ take_position(struct my_source *s, struct err *err)
     TRY(mariadbi_gtids_read(slice_str(row[0]), c->at, &c->at_count, err));
     buf_clear(&c->position);
     buf_printf(&c->position, "s%s:%s:%s", s->restart, file, position);
+    if (s->next.era > 0)
+        buf_printf(&c->position, "~%u", s->next.era);
 out:
     mysql_free_result(r);
+    return rc;
+}
+
+int
+mariadbi_snapshot_room(struct my_source *s, uint32_t rows, struct err *err)
+{
+    struct my_chunk *c = &s->chunk;
+
+    buf_clear(&c->bytes);
+    if (c->room >= rows)
+        return 0;
+    free(c->rows);
+    c->room = 0;
+    c->rows = calloc(rows, sizeof c->rows[0]);
+    if (c->rows == NULL)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
+    c->room = rows;
+    return 0;
+}
+
+int
+mariadbi_snapshot_begin(struct my_source *s, bool *seen, struct err *err)
+{
+    struct my_chunk *c = &s->chunk;
+    int              rc;
+
+    TRY(mariadbi_run(s, s->query, err, "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"));
+    TRY(take_position(s, err));
+    /* A transaction is seen in the log a moment before it is seen in the tables. */
+    *seen = mariadbi_gtids_reach(c->at, c->at_count, s->next.gtids, s->next.gtid_count);
+    if (!*seen)
+        TRY(mariadbi_run(s, s->query, err, "COMMIT"));
+out:
     return rc;
 }
 
@@ -242,29 +293,24 @@ mariadbi_snapshot_read(struct my_source *s, struct err *err)
     struct my_chunk *c = &s->chunk;
     struct buf       sql = {0};
     uint32_t         want = mariadbi_snapshot_due(s);
+    bool             seen;
     int              rc;
 
     must(want < s->want_count);
     mariadbi_snapshot_drop(s);
-    buf_clear(&c->bytes);
     c->want = want;
-    if (c->room < s->chunk_rows) {
-        free(c->rows);
-        c->room = 0;
-        c->rows = calloc(s->chunk_rows, sizeof c->rows[0]);
-        if (c->rows == NULL)
-            FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
-        c->room = s->chunk_rows;
-    }
+    c->keys = s->next.missing;
+    c->compare = s->next.again[want] == MY_AGAIN_DIFFERENCES;
     TRY(mariadbi_need_query(s, err));
-    TRY(build(s, &s->wants[want], &sql, err));
-    TRY(mariadbi_run(s, s->query, err, "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"));
-    TRY(take_position(s, err));
-    /* A transaction is seen in the log a moment before it is seen in the tables. */
-    if (!mariadbi_gtids_reach(c->at, c->at_count, s->next.gtids, s->next.gtid_count)) {
-        TRY(mariadbi_run(s, s->query, err, "COMMIT"));
+    if (c->keys) {
+        TRY(mariadbi_missing_read(s, want, err));
         goto out;
     }
+    TRY(mariadbi_snapshot_room(s, s->chunk_rows, err));
+    TRY(build(s, &s->wants[want], &sql, err));
+    TRY(mariadbi_snapshot_begin(s, &seen, err));
+    if (!seen)
+        goto out;
     TRY(take_rows(s, &s->wants[want], &sql, err));
     TRY(mariadbi_run(s, s->query, err, "COMMIT"));
     c->open = true;
@@ -291,37 +337,63 @@ put(struct my_source *s, const uint8_t *data, size_t len)
     return span;
 }
 
+static void
+end_table(struct my_place *p, uint32_t want, bool keys)
+{
+    buf_clear(&p->after);
+    p->reading = want;
+    p->missing = !keys && p->again[want] == MY_AGAIN_DIFFERENCES;
+    if (p->missing)
+        return;
+    p->read[want] = true;
+    p->again[want] = MY_AGAIN_NOT;
+    buf_clear(&p->after_key);
+    p->rows = 0;
+}
+
+static void
+give_row(struct my_source *s, const struct my_chunk_row *r)
+{
+    struct my_chunk *c = &s->chunk;
+    struct my_draft *d = mariadbi_draft(s, c->keys ? CHANGE_DELETE : CHANGE_READ, c->want);
+    size_t           at;
+
+    d->compare = c->compare;
+    d->time_us = 0;
+    d->key = put(s, c->bytes.data + r->key.at, r->key.len);
+    if (!c->keys)
+        d->after = put(s, c->bytes.data + r->row.at, r->row.len);
+    at = s->bytes.len;
+    buf_add_slice(&s->bytes, buf_slice(&c->position));
+    buf_printf(&s->bytes, ":%s:", s->wants[c->want].table);
+    buf_add(&s->bytes, c->bytes.data + r->key.at, r->key.len);
+    d->position = (struct my_span){at, s->bytes.len - at};
+    if (c->keys)
+        return;
+    s->next.reading = c->want;
+    buf_clear(&s->next.after);
+    buf_add(&s->next.after, c->bytes.data + r->after.at, r->after.len);
+    s->next.rows++;
+    s->rows_read++;
+}
+
 int
 mariadbi_snapshot_give(struct my_source *s, uint32_t max, struct err *err)
 {
     struct my_chunk *c = &s->chunk;
 
-    while (c->given < c->count && s->count < max && s->bytes.len < MARIADBI_BYTES_SOFT) {
-        const struct my_chunk_row *r = &c->rows[c->given++];
-        struct my_draft           *d = mariadbi_draft(s, CHANGE_READ, c->want);
-        size_t                     at;
-
-        d->key = put(s, c->bytes.data + r->key.at, r->key.len);
-        d->after = put(s, c->bytes.data + r->row.at, r->row.len);
-        at = s->bytes.len;
-        buf_add_slice(&s->bytes, buf_slice(&c->position));
-        buf_printf(&s->bytes, ":%s:", s->wants[c->want].table);
-        buf_add(&s->bytes, c->bytes.data + r->key.at, r->key.len);
-        d->position = (struct my_span){at, s->bytes.len - at};
-        buf_clear(&s->next.after);
-        buf_add(&s->next.after, c->bytes.data + r->after.at, r->after.len);
-        s->next.rows++;
-        s->rows_read++;
-    }
+    while (c->given < c->count && s->count < max && s->bytes.len < MARIADBI_BYTES_SOFT)
+        give_row(s, &c->rows[c->given++]);
     if (s->next.after.failed || s->bytes.failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     if (c->given < c->count)
         return 0;
-    if (c->last) {
-        s->next.read[c->want] = true;
-        buf_clear(&s->next.after);
-        s->next.rows = 0;
+    if (c->keys) {
+        buf_clear(&s->next.after_key);
+        buf_add_slice(&s->next.after_key, buf_slice(&c->last_key));
     }
+    if (c->last)
+        end_table(&s->next, c->want, c->keys);
     mariadbi_snapshot_drop(s);
     return 0;
 }

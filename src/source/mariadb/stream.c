@@ -102,6 +102,8 @@ put_position(struct my_source *s, struct my_draft *d, uint64_t number)
     d->position.at = s->bytes.len;
     mariadbi_gtids_write(&s->gtid, 1, &s->bytes);
     buf_printf(&s->bytes, ":%" PRIu64, number);
+    if (s->next.era > 0)
+        buf_printf(&s->bytes, "~%u", s->next.era);
     d->position.len = s->bytes.len - d->position.at;
     s->next.part = s->gtid;
     s->next.done = number + 1;
@@ -319,6 +321,7 @@ take_map(struct my_source *s, const struct my_event *e, struct err *err)
         TRY(mariadbi_look_again(s, &s->wants[want], err));
         (void)take_hints(&s->wants[want], &m->table);
     }
+    TRY(mariadbi_shape_take(s, m, err));
 out:
     return rc;
 }
@@ -590,7 +593,7 @@ put_emptied(struct my_source *s, struct err *err)
 bool
 mariadbi_stream_pending(const struct my_source *s)
 {
-    return s->map != NULL || s->emptied_left > 0;
+    return s->map != NULL || s->emptied_left > 0 || s->shape_due;
 }
 
 int
@@ -598,6 +601,10 @@ mariadbi_stream_row(struct my_source *s, struct err *err)
 {
     int rc = 0;
 
+    if (s->shape_due) {
+        mariadbi_shape_put(s);
+        return 0;
+    }
     if (s->emptied_left > 0)
         return put_emptied(s, err);
     must(s->map != NULL);

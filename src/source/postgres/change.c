@@ -30,7 +30,7 @@ postgresi_step_new(struct pg_source *s, enum pg_step_kind kind)
 void
 postgresi_steps_drop(struct pg_source *s)
 {
-    s->step_at = s->step_count = s->waiting = 0;
+    s->step_at = s->step_count = s->waiting = s->ends = 0;
     buf_clear(&s->bytes);
 }
 
@@ -40,14 +40,34 @@ postgresi_span(const struct pg_source *s, size_t at)
     return (struct pg_span){at, s->bytes.len - at};
 }
 
+static void
+add_hex(struct buf *out, uint32_t v)
+{
+    char text[8];
+    int  n = 8;
+
+    do {
+        text[--n] = "0123456789ABCDEF"[v & 15];
+        v >>= 4;
+    } while (v != 0);
+    buf_add(out, text + n, (size_t)(8 - n));
+}
+
 struct pg_span
 postgresi_position(struct pg_source *s, struct pg_lsn at, const char *mark, uint64_t number)
 {
-    char   text[PG_LSN_TEXT];
     size_t start = s->bytes.len;
 
-    postgresi_lsn_format(at, text);
-    buf_printf(&s->bytes, "%s:%s%" PRIu64, text, mark, number);
+    add_hex(&s->bytes, (uint32_t)(at.v >> 32));
+    buf_add_byte(&s->bytes, '/');
+    add_hex(&s->bytes, (uint32_t)at.v);
+    buf_add_byte(&s->bytes, ':');
+    buf_add_str(&s->bytes, mark);
+    buf_add_u64(&s->bytes, number);
+    if (s->place.era > 0) {
+        buf_add_byte(&s->bytes, '~');
+        buf_add_u64(&s->bytes, s->place.era);
+    }
     return postgresi_span(s, start);
 }
 
@@ -238,12 +258,13 @@ fill_unchanged(const struct pg_relation *r, char old_kind, const struct pg_cells
 static int
 take_row_change(struct pg_source *s, const struct pg_message *m, struct err *err)
 {
-    const struct pg_relation *r = postgresi_relation_find(s, m->relation);
-    bool                      key_only = m->old_kind == 'K';
-    struct pg_cells          *old = s->old, *now = s->now;
-    uint64_t                  number;
-    int                       rc = 0;
+    struct pg_relation *r;
+    bool                key_only = m->old_kind == 'K';
+    struct pg_cells    *old = s->old, *now = s->now;
+    uint64_t            number;
+    int                 rc = 0;
 
+    TRY(postgresi_relation_use(s, m->relation, &r, err));
     if (r == NULL)
         RETURN_ERR(err, E_FORMAT, ERR_FATAL,
                    "source %s: a change of table %u, which was not described", s->base.instance,
@@ -272,17 +293,18 @@ out:
 static int
 take_truncate(struct pg_source *s, const struct pg_message *m, struct err *err)
 {
-    const struct pg_relation *r;
-    struct pg_step           *step;
-    struct slice              list = m->list;
-    uint32_t                  oid;
-    uint64_t                  number;
-    int                       rc = 0;
+    struct pg_relation *r;
+    struct pg_step     *step;
+    struct slice        list = m->list;
+    uint32_t            oid;
+    uint64_t            number;
+    int                 rc = 0;
 
     while (postgresi_relation_next(&list, &oid)) {
-        bool new = is_new(s, &number);
+        bool new;
 
-        r = postgresi_relation_find(s, oid);
+        TRY(postgresi_relation_use(s, oid, &r, err));
+        new = is_new(s, &number);
         if (r == NULL || r->want == s->want_count)
             continue;
         if (!s->drop)
@@ -368,7 +390,7 @@ postgresi_change_take(struct pg_source *s, const struct pg_message *m, struct er
 
     switch (m->kind) {
     case PG_RELATION:
-        TRY(postgresi_relation_take(s, m, err));
+        TRY(postgresi_relation_note(s, m, err));
         break;
     case PG_INSERT:
     case PG_UPDATE:

@@ -338,6 +338,10 @@ take_body(struct reader *r, struct pg_message *m)
     case PG_STREAM_ABORT:
         m->xid = take_u32(r);
         m->subxid = take_u32(r);
+        if (r->at != r->end) { /* streaming 'parallel' */
+            (void)take_lsn(r);
+            (void)take_time(r);
+        }
         break;
     default:
         r->bad = true;
@@ -359,6 +363,7 @@ postgresi_message_parse(struct slice bytes, bool in_stream, struct pg_message *o
     *out = (struct pg_message){.kind = (enum pg_message_kind)take_byte(&r)};
     if (in_stream && has_stream_xid(out->kind))
         out->xid = take_u32(&r);
+    out->body = rest_of(&r);
     take_body(&r, out);
     if (r.bad || r.at != r.end)
         RETURN_ERR(err, E_FORMAT, ERR_FATAL,

@@ -1,6 +1,6 @@
 /*
- * pgoutput's messages and the envelopes they travel in, as bytes: protocol 1
- * and, with `in_stream`, 2. Nothing here allocates; slices point into the
+ * pgoutput's messages and the envelopes they travel in, as bytes: protocols 1
+ * to 4, with `in_stream` what protocol 2 adds. Nothing here allocates; slices point into the
  * message. A message that was parsed was checked to its last byte, so going
  * through its columns and values cannot fail.
  */
@@ -70,6 +70,7 @@ struct pg_message {
     char          old_kind;     /* U, D: 'K' only the key, 'O' all; 0: no old row */
     struct slice  old, new;     /* rows */
     struct slice  content;      /* M */
+    struct slice  body;         /* all behind its kind, and the number that it has in a stream */
 };
 
 /* E_FORMAT, ERR_FATAL. `in_stream`: between the messages S and E. */

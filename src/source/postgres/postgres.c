@@ -60,6 +60,10 @@ static const struct conf_field fields[] = {
      .type = {.kind = CONF_BOOL},
      .preset = "false",
      .doc = "whether to capture logical messages of transactions"},
+    {.name = "failover",
+     .type = {.kind = CONF_BOOL},
+     .preset = "false",
+     .doc = "whether the slot is to be kept on standbys too (PostgreSQL 17 and later)"},
     {.name = "idle",
      .type = {.kind = CONF_DURATION, .min = 100000, .max = INT64_C(3600000000)},
      .preset = "10s",
@@ -137,6 +141,7 @@ take_conf(struct pg_source *s, const struct conf *conf, struct err *err)
     s->own_publication = !conf_has(conf, "publication");
     s->snapshot = conf_bool(conf, "snapshot");
     s->messages = conf_bool(conf, "messages");
+    s->failover = conf_bool(conf, "failover");
     s->chunk_rows = (uint32_t)conf_int(conf, "chunk");
     s->idle_us = conf_duration_us(conf, "idle");
     s->spill_folder = conf_str(conf, "spill");
@@ -208,9 +213,11 @@ start(struct source *base, struct slice checkpoint, struct err *err)
 
     postgresi_stream_close(s);
     postgresi_place_fini(s);
+    s->durable.v = 0;
     TRY(postgresi_place_init(s, err));
     if (checkpoint.len > 0)
         TRY(postgresi_place_read(s, checkpoint, err));
+    s->durable = s->place.lsn;
 out:
     return rc;
 }
@@ -244,6 +251,7 @@ fill_change(const struct pg_source *s, const struct pg_step *step, struct change
 
     *out = (struct change){
         .op = step->op,
+        .compare = step->compare,
         .time_us = step->time_us,
         .table = message ? text_of(s, step->key) : slice_str(s->wants[step->want].table),
         .key = message ? slice_of(NULL, 0) : text_of(s, step->key),
@@ -257,17 +265,55 @@ fill_change(const struct pg_source *s, const struct pg_step *step, struct change
         out->table = slice_str("message");
 }
 
-/* What was handed out before is in the log: it makes room. */
+static void
+lower(struct pg_span *span, size_t *least)
+{
+    if (span->len > 0 && span->at < *least)
+        *least = span->at;
+}
+
+/* Where the first byte of the steps that are left is. */
+static size_t
+first_byte(struct pg_source *s)
+{
+    size_t least = s->bytes.len;
+
+    for (uint32_t i = s->step_at; i < s->step_count && least == s->bytes.len; i++) {
+        struct pg_step *t = &s->steps[i];
+        struct pg_span *spans[] = {&t->key,       &t->before,   &t->after,      &t->origin,
+                                   &t->unchanged, &t->position, &t->place_after};
+
+        for (size_t k = 0; k < sizeof spans / sizeof spans[0]; k++)
+            lower(spans[k], &least);
+    }
+    return least;
+}
+
+/* What was handed out before is with the core: it makes room, at times. */
 static void
 forget_given(struct pg_source *s)
 {
+    size_t gone;
+
+    if (s->step_at < s->step_count && s->step_at < s->step_count / 2)
+        return;
     if (s->step_at == s->step_count) {
         s->step_at = s->step_count = 0;
         buf_clear(&s->bytes);
-    } else if (s->step_at > 0) {
-        memmove(s->steps, s->steps + s->step_at, (s->step_count - s->step_at) * sizeof s->steps[0]);
-        s->step_count -= s->step_at;
-        s->step_at = 0;
+        return;
+    }
+    gone = first_byte(s);
+    buf_consume(&s->bytes, gone);
+    memmove(s->steps, s->steps + s->step_at, (s->step_count - s->step_at) * sizeof s->steps[0]);
+    s->step_count -= s->step_at;
+    s->step_at = 0;
+    for (uint32_t i = 0; i < s->step_count; i++) {
+        struct pg_step *t = &s->steps[i];
+        struct pg_span *spans[] = {&t->key,       &t->before,   &t->after,      &t->origin,
+                                   &t->unchanged, &t->position, &t->place_after};
+
+        for (size_t k = 0; k < sizeof spans / sizeof spans[0]; k++)
+            spans[k]->at = spans[k]->at < gone ? 0 : spans[k]->at - gone;
     }
 }
 
@@ -285,20 +331,57 @@ advance_idle(struct pg_source *s)
     s->advanced_us = now;
 }
 
-static int
-hand_out(struct pg_source *s, uint32_t max, struct source_batch *batch, struct err *err)
+static bool
+of_xact(const struct pg_step *step)
+{
+    return step->kind == STEP_CHANGE || step->kind == STEP_SHAPE;
+}
+
+/* With transactions, one that is still being received waits for its end. */
+static bool
+must_wait(const struct pg_source *s, const struct pg_step *step, uint32_t max)
+{
+    return s->base.transactions && of_xact(step) && s->ends == 0 && s->replay == NULL &&
+           !postgresi_full(s, max);
+}
+
+static uint32_t
+take_steps(struct pg_source *s, uint32_t max, struct source_batch *batch)
 {
     uint32_t n = 0;
 
-    for (; s->step_at < s->step_count; s->step_at++) {
+    for (bool end = false; !end && s->step_at < s->step_count; s->step_at++) {
         const struct pg_step *step = &s->steps[s->step_at];
 
-        if (step->op != 0 && n == max)
+        if ((step->op != 0 && n == max) || (n == 0 && must_wait(s, step, max)))
             break;
+        if (s->base.transactions && of_xact(step) && batch->transaction.len == 0) {
+            if (n > 0)
+                break;
+            postgresi_lsn_format(step->lsn, s->xact_name);
+            batch->transaction = slice_str(s->xact_name);
+            batch->part = s->place.parts;
+        }
         if (step->op != 0)
             fill_change(s, step, &s->changes[n++]);
         postgresi_place_step(s, step);
+        if (step->kind == STEP_END) {
+            must(s->ends > 0);
+            s->ends--;
+            end = batch->transaction.len > 0;
+        }
+        batch->last = end;
     }
+    if (batch->transaction.len > 0 && !batch->last)
+        s->place.parts++;
+    return n;
+}
+
+static int
+hand_out(struct pg_source *s, uint32_t max, struct source_batch *batch, struct err *err)
+{
+    uint32_t n = take_steps(s, max, batch);
+
     must(n <= s->waiting);
     s->waiting -= n;
     if (n == 0)
@@ -306,7 +389,7 @@ hand_out(struct pg_source *s, uint32_t max, struct source_batch *batch, struct e
     buf_clear(&s->checkpoint);
     if (s->place.lsn.v != 0)
         postgresi_place_write(s, &s->checkpoint);
-    if (s->checkpoint.failed || s->place.after.failed)
+    if (s->checkpoint.failed || s->place.after.failed || s->place.after_key.failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     batch->changes = s->changes;
     batch->count = n;
@@ -421,7 +504,7 @@ static int
 wait_for_more(struct pg_source *s, struct wait *w, struct err *err)
 {
     struct ox_env *env = s->base.env;
-    uint64_t       now = env->ops->mono_us(env), us = w->until - now;
+    uint64_t       now = env->ops->mono_us(env), us = w->until > now ? w->until - now : 0;
     struct pg_lsn  upto;
     int            rc = 0;
 
@@ -465,9 +548,11 @@ gather(struct pg_source *s, uint32_t max, uint32_t wait_ms, struct err *err)
             s->step_count == s->step_at)
             TRY(postgresi_snapshot_read(s, err));
         TRY(postgresi_stream_take(s, max, &dry, err));
-        if (postgresi_full(s, max) || (s->waiting > 0 && !s->in_xact))
+        if (postgresi_full(s, max) || (s->waiting > 0 && (!s->in_xact || s->ends > 0)))
             break;
         if (s->step_count > 0 && postgresi_snapshot_due(s) && !s->chunk.open)
+            break;
+        if (dry && wait_ms == 0)
             break;
         if (dry)
             TRY(wait_for_more(s, &w, err));
@@ -491,7 +576,7 @@ poll_source(struct source *base, uint32_t max, uint32_t wait_ms, struct source_b
     s->caught_up = false;
     if (s->stream == NULL)
         TRY(postgresi_stream_open(s, err));
-    if (!postgresi_full(s, max))
+    if (!postgresi_full(s, max) && !(s->base.transactions && s->ends > 0 && s->waiting > 0))
         TRY(gather(s, max, wait_ms, err));
     TRY(hand_out(s, max, batch, err));
 out:
@@ -508,9 +593,9 @@ confirm(struct source *base, struct slice checkpoint, struct err *err)
     int               rc;
 
     TRY(postgresi_place_lsn(checkpoint, &lsn, err));
-    if (s->stream == NULL || lsn.v <= s->durable.v)
+    if (lsn.v <= s->durable.v)
         return 0;
-    s->durable = lsn;
+    s->durable = lsn; /* also for a connection that is yet to be made */
     rc = postgresi_stream_tell(s, false, err);
     if (rc != 0) {
         /* The next poll connects anew, and the server is told then. */
@@ -576,11 +661,15 @@ status(struct source *base, struct buf *out, struct err *err)
     json_out_u64(&o, s->want_count);
     json_out_key(&o, "read");
     json_out_u64(&o, s->snapshot ? read : s->want_count);
-    if (s->place.after.len > 0) {
+    if (s->place.after.len > 0 || s->place.missing) {
         json_out_key(&o, "table");
         json_out_str(&o, s->wants[s->place.reading].table);
         json_out_key(&o, "rows");
         json_out_u64(&o, s->place.rows);
+        json_out_key(&o, "about");
+        json_out_u64(&o, s->about);
+        json_out_key(&o, "looking_for_missing");
+        json_out_bool(&o, s->place.missing);
     }
     json_out_object_end(&o);
     json_out_object_end(&o);
@@ -602,4 +691,5 @@ const struct source_ops source_postgres_ops = {
     .poll = poll_source,
     .confirm = confirm,
     .status = status,
+    .again = postgresi_again,
 };

@@ -72,6 +72,8 @@ struct pg_relation {
     uint32_t         count;
     uint16_t         key[POSTGRESI_KEY_MAX]; /* places in fields, in their order */
     uint32_t         key_count;
+    struct buf       body;  /* of the message that described it last, as the server knows */
+    bool             fresh; /* … and which was not taken yet: no row came since then */
 };
 
 /* A row's values as they came. */
@@ -90,9 +92,21 @@ struct pg_place {
     uint64_t      done;       /* … and how many of its changes are */
     uint64_t     *shapes;     /* per wanted table: a hash of its columns; 0: never seen */
     bool         *read;       /* … whether its snapshot is complete */
+    uint8_t      *again;      /* … enum pg_again: asked for while streaming goes on */
     uint32_t      reading;    /* whose snapshot is under way, where `after` is not empty */
     struct buf    after;      /* JSON array: the last key of it that was read */
-    uint64_t      rows;       /* … and how many */
+    bool          missing;   /* all rows are read: captured keys without a row are looked for … */
+    struct buf    after_key; /* … and this is behind the last one, as the core calls it */
+    uint64_t      rows;      /* that were read of it */
+    uint32_t      parts;     /* of the transaction that is done in part; with transactions */
+    bool          gap;       /* whatever the slot begins with is taken */
+    uint32_t      era;       /* gaps that were accepted: positions may come again after one */
+};
+
+enum pg_again {
+    PG_AGAIN_NOT,
+    PG_AGAIN_ROWS,
+    PG_AGAIN_DIFFERENCES,
 };
 
 /* steps */
@@ -102,7 +116,9 @@ enum pg_step_kind {
     STEP_END,    /* of a transaction; no change */
     STEP_SHAPE,  /* a change that tells of columns */
     STEP_ROW,    /* of the snapshot */
-    STEP_READ,   /* a table's snapshot is complete; no change */
+    STEP_READ,   /* a table's rows are all read; no change */
+    STEP_KEY,    /* of the keys that are looked for */
+    STEP_LOOKED, /* all keys are looked for; no change */
 };
 
 struct pg_span {
@@ -112,6 +128,7 @@ struct pg_span {
 struct pg_step {
     enum pg_step_kind kind;
     enum change_op    op; /* 0: no change */
+    bool              compare;
     uint32_t          want;
     int64_t           time_us;
     struct pg_span    key, before, after, origin, unchanged, position, place_after;
@@ -132,7 +149,7 @@ struct pg_visible { /* what a snapshot sees, as txid_snapshot says */
 };
 
 struct pg_row {
-    struct pg_span key, row, place;
+    struct pg_span key, row, place; /* of a key that has no row, `row` is empty */
     uint64_t       hash;
     uint32_t       next; /* of the same bucket; UINT32_MAX: none */
     bool           dropped;
@@ -142,6 +159,8 @@ struct pg_row {
 struct pg_chunk {
     bool              open, last;
     bool              spoiled; /* has to be read again */
+    bool              keys;    /* of captured keys without a row */
+    bool              compare; /* only what is not as it was captured last */
     uint32_t          want;
     struct pg_lsn     upto; /* all transactions that it sees ended here or before */
     struct pg_visible sees;
@@ -156,7 +175,7 @@ struct pg_source {
     struct source   base;
     const char     *connection, *spill_folder, *accept;
     char            slot[64], publication[64];
-    bool            snapshot, messages, own_publication;
+    bool            snapshot, messages, failover, own_publication;
     uint32_t        chunk_rows;
     uint64_t        idle_us;
     struct pg_want *wants;
@@ -191,19 +210,22 @@ struct pg_source {
 
     /* the snapshot */
     struct pg_chunk chunk;
+    uint64_t        about;   /* rows of the table, as the server estimates */
     bool            settled; /* nothing that an earlier connection was sent is still unseen */
     bool            seen;    /* the chunk's snapshot sees the transaction that is being taken */
-    uint32_t       *recent;  /* transactions that were streamed since the last chunk */
+    uint32_t       *recent;  /* transactions that were streamed since the last chunk, or lately */
     size_t          recent_count, recent_room;
     bool            recent_failed;
 
     struct pg_place place;
     struct pg_step *steps;
     uint32_t        step_at, step_count, step_room, waiting; /* waiting: changes in the queue */
+    uint32_t        ends;                                    /* of transactions, in the queue */
     struct buf      bytes;                                   /* of the steps */
     struct change  *changes;
     uint32_t        change_room;
     struct buf      checkpoint;
+    char            xact_name[PG_LSN_TEXT]; /* of the batch's transaction */
     bool            caught_up;
     struct pg_lsn   head;     /* of the server's log, at the last look */
     char            wal[16];  /* of the slot: reserved, extended, unreserved, lost */
@@ -234,9 +256,14 @@ int postgresi_need_query(struct pg_source *s, struct err *err);
 /* relation.c */
 int postgresi_relation_take(struct pg_source *s, const struct pg_message *m, struct err *err);
 struct pg_relation *postgresi_relation_find(struct pg_source *s, uint32_t oid);
-void                postgresi_relations_forget(struct pg_source *s);
-void                postgresi_relation_fini(struct pg_relation *r);
-int postgresi_type_find(struct pg_source *s, uint32_t oid, struct pg_type *out, struct err *err);
+/* The same for a change of it: as described last. NULL: never described. */
+int postgresi_relation_use(struct pg_source *s, uint32_t oid, struct pg_relation **out,
+                           struct err *err);
+/* Only remembers what was said: it counts from the next change of the table on. */
+int  postgresi_relation_note(struct pg_source *s, const struct pg_message *m, struct err *err);
+void postgresi_relations_forget(struct pg_source *s);
+void postgresi_relation_fini(struct pg_relation *r);
+int  postgresi_type_find(struct pg_source *s, uint32_t oid, struct pg_type *out, struct err *err);
 /* {"columns":[{"name":…,"type":…},…],…} */
 void     postgresi_relation_json(const struct pg_relation *r, struct buf *out);
 uint64_t postgresi_hash(struct slice bytes);
@@ -250,7 +277,7 @@ int  postgresi_change_take(struct pg_source *s, const struct pg_message *m, stru
 /* Makes room for one more; NULL: out of memory. */
 struct pg_step *postgresi_step_new(struct pg_source *s, enum pg_step_kind kind);
 struct pg_span  postgresi_span(const struct pg_source *s, size_t at); /* to the end of `bytes` */
-/* "0/1A:7", with a mark "0/1A:r7" */
+/* "0/1A:7", with a mark "0/1A:r7", after an accepted gap "0/1A:7~1" */
 struct pg_span
      postgresi_position(struct pg_source *s, struct pg_lsn at, const char *mark, uint64_t number);
 void postgresi_steps_drop(struct pg_source *s);
@@ -280,11 +307,15 @@ int postgresi_stream_tell(struct pg_source *s, bool reply, struct err *err);
 /* Writes a mark, so that the server's position moves and is flushed. */
 int  postgresi_mark(struct pg_source *s, struct err *err);
 bool postgresi_full(const struct pg_source *s, uint32_t max);
+/* All tables' differences, from where the slot begins. */
+void postgresi_place_gap(struct pg_source *s);
 
 /* snapshot.c */
 /* A chunk is wanted: a table's snapshot is not complete. */
 bool postgresi_snapshot_due(const struct pg_source *s);
 int  postgresi_snapshot_read(struct pg_source *s, struct err *err);
+/* Captured keys whose rows may be gone: a chunk of those that are. Within a transaction. */
+int postgresi_missing_read(struct pg_source *s, uint32_t want, struct err *err);
 /* The stream has caught up with the chunk: its rows go into the queue. */
 bool postgresi_snapshot_ripe(const struct pg_source *s);
 int  postgresi_snapshot_give(struct pg_source *s, uint32_t max, struct err *err);
@@ -292,7 +323,27 @@ int  postgresi_snapshot_give(struct pg_source *s, uint32_t max, struct err *err)
 void postgresi_snapshot_touch(struct pg_source *s, uint32_t want, struct slice key, bool partial);
 void postgresi_snapshot_empty(struct pg_source *s, uint32_t want); /* the table was truncated */
 void postgresi_snapshot_streamed(struct pg_source *s);             /* a transaction begins */
+void postgresi_snapshot_remember(struct pg_source *s, uint32_t xid);
 void postgresi_snapshot_drop(struct pg_source *s);
+
+/* What snapshot.c and missing.c share of a chunk. */
+struct pg_plan {
+    struct pg_result *key;     /* names, in the index's order */
+    struct pg_result *columns; /* names, and the row filter */
+    struct buf        sql;
+};
+int  postgresi_plan_columns(struct pg_source *s, uint32_t want, struct pg_plan *p, struct err *err);
+void postgresi_plan_fini(struct pg_plan *p);
+int  postgresi_chunk_room(struct pg_source *s, uint32_t rows, struct err *err);
+/* Its rows are all there: it waits for the stream from now on. */
+int  postgresi_chunk_open(struct pg_source *s, uint32_t want, struct err *err);
+void postgresi_chunk_close(struct pg_source *s);
+/* One value of a JSON array of strings as a literal. */
+int
+postgresi_add_json_text(struct pg_source *s, struct buf *sql, struct slice raw, struct err *err);
+/* For source.again. */
+int
+postgresi_again(struct source *, const struct source_again *, struct source_batch *, struct err *);
 
 /* place.c */
 int  postgresi_place_init(struct pg_source *s, struct err *err);

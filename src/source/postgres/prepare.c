@@ -353,7 +353,10 @@ make_slot(struct look *l, bool dry_run, struct err *err)
         goto out;
     buf_add_str(&sql, "SELECT pg_catalog.pg_create_logical_replication_slot(");
     postgresi_add_literal(s->query, &sql, s->slot);
-    buf_add_str(&sql, ", 'pgoutput')");
+    buf_add_str(&sql, ", 'pgoutput', false");
+    if (s->failover && s->version >= 170000)
+        buf_add_str(&sql, ", false, true"); /* two_phase, failover */
+    buf_add_byte(&sql, ')');
     rc = postgresi_query_buf(s, s->query, &sql, NULL, err);
     if (rc != 0)
         name_blockers(l);
@@ -370,6 +373,8 @@ postgresi_prepare(struct source *base, bool dry_run, finding_fn *say, void *arg,
     int               rc;
 
     TRY(look_at_all(&l, err));
+    if (s->failover && s->version < 170000)
+        tell(&l, FINDING_MISSING, "`failover` needs PostgreSQL 17; this is %d", s->version / 10000);
     if (l.missing > 0)
         FAIL(err, E_STATE, ERR_FATAL,
              "source %s: nothing was made: %u of the above to set right first", base->instance,

@@ -28,6 +28,7 @@ postgresi_relation_fini(struct pg_relation *r)
     for (uint32_t i = 0; r->fields != NULL && i < r->count; i++)
         free(r->fields[i].name);
     free(r->fields);
+    buf_fini(&r->body);
     *r = (struct pg_relation){0};
 }
 
@@ -274,7 +275,9 @@ compare_shape(struct pg_source *s, const struct pg_relation *r, const struct pg_
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
     hash = postgresi_hash(buf_slice(&json));
     hash = hash == 0 ? 1 : hash;
-    if (s->shapes[r->want] == hash || s->drop)
+    /* Those before the first change that is new were told when their rows were. */
+    if (s->shapes[r->want] == hash || s->drop ||
+        (s->xact.v == s->skip_commit.v && s->number < s->skip_done))
         goto out;
     TRY(postgresi_step_shape(s, r, buf_slice(&json), hash, err));
     s->shapes[r->want] = hash;
@@ -305,6 +308,16 @@ place_for(struct pg_source *s, uint32_t oid, struct pg_relation **out, struct er
     return 0;
 }
 
+static int
+keep_body(struct pg_relation *r, const struct pg_message *m, struct err *err)
+{
+    buf_clear(&r->body);
+    buf_add_slice(&r->body, m->body);
+    if (r->body.failed)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
+    return 0;
+}
+
 int
 postgresi_relation_take(struct pg_source *s, const struct pg_message *m, struct err *err)
 {
@@ -320,10 +333,47 @@ postgresi_relation_take(struct pg_source *s, const struct pg_message *m, struct 
         TRY(compare_shape(s, &r, m, err));
     }
     TRY(place_for(s, m->relation, &at, err));
+    TRY(keep_body(&r, m, err));
     postgresi_relation_fini(at);
     *at = r;
     r = (struct pg_relation){0};
 out:
     postgresi_relation_fini(&r);
+    return rc;
+}
+
+int
+postgresi_relation_note(struct pg_source *s, const struct pg_message *m, struct err *err)
+{
+    struct pg_relation *at;
+    int                 rc;
+
+    TRY(place_for(s, m->relation, &at, err));
+    at->oid = m->relation;
+    at->fresh = true;
+    TRY(keep_body(at, m, err));
+out:
+    return rc;
+}
+
+int
+postgresi_relation_use(struct pg_source *s, uint32_t oid, struct pg_relation **out, struct err *err)
+{
+    struct pg_message m;
+    struct buf        message = {0};
+    int               rc = 0;
+
+    *out = postgresi_relation_find(s, oid);
+    if (*out == NULL || !(*out)->fresh)
+        return 0;
+    buf_add_byte(&message, PG_RELATION);
+    buf_add_slice(&message, buf_slice(&(*out)->body));
+    if (message.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    TRY(postgresi_message_parse(buf_slice(&message), false, &m, err));
+    TRY(postgresi_relation_take(s, &m, err));
+    *out = postgresi_relation_find(s, oid);
+out:
+    buf_fini(&message);
     return rc;
 }

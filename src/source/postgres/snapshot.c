@@ -23,15 +23,17 @@
 #define CHUNK_BYTES ((size_t)16 << 20)
 #define FETCH_ROWS 1000
 #define NO_ROW UINT32_MAX
+#define RECENT_KEPT 65536
 
 static uint32_t
 next_table(const struct pg_source *s)
 {
     uint32_t i = 0;
 
-    if (s->place.after.len > 0)
+    if (s->place.after.len > 0 || s->place.missing)
         return s->place.reading;
-    while (i < s->want_count && s->place.read[i])
+    while (i < s->want_count &&
+           (s->place.read[i] || (!s->snapshot && s->place.again[i] == PG_AGAIN_NOT)))
         i++;
     return i;
 }
@@ -39,11 +41,11 @@ next_table(const struct pg_source *s)
 bool
 postgresi_snapshot_due(const struct pg_source *s)
 {
-    return s->snapshot && next_table(s) < s->want_count;
+    return next_table(s) < s->want_count;
 }
 
-static void
-close_chunk(struct pg_source *s)
+void
+postgresi_chunk_close(struct pg_source *s)
 {
     struct pg_chunk *c = &s->chunk;
 
@@ -57,7 +59,7 @@ close_chunk(struct pg_source *s)
 void
 postgresi_snapshot_drop(struct pg_source *s)
 {
-    close_chunk(s);
+    postgresi_chunk_close(s);
 }
 
 /* what a snapshot sees */
@@ -116,13 +118,10 @@ is_seen(const struct pg_visible *v, uint32_t xid)
 }
 
 void
-postgresi_snapshot_streamed(struct pg_source *s)
+postgresi_snapshot_remember(struct pg_source *s, uint32_t xid)
 {
     size_t room = s->recent_room == 0 ? 1024 : s->recent_room * 2;
 
-    if (!postgresi_snapshot_due(s))
-        return;
-    s->seen = s->chunk.open && is_seen(&s->chunk.sees, s->xid);
     if (s->recent_count == s->recent_room) {
         uint32_t *more = realloc(s->recent, room * sizeof *more);
 
@@ -133,7 +132,19 @@ postgresi_snapshot_streamed(struct pg_source *s)
         s->recent = more;
         s->recent_room = room;
     }
-    s->recent[s->recent_count++] = s->xid;
+    s->recent[s->recent_count++] = xid;
+}
+
+void
+postgresi_snapshot_streamed(struct pg_source *s)
+{
+    /* A snapshot that is asked for later has to see those that were streamed just before. */
+    if (!postgresi_snapshot_due(s) && s->recent_count >= RECENT_KEPT) {
+        s->recent_count = RECENT_KEPT / 2;
+        memmove(s->recent, s->recent + RECENT_KEPT / 2, s->recent_count * sizeof s->recent[0]);
+    }
+    s->seen = s->chunk.open && is_seen(&s->chunk.sees, s->xid);
+    postgresi_snapshot_remember(s, s->xid);
 }
 
 /* Forgets those that the snapshot sees; true: there are no others. */
@@ -151,14 +162,8 @@ sees_all_streamed(struct pg_source *s, const struct pg_visible *v)
 
 /* the statement */
 
-struct plan {
-    PGresult  *key;     /* names, in the index's order */
-    PGresult  *columns; /* names, and the row filter */
-    struct buf sql;
-};
-
-static void
-free_plan(struct plan *p)
+void
+postgresi_plan_fini(struct pg_plan *p)
 {
     PQclear(p->key);
     PQclear(p->columns);
@@ -210,13 +215,28 @@ add_names(struct pg_source *s, struct buf *sql, const PGresult *names)
     }
 }
 
+int
+postgresi_add_json_text(struct pg_source *s, struct buf *sql, struct slice raw, struct err *err)
+{
+    struct buf text = {0};
+    int        rc;
+
+    TRY(json_string_decode(raw, &text, err));
+    buf_add_byte(&text, 0);
+    if (text.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    postgresi_add_literal(s->query, sql, (const char *)text.data);
+out:
+    buf_fini(&text);
+    return rc;
+}
+
 /* … > ('1','x'): behind the last key that was read. */
 static int
 add_after(struct pg_source *s, struct buf *sql, const PGresult *key, struct err *err)
 {
     struct json_iter it;
     struct slice     raw;
-    struct buf       text = {0};
     int              rc;
 
     buf_add_byte(sql, '(');
@@ -224,33 +244,38 @@ add_after(struct pg_source *s, struct buf *sql, const PGresult *key, struct err 
     buf_add_str(sql, ") > (");
     TRY(json_array_iter(&it, buf_slice(&s->place.after), err));
     for (int i = 0; (rc = json_iter_next(&it, NULL, &raw, err)) == 0; i++) {
-        buf_clear(&text);
-        TRY(json_string_decode(raw, &text, err));
-        buf_add_byte(&text, 0);
-        if (text.failed)
-            FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
         buf_add_str(sql, i == 0 ? "" : ", ");
-        postgresi_add_literal(s->query, sql, (const char *)text.data);
+        TRY(postgresi_add_json_text(s, sql, raw, err));
     }
     if (rc == E_END)
         rc = 0;
     buf_add_byte(sql, ')');
 out:
-    buf_fini(&text);
+    return rc;
+}
+
+int
+postgresi_plan_columns(struct pg_source *s, uint32_t want, struct pg_plan *p, struct err *err)
+{
+    int rc;
+
+    TRY(postgresi_key_columns(s, want, &p->key, err));
+    if (PQntuples(p->key) > 0)
+        TRY(find_columns(s, &s->wants[want], &p->columns, err));
+out:
     return rc;
 }
 
 static int
-make_plan(struct pg_source *s, uint32_t want, struct plan *p, struct err *err)
+make_plan(struct pg_source *s, uint32_t want, struct pg_plan *p, struct err *err)
 {
     const struct pg_want *w = &s->wants[want];
     bool                  filter;
     int                   rc;
 
-    TRY(postgresi_key_columns(s, want, &p->key, err));
+    TRY(postgresi_plan_columns(s, want, p, err));
     if (PQntuples(p->key) == 0)
         return 0;
-    TRY(find_columns(s, w, &p->columns, err));
     filter = PQgetisnull(p->columns, 0, 1) == 0;
     buf_add_str(&p->sql, "DECLARE oxbow_chunk NO SCROLL CURSOR FOR SELECT ");
     add_names(s, &p->sql, p->columns);
@@ -365,12 +390,13 @@ put_row(struct pg_source *s, const struct chunk_columns *c, const PGresult *rows
 
 /* Reads on with the cursor until the chunk is full or the table at its end. */
 static int
-fetch(struct pg_source *s, const struct plan *p, struct err *err)
+fetch(struct pg_source *s, const struct pg_plan *p, struct err *err)
 {
     struct chunk_columns c = {0};
     PGresult            *rows = NULL;
-    int                  got = FETCH_ROWS, rc = 0;
+    int                  got = FETCH_ROWS, rc;
 
+    TRY(postgresi_query(s, s->query, (const char *)p->sql.data, NULL, err));
     while (s->chunk.count < s->chunk_rows && s->chunk.bytes.len < CHUNK_BYTES &&
            got == FETCH_ROWS) {
         PQclear(rows);
@@ -395,7 +421,7 @@ out:
 static struct slice
 chunk_text(const struct pg_chunk *c, struct pg_span span)
 {
-    return slice_of(c->bytes.data + span.at, span.len);
+    return span.len == 0 ? slice_of(NULL, 0) : slice_of(c->bytes.data + span.at, span.len);
 }
 
 static int
@@ -439,14 +465,35 @@ out:
     return rc;
 }
 
+/*
+ * The lock is there before the snapshot: to an older one a table that is written anew, as some
+ * forms of ALTER TABLE do, looks empty.
+ */
 static int
-read_in_xact(struct pg_source *s, struct plan *p, bool *good, struct err *err)
+begin(struct pg_source *s, uint32_t want, struct err *err)
+{
+    struct buf sql = {0};
+    int        rc;
+
+    TRY(postgresi_query(s, s->query, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", NULL, err));
+    buf_add_str(&sql, "LOCK TABLE ");
+    postgresi_add_name(s->query, &sql, s->wants[want].schema);
+    buf_add_byte(&sql, '.');
+    postgresi_add_name(s->query, &sql, s->wants[want].name);
+    buf_add_str(&sql, " IN ACCESS SHARE MODE");
+    TRY(postgresi_query_buf(s, s->query, &sql, NULL, err));
+out:
+    buf_fini(&sql);
+    return rc;
+}
+
+/* *good: it sees all that was streamed. */
+static int
+look_at_snapshot(struct pg_source *s, bool *good, struct err *err)
 {
     PGresult *r = NULL;
     int       rc;
 
-    *good = false;
-    TRY(postgresi_query(s, s->query, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", NULL, err));
     TRY(postgresi_query(s, s->query,
                         "SELECT pg_catalog.txid_current_snapshot(), "
                         "pg_catalog.pg_current_wal_insert_lsn()",
@@ -455,25 +502,39 @@ read_in_xact(struct pg_source *s, struct plan *p, bool *good, struct err *err)
         !postgresi_lsn_parse(postgresi_cell(r, 0, 1), &s->chunk.upto))
         FAIL(err, E_FORMAT, ERR_FATAL, "source %s: a snapshot is not as it should be",
              s->base.instance);
-    if (!sees_all_streamed(s, &s->chunk.sees))
-        goto out;
-    TRY(postgresi_query_buf(s, s->query, &p->sql, NULL, err));
-    TRY(fetch(s, p, err));
-    *good = true;
+    *good = sees_all_streamed(s, &s->chunk.sees);
 out:
     PQclear(r);
-    if (rc == 0)
-        rc = postgresi_query(s, s->query, "COMMIT", NULL, err);
-    else
-        postgresi_disconnect(&s->query);
+    return rc;
+}
+
+int
+postgresi_chunk_room(struct pg_source *s, uint32_t rows, struct err *err)
+{
+    s->chunk.rows = calloc((size_t)rows + 1, sizeof s->chunk.rows[0]);
+    if (s->chunk.rows == NULL)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
+    return 0;
+}
+
+int
+postgresi_chunk_open(struct pg_source *s, uint32_t want, struct err *err)
+{
+    int rc;
+
+    TRY(index_rows(&s->chunk, err));
+    s->chunk.want = want;
+    s->chunk.compare = s->place.again[want] == PG_AGAIN_DIFFERENCES;
+    s->chunk.open = true;
+out:
     return rc;
 }
 
 /* A table without a key has no order to go by: its rows from before are left out. */
 static int
-pass_over(struct pg_source *s, uint32_t want, struct err *err)
+end_table(struct pg_source *s, uint32_t want, enum pg_step_kind kind, struct err *err)
 {
-    struct pg_step *step = postgresi_step_new(s, STEP_READ);
+    struct pg_step *step = postgresi_step_new(s, kind);
 
     if (step == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
@@ -481,41 +542,81 @@ pass_over(struct pg_source *s, uint32_t want, struct err *err)
     return 0;
 }
 
+/* For people who wait: how many rows there are, about. */
+static int
+estimate(struct pg_source *s, uint32_t want, struct err *err)
+{
+    struct buf sql = {0};
+    PGresult  *r = NULL;
+    int        rc;
+
+    buf_add_str(&sql,
+                "SELECT greatest(sum(c.reltuples), 0)::bigint FROM pg_catalog.pg_class c "
+                "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ");
+    postgresi_add_literal(s->query, &sql, s->wants[want].schema);
+    buf_add_str(&sql, " AND c.relname = ");
+    postgresi_add_literal(s->query, &sql, s->wants[want].name);
+    TRY(postgresi_query_buf(s, s->query, &sql, &r, err));
+    if (!postgresi_cell_u64(r, 0, 0, &s->about))
+        s->about = 0;
+out:
+    PQclear(r);
+    buf_fini(&sql);
+    return rc;
+}
+
+/* Within a transaction. */
+static int
+read_rows(struct pg_source *s, uint32_t want, struct err *err)
+{
+    struct pg_plan plan = {0};
+    int            rc;
+
+    TRY(make_plan(s, want, &plan, err));
+    if (PQntuples(plan.key) == 0) {
+        TRY(end_table(s, want, STEP_LOOKED, err));
+        goto out;
+    }
+    buf_add_byte(&plan.sql, 0);
+    if (plan.sql.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    if (s->place.after.len == 0)
+        TRY(estimate(s, want, err));
+    TRY(postgresi_chunk_room(s, s->chunk_rows, err));
+    TRY(fetch(s, &plan, err));
+    TRY(postgresi_chunk_open(s, want, err));
+out:
+    postgresi_plan_fini(&plan);
+    return rc;
+}
+
 int
 postgresi_snapshot_read(struct pg_source *s, struct err *err)
 {
-    struct plan plan = {0};
-    uint32_t    want = next_table(s);
-    bool        good = false;
-    int         rc;
+    uint32_t want = next_table(s);
+    bool     good = false;
+    int      rc;
 
     must(!s->chunk.open && want < s->want_count);
-    close_chunk(s);
+    postgresi_chunk_close(s);
     if (s->recent_failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
     TRY(postgresi_need_query(s, err));
     TRY(settle(s, err));
     if (!s->settled)
         goto out;
-    TRY(make_plan(s, want, &plan, err));
-    if (PQntuples(plan.key) == 0) {
-        TRY(pass_over(s, want, err));
-        goto out;
-    }
-    s->chunk.rows = calloc(s->chunk_rows, sizeof s->chunk.rows[0]);
-    if (s->chunk.rows == NULL)
-        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
-    TRY(read_in_xact(s, &plan, &good, err));
-    if (!good)
-        goto out;
-    TRY(index_rows(&s->chunk, err));
-    s->chunk.want = want;
-    s->chunk.open = true;
-    TRY(postgresi_mark(s, err));
+    TRY(begin(s, want, err));
+    TRY(look_at_snapshot(s, &good, err));
+    if (good)
+        TRY(s->place.missing ? postgresi_missing_read(s, want, err) : read_rows(s, want, err));
+    TRY(postgresi_query(s, s->query, "COMMIT", NULL, err));
+    if (s->chunk.open)
+        TRY(postgresi_mark(s, err));
 out:
-    free_plan(&plan);
-    if (rc != 0 || !good)
-        close_chunk(s);
+    if (rc != 0)
+        postgresi_disconnect(&s->query); /* it may be within the transaction */
+    if (rc != 0 || !s->chunk.open)
+        postgresi_chunk_close(s);
     return rc;
 }
 
@@ -571,16 +672,17 @@ postgresi_snapshot_give(struct pg_source *s, uint32_t max, struct err *err)
     while (c->given < c->count && !postgresi_full(s, max)) {
         const struct pg_row *row = &c->rows[c->given];
 
-        step = postgresi_step_new(s, STEP_ROW);
+        step = postgresi_step_new(s, c->keys ? STEP_KEY : STEP_ROW);
         if (step == NULL)
             RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
         step->want = c->want;
         step->place_after = copy_text(s, row->place);
         if (!row->dropped) {
-            step->op = CHANGE_READ;
+            step->op = c->keys ? CHANGE_DELETE : CHANGE_READ;
+            step->compare = c->compare;
             step->key = copy_text(s, row->key);
             step->after = copy_text(s, row->row);
-            step->position = postgresi_position(s, c->upto, "r", c->given);
+            step->position = postgresi_position(s, c->upto, c->keys ? "d" : "r", c->given);
             s->waiting++;
         }
         c->given++;
@@ -589,8 +691,8 @@ postgresi_snapshot_give(struct pg_source *s, uint32_t max, struct err *err)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     if (c->given < c->count)
         return 0;
-    if (c->last && pass_over(s, c->want, err) != 0)
+    if (c->last && end_table(s, c->want, c->keys ? STEP_LOOKED : STEP_READ, err) != 0)
         return E_NOMEM;
-    close_chunk(s);
+    postgresi_chunk_close(s);
     return 0;
 }

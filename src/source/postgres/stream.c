@@ -10,8 +10,9 @@
 #include "source/postgres/postgres_int.h"
 
 #define TELL_US UINT64_C(5000000)
-#define SILENCE_US UINT64_C(45000000) /* a server that was asked and says nothing */
-#define BYTES_SOFT ((size_t)4 << 20)  /* a batch ends after the change that passes this */
+#define SILENCE_US UINT64_C(45000000)      /* a server that was asked and says nothing */
+#define BYTES_SOFT ((size_t)4 << 20)       /* a batch ends after the change that passes this */
+#define BYTES_XACT_SOFT ((size_t)24 << 20) /* … and a part of a transaction */
 
 void
 postgresi_stream_close(struct pg_source *s)
@@ -49,15 +50,17 @@ accept_gap(struct pg_source *s, struct pg_lsn confirmed)
 {
     struct pg_lsn accepted;
 
-    if (s->accept == NULL || !postgresi_lsn_parse(slice_str(s->accept), &accepted) ||
-        accepted.v != confirmed.v)
+    if (!s->place.gap &&
+        (s->accept == NULL || !postgresi_lsn_parse(slice_str(s->accept), &accepted) ||
+         accepted.v != confirmed.v))
         return false;
     s->place.lsn = confirmed;
     s->place.commit.v = 0;
     s->place.done = 0;
-    buf_clear(&s->place.after);
-    for (uint32_t i = 0; i < s->want_count; i++)
-        s->place.read[i] = false;
+    s->place.gap = false;
+    s->durable = confirmed;
+    s->place.era++;
+    postgresi_place_gap(s);
     return true;
 }
 
@@ -76,12 +79,10 @@ judge_slot(struct pg_source *s, PGresult *r, struct pg_lsn head, struct err *err
                 err, E_STATE, ERR_FATAL,
                 "source %s is not prepared: there is no slot %s; run `oxbow source prepare %s`",
                 name, s->slot, name);
-        RETURN_ERR(
-            err, E_GONE, ERR_FATAL,
-            "source %s: gap: the slot %s is gone, and changes after %s with it; run `oxbow "
-            "source prepare %s`, then set `accept` as the next refusal says: it goes on with a "
-            "new snapshot",
-            name, s->slot, here, name);
+        RETURN_ERR(err, E_GONE, ERR_FATAL,
+                   "source %s: gap: the slot %s is gone, and changes after %s with it; run `oxbow "
+                   "source prepare %s`, then `oxbow source snapshot %s --gap`",
+                   name, s->slot, here, name, name);
     }
     if (strcmp(PQgetvalue(r, 0, 0), "pgoutput") != 0)
         RETURN_ERR(err, E_STATE, ERR_FATAL, "source %s: the slot %s is one of the plugin %s", name,
@@ -91,33 +92,33 @@ judge_slot(struct pg_source *s, PGresult *r, struct pg_lsn head, struct err *err
             err, E_GONE, ERR_FATAL,
             "source %s: gap: the server removed the WAL that the slot %s needs "
             "(max_slot_wal_keep_size); changes after %s are lost; run `oxbow source unprepare "
-            "%s` and `prepare`, then set `accept` as the next refusal says: it goes on with a "
-            "new snapshot",
-            name, s->slot, here, name);
+            "%s` and `prepare`, then `oxbow source snapshot %s --gap`",
+            name, s->slot, here, name, name);
     if (!postgresi_lsn_parse(postgresi_cell(r, 0, 1), &confirmed))
         RETURN_ERR(err, E_BUSY, ERR_RETRY, "source %s: the slot %s is still being made", name,
                    s->slot);
     postgresi_lsn_format(confirmed, there);
     if (s->place.lsn.v == 0)
         s->place.lsn = confirmed;
+    /* One that has not begun is where the slot is. */
     if (s->other && !accept_gap(s, confirmed))
         RETURN_ERR(
             err, E_GONE, ERR_FATAL,
-            "source %s: gap: this is another cluster than was captured up to %s; `accept: %s` "
-            "goes on with it and a new snapshot",
-            name, here, there);
+            "source %s: gap: this is another cluster than was captured up to %s; `oxbow source "
+            "snapshot %s --gap`, or `accept: %s`, goes on with it",
+            name, here, name, there);
     if (confirmed.v > s->place.lsn.v && !accept_gap(s, confirmed))
         RETURN_ERR(
             err, E_GONE, ERR_FATAL,
             "source %s: gap: captured up to %s, but the slot %s begins at %s: it was made anew "
-            "or read by others; `accept: %s` goes on from there with a new snapshot",
-            name, here, s->slot, there, there);
+            "or read by others; `oxbow source snapshot %s --gap`, or `accept: %s`, goes on there",
+            name, here, s->slot, there, name, there);
     if (head.v < s->place.lsn.v && !accept_gap(s, confirmed))
         RETURN_ERR(
             err, E_STATE, ERR_FATAL,
             "source %s: gap: captured up to %s, but the server's log ends before it: it is an "
-            "older copy; make its slot anew, then `accept` goes on with a new snapshot",
-            name, here);
+            "older copy; `oxbow source snapshot %s --gap` goes on with it",
+            name, here, name);
     return 0;
 }
 
@@ -142,6 +143,12 @@ out:
     return rc;
 }
 
+static int
+protocol(const struct pg_source *s)
+{
+    return s->version >= 160000 ? 4 : s->version >= 150000 ? 3 : s->version >= 140000 ? 2 : 1;
+}
+
 /* Names within the option's list are quoted as identifiers, the list as a literal. */
 static int
 start_streaming(struct pg_source *s, struct err *err)
@@ -153,9 +160,10 @@ start_streaming(struct pg_source *s, struct err *err)
     postgresi_lsn_format(s->place.lsn, at);
     buf_add_str(&sql, "START_REPLICATION SLOT ");
     postgresi_add_name(s->stream, &sql, s->slot);
-    buf_printf(&sql, " LOGICAL %s (proto_version '%d', ", at, s->version >= 140000 ? 2 : 1);
+    buf_printf(&sql, " LOGICAL %s (proto_version '%d', ", at, protocol(s));
     if (s->version >= 140000)
-        buf_printf(&sql, "streaming 'on', messages '%s', ", s->messages ? "true" : "false");
+        buf_printf(&sql, "streaming '%s', messages '%s', ",
+                   s->version >= 160000 ? "parallel" : "on", s->messages ? "true" : "false");
     postgresi_add_name(s->stream, &names, s->publication);
     buf_add_byte(&names, 0);
     buf_add_str(&sql, "publication_names ");
@@ -184,10 +192,11 @@ postgresi_stream_open(struct pg_source *s, struct err *err)
     memcpy(s->shapes, s->place.shapes, s->want_count * sizeof s->shapes[0]);
     s->skip_commit = s->place.commit;
     s->skip_done = s->place.done;
-    s->received = s->durable = s->place.lsn;
+    s->received = s->place.lsn;
     s->confirmed.v = 0;
     s->settled = false;
     s->told_us = s->heard_us = s->advanced_us = env->ops->mono_us(env);
+    s->place.gap = false;
 out:
     if (rc != 0)
         postgresi_stream_close(s);
@@ -232,7 +241,8 @@ out:
 bool
 postgresi_full(const struct pg_source *s, uint32_t max)
 {
-    return s->waiting >= max || s->bytes.len >= BYTES_SOFT;
+    return s->waiting >= max ||
+           s->bytes.len >= (s->base.transactions ? BYTES_XACT_SOFT : BYTES_SOFT);
 }
 
 static int
@@ -243,6 +253,7 @@ end_xact(struct pg_source *s, struct pg_lsn end, struct err *err)
     if (step == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     step->lsn = end;
+    s->ends++;
     s->in_xact = false;
     s->drop = false;
     if (end.v > s->received.v)
@@ -250,7 +261,7 @@ end_xact(struct pg_source *s, struct pg_lsn end, struct err *err)
     return 0;
 }
 
-/* A message between S and E belongs to a transaction that still runs. */
+/* A message between S and E belongs to a transaction that may still end in nothing. */
 static int
 take_streamed(struct pg_source *s, struct slice bytes, const struct pg_message *m, struct err *err)
 {
