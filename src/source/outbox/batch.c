@@ -174,6 +174,16 @@ out:
 }
 
 int
+outboxi_owe(struct outboxi_state *s, struct slice checkpoint, struct err *err)
+{
+    buf_clear(&s->due);
+    buf_add_slice(&s->due, checkpoint);
+    if (s->due.failed)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
+    return 0;
+}
+
+int
 outboxi_status(const struct outboxi_state *s, struct ox_env *env, bool connected, struct buf *out,
                struct err *err)
 {

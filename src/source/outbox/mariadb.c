@@ -280,11 +280,7 @@ start(struct source *base, struct slice checkpoint, struct err *err)
 {
     struct my_outbox *s = mine(base);
 
-    buf_clear(&s->state.due);
-    buf_add_slice(&s->state.due, checkpoint);
-    if (s->state.due.failed)
-        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
-    return 0;
+    return outboxi_owe(&s->state, checkpoint, err);
 }
 
 static void
@@ -349,11 +345,10 @@ static int
 confirm(struct source *base, struct slice checkpoint, struct err *err)
 {
     struct my_outbox *s = mine(base);
+    int               rc = outboxi_owe(&s->state, checkpoint, err);
 
-    buf_clear(&s->state.due);
-    buf_add_slice(&s->state.due, checkpoint);
-    if (s->state.due.failed)
-        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
+    if (rc != 0)
+        return rc;
     /* Where it cannot be done now, the next poll does it before it reads. */
     if (s->conn != NULL && s->state.leads && settle(s, err) != 0) {
         my_close(&s->conn);

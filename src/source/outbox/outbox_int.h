@@ -62,7 +62,9 @@ struct outboxi_state {
     uint64_t   rows, held_since_us;
 };
 
-/* {"role","rows",…} for people; `more` is a member already written, or NULL. */
+/* The rows of a durable checkpoint are to be settled from here on. */
+int outboxi_owe(struct outboxi_state *s, struct slice checkpoint, struct err *err);
+/* {"connected","role","rows","held_ms"}, for people. */
 int outboxi_status(const struct outboxi_state *s, struct ox_env *env, bool connected,
                    struct buf *out, struct err *err);
 

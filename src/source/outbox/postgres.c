@@ -724,19 +724,17 @@ static int
 confirm(struct source *base, struct slice checkpoint, struct err *err)
 {
     struct pg_outbox *s = mine(base);
-    int               rc = 0;
+    int               rc = outboxi_owe(&s->state, checkpoint, err);
 
-    buf_clear(&s->state.due);
-    buf_add_slice(&s->state.due, checkpoint);
-    if (s->state.due.failed)
-        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
+    if (rc != 0)
+        return rc;
     /* Where it cannot be done now, the next poll does it before it reads. */
     if (s->conn != NULL && s->state.leads && settle(s, err) != 0) {
         pq_close(&s->conn);
         s->state.leads = false;
         err_clear(err);
     }
-    return rc;
+    return 0;
 }
 
 static int

@@ -281,12 +281,8 @@ start(struct source *base, struct slice checkpoint, struct err *err)
 {
     struct lite_outbox *s = mine(base);
 
-    buf_clear(&s->state.due);
-    buf_add_slice(&s->state.due, checkpoint);
     s->version = -1;
-    if (s->state.due.failed)
-        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
-    return 0;
+    return outboxi_owe(&s->state, checkpoint, err);
 }
 
 static void
@@ -352,11 +348,10 @@ static int
 confirm(struct source *base, struct slice checkpoint, struct err *err)
 {
     struct lite_outbox *s = mine(base);
+    int                 rc = outboxi_owe(&s->state, checkpoint, err);
 
-    buf_clear(&s->state.due);
-    buf_add_slice(&s->state.due, checkpoint);
-    if (s->state.due.failed)
-        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
+    if (rc != 0)
+        return rc;
     /* Where it cannot be done now, the next poll does it before it reads. */
     if (s->db != NULL && s->state.leads)
         (void)settle(s, NULL);
