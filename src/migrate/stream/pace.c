@@ -27,7 +27,7 @@ look_since(const struct surgery *s, const uint64_t now[LOG_LATENCY_BUCKETS])
         if (log_latency_us(i) > s->max_p99_ms * 1000)
             l.above += n;
     }
-    for (unsigned i = LOG_LATENCY_BUCKETS; i-- > 1 && slow * 100 <= l.all;) {
+    for (unsigned i = LOG_LATENCY_BUCKETS; l.all > 0 && i-- > 1 && slow * 100 <= l.all;) {
         slow += now[i] - s->latency[i];
         l.p99_us = log_latency_us(i);
     }
