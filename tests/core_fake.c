@@ -28,7 +28,7 @@ fake_until(bool (*fn)(void *arg), void *arg, const char *what)
 {
     struct timespec wait = {0, 1000000};
 
-    for (int i = 0; i < 30000; i++) {
+    for (int i = 0; i < 90000; i++) {
         if (fn(arg))
             return;
         (void)nanosleep(&wait, NULL);

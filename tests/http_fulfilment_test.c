@@ -53,7 +53,7 @@ wait_for_port(const char *path)
     char            line[16];
     struct timespec pause = {0, 10000000};
 
-    for (int i = 0; i < 1000 && port == 0; i++) {
+    for (int i = 0; i < 6000 && port == 0; i++) {
         FILE *f = fopen(path, "r");
 
         if (f != NULL && fgets(line, sizeof line, f) != NULL)
@@ -71,7 +71,7 @@ static int
 set_up(void **state)
 {
     struct world  *w = calloc(1, sizeof *w);
-    struct net_def def = {1000, 5000, 1, 65536, NULL, NET_AUTO};
+    struct net_def def = {60000, 60000, 1, 65536, NULL, NET_AUTO};
     const char    *path = program();
     char           db[96], file[96];
 

@@ -56,7 +56,7 @@ next(struct world *w, uint32_t max)
 {
     int rc = 0;
 
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < 1200; i++) {
         rc = source_poll(w->source, max, 50, &w->batch, &w->err);
         if (rc != 0 || w->batch.count > 0 || w->batch.caught_up)
             return rc;
@@ -267,7 +267,7 @@ test_slow(void **state)
 {
     struct world *w = *state;
 
-    restart(w, false, "", "timeout: 100ms\n");
+    restart(w, false, "", "timeout: 1500ms\n");
     http_fake_push(http_service_fake(w->service), FAKE_HANG, 0, NULL, NULL);
     for (int i = 0; i < 2; i++) {
         http_ok(source_poll(w->source, 10, 5, &w->batch, &w->err), &w->err);

@@ -2,7 +2,7 @@
 
 #include <stddef.h>
 
-#define WAIT_MS 10000
+#define WAIT_MS 60000
 #define WHY_MAX 256
 
 static const char *

@@ -27,7 +27,7 @@ struct fixture {
 static struct net_client *
 new_client(uint32_t total_ms, uint32_t in_flight, size_t answer_max)
 {
-    struct net_def     def = {1000, total_ms, in_flight, answer_max, NULL, NET_AUTO};
+    struct net_def     def = {60000, total_ms, in_flight, answer_max, NULL, NET_AUTO};
     struct net_client *client;
 
     assert_int_equal(net_client_new(env_real(), &def, &client, NULL), 0);
@@ -40,7 +40,7 @@ set_up(void **state)
     struct fixture *f = calloc(1, sizeof *f);
 
     f->fake = http_fake_new(NULL, NULL);
-    f->client = new_client(5000, 1, 4096);
+    f->client = new_client(60000, 1, 4096);
     (void)snprintf(f->url, sizeof f->url, "http://127.0.0.1:%u/a?b=1", http_fake_port(f->fake));
     *state = f;
     return 0;
@@ -144,7 +144,7 @@ static void
 test_slow(void **state)
 {
     struct fixture    *f = *state;
-    struct net_client *hasty = new_client(80, 1, 4096);
+    struct net_client *hasty = new_client(500, 1, 4096);
 
     http_fake_push(f->fake, FAKE_HANG, 0, NULL, NULL);
     assert_int_equal(call(f, "GET", NULL, hasty), E_TIMEOUT);
@@ -324,7 +324,7 @@ static void
 test_many(void **state)
 {
     struct fixture *f = *state;
-    struct many     m = {f, new_client(5000, 8, 4096), 0, 50};
+    struct many     m = {f, new_client(60000, 8, 4096), 0, 50};
 
     http_fake_push_many(f->fake, 58, false, FAKE_ANSWER, 200, NULL, "ok");
     for (int i = 0; i < 8; i++)

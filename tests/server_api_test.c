@@ -575,7 +575,7 @@ test_stalled_reader(void **state)
     client_send(&c, "GET /v1/all HTTP/1.1\r\n" HOST "\r\n");
     for (int i = 0; i < 500 && metric(&f, "oxbow_readers") == 0; i++)
         (void)poll(NULL, 0, 10);
-    for (int i = 0; i < 500 && metric(&f, "oxbow_readers") != 0; i++)
+    for (int i = 0; i < 6000 && metric(&f, "oxbow_readers") != 0; i++)
         (void)poll(NULL, 0, 10);
     assert_int_equal(metric(&f, "oxbow_readers"), 0);
     client_close(&c);
@@ -617,7 +617,7 @@ test_gone_clients(void **state)
             (void)setsockopt(c.fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
         client_close(&c);
     }
-    for (int i = 0; i < 500 && metric(f, "oxbow_appends_waiting") != 0; i++)
+    for (int i = 0; i < 6000 && metric(f, "oxbow_appends_waiting") != 0; i++)
         (void)poll(NULL, 0, 10);
     assert_int_equal(metric(f, "oxbow_appends_waiting"), 0);
 }

@@ -317,7 +317,7 @@ test_coming_and_going(void **state)
         until_version(&all, 2 * i + 1);
     }
     client_close(&all);
-    for (int i = 0; i < 500 && metric(f, "oxbow_readers") != 0; i++)
+    for (int i = 0; i < 6000 && metric(f, "oxbow_readers") != 0; i++)
         (void)poll(NULL, 0, 10);
     assert_int_equal(metric(f, "oxbow_readers"), 0);
 }

@@ -129,7 +129,7 @@ await(struct fix *f, enum tracer_phase want)
 {
     struct tracer_status s;
 
-    for (int i = 0; i < 40000; i++) {
+    for (int i = 0; i < 120000; i++) {
         tracer_get_status(f->t, &s);
         if (s.phase == want)
             return;
@@ -148,7 +148,7 @@ command(struct fix *f, enum tracer_command c)
 static void
 await_equal(void)
 {
-    for (int i = 0; i < 40000 && fake_differing() > 0; i++)
+    for (int i = 0; i < 120000 && fake_differing() > 0; i++)
         nap();
     assert_int_equal(fake_differing(), 0);
 }
@@ -626,7 +626,7 @@ crash_once(struct fix *f, uint64_t nth)
     atomic_store(&a.t, f->t);
     if (phase(f) == TRACER_DRAFT)
         command(f, TRACER_START);
-    for (int i = 0; i < 40000 && phase(f) != TRACER_READY && phase(f) != TRACER_NEW_SOAK; i++)
+    for (int i = 0; i < 120000 && phase(f) != TRACER_READY && phase(f) != TRACER_NEW_SOAK; i++)
         nap();
     for (int i = 0; i < 100; i++) { /* until the authority's side is open */
         struct store_guard old, new;
@@ -878,7 +878,7 @@ canary_cancelled(void **state)
     fake_before_call(NULL);
     fake_fail_writes(FAKE_NEW, 0, ERR_RETRY);
     command(f, TRACER_CANCEL);
-    for (int i = 0; i < 40000 && canary_there(); i++)
+    for (int i = 0; i < 120000 && canary_there(); i++)
         nap();
     nothing_left();
 }

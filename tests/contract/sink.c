@@ -89,7 +89,7 @@ flush(struct sink *s, uint64_t upto)
     struct told *told = s->done_arg;
     struct err   err;
 
-    for (int i = 0; i < 100 && s->in_flight > 0; i++) {
+    for (int i = 0; i < 1200 && s->in_flight > 0; i++) {
         contract_ok(s->ops->poll(s, true, LOG_POS(upto), 50, &err), &err);
         if (s->ops->transactional)
             assert_int_equal(s->in_flight, 0);
