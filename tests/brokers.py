@@ -18,22 +18,12 @@ import tempfile
 import time
 
 import mariadb_server
-
-PATIENCE = 90
-
-# A test that is told to stop takes its servers with it.
-signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+import servers
+from servers import PATIENCE
 
 
 def free_ports(count):
-    """Different from one another, and free just now."""
-    with contextlib.ExitStack() as stack:
-        found = []
-        for _ in range(count):
-            s = stack.enter_context(socket.socket())
-            s.bind(('127.0.0.1', 0))
-            found.append(s.getsockname()[1])
-        return found
+    return [servers.free_port() for _ in range(count)]
 
 
 def until(holds, what):
@@ -326,42 +316,30 @@ class Rabbitmq(Server):
         return [(m['properties'], base64.b64decode(m['payload'])) for m in got]
 
 
-class Postgres(Server):
-    user = 'postgres'
-    program = '/usr/lib/postgresql/15/bin/postgres'
-    bin = '/usr/lib/postgresql/15/bin/'
+class Postgres:
+    """That of servers.py, as a far side."""
+
+    @classmethod
+    def missing(cls):
+        return None if servers.Postgres.programs() else 'no PostgreSQL'
 
     def __init__(self):
-        super().__init__()
-        self.port, = free_ports(1)
-        self.url = f'postgresql://postgres@127.0.0.1:{self.port}/postgres'
-        done = self.run([self.bin + 'initdb', '-D', os.path.join(self.folder, 'data'), '-A',
-                         'trust', '-U', 'postgres', '--no-sync', '--no-locale', '-E', 'UTF8'])
-        if done.wait(PATIENCE) != 0:
-            raise AssertionError('initdb: ' + self.text())
-        self.processes = []
+        self.folder = tempfile.mkdtemp(prefix='oxbow-postgres-')
+        self.server = servers.Postgres(self.folder)
+        self.bin = self.server.bin + '/'
+        self.url = f'postgresql://postgres@127.0.0.1:{self.server.port}/postgres'
+        self.start, self.kill = self.server.start, self.server.kill
 
     def environment(self):
         return {'PGURL': self.url}
 
-    def start(self):
-        until(self.starts, 'PostgreSQL does not start')
+    def restart(self):
+        self.kill()
+        self.start()
 
-    def starts(self):
-        """False: those that a killed server left behind are still there."""
-        before = len(self.text())
-        process = self.run([self.program, '-D', os.path.join(self.folder, 'data'), '-c',
-                            'listen_addresses=127.0.0.1', '-c', f'port={self.port}', '-c',
-                            f'unix_socket_directories={self.folder}', '-c', 'fsync=off'])
-        until(lambda: process.poll() is not None or subprocess.run(
-            [self.bin + 'pg_isready', '-q', '-h', '127.0.0.1', '-p', str(self.port)],
-            check=False).returncode == 0, 'PostgreSQL does not answer')
-        if process.poll() is None:
-            return True
-        self.processes.remove(process)
-        if 'pre-existing shared memory block' not in self.text()[before:]:
-            raise AssertionError('PostgreSQL: ' + self.text())
-        return False
+    def end(self):
+        self.kill()
+        shutil.rmtree(self.folder, True)
 
     @contextlib.contextmanager
     def session(self, text):

@@ -2,11 +2,10 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 
-PATIENCE = 60
+from servers import PATIENCE, free_port
 
 
 def installed():
@@ -22,9 +21,7 @@ class Server:
         self.data, self.socket = os.path.join(folder, 'data'), os.path.join(folder, 'my.sock')
         self.tmp = os.path.join(folder, 'tmp')
         self.options = [f'--server-id={server_id}', *options]
-        with socket.socket() as probe:
-            probe.bind(('127.0.0.1', 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         os.makedirs(self.tmp)
         self.env = {**os.environ, 'TMPDIR': self.tmp,
                     'PATH': os.environ.get('PATH', '') + ':/usr/sbin'}

@@ -1,22 +1,42 @@
 """Real servers for tests: each in a folder of its own, on a free port of 127.0.0.1, as a plain user
 also where the tests are root's, ended by their process ids."""
+import atexit
+import contextlib
 import glob
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
-PATIENCE = 60
+PATIENCE = 120
+
+# A test that is told to stop takes its servers with it.
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
+    """One that stays this process's own until it ends, whether or not it listens there: others of
+    these tests see that it is taken by a socket of its name, and the system gives ports below its own
+    range to nobody."""
+    with open('/proc/sys/net/ipv4/ip_local_port_range', encoding='ascii') as f:
+        first = int(f.read().split()[0])
+    chance = random.SystemRandom()
+    for _ in range(10000):
+        port = chance.randrange(first - 12000, first) if first > 16000 else chance.randrange(20000, 60000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            with claim:
+                claim.bind(f'\0oxbow-tests-port-{port}')
+                probe.bind(('127.0.0.1', port))
+                claim.detach()  # held until the process ends
+                return port
+    raise RuntimeError('no port is free')
 
 
 class Missing(Exception):
@@ -31,6 +51,7 @@ class Server:
     def __init__(self, folder):
         self.folder = folder
         self.process = None
+        atexit.register(self.end)
         os.makedirs(folder, exist_ok=True)
         if os.geteuid() == 0:
             who = pwd.getpwnam(self.user)
@@ -53,17 +74,23 @@ class Server:
         return done.stdout.decode()
 
     def spawn(self, *args):
+        """Where its part of the log begins."""
         with open(os.path.join(self.folder, 'log'), 'ab') as log:
+            begin = len(self.text())
             self.process = subprocess.Popen(args, cwd=self.folder, stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, start_new_session=True,
                                             env=self.env, **self.ids)
+        return begin
+
+    def text(self):
+        with open(os.path.join(self.folder, 'log'), encoding='utf-8', errors='replace') as f:
+            return f.read()
 
     def wait_until(self, ready):
         until = time.monotonic() + PATIENCE
         while not ready():
             if self.process.poll() is not None or time.monotonic() > until:
-                with open(os.path.join(self.folder, 'log'), encoding='utf-8', errors='replace') as f:
-                    raise RuntimeError('no server: ' + f.read()[-3000:])
+                raise RuntimeError('no server: ' + self.text()[-3000:])
             time.sleep(0.02)
 
     def end(self, signum=signal.SIGKILL):
@@ -73,6 +100,13 @@ class Server:
             self.process.wait(PATIENCE)
             self.process = None
 
+    def kill(self):
+        """kill -9 of all of it."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.end()
+
 
 class Postgres(Server):
     """PostgreSQL, with logical decoding; fsync is off, since only processes are killed here.
@@ -80,8 +114,12 @@ class Postgres(Server):
 
     user = 'postgres' if os.path.exists('/usr/lib/postgresql') else 'nobody'
 
+    @staticmethod
+    def programs():
+        return next(iter(sorted(glob.glob('/usr/lib/postgresql/*/bin'))[-1:]), None)
+
     def __init__(self, folder, native=None, **settings):
-        self.bin = next(iter(sorted(glob.glob('/usr/lib/postgresql/*/bin'))[-1:]), None)
+        self.bin = self.programs()
         if self.bin is None:
             raise Missing('postgresql')
         self.own = self.bin
@@ -102,15 +140,27 @@ class Postgres(Server):
         self.once(self.own + '/initdb', '-D', 'data', '-A', 'trust', '-U', 'postgres', '--no-sync',
                   '--no-locale', '-E', 'UTF8')
 
+    def ready(self):
+        return subprocess.run([self.bin + '/pg_isready', '-q', '-h', '127.0.0.1', '-p',
+                               str(self.port)], check=False).returncode == 0
+
     def start(self, **settings):
         self.settings.update(settings)
         args = [x for k, v in self.settings.items() for x in ('-c', f'{k}={v}')]
-        self.spawn(self.own + '/postgres', '-D', 'data', '-c', 'listen_addresses=127.0.0.1',
-                   '-c', f'port={self.port}', '-c', f'unix_socket_directories={self.folder}', *args)
-        self.wait_until(lambda: subprocess.run(
-            [self.bin + '/pg_isready', '-q', '-h', '127.0.0.1', '-p', str(self.port)],
-            check=False).returncode == 0)
-        return self
+        until = time.monotonic() + PATIENCE
+        while True:
+            before = self.spawn(self.own + '/postgres', '-D', 'data', '-c',
+                                'listen_addresses=127.0.0.1', '-c', f'port={self.port}', '-c',
+                                f'unix_socket_directories={self.folder}', *args)
+            try:
+                self.wait_until(self.ready)
+                return self
+            except RuntimeError:
+                # Those that a killed server left behind may still be there.
+                if (time.monotonic() > until or
+                        'pre-existing shared memory block' not in self.text()[before:]):
+                    raise
+                self.end()
 
     def stop(self):
         """At once, as after a failure of the machine; it recovers when it is started again."""

@@ -3,7 +3,6 @@ caller through the log to the far side, and what becomes of spans while the coll
 import http.server
 import json
 import os
-import socket
 import sys
 import threading
 import unittest
@@ -13,6 +12,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import grpc_client as g  # noqa: E402
 from cli_test import event  # noqa: E402
 from observe_test import Case as Base  # noqa: E402
+from servers import free_port  # noqa: E402
 
 TRACE = '4bf92f3577b34da6a3ce929d0e0e4736'
 PARENT = f'00-{TRACE}-00f067aa0ba902b7-01'
@@ -166,9 +166,7 @@ class Tracing(Base):
 
     def test_collector_away(self):
         """Nobody waits for it; what it did not take is counted; it is tried again."""
-        with socket.create_server(('127.0.0.1', 0)) as taken:
-            port = taken.getsockname()[1]
-        with self.server('-c', self.config(f'http://127.0.0.1:{port}')) as (url, _):
+        with self.server('-c', self.config(f'http://127.0.0.1:{free_port()}')) as (url, _):
             for _ in range(20):
                 self.append(url, 'a-1')
             now = self.until(lambda: (m := self.metrics(url))['oxbow_trace_dropped_total'] == 40 and m)
