@@ -111,7 +111,7 @@ class Backup(Case):
 
     def test_at_a_pace_and_stopped(self):
         """One at a time; it can be stopped, and a server does not wait for it."""
-        self.fill(40)
+        self.fill(100)
         with self.server() as (url, _):
             body = json.dumps({'dir': self.backup, 'rate_mib': 1}).encode()
             self.assertEqual(self.post(url + '/v1/backup', body), 202)
@@ -152,7 +152,7 @@ class Backup(Case):
         self.fill(60)
         files = os.path.join(self.backup, 'files')
         for _ in range(3):
-            with subprocess.Popen([OXBOW, 'log', 'backup', self.backup, '--rate', '3', '--json'],
+            with subprocess.Popen([OXBOW, 'log', 'backup', self.backup, '--rate', '1', '--json'],
                                   env=self.env, stdout=subprocess.PIPE) as process:
                 line = json.loads(process.stdout.readline())
                 self.assertEqual(line['progress'], 'backup')
@@ -170,7 +170,7 @@ class Backup(Case):
         """Half of a restored log opens as no log."""
         self.fill(60)
         self.oxbow('log', 'backup', self.backup)
-        process = subprocess.Popen([OXBOW, 'log', 'restore', self.backup, '--rate', '4', '--data',
+        process = subprocess.Popen([OXBOW, 'log', 'restore', self.backup, '--rate', '1', '--data',
                                     self.restored], env=self.env, stdout=subprocess.DEVNULL)
         segments = os.path.join(self.restored, 'segments')
         self.until(lambda: os.path.isdir(segments) and os.listdir(segments))

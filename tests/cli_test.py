@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 OXBOW = os.path.abspath(os.environ.get('OXBOW', 'build/src/cli/oxbow'))
 DONE, REFUSED, USAGE, UNREACHABLE = 0, 1, 2, 3
-PATIENCE = 60
+PATIENCE = 120
 
 
 def event(kind, data=None, **more):

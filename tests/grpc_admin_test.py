@@ -1,5 +1,6 @@
 """gRPC in the built binary: what operators' tools call, compressed messages, upcasters, appends over
 HTTP as KurrentDB takes them, and that nothing stays of calls that end badly."""
+import contextlib
 import gzip
 import http.client
 import json
@@ -8,8 +9,8 @@ import unittest
 import uuid
 import zlib
 
-from grpc_client import (DATA, END_HEADERS, HEADERS, STREAMS, Conn, append, event_of, expected, fields, literal,
-                         name, one, pb, proposed, read, read_request)
+from grpc_client import (DATA, END_HEADERS, HEADERS, STREAMS, Conn, Status, append, event_of, expected,
+                         fields, literal, name, one, pb, proposed, read, read_request)
 from grpc_server import Case, batch, begin, end, shared
 
 OPERATIONS = '/event_store.client.operations.Operations/'
@@ -310,7 +311,8 @@ class Leaks(Case):
         calls[4].send(options((1, name(self.stream)), (2, 'g'), (3, 10), (4, pb((2, b'')))))
         calls.append(conn.call(MONITORING, pb((4, 1)), more=more))
         for call in calls[2:]:
-            call.next()
+            with contextlib.suppress(Status) if more else contextlib.nullcontext():
+                call.next()
         return calls
 
     def vanish(self):

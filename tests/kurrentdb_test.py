@@ -119,17 +119,21 @@ class Case(cli_test.Case):
             out.append(x)
         return out
 
+    def kept(self, node):
+        streams = {}
+        for args in ((), ('--prefix', '$$')):
+            for x in self.events(node, '$all', *args):
+                streams.setdefault(x.pop('stream'), []).append(x)
+        return streams
+
     def same(self, old, new):
-        """Every stream, event for event, with the metadata of streams."""
-        kept = []
-        for node in (old, new):
-            streams = {}
-            for args in ((), ('--prefix', '$$')):
-                for x in self.events(node, '$all', *args):
-                    streams.setdefault(x.pop('stream'), []).append(x)
-            kept.append(streams)
-        self.assertEqual(kept[0], kept[1])
-        return sorted(kept[0])
+        """Every stream, event for event, with the metadata of streams; what was just taken may still
+        be on its way into the log."""
+        want = self.kept(old)
+        with contextlib.suppress(AssertionError):
+            self.until(lambda: self.kept(new) == want)
+        self.assertEqual(want, self.kept(new))
+        return sorted(want)
 
     def write_some(self, node, first, count, streams=7):
         for s in range(streams):

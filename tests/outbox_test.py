@@ -1,5 +1,7 @@
 """Outboxes in the built binary, against real servers: from the write-ahead log, the binary log, a
 change table, and polled. OXBOW names the binary, KILL_AT_SYNC the library of kill_at_sync.c."""
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -18,7 +20,7 @@ import servers
 
 OXBOW = os.path.abspath(os.environ.get('OXBOW', 'build/src/cli/oxbow'))
 KILLER = os.environ.get('KILL_AT_SYNC', '')
-PATIENCE = 60
+PATIENCE = 120
 
 
 class Relay:
@@ -67,6 +69,15 @@ class Relay:
                 self.process.kill()
             self.process.wait()
 
+    def dies(self):
+        """By itself; or it is killed when it has nothing to do any more."""
+        while self.process.poll() is None:
+            with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+                if self.show()['caught_up']:
+                    break
+            time.sleep(0.01)
+        self.kill()
+
     def get(self, path):
         with urllib.request.urlopen(f'http://127.0.0.1:{self.port}{path}', timeout=PATIENCE) as a:
             return a.read().decode()
@@ -85,10 +96,9 @@ class Relay:
             time.sleep(0.01)
 
     def caught_up(self):
-        """Two polls after this call have found nothing: by the number of polls."""
-        def idle(shown):
-            return shown['caught_up']
-        self.until(idle, 'caught up')
+        """What the log has of it now is confirmed, and a look after that found nothing more."""
+        end = max((e['position'] for e in self.events()), default=0)
+        self.until(lambda shown: shown['caught_up'] and shown['position'] >= end, 'caught up')
 
     def events(self, stream='$all', *args):
         where = ['--server', f'http://127.0.0.1:{self.port}'] if self.process.poll() is None \
@@ -267,7 +277,7 @@ class Postgres(Case):
             ids += [r[0] for r in rows]
             self.pg.psql(self.insert(*rows))
             relay.serve(LD_PRELOAD=KILLER, KILL_AT=str(n))
-            relay.process.wait(PATIENCE)
+            relay.dies()
         relay.serve()
         self.same_ids(relay.wait_events(len(ids)), ids)
         relay.caught_up()

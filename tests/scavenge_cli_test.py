@@ -27,12 +27,13 @@ def ask(url, method, body=None):
 
 
 class Scavenge(Case):
+    LINES = ''.join(event('Put', {'text': 'x' * 4000, 'n': n}) for n in range(1500))
+
     def fill(self):
         """More than a segment of 2 MiB, of which most is truncated."""
         config = self.write('oxbow.yaml', 'log: {segment_bytes: 2MiB}\n')
-        lines = ''.join(event('Put', {'text': 'x' * 4000, 'n': n}) for n in range(1500))
         with self.server('-c', config) as (url, _):
-            self.oxbow('append', 'shop-1', '--server', url, '--batch', '20', stdin=lines)
+            self.oxbow('append', 'shop-1', '--server', url, '--batch', '20', stdin=self.LINES)
         self.oxbow('stream', 'truncate', 'shop-1', '1490')
         return config
 
@@ -64,12 +65,15 @@ class Scavenge(Case):
             self.assertEqual(done['state'], 'done')
             self.assertGreater(done['freed_bytes'], 3 << 20)
             self.assertEqual(ask(url, 'GET')[1]['run'], 1)
+            # Enough for seconds at the rate that the next one has.
+            self.oxbow('append', 'shop-2', '--server', url, '--batch', '20', stdin=self.LINES)
+            self.oxbow('stream', 'truncate', 'shop-2', '1490', '--server', url)
             status, now = ask(url, 'POST', '{"rate":1}')
             self.assertEqual((status, now['run']), (202, 2))
             self.assertEqual(ask(url, 'POST', '')[0], 409)
             self.assertEqual(ask(url, 'DELETE')[0], 202)
             self.oxbow('log', 'scavenge', '--server', url, '--stop')
-            self.assertEqual(ask(url, 'GET')[1]['state'], 'stopped')
+            self.until(lambda: ask(url, 'GET')[1]['state'] == 'stopped')
             for body in ('{"rate":-1}', '{"min_share":0}', '{"min_share":101}', '{"what":1}', '{',
                          '{"dry_run":1}', '[]'):
                 self.assertEqual(ask(url, 'POST', body)[0], 400, body)
@@ -120,8 +124,7 @@ class Scavenge(Case):
         self.fill()
         config = self.write('oxbow.yaml', 'log: {scavenge: {every: 1s, min_share: 5}}\n')
         with self.server('-c', config) as (url, _):
-            while ask(url, 'GET')[1]['state'] != 'done':
-                pass
+            self.until(lambda: ask(url, 'GET')[1]['state'] == 'done')
             self.assertGreater(ask(url, 'GET')[1]['run'], 0)
         self.assertEqual(self.versions(), list(range(1490, 1500)))
 

@@ -132,15 +132,20 @@ class RabbitmqSink(SinkCase):
         self.came(seen + self.seen())
         self.assertEqual(self.show()['parked'], 0)
 
+    def connections(self):
+        return {c['name'] for c in self.server.api('GET', 'connections') if 'name' in c}
+
     def test_closed_while_idle(self):
         """Nobody reads a connection that has nothing in flight: the next message finds out."""
         self.make()
+        before = self.connections()
         self.start()
         self.append('order-1', 3)
         self.delivered()
-        self.until(lambda: self.server.api('GET', 'connections'), 'no connection shows')
-        for c in self.server.api('GET', 'connections'):
-            self.server.api('DELETE', 'connections/' + urllib.parse.quote(c['name']))
+        # Those of the tests before it are listed for a while, too.
+        self.until(lambda: self.connections() - before, 'no connection shows')
+        for name in self.connections() - before:
+            self.server.api('DELETE', 'connections/' + urllib.parse.quote(name))
         self.append('order-1', 3)
         self.append('order-2', 3)
         self.delivered()
@@ -153,7 +158,7 @@ class RabbitmqSink(SinkCase):
         self.append('order-1', 5)
         self.complains('does not take it')
         seen = self.seen()
-        self.assertEqual(len(seen), 2)
+        self.assertGreaterEqual(len(seen), 2)  # what is taken makes room for what is tried again
         while len(seen) < 5:
             seen += self.seen()
         self.delivered()

@@ -14,7 +14,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 BIN = os.environ.get("ORDERS_BIN", os.path.join(HERE, "../../build/examples/orders"))
 
 
-def wait_for(what, seconds=20.0):
+def wait_for(what, seconds=120.0):
     """Polls until `what()` is true; fails the test when it never is."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -40,7 +40,7 @@ class Service:
     def __init__(self, db, *options):
         self.proc = subprocess.Popen([os.path.join(BIN, "fulfilment"), "--db", db, *options],
                                      stdout=subprocess.PIPE, text=True)
-        ready, _, _ = select.select([self.proc.stdout], [], [], 20)
+        ready, _, _ = select.select([self.proc.stdout], [], [], 120)
         line = self.proc.stdout.readline() if ready else ""
         if not line.startswith("listening "):
             self.proc.kill()
@@ -51,7 +51,7 @@ class Service:
 
     def call(self, method, path, body=None, **headers):
         """(status, parsed body or raw bytes, headers); underscores in names are dashes."""
-        conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             if body is not None and not isinstance(body, (bytes, str)):
                 body = json.dumps(body)
@@ -71,24 +71,24 @@ class Service:
     def stop(self):
         if self.proc.poll() is None:
             self.proc.terminate()
-        status = self.proc.wait(20)
+        status = self.proc.wait(120)
         self.proc.stdout.close()
         return status
 
     def kill(self):
         self.proc.kill()
-        self.proc.wait(20)
+        self.proc.wait(120)
         self.proc.stdout.close()
 
 
 def run(*args):
     """(status, output, errors) of one of the programs."""
     done = subprocess.run([os.path.join(BIN, args[0]), *args[1:]], capture_output=True, text=True,
-                          timeout=60, check=False)
+                          timeout=120, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
 def compare(*args):
     done = subprocess.run([sys.executable, os.path.join(HERE, "compare.py"), *args],
-                          capture_output=True, text=True, timeout=60, check=False)
+                          capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr

@@ -25,7 +25,7 @@ main_job = importlib.util.module_from_spec(importlib.util.spec_from_loader("main
 loader.exec_module(main_job)
 
 
-def wait_for(what, seconds=60.0):
+def wait_for(what, seconds=120.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = what()
@@ -44,7 +44,7 @@ class Divergences(unittest.TestCase):
         self.addCleanup(self.job.kill_all)
         main_job.start_all(self.job)
         self.job.oxbow("migrate", "start", "orders")
-        main_job.wait_phase(self.job, "READY", 60)
+        main_job.wait_phase(self.job, "READY", 120)
 
     def report(self):
         return json.loads(self.job.oxbow("migrate", "report", "orders", "--json", check=False).stdout)
@@ -57,7 +57,7 @@ class Divergences(unittest.TestCase):
 
     def quiet_orders(self):
         """Orders that the shop has finished with, as the service has them."""
-        db = sqlite3.connect(self.job.path("fulfilment.db"), timeout=20)
+        db = sqlite3.connect(self.job.path("fulfilment.db"), timeout=120)
         self.addCleanup(db.close)
         rows = db.execute("SELECT id, restaurant, driver, state, note FROM fulfilment WHERE state IN "
                           "('delivered', 'cancelled') AND id <= 4000 ORDER BY id").fetchall()
@@ -108,7 +108,7 @@ class Divergences(unittest.TestCase):
         self.assertEqual(missed, {})
         self.assertEqual(set(named) - set(planted), set())
         self.job.oxbow("migrate", "repair", "orders")
-        main_job.wait_phase(self.job, "READY", 60)
+        main_job.wait_phase(self.job, "READY", 120)
         for _ in range(CLEAN):
             self.assertEqual(self.verify(), {})
 

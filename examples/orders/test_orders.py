@@ -71,7 +71,7 @@ class Mover:
     """Carries changes between the sides; one thread, or by hand."""
 
     def __init__(self, shop_db, service, route):
-        self.db = sqlite3.connect(shop_db, timeout=20, isolation_level=None,
+        self.db = sqlite3.connect(shop_db, timeout=120, isolation_level=None,
                                   check_same_thread=False)
         self.service, self.route = service, route
         self.noted, self.cursor, self.epoch, self.side = 0, 0, 1, "old"

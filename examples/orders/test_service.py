@@ -97,7 +97,7 @@ class Rows(WithService):
         self.expect(405, "method", "PUT", "/changes", ROW)
 
     def test_chunked_body_over_the_limit(self):
-        conn = http.client.HTTPConnection("127.0.0.1", self.service.port, timeout=20)
+        conn = http.client.HTTPConnection("127.0.0.1", self.service.port, timeout=120)
         conn.request("PUT", "/orders/7", iter([b" " * 40000, b" " * 40000]), encode_chunked=True,
                      headers={"Transfer-Encoding": "chunked"})
         self.assertEqual(conn.getresponse().status, 413)
@@ -136,7 +136,7 @@ class Feed(WithService):
             target=lambda: got.append(self.call("GET", "/changes?after=0&wait_ms=20000")))
         poll.start()
         self.put(1)
-        poll.join(15)
+        poll.join(120)
         self.assertEqual(len(got[0][1]["changes"]), 1)
         self.assertEqual(self.call("GET", "/changes?after=1&wait_ms=1")[1]["changes"], [])
 
