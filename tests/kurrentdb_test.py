@@ -238,6 +238,39 @@ class Follow(Case):
             new.start()
             self.fails(new, 'TLS: ')
 
+    def test_tls_client(self):
+        """The old server asks for a certificate; it is named by keys or in the connection string."""
+        with tempfile.TemporaryDirectory() as folder:
+            certs = Certificates(folder)
+            (pem, key), (own, own_key) = certs.make('server', 'first'), certs.make('client', 'ann')
+            ca = certs.path('ca.pem')
+            old = self.node('old', f'tls: {{cert: {pem}, key: {key}, client_ca: {ca}}}\n')
+            self.env.update(OXBOW_CA=ca, OXBOW_CERT=own, OXBOW_KEY=own_key)
+            old.url = old.url.replace('http:', 'https:')
+            self.write_some(old, 0, 2)
+            new = self.follower(old.port, f'    ca_file: {ca}\n', options='tls=true')
+            self.fails(new, 'connection was lost')
+            with open(self.path('new.yaml'), encoding='utf-8') as f:
+                bare = f.read()
+            for config, says, status in (
+                    (f'    cert_file: {own}\n', 'needs its key', cli_test.UNREACHABLE),
+                    (f'    cert_file: {own}\n    key_file: {key}\n', 'no key', cli_test.REFUSED),
+                    (f'    cert_file: {ca}.none\n    key_file: {key}\n', 'no certificate',
+                     cli_test.REFUSED)):
+                self.refused('source', 'check', 'old', '-c', self.write('bad.yaml', bare + config),
+                             says=says, status=status)
+            new.kill()
+            self.write('new.yaml', bare + f'    cert_file: {own}\n    key_file: {own_key}\n')
+            new.start()
+            self.in_step(new, 14)
+            new.kill()
+            self.write('new.yaml', bare.replace(
+                'tls=true', f'tls=true&userCertFile={own}&userKeyFile={own_key}'))
+            new.start()
+            self.write_some(old, 2, 1)
+            self.in_step(new, 21)
+            self.same(old, new)
+
 
 # What a KurrentDB says.
 

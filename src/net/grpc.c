@@ -155,6 +155,22 @@ lost(struct net_grpc *g, int code, const char *why, struct err *err)
     RETURN_ERR(err, code, ERR_RETRY, "%s: %s", g->place, why);
 }
 
+/* The far side may have said why, before it went away. */
+static int
+wire_lost(struct net_grpc *g, struct err *err)
+{
+    uint8_t     bytes[4096];
+    const char *why;
+
+    for (int i = 0; i < 16 && net_wire_read(g->wire, bytes, sizeof bytes) > 0; i++)
+        ;
+    why = net_wire_why(g->wire);
+    if (why == NULL)
+        return lost(g, E_CLOSED, "the connection was lost", err);
+    g->broken = true;
+    RETURN_ERR(err, E_CLOSED, ERR_RETRY, "%s: the connection was lost: TLS: %s", g->place, why);
+}
+
 static int
 make_session(struct net_grpc *g, struct err *err)
 {
@@ -254,7 +270,7 @@ flush(struct net_grpc *g, struct err *err)
         if (g->out_at < g->out.len) {
             n = net_wire_write(g->wire, g->out.data + g->out_at, g->out.len - g->out_at);
             if (n < 0)
-                return lost(g, E_CLOSED, "the connection was lost", err);
+                return wire_lost(g, err);
             g->out_at += (size_t)n;
             if (g->out_at < g->out.len)
                 return 0;
@@ -281,7 +297,7 @@ take(struct net_grpc *g, bool *any, struct err *err)
 
     *any = n > 0;
     if (n < 0)
-        return lost(g, E_CLOSED, "the connection was lost", err);
+        return wire_lost(g, err);
     if (n == 0)
         return 0;
     g->heard_us = g->env->ops->mono_us(g->env);

@@ -26,11 +26,13 @@ struct net_grpc;
 struct net_grpc_def {
     const char *host;
     uint16_t    port;
-    bool        tls, verify;     /* verify: the certificate and the host's name in it */
-    const char *ca_file;         /* NULL: the system's */
-    const char *user, *password; /* NULL: none */
-    uint32_t    connect_ms;      /* to the end of the handshake */
-    size_t      message_max;     /* bytes of a message that is taken */
+    bool        tls, verify;          /* verify: the certificate and the host's name in it */
+    const char *ca_file;              /* NULL: the system's */
+    const char *cert_file, *key_file; /* our own certificate, with those that vouch for it, and its
+                                         key; NULL: none */
+    const char *user, *password;      /* NULL: none */
+    uint32_t    connect_ms;           /* to the end of the handshake */
+    size_t      message_max;          /* bytes of a message that is taken */
 };
 
 /* gRPC's status codes, as far as somebody decides by them. */

@@ -17,10 +17,11 @@
 #include "base/must.h"
 
 struct net_wire {
-    int      fd;
-    SSL_CTX *context; /* NULL: no TLS */
-    SSL     *ssl;
-    bool     wants_write; /* TLS: it waits for room in the socket, whatever it was asked for */
+    int         fd;
+    SSL_CTX    *context; /* NULL: no TLS */
+    SSL        *ssl;
+    const char *why;         /* the connection is over; a constant, NULL: not known */
+    bool        wants_write; /* TLS: it waits for room in the socket, whatever it was asked for */
 };
 
 static int
@@ -117,6 +118,21 @@ trust(struct net_wire *w, const struct net_grpc_def *def, struct err *err)
     return 0;
 }
 
+/* Our own certificate, for who asks for one. */
+static int
+introduce(struct net_wire *w, const struct net_grpc_def *def, struct err *err)
+{
+    if (def->cert_file == NULL)
+        return 0;
+    if (SSL_CTX_use_certificate_chain_file(w->context, def->cert_file) != 1)
+        RETURN_ERR(err, E_NOTFOUND, ERR_FATAL, "%s: no certificate could be read: %s",
+                   def->cert_file, reason(NULL));
+    if (SSL_CTX_use_PrivateKey_file(w->context, def->key_file, SSL_FILETYPE_PEM) != 1)
+        RETURN_ERR(err, E_NOTFOUND, ERR_FATAL, "%s: no key of the certificate could be read: %s",
+                   def->key_file, reason(NULL));
+    return 0;
+}
+
 /* An address is held against the certificate's addresses, a name against its names. */
 static bool
 name_peer(SSL *ssl, const char *host)
@@ -158,6 +174,7 @@ start_tls(struct ox_env *env, struct net_wire *w, const struct net_grpc_def *def
     unsigned                   len = 0;
     int                        rc = 0;
 
+    must((def->cert_file == NULL) == (def->key_file == NULL));
     ERR_clear_error();
     w->context = SSL_CTX_new(TLS_client_method());
     if (w->context == NULL || SSL_CTX_set_min_proto_version(w->context, TLS1_2_VERSION) != 1 ||
@@ -166,6 +183,7 @@ start_tls(struct ox_env *env, struct net_wire *w, const struct net_grpc_def *def
     (void)SSL_CTX_set_mode(w->context,
                            SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     TRY(trust(w, def, err));
+    TRY(introduce(w, def, err));
     w->ssl = SSL_new(w->context);
     if (w->ssl == NULL || SSL_set_fd(w->ssl, w->fd) != 1 || !name_peer(w->ssl, def->host))
         FAIL(err, E_NOMEM, ERR_RETRY, "%s: TLS: %s", place, reason(NULL));
@@ -219,6 +237,8 @@ of_tls(struct net_wire *w, int done)
     w->wants_write = why == SSL_ERROR_WANT_WRITE;
     if (done > 0)
         return done;
+    if (why == SSL_ERROR_SSL)
+        w->why = ERR_reason_error_string(ERR_peek_error());
     ERR_clear_error();
     return why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE ? 0 : -1;
 }
@@ -254,6 +274,12 @@ net_wire_write(struct net_wire *w, const void *data, size_t size)
         return of_tls(w, SSL_write(w->ssl, data, size > INT32_MAX ? INT32_MAX : (int)size));
     }
     return of_socket(send(w->fd, data, size, MSG_NOSIGNAL));
+}
+
+const char *
+net_wire_why(const struct net_wire *w)
+{
+    return w->why;
 }
 
 void

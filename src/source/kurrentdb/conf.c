@@ -130,10 +130,27 @@ is_word(struct slice text, const char *word)
     return text.len == strlen(word) && strncasecmp(text.data, word, text.len) == 0;
 }
 
+/* One that names a file. */
+static int
+parse_file(struct slice value, const char *key, char **to, struct err *err)
+{
+    free(*to);
+    *to = decoded(value);
+    if (*to == NULL)
+        RETURN_ERR(err, E_INVALID, ERR_FATAL, "connection: %s has a %% without two digits", key);
+    return 0;
+}
+
 /* Options of the clients that mean nothing here are passed over. */
 static int
 parse_option(struct slice text, struct kurrentdbi_where *out, struct err *err)
 {
+    struct {
+        const char *key;
+        char      **to;
+    } files[] = {{"tlsCAFile", &out->ca_file},
+                 {"userCertFile", &out->cert_file},
+                 {"userKeyFile", &out->key_file}};
     struct slice value = text, key = cut(&value, "=");
 
     if (value.len > 0)
@@ -144,12 +161,11 @@ parse_option(struct slice text, struct kurrentdbi_where *out, struct err *err)
         if (!is_word(value, "true") && !is_word(value, "false"))
             return bad(err, "tls and tlsVerifyCert have to be true or false");
         *to = is_word(value, "true");
-    } else if (is_word(key, "tlsCAFile")) {
-        free(out->ca_file);
-        out->ca_file = decoded(value);
-        if (out->ca_file == NULL)
-            return bad(err, "tlsCAFile has a % without two digits");
+        return 0;
     }
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
+        if (is_word(key, files[i].key))
+            return parse_file(value, files[i].key, files[i].to, err);
     return 0;
 }
 
@@ -186,6 +202,8 @@ kurrentdbi_where_fini(struct kurrentdbi_where *w)
     free(w->user);
     free(w->password);
     free(w->ca_file);
+    free(w->cert_file);
+    free(w->key_file);
     *w = (struct kurrentdbi_where){0};
 }
 
@@ -199,6 +217,8 @@ connect_to(struct ox_env *env, const struct kurrentdbi_where *w, const struct ku
         .tls = w->tls,
         .verify = w->verify,
         .ca_file = w->ca_file,
+        .cert_file = w->cert_file,
+        .key_file = w->key_file,
         .user = w->user,
         .password = w->password,
         .connect_ms = w->connect_ms,

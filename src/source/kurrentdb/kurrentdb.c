@@ -58,6 +58,10 @@ static const struct conf_field fields[] = {
     {.name = "ca_file",
      .type = {.kind = CONF_PATH, .min = 1, .max = 3000},
      .doc = "certificates to trust instead of the system's"},
+    {.name = "cert_file",
+     .type = {.kind = CONF_PATH, .min = 1, .max = 3000},
+     .doc = "Oxbow's own certificate, where the server asks for one"},
+    {.name = "key_file", .type = {.kind = CONF_PATH, .min = 1, .max = 3000}, .doc = "its key"},
     {.name = "include",
      .type = {.kind = CONF_LIST, .max = KURRENTDBI_PREFIXES_MAX, .of = &prefix_type},
      .preset = "[]",
@@ -140,6 +144,10 @@ open_source(struct source *source, const struct conf *conf, struct err *err)
     TRY(replace(&k->where.user, conf_str(conf, "user"), err));
     TRY(replace(&k->where.password, conf_str(conf, "password"), err));
     TRY(replace(&k->where.ca_file, conf_str(conf, "ca_file"), err));
+    TRY(replace(&k->where.cert_file, conf_str(conf, "cert_file"), err));
+    TRY(replace(&k->where.key_file, conf_str(conf, "key_file"), err));
+    if ((k->where.cert_file == NULL) != (k->where.key_file == NULL))
+        TRY(conf_fail(conf, err, "a certificate needs its key: cert_file and key_file"));
     TRY(copy_prefixes(conf_child(conf, "include"), k->include, &k->include_count, err));
     TRY(copy_prefixes(conf_child(conf, "exclude"), k->exclude, &k->exclude_count, err));
 out:

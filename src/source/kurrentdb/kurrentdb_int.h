@@ -19,7 +19,7 @@ struct kurrentdbi_where {
     struct kurrentdbi_host hosts[KURRENTDBI_HOSTS_MAX];
     unsigned               host_count;
     bool                   tls, verify, discover;
-    char                  *user, *password, *ca_file; /* NULL: none */
+    char                  *user, *password, *ca_file, *cert_file, *key_file; /* NULL: none */
     uint32_t               connect_ms;
 };
 
