@@ -9,14 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../tmp.h"
 #include "base/must.h"
 #include "base/say.h"
 #include "core/group.h"
-#include "env/env_real.h"
-#include "log/index.h"
 #include "server/group_front.h"
 #include "server/grpc_int.h"
+#include "sim/env_sim.h"
+#include "sim/index_map.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -24,38 +23,53 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define FLAG_CUT 2
 #define FLAG_TURN 4
 #define FRAME_MAX 16384
+#define RUNS_MAX 1000   /* of one world: its log only grows */
+#define STEPS 4         /* of the engine's tasks in one turn; 32 while the log has something */
+#define TURNS_MAX 10000 /* until all is answered */
 
-static struct log    *the_log;
-static struct groups *groups;
-static struct server *server;
-static char           dir[256];
+static struct sim        *sim;
+static struct index_maps *maps;
+static struct log        *the_log;
+static struct groups     *groups;
+static struct server     *server;
+static unsigned           runs;
 
 static void
 close_all(void)
 {
+    if (server == NULL)
+        return;
     server_free(server);
     group_close(groups);
     log_close(the_log);
-    tmp_remove(dir);
+    index_maps_free(maps);
+    sim_free(sim);
+    server = NULL;
 }
 
+/* One thread, no disk: a run is quick, and does the same each time. */
 static void
 open_all(void)
 {
-    struct log_conf    conf = {.index = &log_index_lmdb,
+    struct log_conf    conf = {.index = &sim_index_map,
                                .segment_bytes = LOG_SEGMENT_MIN,
-                               .free_bytes_min = 1 << 20,
+                               .free_bytes_min = 1,
                                .recent_events = 1000};
     struct server_conf server_conf = {.signals = false};
+    struct ox_env     *env;
     struct err         err;
 
     say_init(NULL, SAY_ERROR);
-    tmp_dir(dir, sizeof dir);
-    must(log_open(env_real(), dir, &conf, NULL, &the_log, &err) == 0);
-    must(group_open(env_real(), the_log, &groups, &err) == 0);
-    must(server_new(env_real(), the_log, &server_conf, &server, &err) == 0);
+    sim = sim_new(1);
+    env = sim_env(sim);
+    maps = index_maps_new(env, NULL, NULL);
+    must(env->ops->dir_make(env, "/log", &err) == 0);
+    must(env->ops->dir_sync(env, "/", &err) == 0);
+    must(log_open(env, "/log", &conf, NULL, &the_log, &err) == 0);
+    must(group_open(env, the_log, &groups, &err) == 0);
+    must(server_new(env, the_log, &server_conf, &server, &err) == 0);
     must(server_add_groups(server, groups, &err) == 0);
-    (void)atexit(close_all);
+    runs = 0;
 }
 
 /* A connection without a socket. */
@@ -95,10 +109,12 @@ take_output(struct conn *c)
 }
 
 static void
-turn(struct conn *c, uv_run_mode mode)
+turn(struct conn *c)
 {
     serveri_grpc_submit(server);
-    (void)uv_run(&server->loop, mode);
+    for (unsigned i = 0; i < STEPS || (i < 8 * STEPS && server->in_flight != 0); i++)
+        (void)sim_step(sim);
+    (void)uv_run(&server->loop, UV_RUN_NOWAIT);
     if (c->h2 != NULL)
         take_output(c);
 }
@@ -180,7 +196,7 @@ send_all(struct conn *c, const uint8_t *data, size_t size)
         if (len > size)
             len = size;
         if ((flags & FLAG_TURN) != 0)
-            turn(c, UV_RUN_NOWAIT);
+            turn(c);
         send_message(c, flags & FLAG_GZIP, slice_of(data, len), len == size);
         if ((flags & FLAG_CUT) != 0)
             return;
@@ -193,6 +209,8 @@ int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static size_t            count;
+    static bool              begun;
+    unsigned                 turns = 0;
     const struct rpc_method *method;
     struct conn              c = {.users = 1};
     struct h2_host           host = {.find = find,
@@ -203,6 +221,11 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                      .body_ms_max = 3000,
                                      .idle_ms_max = 3000};
 
+    if (!begun)
+        (void)atexit(close_all);
+    begun = true;
+    if (runs++ == RUNS_MAX)
+        close_all();
     if (server == NULL)
         open_all();
     while (grpci_nth(server, count) != NULL)
@@ -216,16 +239,20 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     must(c.h2 != NULL);
     begin_call(&c, method);
     send_all(&c, data + 1, size - 1);
-    turn(&c, UV_RUN_NOWAIT);
+    turn(&c);
     (void)h2_tick(c.h2);
     h2_drain(c.h2);
-    while (server->in_flight != 0)
-        turn(&c, UV_RUN_ONCE);
-    turn(&c, UV_RUN_NOWAIT);
+    while (server->in_flight != 0) {
+        must(turns++ < TURNS_MAX);
+        turn(&c);
+    }
+    turn(&c);
     h2_free(c.h2);
     c.h2 = NULL;
-    while (c.users != 1)
-        turn(&c, UV_RUN_ONCE);
+    while (c.users != 1) {
+        must(turns++ < TURNS_MAX);
+        turn(&c);
+    }
     must(server->grpc_runnable == NULL);
     must(server->grpc_waiting == NULL);
     return 0;
