@@ -280,7 +280,7 @@ class Http(Case):
         self.conn.call(STREAMS + 'Tombstone',
                        pb((1, pb((1, name(self.stream)), expected('any'))))).only()
         self.assertEqual(self.post('{}', ES_EventType='t')[0], 410)
-        self.assertIn(self.post('{}', stream='$settings', ES_EventType='t')[0], (400, 403))
+        self.assertIn(self.post('{}', stream='$audit', ES_EventType='t')[0], (400, 403))
 
 
 class Leaks(Case):

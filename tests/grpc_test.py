@@ -393,7 +393,7 @@ class Batch(Case):
         for message, code, kind in (
                 (batch(uuid.uuid4(), self.stream, event, 'no-stream'), 6, 'WrongExpectedVersion'),
                 (batch(uuid.uuid4(), gone, event), 5, 'StreamDeleted'),
-                (batch(uuid.uuid4(), '$settings', event), 7, 'AccessDenied'),
+                (batch(uuid.uuid4(), '$audit', event), 7, 'AccessDenied'),
                 (batch(uuid.uuid4(), '', event), 3, 'BadRequest'),
                 (batch(uuid.uuid4(), self.stream, [b'\xff']), 3, 'BadRequest'),
                 (batch(uuid.uuid4(), self.stream, event, options=False), 3, 'BadRequest'),

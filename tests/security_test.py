@@ -291,6 +291,95 @@ class Served(Case):
                         self.assertEqual(status, 401 if who is None else 403,
                                          (route, who, body))
 
+    # What any user may ask for: what it gives is looked at one by one (test_reading), or everybody's.
+    FOR_ALL = {'GET /metrics', 'GET /v1/stats', 'GET /v1/access', 'GET /v1/all', 'GET /v1/streams',
+               'GET /v1/indexes', 'GET /v1/indexes/{name}', 'GET /v1/indexes/{name}/events',
+               'GET /v1/migrations/{name}/route', f'gRPC {USERS}Details'}
+    EVENT = {'type': 'T', 'data': 1}
+    # And what it does is looked at: what is asked here is not for everybody.
+    LOOKED_AT = {
+        'POST /v1/commits': {'appends': [{'stream': 'x-1', 'events': [EVENT]}]},
+        'DELETE /v1/streams/{stream}': None,
+        'POST /v1/streams/{stream}/truncate': {'before': 0},
+        'POST /v1/streams/{stream}/close': None,
+        'POST /v1/streams/{stream}/open': None,
+        'PUT /v1/streams/{stream}/metadata': {},
+        'POST /v1/sources/{name}/unverified': {**EVENT, 'id': str(uuid.uuid4()), 'stream': 'x-1'},
+    }
+
+    def looked_at_grpc(self):
+        stream = grpc_client.name('x-1')
+        event_ = grpc_client.proposed(uuid.uuid4())
+        target = pb((1, pb((1, stream), (4, b''))))
+        record = pb((2, b''), (3, pb((1, 1), (2, 'T'))), (4, b'{}'), (5, 'x-1'))
+        streams, v2 = grpc_client.STREAMS, '/kurrentdb.protocol.v2.streams.StreamsService/'
+        return {streams + 'Read': [grpc_client.read_request('x-1')],
+                streams + 'Append': [target, pb((2, event_))],
+                streams + 'Delete': [target], streams + 'Tombstone': [target],
+                streams + 'BatchAppend': [pb((1, pb((2, str(uuid.uuid4())))),
+                                             (2, pb((1, stream), (4, b''))), (3, event_), (4, 1))],
+                v2 + 'AppendSession': [pb((1, 'x-1'), (2, record))],
+                v2 + 'AppendRecords': [pb((1, record))],
+                GROUPS + 'Read': [pb((1, pb((1, stream), (2, 'g'), (3, 10), (4, pb((2, b''))))))],
+                USERS + 'ChangePassword': [pb((1, pb((1, 'admin'), (2, WRONG), (3, WRONG))))]}
+
+    def test_looked_at(self):
+        """Where any user may ask, who has no right is refused what he asks for. Each such route and
+        method is named here."""
+        conf = ('sources:\n  x-1: {type: verify-http, url: "http://127.0.0.1:1", lookup: "/{id}"}\n'
+                'permissions:\n  x: {read: [billing], write: [billing]}\n')
+        methods = self.looked_at_grpc()
+        with self.server('-c', self.write('c.yaml', conf)) as (url, _):
+            proof = self.people(url)
+            access = json.loads(self.ask(url, 'GET', '/v1/access', proof=proof['admin'])[1])
+            self.assertEqual({f'{r["method"]} {r["path"]}' for r in access['routes']
+                              if r['needs'] == 'user'},
+                             {*self.FOR_ALL, *self.LOOKED_AT, *(f'gRPC {m}' for m in methods)})
+            self.assertEqual(self.status(url, 'PUT', '/v1/groups/x-1/g', {'from': 'beginning'},
+                                         proof['ops']), 201)
+            unverified = 'POST /v1/sources/{name}/unverified'
+            self.until(lambda: self.ask_for(url, unverified, proof['admin']) == 202)
+            for who in ('none', 'reader', 'both', 'ops'):
+                for route in self.LOOKED_AT:
+                    with self.subTest(who=who, route=route):
+                        self.assertEqual(self.ask_for(url, route, proof[who]), 403)
+                for method, messages in methods.items():
+                    with self.subTest(who=who, method=method):
+                        self.assertEqual(self.code_of(url, method, messages, proof[who]), 7)
+            self.assertEqual(self.ask_for(url, unverified, None), 401)
+            # Nothing of it was done.
+            self.assertEqual(self.status(url, 'GET', '/v1/streams/x-1', proof=proof['admin']), 404)
+            # Those who may do so. Of several messages: all or nothing.
+            for who in ('writer', 'admin'):
+                self.assertEqual(self.ask_for(url, 'POST /v1/commits', proof[who]), 201)
+                self.assertEqual(self.ask_for(url, unverified, proof[who]), 202)
+            path = '/v1/sources/x-1/unverified'
+            several = [{**self.EVENT, 'id': str(uuid.uuid4()), 'stream': s} for s in ('x-1', 'y-1')]
+            self.assertEqual(self.status(url, 'POST', path, several, proof['both']), 403)
+            self.assertEqual(self.status(url, 'POST', path, several, proof['writer']), 202)
+            audit = self.ask(url, 'GET', '/v1/streams/$audit?limit=1000', proof=proof['admin'])[1]
+            self.assertIn('x-1', [e['data'].get('target') for e in json.loads(audit)['events']
+                                  if e['type'] == 'AccessDenied'])
+
+    def ask_for(self, url, route, said):
+        method, path = route.split(' ')
+        return self.status(url, method, re.sub(r'\{\w+\}', 'x-1', path), self.LOOKED_AT[route], said)
+
+    def code_of(self, url, method, messages, said):
+        """Of the call, or of the answer to an append of a batch. 0: it was not refused."""
+        with grpc_client.Conn(int(url.split(':')[2])) as conn:
+            call = conn.start(method, [('authorization', said)])
+            for message in messages:
+                call.send(message)
+            try:
+                if method.endswith('BatchAppend'):
+                    return grpc_client.one(call.next(), 2, 1)
+                call.send(end=True)
+                call.all()
+                return 0
+            except grpc_client.Status as status:
+                return status.code
+
     def try_method(self, url, route, who, said, may):
         head = [] if said is None else [('authorization', said)]
         if who in may:
@@ -456,6 +545,46 @@ permissions:
                        True)
             code = grpc_client.one(batch.next(), 2, 1)
             self.assertEqual(code, None if may else 7)
+
+    def test_settings(self):
+        """What $settings presets where no $acl and no permission decides, as KurrentDB has it."""
+        conf = self.write('c.yaml', 'permissions:\n  orders: {read: [both]}\n')
+        with self.server('-c', conf) as (url, _):
+            proof = self.people(url)
+            for stream in ('a-1', 'b-1', 'orders-1'):
+                self.assertEqual(self.status(url, 'POST', '/v1/streams/' + stream, self.EVENT,
+                                             proof['admin']), 201)
+            self.assertEqual(self.status(url, 'PUT', '/v1/streams/b-1/metadata',
+                                         {'$acl': {'$r': 'both'}}, proof['admin']), 200)
+
+            def may(method, path, body=None):
+                return [who for who in ('none', 'reader', 'writer', 'both', 'ops')
+                        if self.status(url, method, '/v1/streams/' + path, body, proof[who]) != 403]
+
+            def preset(data, status=201, who='admin'):
+                self.assertEqual(self.status(url, 'POST', '/v1/streams/$settings',
+                                             {'type': '$settings', 'data': data}, proof[who]), status)
+            for who in ('both', 'ops'):
+                preset({'$userStreamAcl': {'$w': '$all'}}, 403, who)
+            self.assertEqual(may('GET', 'a-1'), ['reader', 'both'])
+            preset({'$userStreamAcl': {'$r': ['billing'], '$w': 'reader'},
+                    '$systemStreamAcl': {'$r': ['auditors'], '$w': '$all'}})
+            self.assertEqual(may('GET', 'a-1'), ['writer'])
+            self.assertEqual(may('POST', 'a-1', self.EVENT), ['reader'])
+            self.assertEqual(may('POST', 'a-1/truncate', {'before': 0}), ['writer', 'both'])
+            self.assertEqual((may('GET', 'b-1'), may('GET', 'orders-1')), (['both'], ['both']))
+            self.assertEqual(may('GET', '$audit'), ['none'])
+            self.assertEqual(self.status(url, 'POST', '/v1/streams/$audit', self.EVENT,
+                                         proof['none']), 400)
+            self.assertEqual(may('GET', '$user-admin'), ['none'])
+            self.assertNotIn('scrypt', self.ask(url, 'GET', '/v1/streams/$user-admin', None,
+                                                proof['none'])[1])
+            preset([1])
+            self.assertEqual((may('GET', 'a-1'), may('GET', 'b-1')), ([], ['both']))
+            with grpc_client.Conn(int(url.split(':')[2])) as conn:
+                grpc_client.append(conn, '$settings', [grpc_client.proposed(uuid.uuid4())],
+                                   more=[('authorization', proof['admin'])]).only()
+            self.assertEqual(may('GET', 'a-1'), ['reader', 'both'])
 
     def test_live(self):
         """What is taken from a user is taken from the streams that are open."""

@@ -1,9 +1,10 @@
 /*
  * What somebody may do. First what the route or the method asks for (access_table.c); then, of a
- * stream: its $acl, the permissions of its category, the role. Streams of the system are the
- * admins', as far as no $acl says otherwise.
+ * stream: its $acl, the permissions of its category, what is preset in $settings, the role. Streams
+ * of the system are the admins', as far as no $acl and no preset says otherwise.
  *
- * What $acl says is remembered for a second, and forgotten when this server writes metadata.
+ * What $acl and $settings say is remembered for a second, and forgotten when this server writes
+ * metadata or settings.
  */
 #include "server/access_int.h"
 
@@ -17,6 +18,7 @@
 #define ACLS 4096u
 #define ACL_KEPT_MAX 4096 /* bytes of one that is remembered */
 #define ACL_MS 1000
+#define SETTINGS_MAX 65536 /* bytes */
 
 static const char *const right_keys[ACCESS_RIGHTS] = {"$r", "$w", "$d", "$mr", "$mw"};
 static const char *const right_words[ACCESS_RIGHTS] = {
@@ -30,6 +32,13 @@ struct acl {
     char    *json; /* NULL: none */
 };
 
+/* The last event of ACCESS_SETTINGS. */
+struct settings {
+    uint64_t   generation, at_ms;
+    bool       known, closed; /* closed: cannot be read */
+    struct buf json;          /* empty: none */
+};
+
 struct permissions {
     struct message            message; /* first: from who set them to the loop */
     struct server            *server;
@@ -40,6 +49,7 @@ struct permissions {
 struct access {
     struct acl          acls[ACLS];
     struct buf          large; /* of the stream that was last asked about */
+    struct settings     settings;
     uint64_t            generation;
     struct permissions *permissions; /* NULL: none */
 };
@@ -69,6 +79,7 @@ serveri_access_free(struct server *s)
     for (unsigned i = 0; i < ACLS; i++)
         free(s->access->acls[i].json);
     buf_fini(&s->access->large);
+    buf_fini(&s->access->settings.json);
     permissions_free(s->access->permissions);
     free(s->access);
     s->access = NULL;
@@ -182,12 +193,25 @@ forget(struct acl *k)
     k->closed = false;
 }
 
+/* Valid as long as *it, which the caller closes. E_END, E_NOTFOUND: there is none. */
+static int
+last_event(struct server *s, struct slice stream, struct log_iter **it, struct log_event *out)
+{
+    struct log_read read = {.stream = stream, .from = UINT64_MAX, .backwards = true};
+    int             rc;
+
+    *it = NULL;
+    rc = log_iter_open(s->log, &read, it, NULL);
+    while (rc == 0 && (rc = log_iter_next(*it, out, NULL)) == E_MORE)
+        rc = 0;
+    return rc;
+}
+
 static int
 read_acl(struct server *s, struct slice stream, struct buf *out)
 {
     char             name[LOG_NAME_MAX + 3];
-    struct log_read  read = {.from = UINT64_MAX, .backwards = true};
-    struct log_iter *it = NULL;
+    struct log_iter *it;
     struct log_event event;
     struct log_meta  meta = {0};
     int              rc, n = snprintf(name, sizeof name, "$$%.*s", SLICE_FMT(stream));
@@ -195,10 +219,7 @@ read_acl(struct server *s, struct slice stream, struct buf *out)
     buf_clear(out);
     if (n > LOG_NAME_MAX)
         return 0;
-    read.stream = slice_of(name, (size_t)n);
-    rc = log_iter_open(s->log, &read, &it, NULL);
-    while (rc == 0 && (rc = log_iter_next(it, &event, NULL)) == E_MORE)
-        rc = 0;
+    rc = last_event(s, slice_of(name, (size_t)n), &it, &event);
     if (rc == 0)
         rc = log_meta_parse(event.data, &meta, NULL);
     if (rc == 0)
@@ -271,6 +292,53 @@ is_in_acl(const struct user *who, struct slice raw)
     return found;
 }
 
+/* $settings. */
+
+static void
+read_settings(struct server *s, struct settings *k)
+{
+    struct log_iter *it;
+    struct log_event event;
+    struct slice     object;
+    int              rc = last_event(s, slice_str(ACCESS_SETTINGS), &it, &event);
+
+    buf_clear(&k->json);
+    k->closed = rc != 0 && rc != E_NOTFOUND && rc != E_END;
+    if (rc == 0) {
+        k->closed = event.data.len > SETTINGS_MAX || json_value(event.data, &object, NULL) != 0 ||
+                    json_type(object) != JSON_OBJECT;
+        if (!k->closed)
+            buf_add_slice(&k->json, object);
+        k->closed = k->closed || k->json.failed;
+    }
+    log_iter_close(it);
+}
+
+/* What is preset for streams without an $acl. False: it cannot be read. Empty: nothing. */
+static bool
+find_preset(struct server *s, const char *key, struct slice *out)
+{
+    struct access   *a = access_of(s);
+    struct settings *k = a == NULL ? NULL : &a->settings;
+    uint64_t         now = serveri_now_ms(s);
+
+    *out = (struct slice){0};
+    if (k == NULL)
+        return false;
+    if (!k->known || k->generation != a->generation || now - k->at_ms > ACL_MS) {
+        read_settings(s, k);
+        k->known = true;
+        k->generation = a->generation;
+        k->at_ms = now;
+    }
+    if (k->closed)
+        return false;
+    if (k->json.len != 0 && json_get(buf_slice(&k->json), key, out) && !json_is_null(*out))
+        return json_type(*out) == JSON_OBJECT;
+    *out = (struct slice){0};
+    return true;
+}
+
 /* Decisions. */
 
 bool
@@ -320,15 +388,21 @@ may_by_rule(struct server *s, const struct user *who, enum access_right right, s
     bool                            reads = right == ACCESS_READ || right == ACCESS_META_READ;
     const char                     *name = stream.data, *dash = memchr(name, '-', stream.len);
     const struct server_permission *rule = NULL;
+    bool                            system = name[0] == '$';
+    struct slice                    preset, raw;
 
-    if (name[0] == '$')
-        return false;
-    if (dash != NULL)
+    if (dash != NULL && !system)
         rule = rule_of(s, slice_of(name, (size_t)(dash - name)));
-    if (rule == NULL)
+    if (rule == NULL && !system)
         rule = rule_of(s, slice_str("*"));
     if (rule != NULL && (reads ? rule->has_read : rule->has_write))
         return is_in_list(who, reads ? rule->read : rule->write);
+    if (!find_preset(s, system ? "$systemStreamAcl" : "$userStreamAcl", &preset))
+        return false;
+    if (preset.len != 0 && json_get(preset, right_keys[right], &raw) && !json_is_null(raw))
+        return is_in_acl(who, raw);
+    if (system)
+        return false;
     return user_is(who, reads ? USER_READ : USER_WRITE);
 }
 
@@ -438,7 +512,8 @@ serveri_access_note(struct server *s, const struct log_req *req)
     if (s->access == NULL)
         return;
     for (uint32_t i = 0; i < req->write_count; i++)
-        if (slice_starts(req->writes[i].stream, slice_str("$$")))
+        if (slice_starts(req->writes[i].stream, slice_str("$$")) ||
+            slice_is(req->writes[i].stream, ACCESS_SETTINGS))
             s->access->generation++;
     if (req->change_count != 0)
         s->access->generation++;

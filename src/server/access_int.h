@@ -37,6 +37,9 @@ enum access_right {
     ACCESS_RIGHTS,
 };
 
+/* Its last event has what decides where no $acl and no permission does. */
+#define ACCESS_SETTINGS "$settings"
+
 enum access_need serveri_access_need(const char *method, const char *path);
 enum access_need serveri_access_need_grpc(struct slice path);
 

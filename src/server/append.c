@@ -309,6 +309,8 @@ serveri_append_send(struct call *call, struct append *a)
     a->req.change_count = a->change_count;
     a->req.gone_flags = 0;
     a->req.flags = a->flags;
+    if (a->writes == NULL && a->count != 0 && slice_is(a->one.stream, ACCESS_SETTINGS))
+        a->req.flags |= LOG_SYSTEM;
     a->req.checks = a->checks;
     a->req.check_count = a->check_count;
     a->req.done = on_done;

@@ -164,7 +164,8 @@ grpci_is_reserved(struct slice stream)
 {
     const char *p = stream.data;
 
-    return stream.len != 0 && p[0] == '$' && !(stream.len > 2 && p[1] == '$' && p[2] != '$');
+    return stream.len != 0 && p[0] == '$' && !(stream.len > 2 && p[1] == '$' && p[2] != '$') &&
+           !slice_is(stream, ACCESS_SETTINGS);
 }
 
 void
@@ -252,6 +253,7 @@ grpci_op_send(struct grpc_op *op)
                                        .events = op->events,
                                        .count = op->count};
         op->write_count = 1;
+        op->req.flags = slice_is(op->write.stream, ACCESS_SETTINGS) ? LOG_SYSTEM : 0;
     }
     op->req.writes = op->writes != NULL ? op->writes : &op->write;
     op->req.write_count = op->write_count;

@@ -239,8 +239,8 @@ async function metadata() {
   same(revisions(await read(stream)), [3n, 4n], 'maxCount holds');
   await client.setStreamMetadata(stream, {truncateBefore: 4});
   same(revisions(await read(stream)), [4n], 'truncateBefore holds');
-  await throws(append('$settings', json(1)), 'AccessDeniedError', 'a system stream, BatchAppend');
-  await throws(append('$settings', json(1), {credentials: {username: 'a', password: 'b'}}),
+  await throws(append('$audit', json(1)), 'AccessDeniedError', 'a system stream, BatchAppend');
+  await throws(append('$audit', json(1), {credentials: {username: 'a', password: 'b'}}),
                'AccessDeniedError', 'a system stream, Append');
 }
 
