@@ -77,7 +77,9 @@ class Folder:
         return path
 
     def drop(self, name):
+        """Nor does the disk still work on it when the next one is measured."""
         shutil.rmtree(os.path.join(self.path, name), True)
+        os.sync()
 
 
 def free_port():
