@@ -262,6 +262,15 @@ serveri_feeds_wake(struct server *s)
 }
 
 bool
+serveri_feeds_wait(const struct server *s)
+{
+    uint64_t count, behind;
+
+    serveri_live_look(s, &count, &behind);
+    return s->feeds != NULL || s->grpc_waiting != NULL || count != 0;
+}
+
+bool
 serveri_feed_is_live(const struct feed *f)
 {
     return f->query.format == FEED_SSE;

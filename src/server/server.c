@@ -1,9 +1,12 @@
 /* The loop: listening, waking, the order of things in one turn, stopping. */
 #include "server/server.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "base/must.h"
 #include "base/say.h"
@@ -30,6 +33,16 @@ server_port(const struct server *s)
 
 /* Messages from other threads. */
 
+/* Any thread, and signal handlers. */
+static void
+wake(const struct server *s)
+{
+    uint64_t one = 1;
+    ssize_t  n = write(s->wake_fd, &one, sizeof one);
+
+    must(n == sizeof one || errno == EAGAIN); /* full: it is awake */
+}
+
 void
 serveri_post(struct server *s, struct message *m)
 {
@@ -41,7 +54,7 @@ serveri_post(struct server *s, struct message *m)
                                                     memory_order_relaxed));
     /* Whoever found it empty wakes the loop; the others ride along. */
     if (head == NULL)
-        (void)uv_async_send(&s->async);
+        wake(s);
 }
 
 static void
@@ -70,8 +83,8 @@ on_log_grew(struct log_listener *listener)
 {
     struct server *s = listener->arg;
 
-    if (!atomic_exchange(&s->log_grew, true))
-        (void)uv_async_send(&s->async);
+    if (!atomic_exchange(&s->log_grew, true) && atomic_load(&s->watched))
+        wake(s);
 }
 
 /* Stopping. */
@@ -106,7 +119,7 @@ finish(struct server *s)
         return;
     s->closing = true;
     /* This one stays until server_free: somebody may still hold an answer. */
-    uv_unref((uv_handle_t *)&s->async);
+    uv_unref((uv_handle_t *)&s->wake);
     close_handle((uv_handle_t *)&s->prepare);
     close_handle((uv_handle_t *)&s->check);
     close_handle((uv_handle_t *)&s->idle);
@@ -119,7 +132,7 @@ void
 server_stop(struct server *s)
 {
     atomic_store(&s->stop, true);
-    (void)uv_async_send(&s->async);
+    wake(s);
 }
 
 /* One turn of the loop. */
@@ -140,9 +153,26 @@ flush(struct server *s)
 }
 
 static void
+take_growth(struct server *s)
+{
+    if (atomic_exchange(&s->log_grew, false))
+        serveri_feeds_wake(s);
+}
+
+/* Who grows the log looks at `watched` after it has set `log_grew`: one of the two sees the other.
+ */
+static void
 on_prepare(uv_prepare_t *handle)
 {
-    flush(handle->data);
+    struct server *s = handle->data;
+    bool           watched;
+
+    flush(s);
+    watched = serveri_feeds_wait(s);
+    if (watched != atomic_load_explicit(&s->watched, memory_order_relaxed))
+        atomic_store(&s->watched, watched);
+    if (watched && atomic_load(&s->log_grew))
+        take_growth(s);
 }
 
 static void
@@ -171,13 +201,15 @@ serveri_run_soon(struct server *s)
 }
 
 static void
-on_async(uv_async_t *handle)
+on_wake(uv_poll_t *handle, int status, int events)
 {
     struct server *s = handle->data;
+    uint64_t       count;
+    ssize_t        n = read(s->wake_fd, &count, sizeof count);
 
+    must(n == sizeof count || errno == EAGAIN);
     take_messages(s);
-    if (atomic_exchange(&s->log_grew, false))
-        serveri_feeds_wake(s);
+    take_growth(s);
     if (atomic_load(&s->stop))
         drain(s);
 }
@@ -298,7 +330,7 @@ static int
 init_handles(struct server *s, struct err *err)
 {
     uv_handle_t *handles[] = {
-        (uv_handle_t *)&s->listener,   (uv_handle_t *)&s->async,      (uv_handle_t *)&s->prepare,
+        (uv_handle_t *)&s->listener,   (uv_handle_t *)&s->wake,       (uv_handle_t *)&s->prepare,
         (uv_handle_t *)&s->check,      (uv_handle_t *)&s->idle,       (uv_handle_t *)&s->timer,
         (uv_handle_t *)&s->signals[0], (uv_handle_t *)&s->signals[1], (uv_handle_t *)&s->signals[2],
     };
@@ -311,9 +343,13 @@ init_handles(struct server *s, struct err *err)
     UV_TRY(uv_timer_init(&s->loop, &s->timer));
     for (size_t i = 0; i < 3; i++)
         UV_TRY(uv_signal_init(&s->loop, &s->signals[i]));
-    UV_TRY(uv_async_init(&s->loop, &s->async, on_async));
+    s->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (s->wake_fd < 0)
+        FAIL(err, err_of_errno(errno), ERR_FATAL, "cannot make an eventfd: %s", strerror(errno));
+    UV_TRY(uv_poll_init(&s->loop, &s->wake, s->wake_fd));
     for (size_t i = 0; i < sizeof handles / sizeof handles[0]; i++)
         handles[i]->data = s;
+    UV_TRY(uv_poll_start(&s->wake, UV_READABLE, on_wake));
 out:
     return rc;
 }
@@ -376,7 +412,7 @@ server_new(struct ox_env *env, struct log *log, const struct server_conf *conf, 
     s->env = env;
     s->log = log;
     s->conf = *conf;
-    s->date_s = -1;
+    s->date_s = s->wake_fd = -1;
     set_defaults(&s->conf);
     set_date(s);
     s->started_s = s->date_s;
@@ -450,6 +486,8 @@ server_free(struct server *s)
         (void)uv_run(&s->loop, UV_RUN_DEFAULT);
         must(uv_loop_close(&s->loop) == 0);
     }
+    if (s->wake_fd >= 0)
+        (void)close(s->wake_fd);
     while (s->extras != NULL) {
         struct server_extra *next = s->extras->next;
 

@@ -275,6 +275,7 @@ void serveri_feed_end(struct feed *f);                   /* the server stops */
 void serveri_feed_tick(struct feed *f, uint64_t now_ms); /* keep-alive comments */
 void serveri_feeds_run(struct server *s);                /* a slice of each that can go on */
 void serveri_feeds_wake(struct server *s);               /* the log has grown */
+bool serveri_feeds_wait(const struct server *s);         /* does anybody wait for it? */
 void serveri_grpc_readers_run(struct server *s);         /* likewise, those of gRPC */
 void serveri_grpc_readers_wake(struct server *s);
 void serveri_grpc_submit(struct server *s); /* all appends over gRPC of this turn */
@@ -344,7 +345,8 @@ struct server {
 
     uv_loop_t    loop;
     uv_tcp_t     listener;
-    uv_async_t   async;
+    uv_poll_t    wake; /* not uv_async_t: its loop spins while who woke it is not on a processor */
+    int          wake_fd;
     uv_prepare_t prepare;
     uv_check_t   check;
     uv_idle_t    idle;
@@ -355,7 +357,7 @@ struct server {
 
     _Atomic(struct message *) inbox;
     atomic_bool               stop;
-    atomic_bool               log_grew;
+    atomic_bool               log_grew, watched; /* watched: somebody waits for it to grow */
 
     struct route routes[SERVERI_ROUTES_MAX];
     unsigned     route_count;
