@@ -15,15 +15,16 @@
 
 #include "base/conf.h"
 #include "base/template.h"
+#include "rmq/rmq.h"
 #include "sink/fill.h"
 #include "sink/message.h"
-#include "sink/rabbitmq/rabbitmq_int.h"
 #include "sink/slots.h"
 
 #define PAUSE_US UINT64_C(200000) /* between two attempts to connect */
 #define WRITTEN_MAX 32768         /* bytes that a socket with room takes in any case, about */
 #define OVERHEAD 512              /* of a message, with its properties */
-#define SHORT_MAX 255             /* bytes of AMQP's short strings */
+#define CHANNEL 1                 /* messages, with confirms */
+#define LOOK_CHANNEL 2            /* questions that close their channel when the answer is no */
 #define EXCHANGES_MAX 64          /* known to be there */
 #define WHY_MAX 128
 
@@ -32,13 +33,12 @@ struct returned {
     bool     pending; /* its header is not here yet */
     uint64_t body;    /* bytes to come */
     int      code;
-    char     exchange[SHORT_MAX + 1], key[SHORT_MAX + 1], why[WHY_MAX];
+    char     exchange[RMQ_SHORT_MAX + 1], key[RMQ_SHORT_MAX + 1], why[WHY_MAX];
 };
 
 struct rabbitmq_sink {
     struct sink             base;
-    struct rabbitmqi_def    def;
-    char                    host[256], name[64];
+    struct rmq_def          def;
     amqp_connection_state_t conn;
     struct sink_slots       slots;
     struct sink_form       *form;
@@ -56,27 +56,10 @@ struct rabbitmq_sink {
     uint32_t                known_count;
 };
 
-static const char *const schemes[] = {"amqp", "amqps", NULL};
 static const char *const unroutable[] = {"park", "retry", NULL};
 
 static const struct conf_field fields[] = {
-    {.name = "url",
-     .type = {.kind = CONF_URL, .values = schemes},
-     .required = true,
-     .doc = "amqp://HOST:PORT or amqps://…"},
-    {.name = "vhost",
-     .type = {.kind = CONF_STRING, .min = 1, .max = SHORT_MAX},
-     .preset = "/",
-     .doc = "the virtual host"},
-    {.name = "user",
-     .type = {.kind = CONF_STRING, .min = 1, .max = SHORT_MAX},
-     .preset = "guest",
-     .doc = "who Oxbow is"},
-    {.name = "password",
-     .type = {.kind = CONF_SECRET, .min = 1, .max = SHORT_MAX},
-     .preset = "guest",
-     .doc = "of `user`"},
-    {.name = "ca_file", .type = {.kind = CONF_PATH}, .doc = "certificates to trust, for amqps"},
+    RMQ_FIELDS,
     {.name = "exchange",
      .type = {.kind = CONF_STRING, .max = 1024},
      .preset = "",
@@ -94,10 +77,6 @@ static const struct conf_field fields[] = {
      .type = {.kind = CONF_INT, .min = 1, .max = SINK_SLOTS_MAX},
      .preset = "256",
      .doc = "messages at a time, each of another stream"},
-    {.name = "connect_timeout",
-     .type = {.kind = CONF_DURATION, .min = 10000, .max = 60000000},
-     .preset = "3s",
-     .doc = "to wait for a connection and for each step of the login"},
     {.name = "timeout",
      .type = {.kind = CONF_DURATION, .min = 10000, .max = 600000000},
      .preset = "30s",
@@ -124,24 +103,6 @@ now_us(const struct rabbitmq_sink *s)
 
 /* opening */
 
-static int
-take_url(struct rabbitmq_sink *s, const struct conf *conf, struct err *err)
-{
-    struct url url;
-    int        rc = url_parse(slice_str(conf_str(conf, "url")), &url, err);
-
-    if (rc != 0)
-        return rc;
-    if (url.host.len == 0 || url.host.len >= sizeof s->host || url.path.len > 1)
-        return conf_fail(conf_child(conf, "url"), err, "must be amqp://HOST:PORT");
-    memcpy(s->host, url.host.data, url.host.len);
-    s->def.tls = slice_is(url.scheme, "amqps");
-    s->def.port = url.port != 0 ? url.port : s->def.tls ? 5671 : 5672;
-    if (s->def.tls && !conf_has(conf, "ca_file"))
-        return conf_fail(conf_child(conf, "url"), err, "amqps needs ca_file");
-    return 0;
-}
-
 static void
 forget_exchanges(struct rabbitmq_sink *s)
 {
@@ -152,7 +113,7 @@ forget_exchanges(struct rabbitmq_sink *s)
 static void
 disconnect(struct rabbitmq_sink *s)
 {
-    rabbitmqi_disconnect(s->conn);
+    rmq_disconnect(s->conn);
     s->conn = NULL;
     s->blocked = false;
     s->ret = (struct returned){0};
@@ -178,20 +139,14 @@ static int
 open_sink(struct sink *base, const struct conf *conf, struct err *err)
 {
     struct rabbitmq_sink *s = mine(base);
+    char                  part[72];
     int                   rc;
 
-    (void)snprintf(s->name, sizeof s->name, "oxbow sink %s", base->instance);
-    s->def = (struct rabbitmqi_def){.name = s->name,
-                                    .host = s->host,
-                                    .user = conf_str(conf, "user"),
-                                    .password = conf_str(conf, "password"),
-                                    .vhost = conf_str(conf, "vhost"),
-                                    .ca_file = conf_str(conf, "ca_file"),
-                                    .connect_us = conf_duration_us(conf, "connect_timeout")};
+    (void)snprintf(part, sizeof part, "sink %s", base->instance);
+    TRY(rmq_def_open(conf, part, &s->def, err));
     s->timeout_us = conf_duration_us(conf, "timeout");
     s->message_max = conf_size(conf, "message_max");
     s->park_unroutable = conf_enum(conf, "unroutable") == 0;
-    TRY(take_url(s, conf, err));
     TRY(sink_form_open(conf, SINK_AMQP, &s->form, err));
     TRY(sink_template(conf, "exchange", TEMPLATE_TEXT, &s->exchange, err));
     TRY(sink_template(conf, "routing_key", TEMPLATE_TEXT, &s->key, err));
@@ -205,6 +160,43 @@ out:
 
 /* the connection */
 
+/* Connected, and its channel takes confirmed messages. */
+static int
+connect_to(const struct rmq_def *def, amqp_connection_state_t *out, struct err *err)
+{
+    amqp_connection_state_t conn = NULL;
+    int                     rc;
+
+    *out = NULL;
+    TRY(rmq_connect(def, &conn, err));
+    TRY(rmq_open_channel(conn, CHANNEL, err));
+    (void)amqp_confirm_select(conn, CHANNEL);
+    TRY(rmq_reply(amqp_get_rpc_reply(conn), "confirms", err));
+    TRY(rmq_open_channel(conn, LOOK_CHANNEL, err));
+    *out = conn;
+    conn = NULL;
+out:
+    rmq_disconnect(conn);
+    return rc;
+}
+
+/* E_NOTFOUND, ERR_RETRY: there is none. Any other error: the connection is of no more use. */
+static int
+find_exchange(amqp_connection_state_t conn, const char *name, struct err *err)
+{
+    struct err again;
+    int        rc;
+
+    (void)amqp_exchange_declare(conn, LOOK_CHANNEL, amqp_cstring_bytes(name), amqp_empty_bytes, 1,
+                                0, 0, 0, amqp_empty_table);
+    rc = rmq_reply(amqp_get_rpc_reply(conn), "exchange", err);
+    if (rc == E_NOTFOUND && rmq_reopen_channel(conn, LOOK_CHANNEL, &again) != 0) {
+        *err = again;
+        return err->code == E_NOTFOUND ? E_REMOTE : err->code;
+    }
+    return rc;
+}
+
 /* One attempt for all who want it: a broker that does not answer must not be asked by each. */
 static int
 need_connection(struct rabbitmq_sink *s, struct err *err)
@@ -217,7 +209,7 @@ need_connection(struct rabbitmq_sink *s, struct err *err)
         *err = s->why;
         return err->code;
     }
-    rc = rabbitmqi_connect(&s->def, &s->conn, err);
+    rc = connect_to(&s->def, &s->conn, err);
     s->next_tag = s->low_tag = 1;
     s->written = WRITTEN_MAX;
     if (rc != 0) {
@@ -249,7 +241,7 @@ need_exchange(struct rabbitmq_sink *s, const char *name, struct err *err)
     for (uint32_t i = 0; i < s->known_count; i++)
         if (strcmp(s->known[i], name) == 0)
             return 0;
-    rc = rabbitmqi_find_exchange(s->conn, name, err);
+    rc = find_exchange(s->conn, name, err);
     if (rc == E_NOTFOUND) {
         if (s->exchange_varies && s->park_unroutable)
             err->kind = ERR_DATA;
@@ -332,11 +324,11 @@ fill_route(struct rabbitmq_sink *s, const struct sink_item *item, struct err *er
     buf_clear(&s->key_text);
     TRY(template_expand(s->exchange, sink_fill, arg, &s->scratch, &s->exchange_text, err));
     TRY(template_expand(s->key, sink_fill, arg, &s->scratch, &s->key_text, err));
-    if (s->exchange_text.len > SHORT_MAX || s->key_text.len > SHORT_MAX ||
+    if (s->exchange_text.len > RMQ_SHORT_MAX || s->key_text.len > RMQ_SHORT_MAX ||
         (s->exchange_text.len > 0 &&
          memchr(s->exchange_text.data, 0, s->exchange_text.len) != NULL))
         FAIL(err, E_SCHEMA, ERR_DATA, "its exchange or routing key is longer than %d bytes",
-             SHORT_MAX);
+             RMQ_SHORT_MAX);
     buf_add_byte(&s->exchange_text, 0);
     buf_add_byte(&s->key_text, 0);
     if (s->exchange_text.failed || s->key_text.failed)
@@ -484,14 +476,14 @@ publish(struct rabbitmq_sink *s, struct sink_slot *slot, struct err *err)
         p._flags |= AMQP_BASIC_CONTENT_TYPE_FLAG;
         p.content_type = amqp_cstring_bytes(m->content_type);
     }
-    if (item->type.len <= SHORT_MAX) {
+    if (item->type.len <= RMQ_SHORT_MAX) {
         p._flags |= AMQP_BASIC_TYPE_FLAG;
         p.type = bytes_of(item->type);
     }
     sink_slot_sent(&s->slots, slot, s->next_tag++, now_us(s) + s->timeout_us);
     s->written += m->body.len + OVERHEAD;
     rc = amqp_basic_publish(
-        s->conn, RABBITMQI_CHANNEL, amqp_cstring_bytes((const char *)s->exchange_text.data),
+        s->conn, CHANNEL, amqp_cstring_bytes((const char *)s->exchange_text.data),
         amqp_cstring_bytes((const char *)s->key_text.data), 1, 0, &p, bytes_of(m->body));
     if (rc != AMQP_STATUS_OK)
         RETURN_ERR(err, E_REMOTE, ERR_UNSURE, "RabbitMQ: %s", amqp_error_string2(rc));
@@ -522,7 +514,7 @@ need_broker(struct rabbitmq_sink *s, struct err *err)
         read_frames(s, 0);
     TRY(need_connection(s, err));
     TRY(need_exchange(s, (const char *)s->exchange_text.data, err));
-    if (!s->blocked && s->written >= WRITTEN_MAX && rabbitmqi_is_writable(s->conn))
+    if (!s->blocked && s->written >= WRITTEN_MAX && rmq_is_writable(s->conn))
         s->written = 0;
     if (s->blocked || s->written >= WRITTEN_MAX)
         FAIL(err, E_BUSY, ERR_RETRY,
@@ -580,13 +572,13 @@ check(struct sink *base, finding_line_fn *say, void *arg, struct err *err)
     struct sink_item      nothing = {0};
     int                   rc;
 
-    TRY(rabbitmqi_connect(&s->def, &s->conn, err));
+    TRY(connect_to(&s->def, &s->conn, err));
     say(arg, 0, "RabbitMQ answers and confirms messages");
     if (!s->exchange_varies) {
         TRY(template_expand(s->exchange, sink_fill, &nothing, &s->scratch, &s->exchange_text, err));
         buf_add_byte(&s->exchange_text, 0);
         if (s->exchange_text.len > 1)
-            TRY(rabbitmqi_find_exchange(s->conn, (const char *)s->exchange_text.data, err));
+            TRY(find_exchange(s->conn, (const char *)s->exchange_text.data, err));
         say(arg, 0, "the exchange is there");
     }
 out:

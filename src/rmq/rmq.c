@@ -1,4 +1,5 @@
-/* Connecting, and what is asked of the broker before a message can go. */
+#include "rmq/rmq.h"
+
 #include <amqp_ssl_socket.h>
 #include <amqp_tcp_socket.h>
 #include <poll.h>
@@ -6,10 +7,35 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
-#include "sink/rabbitmq/rabbitmq_int.h"
+#include "base/url.h"
 
 #define FRAME_MAX 131072
-#define LOOK_CHANNEL 2 /* questions that close their channel when the answer is no */
+
+const char *const rmq_schemes[] = {"amqp", "amqps", NULL};
+
+int
+rmq_def_open(const struct conf *conf, const char *part, struct rmq_def *def, struct err *err)
+{
+    struct url url;
+    int        rc = url_parse(slice_str(conf_str(conf, "url")), &url, err);
+
+    if (rc != 0)
+        return rc;
+    if (url.host.len == 0 || url.host.len >= sizeof def->host || url.path.len > 1)
+        return conf_fail(conf_child(conf, "url"), err, "must be amqp://HOST:PORT");
+    *def = (struct rmq_def){.user = conf_str(conf, "user"),
+                            .password = conf_str(conf, "password"),
+                            .vhost = conf_str(conf, "vhost"),
+                            .ca_file = conf_str(conf, "ca_file"),
+                            .connect_us = conf_duration_us(conf, "connect_timeout")};
+    (void)snprintf(def->name, sizeof def->name, "oxbow %s", part);
+    memcpy(def->host, url.host.data, url.host.len);
+    def->tls = slice_is(url.scheme, "amqps");
+    def->port = url.port != 0 ? url.port : def->tls ? 5671 : 5672;
+    if (def->tls && def->ca_file == NULL)
+        return conf_fail(conf_child(conf, "url"), err, "amqps needs ca_file");
+    return 0;
+}
 
 static struct timeval
 timeval_of(uint64_t us)
@@ -17,9 +43,8 @@ timeval_of(uint64_t us)
     return (struct timeval){(time_t)(us / 1000000), (suseconds_t)(us % 1000000)};
 }
 
-/* The broker's words are of names and rights, never of messages. */
-static int
-reply_error(amqp_rpc_reply_t r, const char *what, struct err *err)
+int
+rmq_reply(amqp_rpc_reply_t r, const char *what, struct err *err)
 {
     switch (r.reply_type) {
     case AMQP_RESPONSE_NORMAL:
@@ -50,7 +75,7 @@ reply_error(amqp_rpc_reply_t r, const char *what, struct err *err)
 }
 
 static int
-open_socket(const struct rabbitmqi_def *def, amqp_connection_state_t conn, struct err *err)
+open_socket(const struct rmq_def *def, amqp_connection_state_t conn, struct err *err)
 {
     struct timeval limit = timeval_of(def->connect_us);
     amqp_socket_t *socket = def->tls ? amqp_ssl_socket_new(conn) : amqp_tcp_socket_new(conn);
@@ -68,7 +93,7 @@ open_socket(const struct rabbitmqi_def *def, amqp_connection_state_t conn, struc
     if (rc != AMQP_STATUS_OK)
         RETURN_ERR(err, E_REMOTE, ERR_RETRY, "no connection to RabbitMQ: %s",
                    amqp_error_string2(rc));
-    /* There are no heartbeats: nobody would answer them while there is nothing to send. */
+    /* Without heartbeats nobody may be reading while there is nothing to send. */
     (void)setsockopt(amqp_get_sockfd(conn), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     return 0;
 }
@@ -80,24 +105,26 @@ entry(const char *name, amqp_field_value_t value)
 }
 
 static int
-log_in(const struct rabbitmqi_def *def, amqp_connection_state_t conn, struct err *err)
+log_in(const struct rmq_def *def, amqp_connection_state_t conn, struct err *err)
 {
     amqp_field_value_t yes = {.kind = AMQP_FIELD_KIND_BOOLEAN, .value.boolean = 1};
     amqp_field_value_t name = {.kind = AMQP_FIELD_KIND_UTF8,
                                .value.bytes = amqp_cstring_bytes(def->name)};
-    amqp_table_entry_t able[2] = {entry("connection.blocked", yes),
+    amqp_table_entry_t able[3] = {entry("connection.blocked", yes),
+                                  entry("consumer_cancel_notify", yes),
                                   entry("authentication_failure_close", yes)};
-    amqp_field_value_t table = {.kind = AMQP_FIELD_KIND_TABLE, .value.table = {2, able}};
+    amqp_field_value_t table = {.kind = AMQP_FIELD_KIND_TABLE, .value.table = {3, able}};
     amqp_table_entry_t entries[2] = {entry("capabilities", table), entry("connection_name", name)};
     amqp_table_t       properties = {2, entries};
 
-    return reply_error(amqp_login_with_properties(conn, def->vhost, 0, FRAME_MAX, 0, &properties,
-                                                  AMQP_SASL_METHOD_PLAIN, def->user, def->password),
-                       "login", err);
+    return rmq_reply(amqp_login_with_properties(conn, def->vhost, 0, FRAME_MAX, def->heartbeat_s,
+                                                &properties, AMQP_SASL_METHOD_PLAIN, def->user,
+                                                def->password),
+                     "login", err);
 }
 
 int
-rabbitmqi_connect(const struct rabbitmqi_def *def, amqp_connection_state_t *out, struct err *err)
+rmq_connect(const struct rmq_def *def, amqp_connection_state_t *out, struct err *err)
 {
     amqp_connection_state_t conn = amqp_new_connection();
     struct timeval          limit = timeval_of(def->connect_us);
@@ -110,50 +137,39 @@ rabbitmqi_connect(const struct rabbitmqi_def *def, amqp_connection_state_t *out,
     (void)amqp_set_rpc_timeout(conn, &limit);
     TRY(open_socket(def, conn, err));
     TRY(log_in(def, conn, err));
-    (void)amqp_channel_open(conn, RABBITMQI_CHANNEL);
-    TRY(reply_error(amqp_get_rpc_reply(conn), "channel", err));
-    (void)amqp_confirm_select(conn, RABBITMQI_CHANNEL);
-    TRY(reply_error(amqp_get_rpc_reply(conn), "confirms", err));
-    (void)amqp_channel_open(conn, LOOK_CHANNEL);
-    TRY(reply_error(amqp_get_rpc_reply(conn), "channel", err));
     *out = conn;
     conn = NULL;
 out:
-    rabbitmqi_disconnect(conn);
+    rmq_disconnect(conn);
     return rc;
 }
 
 void
-rabbitmqi_disconnect(amqp_connection_state_t conn)
+rmq_disconnect(amqp_connection_state_t conn)
 {
     if (conn != NULL)
         (void)amqp_destroy_connection(conn);
 }
 
 int
-rabbitmqi_find_exchange(amqp_connection_state_t conn, const char *name, struct err *err)
+rmq_open_channel(amqp_connection_state_t conn, amqp_channel_t channel, struct err *err)
+{
+    (void)amqp_channel_open(conn, channel);
+    return rmq_reply(amqp_get_rpc_reply(conn), "channel", err);
+}
+
+int
+rmq_reopen_channel(amqp_connection_state_t conn, amqp_channel_t channel, struct err *err)
 {
     amqp_channel_close_ok_t ok = {0};
-    struct err              ignored;
-    int                     rc;
 
-    (void)amqp_exchange_declare(conn, LOOK_CHANNEL, amqp_cstring_bytes(name), amqp_empty_bytes, 1,
-                                0, 0, 0, amqp_empty_table);
-    rc = reply_error(amqp_get_rpc_reply(conn), "exchange", err);
-    if (rc != E_NOTFOUND)
-        return rc;
-    if (amqp_send_method(conn, LOOK_CHANNEL, AMQP_CHANNEL_CLOSE_OK_METHOD, &ok) != AMQP_STATUS_OK)
-        return E_REMOTE;
-    (void)amqp_channel_open(conn, LOOK_CHANNEL);
-    if (reply_error(amqp_get_rpc_reply(conn), "channel", &ignored) != 0) {
-        *err = ignored;
-        return err->code == E_NOTFOUND ? E_REMOTE : err->code;
-    }
-    return rc;
+    if (amqp_send_method(conn, channel, AMQP_CHANNEL_CLOSE_OK_METHOD, &ok) != AMQP_STATUS_OK)
+        RETURN_ERR(err, E_REMOTE, ERR_RETRY, "RabbitMQ: the connection was lost");
+    return rmq_open_channel(conn, channel, err);
 }
 
 bool
-rabbitmqi_is_writable(amqp_connection_state_t conn)
+rmq_is_writable(amqp_connection_state_t conn)
 {
     struct pollfd p = {.fd = amqp_get_sockfd(conn), .events = POLLOUT};
 
