@@ -373,6 +373,7 @@ int clii_sink_show(struct cli *c, struct err *err);
 int clii_sink_replay(struct cli *c, struct err *err);
 int clii_sink_command(struct cli *c, struct err *err);
 int clii_sink_parked(struct cli *c, struct err *err);
+int clii_source_parked(struct cli *c, struct err *err);
 int clii_migrate_list(struct cli *c, struct err *err);
 int clii_migrate_show(struct cli *c, struct err *err);
 int clii_migrate_report(struct cli *c, struct err *err);

@@ -186,6 +186,13 @@ const struct cli_command clii_commands[] = {
     {"source drop", "NAME", "Forget a source's place, and take away what prepare made",
      "What was captured stays. After `source prepare`, `source resume` begins anew.", 1, 1, 0,
      clii_source_command},
+    {"source parked", "list|show|replay|drop NAME …", "Look after what is parked, and why",
+     "  list NAME               a line of JSON for each: the version of its record, the reason,\n"
+     "                          and what is known of it but its content\n"
+     "  show NAME VERSION       all of the record\n"
+     "  replay NAME [VERSION]   make events of them by the settings as they are now (queues)\n"
+     "  drop NAME VERSION|all   give them up (queues)",
+     2, 3, 0, clii_source_parked},
     {"sink list", "", "List a server's sinks", NULL, 0, 0, 0, clii_sink_list},
     {"sink show", "NAME", "Show a sink's state", NULL, 1, 1, 0, clii_sink_show},
     {"sink replay", "NAME", "Deliver a range of the log to a sink once more",

@@ -361,6 +361,10 @@ check_parts(const struct conf *root, struct err *err)
     TRY(enginei_scavenge_check(root, err));
     for (const struct conf *x = conf_first(conf_child(root, "sinks")); x != NULL; x = conf_next(x))
         TRY(enginei_sink_check(x, err));
+    for (const struct conf *x = conf_first(conf_child(root, "sources")); x != NULL;
+         x = conf_next(x))
+        if (enginei_queue(conf_str(x, "type")) != NULL)
+            TRY(enginei_queue_check(root, x, err));
 out:
     return rc;
 }

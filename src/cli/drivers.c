@@ -22,6 +22,10 @@
 #include "source/outbox/outbox.h"
 #include "source/proof.h"
 #include "source/proof/proof_drivers.h"
+#include "source/queue.h"
+#ifdef OX_SOURCE_RABBITMQ
+#include "source/rabbitmq/rabbitmq.h"
+#endif
 #ifdef OX_SOURCE_SQLITE
 #include "source/sqlite/sqlite.h"
 #endif
@@ -97,6 +101,13 @@ static const struct proof_ops *const proofs[] = {
     NULL,
 };
 
+static const struct queue_ops *const queues[] = {
+#ifdef OX_SOURCE_RABBITMQ
+    &source_rabbitmq_ops,
+#endif
+    NULL,
+};
+
 static const struct sink_ops *const sinks[] = {
     &sink_file_ops,
 #ifdef OX_SINK_HTTP
@@ -151,6 +162,12 @@ enginei_proof(const char *type)
     FIND(proofs, type);
 }
 
+const struct queue_ops *
+enginei_queue(const char *type)
+{
+    FIND(queues, type);
+}
+
 const struct sink_ops *
 enginei_sink(void *arg, const char *type)
 {
@@ -174,13 +191,18 @@ enginei_driver(void *arg, const char *family, size_t i, struct conf_driver *out)
 
     if (strcmp(family, "source") == 0) {
         size_t count = sizeof sources / sizeof sources[0] - 1;
+        size_t verifying = sizeof proofs / sizeof proofs[0] - 1;
 
+        if (i < count) {
+            GIVE(sources);
+        }
         /* What verifies messages is a source too, of the events that it releases. */
-        if (i >= count) {
-            i -= count;
+        i -= count;
+        if (i < verifying) {
             GIVE(proofs);
         }
-        GIVE(sources);
+        i -= verifying;
+        GIVE(queues);
     } else if (strcmp(family, "sink") == 0) {
         GIVE(sinks);
     } else if (strcmp(family, "store") == 0) {

@@ -12,6 +12,7 @@
 #include "cli/cli_int.h"
 #include "core/capture.h"
 #include "core/deliver.h"
+#include "core/queue.h"
 #include "core/verify.h"
 #include "env/env_real.h"
 #include "sink/sink.h"
@@ -236,6 +237,8 @@ open_part(struct engine *e, struct part *p)
     err_clear(&err);
     if (p->kind == PART_SOURCE && enginei_proof(conf_str(p->conf, "type")) != NULL)
         rc = open_verify(e, p, enginei_proof(conf_str(p->conf, "type")), &err);
+    else if (p->kind == PART_SOURCE && enginei_queue(conf_str(p->conf, "type")) != NULL)
+        rc = enginei_queue_open(e, p, enginei_queue(conf_str(p->conf, "type")), &err);
     else if (p->kind == PART_SOURCE)
         rc = open_source(e, p, &err);
     else if (p->kind == PART_SINK)
@@ -270,6 +273,7 @@ part_free(struct part *p)
     must(p->waiters == NULL);
     capture_free(p->capture);
     verify_free(p->verify);
+    queue_free(p->queue);
     deliver_free(p->deliver);
     if (p->tracer != NULL)
         tracer_unlisten(p->tracer, &p->listener);
@@ -354,6 +358,8 @@ has_failed(const struct part *p)
         verify_get_status(p->verify, &v);
         return v.state == VERIFY_FAILED;
     }
+    if (p->queue != NULL)
+        return enginei_queue_failed(p->queue);
     s = p->capture == NULL ? NULL : malloc(sizeof *s);
     if (s != NULL) {
         capture_get_status(p->capture, s);
@@ -459,7 +465,8 @@ keep(void *arg)
     now = e->env->ops->mono_us(e->env);
     /* Only this task changes the list. */
     for (struct part *p = e->parts; p != NULL; p = p->next) {
-        if (p->capture != NULL || p->verify != NULL || p->deliver != NULL || p->tracer != NULL)
+        if (p->capture != NULL || p->verify != NULL || p->queue != NULL || p->deliver != NULL ||
+            p->tracer != NULL)
             continue;
         if (p->retry_at_us <= now)
             open_part(e, p);

@@ -26,6 +26,8 @@ struct upcasts;
 
 struct capture;
 struct proof_ops;
+struct queue;
+struct queue_ops;
 struct verify;
 struct cli;
 struct deliver;
@@ -40,6 +42,7 @@ struct store_ops;
 
 const struct source_ops *enginei_source(void *arg, const char *type); /* NULL: none such */
 const struct proof_ops  *enginei_proof(const char *type);
+const struct queue_ops  *enginei_queue(const char *type);
 const struct sink_ops   *enginei_sink(void *arg, const char *type);
 const struct store_ops  *enginei_store(void *arg, const char *type);
 /* What no schema can check of a sink: where it starts, its filter and its transform. */
@@ -89,6 +92,7 @@ struct part {
     struct engine_tree *tree;
     struct capture     *capture; /* one of these, where it is open */
     struct verify      *verify;  /* of a source that verifies messages */
+    struct queue       *queue;   /* of a source that consumes a queue */
     struct deliver     *deliver;
     struct tracer      *tracer;
     char                error[ERR_TEXT_MAX]; /* why it is not open */
@@ -160,6 +164,16 @@ void enginei_post_unverified(struct call *call, void *engine);
 struct json_out;
 void enginei_put_verify(struct json_out *o, struct verify *verify);
 void enginei_put_source_metrics(struct engine *e, struct buf *out);
+
+/* Sources that consume a queue (cli/queue.c). */
+int enginei_queue_check(const struct conf *root, const struct conf *conf, struct err *err);
+int
+enginei_queue_open(struct engine *e, struct part *p, const struct queue_ops *ops, struct err *err);
+bool enginei_queue_failed(struct queue *queue);
+void enginei_put_queue(struct json_out *o, struct queue *queue);
+void enginei_put_queue_metrics(struct engine *e, struct buf *out);
+/* POST /v1/sources/{name}/{command} */
+void enginei_queue_command(struct call *call, struct queue *queue);
 
 /* GET /v1/migrations/{name}/route. */
 void enginei_get_route(struct call *call, void *engine);

@@ -13,6 +13,7 @@
 #include "log/log.h"
 #include "sink/sink.h"
 #include "source/proof.h"
+#include "source/queue.h"
 #include "source/source.h"
 #include "store/store.h"
 
@@ -86,6 +87,18 @@ probe_proof(struct probe *p, const struct proof_ops *ops, const struct conf *con
 }
 
 static void
+probe_queue(struct probe *p, const struct queue_ops *ops, const struct conf *conf, const char *name)
+{
+    struct queue_reader *reader = NULL;
+    struct err           err;
+
+    if (source_queue_new(env_real(), ops, name, conf, &reader, &err) != 0 ||
+        ops->check(reader, on_source_finding, p, &err) != 0)
+        say_failure(p, &err);
+    source_queue_free(reader);
+}
+
+static void
 probe_source(struct probe *p, const struct conf *conf, const char *name)
 {
     const struct proof_ops *verifies = enginei_proof(conf_str(conf, "type"));
@@ -94,6 +107,10 @@ probe_source(struct probe *p, const struct conf *conf, const char *name)
 
     if (verifies != NULL) {
         probe_proof(p, verifies, conf, name);
+        return;
+    }
+    if (enginei_queue(conf_str(conf, "type")) != NULL) {
+        probe_queue(p, enginei_queue(conf_str(conf, "type")), conf, name);
         return;
     }
     if (source_new(env_real(), enginei_source(NULL, conf_str(conf, "type")), name, conf, &source,
@@ -255,6 +272,30 @@ enum source_work {
 };
 
 static int
+work_on_queue(struct probe *p, enum source_work work, const struct queue_ops *ops,
+              const struct conf *conf, const char *instance, struct err *err)
+{
+    struct queue_reader *reader = NULL;
+    bool                 dry = p->cli->opt[OPT_DRY_RUN] != NULL;
+    int                  rc;
+
+    if (work == SOURCE_CHECK) {
+        probe_queue(p, ops, conf, instance);
+        return verdict(p, err);
+    }
+    p->cli->opening = true;
+    TRY(source_queue_new(env_real(), ops, instance, conf, &reader, err));
+    p->cli->opening = false;
+    if (work == SOURCE_PREPARE)
+        rc = ops->prepare(reader, dry, on_source_finding, p, err);
+    else
+        rc = ops->unprepare(reader, on_source_finding, p, err);
+out:
+    source_queue_free(reader);
+    return rc;
+}
+
+static int
 work_on_source(struct cli *c, enum source_work work, struct err *err)
 {
     struct probe       p = {.cli = c};
@@ -279,6 +320,10 @@ work_on_source(struct cli *c, enum source_work work, struct err *err)
         goto out;
     }
     (void)snprintf(p.part, sizeof p.part, "%s", name);
+    if (enginei_queue(conf_str(conf, "type")) != NULL) {
+        rc = work_on_queue(&p, work, enginei_queue(conf_str(conf, "type")), conf, instance, err);
+        goto out;
+    }
     c->opening = true;
     TRY(source_new(env_real(), enginei_source(NULL, conf_str(conf, "type")), instance, conf,
                    &source, err));

@@ -133,6 +133,8 @@ put_part(struct json_out *o, const struct part *p, bool whole)
         put_capture(o, p->capture);
     } else if (p->verify != NULL) {
         enginei_put_verify(o, p->verify);
+    } else if (p->queue != NULL) {
+        enginei_put_queue(o, p->queue);
     } else if (p->deliver != NULL) {
         put_deliver(o, p->deliver);
     } else if (p->tracer != NULL) {
@@ -302,6 +304,16 @@ post_source(struct call *call, void *arg)
         call_refuse(call, 503, "out-of-memory", "no memory for the command");
         return;
     }
+    lock(e);
+    p = enginei_find(e, PART_SOURCE, call_param(call, "name"));
+    if (p != NULL && p->queue != NULL) {
+        enginei_queue_command(call, p->queue);
+        unlock(e);
+        free(x);
+        return;
+    }
+    unlock(e);
+    p = NULL;
     if (order_parse(call, x))
         p = find(call, e, PART_SOURCE);
     if (p != NULL && p->capture == NULL)
@@ -611,6 +623,7 @@ put_metrics(void *arg, struct buf *out)
         }
     }
     enginei_put_source_metrics(e, out);
+    enginei_put_queue_metrics(e, out);
     unlock(e);
 }
 
