@@ -19,10 +19,17 @@ struct verify {
 static bool
 is_hidden(struct log *log, const struct record *r)
 {
+    struct slice      stream = slice_of(r->body, r->name_len);
+    struct retention *retention;
     struct index_head head;
+    struct view       v;
 
-    return log->conf.index->head(log->index, r->stream_id, &head, NULL) == 0 &&
-           r->version < head.truncate;
+    if (log->conf.index->head(log->index, r->stream_id, &head, NULL) != 0)
+        return false;
+    retention = logi_retention_get(log);
+    logi_view(&head, stream, logi_retention_of(retention, stream), &v);
+    logi_retention_put(retention);
+    return r->version < v.low || logi_too_old(log, v.max_age_us, r->created_us);
 }
 
 static int
