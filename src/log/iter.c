@@ -94,6 +94,15 @@ logi_filter_holds(const struct log_filter *f, struct slice stream, struct slice 
 
 /* what may be seen */
 
+void
+logi_iter_view_of(struct log_iter *it, uint64_t id, struct slice stream,
+                  const struct index_head *head, struct view *out)
+{
+    logi_view(head, stream, logi_retention_of(it->retention, stream), out);
+    if (it->read.skip_moved)
+        out->shown = logi_moved_shown(it->log, id, stream, head, out);
+}
+
 /* … at least as it was at the position `since`. */
 static int
 view_since(struct log_iter *it, uint64_t id, struct slice stream, uint64_t since, struct view *out,
@@ -115,9 +124,7 @@ view_since(struct log_iter *it, uint64_t id, struct slice stream, uint64_t since
         rc = logi_head(it->log, id, end, &head, err);
         if (rc != 0)
             return rc;
-        logi_view(&head, stream, logi_retention_of(it->retention, stream), &seen->view);
-        if (it->read.skip_moved)
-            seen->view.shown = logi_moved_shown(it->log, id, stream, &head, &seen->view);
+        logi_iter_view_of(it, id, stream, &head, &seen->view);
         seen->id = id;
         seen->epoch = it->epoch;
         seen->end = end;
@@ -400,7 +407,8 @@ take_retention(struct log_iter *it)
 }
 
 int
-log_iter_open(struct log *log, const struct log_read *read, struct log_iter **out, struct err *err)
+log_iter_open_stream(struct log *log, const struct log_read *read, struct log_stream *info,
+                     struct log_iter **out, struct err *err)
 {
     struct log_iter *it;
     int              rc;
@@ -429,7 +437,7 @@ log_iter_open(struct log *log, const struct log_read *read, struct log_iter **ou
     if (it->kind == ITER_ALL)
         TRY(logi_all_open(it, err));
     else if (it->kind == ITER_STREAM)
-        TRY(logi_stream_open(it, err));
+        TRY(logi_stream_open(it, info, err));
     else
         TRY(logi_list_open(it, err));
     logi_segs_unpin(&it->pin);
@@ -438,6 +446,12 @@ log_iter_open(struct log *log, const struct log_read *read, struct log_iter **ou
 out:
     log_iter_close(it);
     return rc;
+}
+
+int
+log_iter_open(struct log *log, const struct log_read *read, struct log_iter **out, struct err *err)
+{
+    return log_iter_open_stream(log, read, NULL, out, err);
 }
 
 int

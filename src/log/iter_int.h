@@ -59,9 +59,9 @@ struct log_iter {
 
     /* a stream, or a list */
     uint64_t    id, version;
-    struct view view;  /* of the stream */
-    uint64_t    shown; /* raw: the first version that is not hidden */
-    uint64_t    view_end;
+    struct view view;                 /* of the stream */
+    uint64_t    shown;                /* raw: the first version that is not hidden */
+    uint64_t    view_end, view_epoch; /* what it is of */
     uint64_t    positions[ITER_BATCH], ids[ITER_BATCH];
     uint32_t    count, next;
 
@@ -79,6 +79,9 @@ bool logi_iter_wanted(struct log_iter *, const struct record *);
 int logi_iter_visible(struct log_iter *, const struct record *, bool *yes, struct err *);
 /* $streams: is the stream wanted, and there for its readers? */
 int logi_iter_there(struct log_iter *, uint64_t id, struct slice stream, bool *yes, struct err *);
+/* What it shows of a stream whose head this is. */
+void logi_iter_view_of(struct log_iter *, uint64_t id, struct slice stream,
+                       const struct index_head *, struct view *);
 /* A stream's view as it is now. */
 int
 logi_iter_view(struct log_iter *, uint64_t id, struct slice stream, struct view *, struct err *);
@@ -133,12 +136,17 @@ int logi_all_open(struct log_iter *, struct err *);
 int logi_all_forward(struct log_iter *, struct log_event *, struct err *);
 int logi_all_backward(struct log_iter *, struct log_event *, struct err *);
 
+/* streams.c: what a stream is, of its head and view */
+void logi_describe(struct slice name, uint64_t id, const struct index_head *, const struct view *,
+                   struct log_stream *out);
+
 /* iter_stream.c */
-int logi_stream_open(struct log_iter *, struct err *);
+/* info: what readers see of the stream then, for a read of no more than that; may be NULL. */
+int logi_stream_open(struct log_iter *, struct log_stream *info, struct err *);
 int logi_stream_next(struct log_iter *, struct log_event *, struct err *);
 /* A reader's view of a stream: what is published. E_NOTFOUND, E_GONE. */
-int
-logi_stream_head(struct log *, struct slice name, uint64_t *id, struct index_head *, struct err *);
+int logi_stream_head(struct log *, struct slice name, uint64_t end, uint64_t *id,
+                     struct index_head *, struct err *);
 
 /* iter_list.c */
 int logi_list_open(struct log_iter *, struct err *);

@@ -4,10 +4,10 @@
 #include "log/iter_int.h"
 
 int
-logi_stream_head(struct log *log, struct slice name, uint64_t *id, struct index_head *head,
-                 struct err *err)
+logi_stream_head(struct log *log, struct slice name, uint64_t end, uint64_t *id,
+                 struct index_head *head, struct err *err)
 {
-    int rc = logi_find(log, name, atomic_load(&log->end), id, head, err);
+    int rc = logi_find(log, name, end, id, head, err);
 
     if (rc == E_NOTFOUND)
         RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "stream \"%.*s\" is not there", SLICE_FMT(name));
@@ -29,20 +29,13 @@ refuse_hidden(const struct log_iter *it, const struct view *v, struct err *err)
     return 0;
 }
 
-/* Looks again at what may be seen, where that may have changed. */
+/* What may be seen of the stream, whose head at `end` this is. */
 static int
-refresh(struct log_iter *it, struct err *err)
+look(struct log_iter *it, const struct index_head *head, uint64_t end, struct err *err)
 {
-    uint64_t end = atomic_load(&it->log->end);
-    int      rc;
-
-    if (it->view_end != 0 && (it->view.max_count == 0 || it->view_end == end) &&
-        it->views != NULL && it->views[it->id % ITER_VIEWS].epoch == it->epoch)
-        return refuse_hidden(it, &it->view, err);
-    rc = logi_iter_view(it, it->id, it->read.stream, &it->view, err);
-    if (rc != 0)
-        return rc;
+    logi_iter_view_of(it, it->id, it->read.stream, head, &it->view);
     it->view_end = end;
+    it->view_epoch = it->epoch;
     if (it->read.raw) {
         it->shown = it->view.low;
         it->view.low = 0;
@@ -50,6 +43,22 @@ refresh(struct log_iter *it, struct err *err)
         it->view.low = it->view.shown;
     }
     return refuse_hidden(it, &it->view, err);
+}
+
+/* Looks again where that may have changed. */
+static int
+refresh(struct log_iter *it, struct err *err)
+{
+    uint64_t          end = atomic_load(&it->log->end);
+    struct index_head head;
+    int               rc;
+
+    if (it->view_epoch == it->epoch && (it->view.max_count == 0 || it->view_end == end))
+        return refuse_hidden(it, &it->view, err);
+    TRY(logi_head(it->log, it->id, end, &head, err));
+    rc = look(it, &head, end, err);
+out:
+    return rc;
 }
 
 static int
@@ -189,14 +198,17 @@ versions_at(struct log *log, uint64_t id, uint64_t next, struct log_pos at, uint
 }
 
 int
-logi_stream_open(struct log_iter *it, struct err *err)
+logi_stream_open(struct log_iter *it, struct log_stream *info, struct err *err)
 {
+    uint64_t          end = atomic_load(&it->log->end), next;
     struct index_head head;
-    uint64_t          next;
     int               rc;
 
-    TRY(logi_stream_head(it->log, it->read.stream, &it->id, &head, err));
-    TRY(refresh(it, err));
+    TRY(logi_stream_head(it->log, it->read.stream, end, &it->id, &head, err));
+    TRY(look(it, &head, end, err));
+    must(info == NULL || !(it->read.raw || it->read.skip_moved));
+    if (info != NULL)
+        logi_describe(it->read.stream, it->id, &head, &it->view, info);
     next = head.next;
     if (it->read.at.v != 0) {
         TRY(versions_at(it->log, it->id, head.next, it->read.at, &next, err));

@@ -383,6 +383,10 @@ struct log_stream {
 int log_stream_info(struct log *log, struct slice name, struct log_stream *out, struct err *err);
 /* The same without first_pos, which costs as much again. */
 int log_stream_brief(struct log *log, struct slice name, struct log_stream *out, struct err *err);
+/* Both at once, at little more than the cost of one: a reader of a stream, neither `raw` nor with
+ * `skip_moved`, and what log_stream_brief says of it then; info->name is the reader's. */
+int log_iter_open_stream(struct log *log, const struct log_read *read, struct log_stream *info,
+                         struct log_iter **out, struct err *err);
 
 /* moves (docs/surgery.md) */
 

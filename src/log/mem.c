@@ -88,6 +88,7 @@ struct mem {
     struct gen      *active, *frozen, *spare;
     struct scratch   scratch; /* the indexer's */
     _Atomic uint64_t bytes;   /* of active and frozen */
+    uint64_t         drops;   /* generations that went to the index */
 };
 
 /* Of the table beside `room` elements, a power of 2: at most half full. */
@@ -538,7 +539,7 @@ gen_find(const struct gen *g, struct slice name, uint32_t hash, uint64_t bound, 
 }
 
 bool
-logi_mem_find(struct mem *m, struct slice name, uint64_t bound, uint64_t *id)
+logi_mem_find(struct mem *m, struct slice name, uint64_t bound, uint64_t *id, uint64_t *drops)
 {
     uint32_t hash = hash_of(name);
     bool     found;
@@ -546,6 +547,7 @@ logi_mem_find(struct mem *m, struct slice name, uint64_t bound, uint64_t *id)
     lock_take(&m->lock);
     found =
         gen_find(m->active, name, hash, bound, id) || gen_find(m->frozen, name, hash, bound, id);
+    *drops = m->drops;
     lock_give(&m->lock);
     return found;
 }
@@ -625,11 +627,12 @@ gen_head(const struct gen *g, uint64_t id, uint64_t bound, unsigned known, struc
 }
 
 unsigned
-logi_mem_head(struct mem *m, uint64_t id, uint64_t bound, struct index_head *head)
+logi_mem_head(struct mem *m, uint64_t id, uint64_t bound, struct index_head *head, uint64_t *drops)
 {
     unsigned known;
 
     lock_take(&m->lock);
+    *drops = m->drops;
     known = gen_head(m->active, id, bound, 0, head);
     known = gen_head(m->frozen, id, bound, known, head);
     lock_give(&m->lock);
@@ -911,6 +914,7 @@ logi_mem_drop(struct mem *m)
     lock_take(&m->lock);
     g = m->frozen;
     m->frozen = NULL;
+    m->drops += g != NULL;
     lock_give(&m->lock);
     if (g == NULL)
         return;

@@ -40,8 +40,8 @@ struct mem_state {
 
 int logi_mem_add_state(struct mem *, const struct mem_state *, struct err *err);
 
-/* Only a stream that began in here; false: ask the index. */
-bool logi_mem_find(struct mem *, struct slice name, uint64_t bound, uint64_t *id);
+/* Only a stream that began in here; false: ask the index. *drops: see logi_mem_head. */
+bool logi_mem_find(struct mem *, struct slice name, uint64_t bound, uint64_t *id, uint64_t *drops);
 
 /* Streams that began in here, in no order: a part of `text` is the name. */
 struct mem_names {
@@ -64,8 +64,12 @@ enum mem_known {
     MEM_EMPTY = 4, /* no event of it is in here: `last` is the index's */
 };
 
-/* Fills what its newest entries below bound say; enum mem_known. */
-unsigned logi_mem_head(struct mem *, uint64_t id, uint64_t bound, struct index_head *head);
+/*
+ * Fills what its newest entries below bound say; enum mem_known. *drops grows with each generation
+ * that is left to the index: what the index said before is not enough then.
+ */
+unsigned
+logi_mem_head(struct mem *, uint64_t id, uint64_t bound, struct index_head *head, uint64_t *drops);
 
 /* Positions of versions from, from ± 1, …; false: `from` is not in here. */
 bool logi_mem_positions(struct mem *, uint64_t id, uint64_t from, bool backwards, uint64_t bound,

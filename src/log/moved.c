@@ -89,7 +89,7 @@ log_moved_to(struct log *log, struct slice stream, struct buf *array, struct err
 
     logi_segs_pin_add(log->segs, &pin);
     logi_segs_pin(log->segs, &pin);
-    TRY(logi_stream_head(log, stream, &id, &head, err));
+    TRY(logi_stream_head(log, stream, atomic_load(&log->end), &id, &head, err));
     if ((head.flags & INDEX_TOMBSTONE) != 0)
         FAIL(err, E_GONE, ERR_DATA, "stream \"%.*s\" was deleted for good", SLICE_FMT(stream));
     if ((head.flags & INDEX_MOVED) == 0)

@@ -146,10 +146,12 @@ is_new(struct replay *rp, const struct record *r, bool *yes, struct err *err)
 {
     struct log       *log = rp->log;
     struct index_head head;
+    uint64_t          unused;
     int               rc;
 
     *yes = (r->flags & RECORD_NEW_STREAM) != 0;
-    if (*yes || !rp->sparse || logi_mem_head(log->mem, r->stream_id, UINT64_MAX, &head) != 0)
+    if (*yes || !rp->sparse ||
+        logi_mem_head(log->mem, r->stream_id, UINT64_MAX, &head, &unused) != 0)
         return 0;
     rc = log->conf.index->head(log->index, r->stream_id, &head, err);
     *yes = rc == E_NOTFOUND;

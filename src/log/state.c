@@ -90,52 +90,66 @@ out:
 
 /* a stream's head */
 
+/* What memory does not know is as the index has it. */
+static void
+add_below(struct index_head *out, unsigned known, const struct index_head *below)
+{
+    if ((known & MEM_NEXT) == 0)
+        out->next = below->next;
+    if ((known & MEM_NEXT) == 0 || (known & MEM_EMPTY) != 0)
+        out->last = below->last;
+    if ((known & MEM_STATE) == 0) {
+        out->truncate = below->truncate;
+        out->max_count = below->max_count;
+        out->max_age_us = below->max_age_us;
+        out->flags = below->flags;
+        out->moved = below->moved;
+    }
+}
+
 int
 logi_head(struct log *log, uint64_t id, uint64_t bound, struct index_head *out, struct err *err)
 {
     struct index_head below = {0};
     unsigned          known;
+    uint64_t          unused;
     int               rc;
 
     memset(out, 0, sizeof *out);
     /*
      * Memory first: between the two looks what it has may go to the index, never the other way.
      */
-    known = logi_mem_head(log->mem, id, bound, out);
+    known = logi_mem_head(log->mem, id, bound, out, &unused);
     if (known == (MEM_NEXT | MEM_STATE))
         return 0;
     rc = log->conf.index->head(log->index, id, &below, err);
     if (rc == E_NOTFOUND && (known & MEM_NEXT) != 0)
         rc = 0; /* it began in memory */
-    if (rc != 0)
-        return rc;
-    if ((known & MEM_NEXT) == 0)
-        out->next = below.next;
-    if ((known & MEM_NEXT) == 0 || (known & MEM_EMPTY) != 0)
-        out->last = below.last;
-    if ((known & MEM_STATE) == 0) {
-        out->truncate = below.truncate;
-        out->max_count = below.max_count;
-        out->max_age_us = below.max_age_us;
-        out->flags = below.flags;
-        out->moved = below.moved;
-    }
-    return 0;
+    if (rc == 0)
+        add_below(out, known, &below);
+    return rc;
 }
 
 int
 logi_find(struct log *log, struct slice name, uint64_t bound, uint64_t *id, struct index_head *head,
           struct err *err)
 {
-    int rc;
+    struct index_head below;
+    uint64_t          before, after;
+    unsigned          known;
+    int               rc;
 
     memset(head, 0, sizeof *head);
-    if (!logi_mem_find(log->mem, name, bound, id)) {
-        rc = log->conf.index->find(log->index, name, id, head, err);
-        if (rc != 0)
-            return rc;
-    }
-    return logi_head(log, *id, bound, head, err);
+    if (logi_mem_find(log->mem, name, bound, id, &before))
+        return logi_head(log, *id, bound, head, err);
+    rc = log->conf.index->find(log->index, name, id, &below, err);
+    if (rc != 0)
+        return rc;
+    known = logi_mem_head(log->mem, *id, bound, head, &after);
+    if (after != before) /* it may have been in neither when it was looked for */
+        return logi_head(log, *id, bound, head, err);
+    add_below(head, known, &below);
+    return 0;
 }
 
 /* retention of categories */

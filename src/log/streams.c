@@ -3,9 +3,13 @@
 
 #include "log/iter_int.h"
 
-static void
-describe(const struct index_head *head, const struct view *v, struct log_stream *out)
+void
+logi_describe(struct slice name, uint64_t id, const struct index_head *head, const struct view *v,
+              struct log_stream *out)
 {
+    memset(out, 0, sizeof *out);
+    out->name = name;
+    out->id = id;
     out->head = head->next - 1;
     out->first = v->low;
     out->last_pos = head->last;
@@ -21,14 +25,15 @@ log_stream_brief(struct log *log, struct slice name, struct log_stream *out, str
     struct retention *retention = logi_retention_get(log);
     struct index_head head;
     struct view       v;
+    uint64_t          id;
     int               rc;
 
     memset(out, 0, sizeof *out);
     out->name = name;
     out->head = UINT64_MAX;
-    TRY(logi_stream_head(log, name, &out->id, &head, err));
+    TRY(logi_stream_head(log, name, atomic_load(&log->end), &id, &head, err));
     logi_view(&head, name, logi_retention_of(retention, name), &v);
-    describe(&head, &v, out);
+    logi_describe(name, id, &head, &v, out);
     if ((head.flags & INDEX_TOMBSTONE) != 0)
         FAIL(err, E_GONE, ERR_DATA, "stream \"%.*s\" was deleted for good", SLICE_FMT(name));
     if (head.next == 0 || (head.flags & (INDEX_DELETED | INDEX_STAGED)) != 0)
@@ -105,14 +110,14 @@ static int
 list_one(struct listing *l, struct slice name, uint64_t id, const struct index_head *head,
          struct err *err)
 {
-    struct log_stream s = {.name = name, .id = id};
+    struct log_stream s;
     struct view       v;
 
     if (!l->all &&
         (head->next == 0 || (head->flags & (INDEX_DELETED | INDEX_TOMBSTONE | INDEX_STAGED)) != 0))
         return 0;
     logi_view(head, name, logi_retention_of(l->retention, name), &v);
-    describe(head, &v, &s);
+    logi_describe(name, id, head, &v, &s);
     return l->fn(l->arg, &s, err);
 }
 
