@@ -12,6 +12,7 @@
 enum lock_rank {
     LOCK_NONE = 0,
     LOCK_CORE = 10,      /* core: pipelines, subscriptions */
+    LOCK_CORE_PART = 15, /* … what their own lock may be held over */
     LOCK_LOG_ADMIN = 20, /* log: listeners */
     LOCK_LOG_QUEUE = 30,
     LOCK_LOG_MEM = 40,  /* log: what is not indexed yet */

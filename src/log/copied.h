@@ -32,6 +32,9 @@ typedef bool log_original_fn(void *arg, const struct log_original *original);
 uint64_t log_copied_from(struct slice meta, log_original_fn *fn, void *arg, bool *stopped);
 /* How many the list itself has; 0: it is none. */
 uint64_t log_copied_count(struct slice list);
+/* Is the list all that the metadata has, and written as moves write it? Quicker than looking for
+ * it; false says nothing. */
+bool log_copied_alone(struct slice meta, struct slice *list);
 
 enum log_mark {
     LOG_MARK_NONE,

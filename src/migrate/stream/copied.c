@@ -112,6 +112,11 @@ streami_carried(struct slice meta, struct buf *out, struct buf *rest, struct sli
 {
     struct slice list = {0};
 
+    if (log_copied_alone(meta, &list)) {
+        *own = slice_of(NULL, 0);
+        buf_add(out, (const char *)list.data + 1, list.len - 2);
+        return true;
+    }
     *own = meta;
     buf_clear(rest);
     buf_add_byte(rest, '{');

@@ -75,30 +75,26 @@ out:
     return rc;
 }
 
-/* Is the stream's first readable event of this surgery: is it one of its targets? */
+/*
+ * Is the stream's first readable event of this surgery: is it one of its targets? If not, it is
+ * what is moved next, and the source has the reader.
+ */
 static int
-begins_with_mark(struct streami_reader *r, const struct streami_source *s, bool *yes,
-                 struct err *err)
+begins_with_mark(struct streami_reader *r, struct streami_source *s, struct log_iter **it,
+                 bool *yes, struct err *err)
 {
-    struct log_read  read = {.stream = s->stream, .from = s->first, .sealed = true};
-    struct log_iter *it = NULL;
-    int              rc = 0;
+    int rc = log_iter_next(*it, &s->begin, err);
 
     *yes = false;
-    TRY(log_iter_open(r->log, &read, &it, err));
-    rc = log_iter_next(it, &r->first, err);
-    if (rc == 0)
-        *yes = streami_is_mark(r->first.type, r->first.data, r->spec->name) &&
-               slice_is(r->first.type, STREAM_MIGRATED_TYPE);
-    if (rc == 0 && !*yes && r->move->source_count == 1) { /* it is what is moved next */
-        r->begun = it;
-        it = NULL;
+    if (rc != 0)
+        return rc == E_END ? 0 : rc;
+    *yes = slice_is(s->begin.type, STREAM_MIGRATED_TYPE) &&
+           streami_is_mark(s->begin.type, s->begin.data, r->spec->name);
+    if (!*yes) {
+        s->begun = *it;
+        *it = NULL;
     }
-    if (rc == E_END)
-        rc = 0;
-out:
-    log_iter_close(it);
-    return rc;
+    return 0;
 }
 
 /* How many marks the stream begins with. */
@@ -224,19 +220,26 @@ static int
 look_at(struct streami_reader *r, struct streami_source *s, enum streami_verdict *verdict,
         struct err *err)
 {
+    struct log_read   read = {.stream = s->stream, .sealed = true};
     struct log_stream info;
+    struct log_iter  *it = NULL;
     bool              here = false;
     uint64_t          events = 0;
-    int               rc;
+    int               rc = 0;
 
+    *verdict = STREAMI_DONE;
+    if (streami_memo_has(r->memo, s->stream, &events)) {
+        r->move->events += events;
+        goto out;
+    }
     *verdict = STREAMI_SKIP;
     if (r->spec->route) /* before the state, so that the commit finds what came in between */
         TRY(streami_route_read(r->log, r->arena, s->stream, &s->route, err));
-    rc = log_stream_brief(r->log, s->stream, &info, err);
+    rc = log_iter_open_stream(r->log, &read, &info, &it, err);
     if (rc == E_NOTFOUND || rc == E_GONE)
         return 0;
     if (rc != 0)
-        return rc;
+        goto out;
     s->first = info.first;
     s->head = info.head;
     if ((info.flags & LOG_STREAM_MOVED) != 0) {
@@ -266,13 +269,23 @@ look_at(struct streami_reader *r, struct streami_source *s, enum streami_verdict
         goto out;
     }
     if (info.first <= info.head)
-        TRY(begins_with_mark(r, s, &here, err));
+        TRY(begins_with_mark(r, s, &it, &here, err));
     if (!here)
         *verdict = STREAMI_MOVE;
     else if (r->spec->kind == STREAMI_REWRITE)
         *verdict = STREAMI_DONE;
 out:
+    log_iter_close(it);
     return rc;
+}
+
+void
+streami_let_go(struct streami_move *m)
+{
+    for (uint32_t i = 0; i < m->source_count; i++) {
+        log_iter_close(m->sources[i].begun);
+        m->sources[i].begun = NULL;
+    }
 }
 
 /* Those of the sources that are there to be moved. */
@@ -292,8 +305,10 @@ choose_sources(struct streami_reader *r, enum streami_verdict *verdict, struct e
             *verdict = one;
             return 0;
         }
-        if (one == STREAMI_MOVE)
-            m->sources[kept++] = m->sources[i];
+        if (one == STREAMI_MOVE && kept++ != i) {
+            m->sources[kept - 1] = m->sources[i];
+            m->sources[i].begun = NULL;
+        }
     }
     m->source_count = kept;
     *verdict = STREAMI_MOVE;

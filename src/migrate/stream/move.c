@@ -544,7 +544,7 @@ static int
 add_cursor(struct streami_reader *r, struct cursor *c, struct cursor **heap, uint32_t *count,
            struct err *err)
 {
-    const struct streami_source *s = &r->move->sources[c->source];
+    struct streami_source *s = &r->move->sources[c->source];
     struct log_read read = {.stream = s->stream, .from = s->from, .sealed = true, .raw = r->audit};
     uint32_t        i = *count;
     int             rc = 0;
@@ -552,10 +552,10 @@ add_cursor(struct streami_reader *r, struct cursor *c, struct cursor **heap, uin
     if (s->from > s->head)
         return 0;
     c->next = s->from;
-    if (r->begun != NULL && s->from == s->first) { /* its first event was looked at */
-        c->it = r->begun;
-        c->e = r->first;
-        r->begun = NULL;
+    if (s->begun != NULL && s->from == s->first) { /* its first event was looked at */
+        c->it = s->begun;
+        c->e = s->begin;
+        s->begun = NULL;
         if (c->e.version > s->head)
             return 0;
         if (streami_is_mark(c->e.type, c->e.data, NULL))
@@ -748,8 +748,7 @@ streami_move_build(struct streami_reader *r, struct streami_move *m, enum stream
     do {
         r->too_large = false;
         rc = build(r, m, verdict, err);
-        log_iter_close(r->begun);
-        r->begun = NULL;
+        streami_let_go(m);
     } while (rc != 0 && r->run != NULL && !r->too_large && transform_again(r->run, rc));
     if (rc == E_LIMIT && r->too_large) {
         *verdict = STREAMI_STAGES;

@@ -12,7 +12,7 @@
 
 #define TAKE 256u                         /* streams that a worker takes at once */
 #define BATCH_BYTES (UINT64_C(192) << 10) /* of a commit; the log gives bulk 256 KiB of a group */
-#define GENTLE_BYTES (UINT64_C(96) << 10)
+#define GENTLE_BYTES (UINT64_C(384) << 10)
 #define LOSSES_MAX 100u
 #define FENCE_AFTER 3u /* lost races */
 #define FENCE_US 2000u /* for each of them */
@@ -92,7 +92,9 @@ settle(struct streami_worker *w, struct streami_batch *b, struct err *err)
     int rc = 0;
 
     for (const struct streami_move *m = b->done; m != NULL; m = m->next) {
-        /* The others of a join are found to be moved when it is their turn. */
+        /* The others of a join count when it is their turn. */
+        for (uint32_t i = 1; i < m->source_count && w->reader.memo != NULL; i++)
+            streami_memo_add(w->reader.memo, m->sources[i].stream, m->sources[i].events);
         w->counts.streams++;
         w->counts.events += m->sources[0].events;
         w->counts.copies += m->out_count;
@@ -342,6 +344,8 @@ turn(struct surgery *s, struct err *err)
     lock_take(&s->lock);
     s->state = r->state;
     lock_give(&s->lock);
+    if (s->memo != NULL)
+        streami_memo_clear(s->memo);
 out:
     return rc;
 }
@@ -371,7 +375,7 @@ is_gentle(const struct surgery *s)
 static bool
 take_names(struct surgery *s, struct streami_worker *w)
 {
-    uint32_t     n = 0, most = is_gentle(s) ? TAKE / 16 : TAKE;
+    uint32_t     n = 0, most = is_gentle(s) ? TAKE / 4 : TAKE;
     struct slice name;
     uint8_t      len[2];
 
@@ -481,6 +485,8 @@ begin_again(struct surgery *s, enum stream_state state)
     s->turned = true;
     s->error[0] = '\0';
     s->state = s->record.state = state;
+    if (s->memo != NULL)
+        streami_memo_clear(s->memo);
 }
 
 static uint64_t
@@ -549,6 +555,7 @@ free_surgery(struct surgery *s)
         buf_fini(&w->names);
     }
     free(s->workers);
+    streami_memo_free(s->memo);
     streami_spec_free(s->spec);
     buf_fini(&s->record.cursor);
     buf_fini(&s->page.names);
@@ -593,12 +600,14 @@ new_surgery(struct ox_env *env, struct log *log, struct streami_spec **spec, str
     s->workers = calloc(s->spec->workers, sizeof *s->workers);
     if (s->workers == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a surgery");
+    if (s->spec->kind == STREAMI_JOIN)
+        TRY(streami_memo_new(env, &s->memo, err));
     for (uint32_t i = 0; i < s->spec->workers; i++) {
         struct streami_worker *w = &s->workers[i];
 
         w->surgery = s;
         w->reader = (struct streami_reader){
-            .log = log, .spec = s->spec, .arena = &w->arena, .bulk = &w->arena};
+            .log = log, .spec = s->spec, .arena = &w->arena, .bulk = &w->arena, .memo = s->memo};
         if (s->spec->transform != NULL)
             TRY(transform_run_new(s->spec->transform, &w->reader.run, err));
     }

@@ -365,8 +365,7 @@ go(struct stage *g, enum streami_verdict *verdict, struct err *err)
     TRY(catch_up(g, err));
     rc = end(g, err);
 out:
-    log_iter_close(g->reader->begun);
-    g->reader->begun = NULL;
+    streami_let_go(g->m);
     g->lost = g->lost || g->reader->stale ||
               (rc != 0 && g->reader->run != NULL && transform_again(g->reader->run, rc));
     return rc;

@@ -132,7 +132,9 @@ struct streami_source {
     uint64_t             events;
     uint32_t             ordinal; /* of the next output */
     bool                 invalid; /* what consumers saw has changed */
-    struct streami_route route;   /* of a routed move */
+    struct log_iter     *begun;   /* behind its first event, which is `begin`; NULL */
+    struct log_event     begin;
+    struct streami_route route; /* of a routed move */
 };
 
 struct streami_out {
@@ -203,8 +205,7 @@ struct streami_reader {
     bool                  changed, too_large;
     bool                  again; /* reading on; the stream was rewritten meanwhile: stale */
     bool                  stale;
-    struct log_iter      *begun; /* on the only source, behind its first event; NULL */
-    struct log_event      first;
+    struct streami_memo  *memo;    /* streams that were moved as one of several; NULL */
     struct buf            covered; /* a bit for each input: some output stands for it */
     struct buf            runs;    /* struct streami_run: which versions the inputs are */
     struct buf            scratch, text, id_text, rest;
@@ -215,6 +216,18 @@ struct streami_reader {
  * STREAMI_DONE `events` is how many there were; STREAMI_REFUSED has the reason in err. Anything
  * else that fails is an error and not about this stream.
  */
+/* memo.c: which streams a join moved along with others, so that their own turn costs nothing. */
+
+struct streami_memo;
+
+int  streami_memo_new(struct ox_env *, struct streami_memo **out, struct err *);
+void streami_memo_free(struct streami_memo *); /* NULL is fine */
+/* Where there is no room it is forgotten. */
+void streami_memo_add(struct streami_memo *, struct slice stream, uint64_t events);
+/* False: nothing is known; memo may be NULL. *events: how many it had. */
+bool streami_memo_has(struct streami_memo *, struct slice stream, uint64_t *events);
+void streami_memo_clear(struct streami_memo *);
+
 int  streami_move_build(struct streami_reader *, struct streami_move *, enum streami_verdict *,
                         struct err *);
 void streami_reader_fini(struct streami_reader *);
@@ -224,7 +237,9 @@ int streami_move_events(struct streami_reader *, struct streami_move *, const st
 /* The same in pieces. Looks at the sources; STREAMI_MOVE: they are to be moved. */
 int streami_move_look(struct streami_reader *, struct streami_move *, enum streami_verdict *,
                       struct err *);
-int streami_read_begin(struct streami_reader *, struct err *);
+/* Closes what a look left open at the sources. */
+void streami_let_go(struct streami_move *);
+int  streami_read_begin(struct streami_reader *, struct err *);
 /* Each source from `from` to its head, in the log's order. */
 int streami_read_on(struct streami_reader *, struct err *);
 /* The transform's end; each move has a target then. */
@@ -341,6 +356,7 @@ struct surgery {
     struct streami_spec   *spec;
     struct streami_record  record; /* as it was saved, with the page before the one at hand */
     struct streami_worker *workers;
+    struct streami_memo   *memo; /* of a join */
 
     struct ox_lock        lock; /* all that follows */
     enum stream_state     state;
