@@ -278,6 +278,7 @@ clii_serve(struct cli *c, struct err *err)
     TRY(jobsi_routes(jobs, s.server, err));
     TRY(surgeriesi_new(env_real(), log, &surgeries, err));
     TRY(surgeriesi_routes(surgeries, s.server, err));
+    env_real_prompt();
     rc = server_run(s.server, err);
     clii_catch(); /* the loop gave the signals back */
 out:

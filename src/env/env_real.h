@@ -9,5 +9,7 @@
 #include "base/env.h"
 
 struct ox_env *env_real(void);
+/* The calling thread is to run as soon as it wakes, as tasks are that are not of the background. */
+void env_real_prompt(void);
 
 #endif
