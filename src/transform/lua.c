@@ -5,6 +5,7 @@
  * memory is counted by its allocator, its time in instructions, never by a clock: two runs
  * fail at the same event.
  */
+#include <assert.h>
 #include <stdlib.h>
 
 #include "base/must.h"
@@ -29,8 +30,9 @@ struct transformi_result {
     bool   routed, json, changed;
 };
 
-/* In the registry: the script's `state`, the script itself, what _G has before it runs. */
-static const char state_key, chunk_key, globals_key;
+/* In the registry: the script's `state`, the script itself, what _G has before it runs, the keys of
+ * an event. */
+static const char state_key, chunk_key, globals_key, keys_key;
 
 /* memory and time */
 
@@ -44,7 +46,7 @@ allocate(void *arg, void *p, size_t old, size_t size)
     if (p == NULL)
         old = 0;
     if (size == 0) {
-        free(p);
+        transformi_pool_give(&run->pool, p, old);
         run->memory -= old;
         return NULL;
     }
@@ -59,7 +61,7 @@ allocate(void *arg, void *p, size_t old, size_t size)
         if (full || (run->over != TRANSFORMI_WITHIN && size > MESSAGE_MAX))
             return NULL;
     }
-    out = realloc(p, size);
+    out = transformi_pool_move(&run->pool, p, old, size);
     if (out != NULL)
         run->memory += size - old;
     return out;
@@ -243,6 +245,23 @@ renew(lua_State *L, const struct transformi_script_run *run)
     lua_settop(L, top);
 }
 
+static const char *const event_keys[] = {"type",    "data",    "metadata", "to", "origins",
+                                         "stream",  "version", "position", "id", "created",
+                                         "ordinal", "json",    NULL};
+
+/* Makes the keys known by their addresses: Lua has one copy only of each short text. */
+static void
+keep_keys(lua_State *L, struct transformi_script_run *run)
+{
+    static_assert(sizeof event_keys / sizeof *event_keys == TRANSFORMI_EVENT_KEYS + 1, "all");
+    lua_createtable(L, TRANSFORMI_EVENT_KEYS, 0);
+    for (int i = 0; i < TRANSFORMI_EVENT_KEYS; i++) {
+        run->keys[i] = lua_pushstring(L, event_keys[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &keys_key);
+}
+
 static int
 open_all(lua_State *L)
 {
@@ -252,6 +271,7 @@ open_all(lua_State *L)
     transformi_open_string(L);
     transformi_open_table(L);
     transformi_open_json(L);
+    keep_keys(L, run);
     lua_pushglobaltable(L);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &globals_key);
     if (run->script->code.len == 0)
@@ -370,6 +390,7 @@ transformi_script_run_free(struct transformi_script_run *run)
         return;
     if (run->L != NULL)
         lua_close(run->L);
+    free(run->pool.blocks);
     buf_fini(&run->bytes);
     buf_fini(&run->outputs);
     buf_fini(&run->origins);
@@ -433,24 +454,24 @@ struct job {
     uint64_t                      ordinal;
 };
 
-static const char *const event_keys[] = {"type",    "data",    "metadata", "to", "origins",
-                                         "stream",  "version", "position", "id", "created",
-                                         "ordinal", "json",    NULL};
-
 static void
 check_keys(lua_State *L, int index)
 {
+    const struct transformi_script_run *run = transformi_run_of(L);
+
     lua_pushnil(L);
     while (lua_next(L, index) != 0) {
-        const char *const *k = event_keys;
+        const char *key;
+        int         i = 0;
 
         lua_pop(L, 1);
         if (lua_type(L, -1) != LUA_TSTRING)
             luaL_error(L, "an event with a key that is no text");
-        while (*k != NULL && strcmp(*k, lua_tostring(L, -1)) != 0)
-            k++;
-        if (*k == NULL)
-            luaL_error(L, "an event with the unknown key \"%s\"", lua_tostring(L, -1));
+        key = lua_tostring(L, -1);
+        while (i < TRANSFORMI_EVENT_KEYS && run->keys[i] != key)
+            i++;
+        if (i == TRANSFORMI_EVENT_KEYS)
+            luaL_error(L, "an event with the unknown key \"%s\"", key);
     }
 }
 

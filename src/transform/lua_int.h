@@ -16,13 +16,32 @@ enum transformi_over {
     TRANSFORMI_STOPPED,
 };
 
+#define TRANSFORMI_EVENT_KEYS 12
+#define TRANSFORMI_POOL_CLASSES 16 /* of 16 bytes each */
+
+/*
+ * Small blocks for one virtual machine, by size, out of a piece of memory that stays: most of
+ * what a script makes of an event is gone with the event. What does not fit is from malloc.
+ */
+struct transformi_pool {
+    uint8_t *blocks; /* NULL: not yet */
+    size_t   used;
+    void    *free[TRANSFORMI_POOL_CLASSES + 1]; /* the first of a list */
+};
+
+/* As realloc: p may be NULL; size is not 0. NULL: no memory, and nothing has changed. */
+void *transformi_pool_move(struct transformi_pool *, void *p, size_t old, size_t size);
+void  transformi_pool_give(struct transformi_pool *, void *p, size_t old);
+
 struct transformi_script_run {
     const struct transformi_script *script;
     lua_State                      *L;
     const atomic_bool              *stop;
     size_t                          memory; /* bytes that are allocated */
-    uint64_t                        left;   /* instructions of this call */
-    enum transformi_over            over;   /* for good: no pcall of a script gets past it */
+    struct transformi_pool          pool;
+    const char                     *keys[TRANSFORMI_EVENT_KEYS]; /* Lua's own texts */
+    uint64_t                        left;                        /* instructions of this call */
+    enum transformi_over            over; /* for good: no pcall of a script gets past it */
     unsigned                        may;
     bool                            loaded;
     bool                            fresh; /* no stream has been here */
