@@ -215,6 +215,13 @@ set_limits(const struct conf *limits, struct server_conf *out)
     out->requests_per_s = (uint32_t)conf_int(limits, "requests_per_s");
 }
 
+static void
+set_requests(const struct conf *requests, struct server_conf *out)
+{
+    out->access_log = conf_bool(requests, "log");
+    out->slow_ms = (uint32_t)(conf_duration_us(requests, "slow") / 1000);
+}
+
 int
 clii_serve(struct cli *c, struct err *err)
 {
@@ -251,8 +258,7 @@ clii_serve(struct cli *c, struct err *err)
     set_limits(conf_child(root, "limits"), &conf);
     TRY(read_tls(&s, root, err));
     conf.tls = s.tls;
-    conf.access_log = conf_bool(conf_child(root, "requests"), "log");
-    conf.slow_ms = (uint32_t)(conf_duration_us(conf_child(root, "requests"), "slow") / 1000);
+    set_requests(conf_child(root, "requests"), &conf);
     TRY(enginei_upcasts(root, &upcasts, err));
     TRY(tracingi_new(env_real(), root, &tracing, err));
     say_init(env_real(), SAY_INFO);
