@@ -69,34 +69,9 @@ failed:
     return false;
 }
 
-void
-buf_add(struct buf *b, const void *data, size_t len)
-{
-    if (len == 0 || !buf_reserve(b, len))
-        return;
-    memcpy(b->data + b->len, data, len);
-    b->len += len;
-}
-
-void
-buf_add_slice(struct buf *b, struct slice s)
-{
-    buf_add(b, s.data, s.len);
-}
-
-void
-buf_add_str(struct buf *b, const char *text)
-{
-    buf_add(b, text, strlen(text));
-}
-
-void
-buf_add_byte(struct buf *b, uint8_t byte)
-{
-    if (!buf_reserve(b, 1))
-        return;
-    b->data[b->len++] = byte;
-}
+static const char pairs[] = "00010203040506070809101112131415161718192021222324252627282930313233"
+                            "34353637383940414243444546474849505152535455565758596061626364656667"
+                            "6869707172737475767778798081828384858687888990919293949596979899";
 
 void
 buf_add_u64(struct buf *b, uint64_t v)
@@ -104,10 +79,17 @@ buf_add_u64(struct buf *b, uint64_t v)
     char   text[20];
     size_t at = sizeof text;
 
-    do {
-        text[--at] = (char)('0' + v % 10);
-        v /= 10;
-    } while (v != 0);
+    while (v >= 100) {
+        at -= 2;
+        memcpy(text + at, pairs + v % 100 * 2, 2);
+        v /= 100;
+    }
+    if (v >= 10) {
+        at -= 2;
+        memcpy(text + at, pairs + v * 2, 2);
+    } else {
+        text[--at] = (char)('0' + v);
+    }
     buf_add(b, text + at, sizeof text - at);
 }
 

@@ -67,15 +67,47 @@ void buf_init(struct buf *b, size_t limit);
 void buf_fini(struct buf *b);  /* frees; leaves it empty */
 void buf_clear(struct buf *b); /* keeps the memory; also clears `failed` */
 bool buf_reserve(struct buf *b, size_t more);
-void buf_add(struct buf *b, const void *data, size_t len);
-void buf_add_slice(struct buf *b, struct slice s);
-void buf_add_str(struct buf *b, const char *text);
-void buf_add_byte(struct buf *b, uint8_t byte);
 void buf_add_u64(struct buf *b, uint64_t v); /* decimal */
 void buf_add_i64(struct buf *b, int64_t v);  /* decimal */
 void buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Removes the first n bytes (n <= len). */
 void buf_consume(struct buf *b, size_t n);
+
+/* Room for n more, which is there nearly always. */
+static inline bool
+buf_room(struct buf *b, size_t n)
+{
+    return (!b->failed && n <= b->cap - b->len) || buf_reserve(b, n);
+}
+
+static inline void
+buf_add(struct buf *b, const void *data, size_t len)
+{
+    if (len == 0 || !buf_room(b, len))
+        return;
+    memcpy(b->data + b->len, data, len);
+    b->len += len;
+}
+
+static inline void
+buf_add_slice(struct buf *b, struct slice s)
+{
+    buf_add(b, s.data, s.len);
+}
+
+static inline void
+buf_add_str(struct buf *b, const char *text)
+{
+    buf_add(b, text, strlen(text));
+}
+
+static inline void
+buf_add_byte(struct buf *b, uint8_t byte)
+{
+    if (!buf_room(b, 1))
+        return;
+    b->data[b->len++] = byte;
+}
 
 static inline struct slice
 buf_slice(const struct buf *b)

@@ -135,50 +135,67 @@ check_subject(const struct log *log, const struct log_write *w, const struct log
     return 0;
 }
 
-/* A stream of the commit, by its name. */
-struct named {
-    struct slice stream;
-    uint32_t     number; /* of its write, or of its change */
-    bool         change;
+/*
+ * The streams of a commit by their names: places in `slots` hold a number from 1 on, first the
+ * writes', then the changes'.
+ */
+struct names {
+    const struct log     *log;
+    const struct log_req *req;
+    uint32_t             *slots, mask;
 };
 
-static int
-by_stream(const void *a, const void *b)
+static struct slice
+name_of(const struct log_req *req, uint32_t number)
 {
-    const struct named *x = a, *y = b;
-    int                 order = slice_cmp(x->stream, y->stream);
+    return number < req->write_count ? req->writes[number].stream
+                                     : req->own[number - req->write_count].change.stream;
+}
 
-    return order != 0 ? order : (int)x->change - (int)y->change;
+/* The one with the same name before it takes its place; UINT32_MAX: there was none. */
+static uint32_t
+put_name(struct names *n, uint32_t number)
+{
+    struct slice name = name_of(n->req, number);
+    uint64_t     fp[2]; /* of a secret: nobody can choose names that meet */
+    uint32_t     at, other;
+
+    logi_heads_fp(n->log->heads, name, fp);
+    at = (uint32_t)fp[0] & n->mask;
+    while (n->slots[at] != 0 && !slice_eq(name_of(n->req, n->slots[at] - 1), name))
+        at = (at + 1) & n->mask;
+    other = n->slots[at];
+    n->slots[at] = number + 1;
+    return other == 0 ? UINT32_MAX : other - 1;
 }
 
 /* A stream stands in a commit once, with events, a change, or both: a change is told its write. */
 static int
-check_distinct(const struct log_req *req, struct err *err)
+check_distinct(const struct log *log, const struct log_req *req, struct err *err)
 {
-    uint32_t      n = 0, all = req->write_count + req->own_count;
-    struct named *names;
-    int           rc = 0;
+    uint32_t     all = req->write_count + req->own_count;
+    struct names n = {.log = log, .req = req, .mask = 1};
+    int          rc = 0;
 
     if (all < 2)
         return 0;
-    names = malloc(all * sizeof *names);
-    if (names == NULL)
+    while (n.mask < (uint64_t)all * 2)
+        n.mask *= 2;
+    n.slots = calloc(n.mask--, sizeof *n.slots);
+    if (n.slots == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
-    for (uint32_t i = 0; i < req->write_count; i++)
-        names[n++] = (struct named){req->writes[i].stream, i, false};
-    for (uint32_t i = 0; i < req->own_count; i++)
-        names[n++] = (struct named){req->own[i].change.stream, i, true};
-    qsort(names, all, sizeof *names, by_stream);
-    for (uint32_t i = 1; i < all; i++) {
-        if (!slice_eq(names[i - 1].stream, names[i].stream))
+    for (uint32_t i = 0; i < all; i++) {
+        uint32_t other = put_name(&n, i);
+
+        if (other == UINT32_MAX)
             continue;
-        if (names[i - 1].change || !names[i].change)
+        if (i < req->write_count || other >= req->write_count)
             FAIL(err, E_INVALID, ERR_DATA, "stream \"%.*s\" is in the commit twice",
-                 SLICE_FMT(names[i].stream));
-        req->own[names[i].number].write = names[i - 1].number;
+                 SLICE_FMT(name_of(req, i)));
+        req->own[i - req->write_count].write = other;
     }
 out:
-    free(names);
+    free(n.slots);
     return rc;
 }
 
@@ -392,7 +409,7 @@ validate(struct log *log, struct log_req *req, uint64_t *bytes, struct err *err)
         FAIL(err, E_LIMIT, ERR_DATA,
              "a commit of %" PRIu64 " bytes, at most %" PRIu64 " are allowed", *bytes,
              log->conf.commit_bytes_max);
-    TRY(check_distinct(req, err));
+    TRY(check_distinct(log, req, err));
     TRY(check_order(req, err));
     TRY(check_moves(req, err));
     if (log->conf.read_only)
