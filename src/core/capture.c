@@ -588,6 +588,7 @@ take_batch(struct capture *c, struct source_batch *batch)
     if (c->holding)
         TRY(capturei_complete(c, batch, &err));
     c->holding = false;
+    c->small = batch->count < c->batch_now / 4;
     TRY(capturei_commit(c, batch, NULL, NULL, &err));
 out:
     capturei_forget(c);
@@ -635,7 +636,8 @@ work(struct capture *c)
         return c->flying > 0 ? ENV_STEP_WAIT : take_batch(c, &batch);
     }
     /* A polled outbox would be read again as long as its rows are not confirmed. */
-    if (c->flying == CAPTUREI_FLIGHTS || (c->outbox != NULL && c->flying > 0))
+    if (c->flying == CAPTUREI_FLIGHTS || (c->source->ops->outbox && c->flying > 0) ||
+        (c->small && c->flying >= CAPTUREI_SMALL_FLIGHTS))
         return ENV_STEP_WAIT;
     return ask_source(c);
 }
@@ -762,6 +764,8 @@ capture_free(struct capture *c)
     buf_fini(&c->next_checkpoint);
     buf_fini(&c->text);
     buf_fini(&c->scratch);
+    buf_fini(&c->meta_head);
+    buf_fini(&c->meta_table);
     for (int i = 0; i < CAPTUREI_FLIGHTS; i++)
         capturei_flight_fini(&c->flights[i]);
     capturei_forget(c);

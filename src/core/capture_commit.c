@@ -20,58 +20,64 @@ struct capture_build {
 };
 
 static void
-add_transaction(const struct source_batch *batch, struct json_out *o)
+add_transaction(const struct source_batch *batch, struct buf *text)
 {
     if (batch->transaction.len == 0)
         return;
-    json_out_key(o, "transaction");
-    json_out_object(o);
-    json_out_key(o, "id");
-    json_out_string(o, batch->transaction);
-    json_out_key(o, "part");
-    json_out_u64(o, batch->part);
-    json_out_key(o, "last");
-    json_out_bool(o, batch->last);
-    json_out_object_end(o);
+    buf_add_str(text, ",\"transaction\":{\"id\":");
+    json_put_string(text, batch->transaction);
+    buf_add_str(text, ",\"part\":");
+    buf_add_u64(text, batch->part);
+    buf_add_str(text, batch->last ? ",\"last\":true}" : ",\"last\":false}");
+}
+
+/* {"$source":{"name":…,"table":…: for many changes the same. */
+static void
+add_head(struct capture *c, struct slice table, struct buf *text)
+{
+    struct buf *head = &c->meta_head;
+
+    if (head->len == 0 || head->failed || c->meta_table.failed ||
+        !slice_eq(buf_slice(&c->meta_table), table)) {
+        buf_clear(&c->meta_table);
+        buf_add_slice(&c->meta_table, table);
+        buf_clear(head);
+        buf_add_str(head, "{\"$source\":{\"name\":");
+        json_put_str(head, c->name);
+        buf_add_str(head, ",\"table\":");
+        json_put_string(head, table);
+        text->failed = text->failed || head->failed || c->meta_table.failed;
+    }
+    buf_add_slice(text, buf_slice(head));
 }
 
 static void
-add_metadata(const struct capture *c, const struct source_batch *batch, const struct change *ch,
+add_metadata(struct capture *c, const struct source_batch *batch, const struct change *ch,
              struct buf *text)
 {
-    struct json_out o;
-
-    json_out_init(&o, text);
-    json_out_object(&o);
-    json_out_key(&o, "$source");
-    json_out_object(&o);
-    json_out_key(&o, "name");
-    json_out_str(&o, c->name);
-    json_out_key(&o, "table");
-    json_out_string(&o, ch->table);
-    json_out_key(&o, "key");
-    json_out_string(&o, ch->key);
-    json_out_key(&o, "position");
-    json_out_string(&o, ch->position);
+    add_head(c, ch->table, text);
+    buf_add_str(text, ",\"key\":");
+    json_put_string(text, ch->key);
+    buf_add_str(text, ",\"position\":");
+    json_put_string(text, ch->position);
     if (ch->time_us != 0) {
-        json_out_key(&o, "time_us");
-        json_out_i64(&o, ch->time_us);
+        buf_add_str(text, ",\"time_us\":");
+        buf_add_i64(text, ch->time_us);
     }
     if (ch->origin.len > 0) {
-        json_out_key(&o, "origin");
-        json_out_string(&o, ch->origin);
+        buf_add_str(text, ",\"origin\":");
+        json_put_string(text, ch->origin);
     }
-    add_transaction(batch, &o);
+    add_transaction(batch, text);
     if (ch->unchanged.len > 0) {
-        json_out_key(&o, "unchanged");
-        json_out_raw(&o, ch->unchanged);
+        buf_add_str(text, ",\"unchanged\":");
+        buf_add_slice(text, ch->unchanged);
     }
     if (ch->before.len > 0) {
-        json_out_key(&o, "before");
-        json_out_raw(&o, ch->before);
+        buf_add_str(text, ",\"before\":");
+        buf_add_slice(text, ch->before);
     }
-    json_out_object_end(&o);
-    json_out_object_end(&o);
+    buf_add_str(text, "}}");
 }
 
 /* What the event would be refused for. */
@@ -169,7 +175,7 @@ build_own(const struct capture *c, const struct change *ch, struct buf *text,
 }
 
 static void
-build_texts(const struct capture *c, const struct source_batch *batch, const struct change *ch,
+build_texts(struct capture *c, const struct source_batch *batch, const struct change *ch,
             struct buf *text, struct capture_build *b)
 {
     struct err err;

@@ -11,6 +11,9 @@
 #define CAPTUREI_MAGIC 0x43617074u
 /* Commits under way at once: while one is being synced the source is asked for the next. */
 #define CAPTUREI_FLIGHTS 8
+/* … of which so many may be small: one is being synced, the other is in the next group. More of
+ * them would only cost; what comes meanwhile is gathered. */
+#define CAPTUREI_SMALL_FLIGHTS 2
 
 /* A commit on its way; it owns all that it is made of. */
 struct capture_flight {
@@ -56,6 +59,7 @@ struct capture {
     /* The task's. */
     bool                  known;   /* the checkpoint was read */
     bool                  started; /* the source was given it */
+    bool                  small;   /* the last batch was far from what a commit may have */
     bool                  looking; /* rows of the outbox are in the log already: looked up */
     enum capture_rest     rest;
     int64_t               version, sent_version; /* of the checkpoint's stream; LOG_NO_STREAM */
@@ -63,6 +67,7 @@ struct capture {
     struct buf            checkpoint; /* the last durable one; empty: none */
     struct buf            sent;       /* … and the last that was sent to the log */
     struct buf            text, scratch;
+    struct buf            meta_head, meta_table; /* how metadata begins, of which table */
     struct capture_flight flights[CAPTUREI_FLIGHTS];
     uint32_t              first_flight, flying;
     struct source_batch   held;                      /* waits until nothing is under way */

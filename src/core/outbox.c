@@ -10,6 +10,19 @@
 
 #define NAME_MAX_BYTES 64
 
+/* The columns that an event is made of, and then those of its metadata. */
+enum column {
+    COLUMN_ID,
+    COLUMN_AGGREGATETYPE,
+    COLUMN_AGGREGATEID,
+    COLUMN_TYPE,
+    COLUMN_PAYLOAD,
+    COLUMN_HEADERS,
+    COLUMN_TIMESTAMP,
+    COLUMN_METADATA,
+    COLUMNS = COLUMN_METADATA + OUTBOX_METADATA_MAX,
+};
+
 struct outbox {
     struct outbox_conf conf; /* its texts are `texts` */
     char              *source;
@@ -17,6 +30,9 @@ struct outbox {
     size_t             text_count;
     struct template   *stream;
     struct buf         scratch, value, blob;
+    struct slice       names[COLUMNS];  /* no data: not asked for */
+    struct slice       values[COLUMNS]; /* of the row under way, raw; no data: it has none */
+    size_t             columns;
 };
 
 /* Takes a copy of a text over; NULL stays NULL. */
@@ -28,6 +44,23 @@ own(struct outbox *o, const char **text)
     *text = o->texts[o->text_count] = strdup(*text);
     o->text_count++;
     return *text != NULL;
+}
+
+static void
+name_columns(struct outbox *o)
+{
+    const struct outbox_columns *c = &o->conf.columns;
+
+    o->names[COLUMN_ID] = slice_str(c->id);
+    o->names[COLUMN_AGGREGATETYPE] = slice_str(c->aggregatetype);
+    o->names[COLUMN_AGGREGATEID] = slice_str(c->aggregateid);
+    o->names[COLUMN_TYPE] = slice_str(c->type);
+    o->names[COLUMN_PAYLOAD] = slice_str(c->payload);
+    o->names[COLUMN_HEADERS] = slice_str(c->headers);
+    o->names[COLUMN_TIMESTAMP] = slice_str(c->timestamp);
+    for (size_t i = 0; i < o->conf.metadata_count; i++)
+        o->names[COLUMN_METADATA + i] = slice_str(o->conf.metadata[i]);
+    o->columns = COLUMN_METADATA + o->conf.metadata_count;
 }
 
 int
@@ -52,6 +85,7 @@ outbox_new(const struct outbox_conf *conf, const char *source, struct outbox **o
         all = own(o, &o->conf.metadata[i]);
     if (!all)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    name_columns(o);
     /* The preset speaks of the columns by their own names. */
     if (strcmp(o->conf.stream, "{aggregatetype}-{aggregateid}") != 0) {
         rc = template_new(slice_str(o->conf.stream), TEMPLATE_TEXT, NULL, NULL, &o->stream, err);
@@ -90,15 +124,39 @@ outbox_owns(const struct outbox *o, const struct change *ch)
     return ch->op != CHANGE_SCHEMA && o->conf.table != NULL && slice_is(ch->table, o->conf.table);
 }
 
-/* Its value that is there and not null, as text, at the end of `to`. */
-static int
-put_column(struct outbox *o, struct slice row, const char *name, struct buf *to, struct err *err)
+/* All columns of a row that are asked for, in one pass. */
+static void
+read_columns(struct outbox *o, struct slice row)
 {
-    struct slice raw;
-    size_t       at = to->len;
-    int          rc;
+    struct json_iter it;
+    struct slice     key = {0}, raw;
+    int              rc;
 
-    if (!json_get(row, name, &raw))
+    memset(o->values, 0, sizeof o->values);
+    rc = json_object_iter(&it, row, NULL);
+    while (rc == 0 && (rc = json_iter_next(&it, &key, &raw, NULL)) == 0)
+        for (size_t i = 0; i < o->columns; i++)
+            if (o->names[i].data != NULL && json_key_is(key, o->names[i]))
+                o->values[i] = raw;
+    if (rc != E_END)
+        memset(o->values, 0, sizeof o->values);
+}
+
+static bool
+column(const struct outbox *o, size_t which, struct slice *raw)
+{
+    *raw = o->values[which];
+    return raw->data != NULL;
+}
+
+/* A value that is there and not null, as text, at the end of `to`. */
+static int
+put_value(struct slice raw, const char *name, struct buf *to, struct err *err)
+{
+    size_t at = to->len;
+    int    rc;
+
+    if (raw.data == NULL)
         RETURN_ERR(err, E_SCHEMA, ERR_DATA, "the outbox's row has no column %s", name);
     rc = template_put_json(raw, false, to, err);
     if (rc == 0 && to->len == at && json_type(raw) != JSON_STRING)
@@ -106,35 +164,37 @@ put_column(struct outbox *o, struct slice row, const char *name, struct buf *to,
     return rc;
 }
 
-struct look_up {
-    struct outbox *o;
-    struct slice   row;
-};
+static int
+put_column(const struct outbox *o, enum column which, struct buf *to, struct err *err)
+{
+    return put_value(o->values[which], o->names[which].data, to, err);
+}
 
 static int
 look_up_column(void *arg, struct slice name, bool raw, struct buf *value, struct err *err)
 {
-    struct look_up *l = arg;
-    char            text[NAME_MAX_BYTES + 1];
+    const struct slice *row = arg;
+    struct slice        found = {0};
+    char                text[NAME_MAX_BYTES + 1];
 
     must(!raw);
     if (name.len > NAME_MAX_BYTES)
         RETURN_ERR(err, E_SCHEMA, ERR_DATA, "the outbox's row has no such column");
     (void)snprintf(text, sizeof text, "%.*s", SLICE_FMT(name));
-    return put_column(l->o, l->row, text, value, err);
+    (void)json_get(*row, text, &found);
+    return put_value(found, text, value, err);
 }
 
 static int
 put_stream(struct outbox *o, struct slice row, struct buf *text, struct err *err)
 {
-    struct look_up l = {o, row};
-    int            rc;
+    int rc;
 
     if (o->stream != NULL)
-        return template_expand(o->stream, look_up_column, &l, &o->scratch, text, err);
-    TRY(put_column(o, row, o->conf.columns.aggregatetype, text, err));
+        return template_expand(o->stream, look_up_column, &row, &o->scratch, text, err);
+    TRY(put_column(o, COLUMN_AGGREGATETYPE, text, err));
     buf_add_byte(text, '-');
-    TRY(put_column(o, row, o->conf.columns.aggregateid, text, err));
+    TRY(put_column(o, COLUMN_AGGREGATEID, text, err));
 out:
     return rc;
 }
@@ -179,14 +239,13 @@ unquoted(struct slice raw)
 
 /* A UUID is the event's id; another value makes one, the same each time. */
 static int
-find_id(struct outbox *o, const struct change *ch, struct slice row, struct ox_id *id,
-        struct err *err)
+find_id(struct outbox *o, const struct change *ch, struct ox_id *id, struct err *err)
 {
     struct slice raw, hex;
     int          rc = 0;
 
     buf_clear(&o->value);
-    if (json_get(row, o->conf.columns.id, &raw) && is_blob(raw, &hex) && hex.len == 34) {
+    if (column(o, COLUMN_ID, &raw) && is_blob(raw, &hex) && hex.len == 34) {
         if (put_hex(unquoted(hex), &o->value) && o->value.len == sizeof id->b) {
             char text[ID_TEXT_LEN + 1];
 
@@ -198,7 +257,7 @@ find_id(struct outbox *o, const struct change *ch, struct slice row, struct ox_i
         }
         buf_clear(&o->value);
     }
-    TRY(put_column(o, row, o->conf.columns.id, &o->value, err));
+    TRY(put_column(o, COLUMN_ID, &o->value, err));
     if (id_parse(buf_slice(&o->value), id) && !id_is_zero(id))
         goto out;
     buf_clear(&o->scratch);
@@ -214,13 +273,12 @@ out:
 
 /* The data: as it stands in the row, or decoded behind `text`. */
 static int
-take_payload(struct outbox *o, struct slice row, struct buf *text, struct outbox_event *e,
-             struct err *err)
+take_payload(struct outbox *o, struct buf *text, struct outbox_event *e, struct err *err)
 {
     struct slice raw, in;
     int          rc = 0;
 
-    if (!json_get(row, o->conf.columns.payload, &raw))
+    if (!column(o, COLUMN_PAYLOAD, &raw))
         RETURN_ERR(err, E_SCHEMA, ERR_DATA, "the outbox's row has no column %s",
                    o->conf.columns.payload);
     e->text.at = text->len;
@@ -253,13 +311,13 @@ out:
 
 /* The headers, an object or the text of one; *none: there are none. */
 static int
-find_headers(struct outbox *o, struct slice row, struct slice *out, bool *none, struct err *err)
+find_headers(struct outbox *o, struct slice *out, bool *none, struct err *err)
 {
     struct slice raw;
     int          rc = 0;
 
     *none = true;
-    if (!json_get(row, o->conf.columns.headers, &raw) || json_is_null(raw))
+    if (!column(o, COLUMN_HEADERS, &raw) || json_is_null(raw))
         return 0;
     *out = raw;
     if (json_type(raw) == JSON_STRING) {
@@ -298,8 +356,7 @@ put_source(struct outbox *o, const struct change *ch, struct json_out *j)
 }
 
 static int
-put_metadata(struct outbox *o, const struct change *ch, struct slice row, struct buf *text,
-             struct err *err)
+put_metadata(struct outbox *o, const struct change *ch, struct buf *text, struct err *err)
 {
     struct json_out  j;
     struct json_iter it;
@@ -307,7 +364,7 @@ put_metadata(struct outbox *o, const struct change *ch, struct slice row, struct
     bool             none;
     int              rc;
 
-    TRY(find_headers(o, row, &headers, &none, err));
+    TRY(find_headers(o, &headers, &none, err));
     json_out_init(&j, text);
     json_out_object(&j);
     put_source(o, ch, &j);
@@ -325,7 +382,7 @@ put_metadata(struct outbox *o, const struct change *ch, struct slice row, struct
     for (size_t i = 0; i < o->conf.metadata_count; i++) {
         const char *name = o->conf.metadata[i];
 
-        if ((!none && json_get(headers, name, &value)) || !json_get(row, name, &value))
+        if ((!none && json_get(headers, name, &value)) || !column(o, COLUMN_METADATA + i, &value))
             continue;
         json_out_key(&j, name);
         json_out_raw(&j, value);
@@ -337,13 +394,13 @@ out:
 
 /* A point in time: a text, or a number of milliseconds or microseconds; 0: it is none. */
 static int64_t
-find_time(struct outbox *o, struct slice row)
+find_time(const struct outbox *o)
 {
     struct slice raw;
     char         text[64];
     int64_t      us = 0;
 
-    if (o->conf.columns.timestamp == NULL || !json_get(row, o->conf.columns.timestamp, &raw))
+    if (!column(o, COLUMN_TIMESTAMP, &raw))
         return 0;
     if (json_int64(raw, &us))
         return us < INT64_C(100000000000000) ? us * 1000 : us;
@@ -400,17 +457,18 @@ outbox_event(struct outbox *o, const struct change *ch, struct buf *text, struct
     must(outbox_owns(o, ch));
     *out = (struct outbox_event){0};
     TRY(find_row(o, ch, &row, err));
+    read_columns(o, row);
     TRY(put_stream(o, row, text, err));
     out->name = span_from(text, at);
     at = text->len;
-    TRY(put_column(o, row, o->conf.columns.type, text, err));
+    TRY(put_column(o, COLUMN_TYPE, text, err));
     out->type = span_from(text, at);
-    TRY(find_id(o, ch, row, &out->id, err));
+    TRY(find_id(o, ch, &out->id, err));
     at = text->len;
-    TRY(put_metadata(o, ch, row, text, err));
+    TRY(put_metadata(o, ch, text, err));
     out->meta = span_from(text, at);
-    TRY(take_payload(o, row, text, out, err));
-    out->created_us = find_time(o, row);
+    TRY(take_payload(o, text, out, err));
+    out->created_us = find_time(o);
 out:
     return rc;
 }
