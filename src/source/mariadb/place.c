@@ -66,9 +66,15 @@ mariadbi_place_copy(struct my_place *to, const struct my_place *from, uint32_t w
 void
 mariadbi_gtids_write(const struct my_gtid *gtids, uint32_t count, struct buf *out)
 {
-    for (uint32_t i = 0; i < count; i++)
-        buf_printf(out, "%s%u-%u-%" PRIu64, i == 0 ? "" : ",", gtids[i].domain, gtids[i].server,
-                   gtids[i].seq);
+    for (uint32_t i = 0; i < count; i++) {
+        if (i > 0)
+            buf_add_byte(out, ',');
+        buf_add_u64(out, gtids[i].domain);
+        buf_add_byte(out, '-');
+        buf_add_u64(out, gtids[i].server);
+        buf_add_byte(out, '-');
+        buf_add_u64(out, gtids[i].seq);
+    }
 }
 
 static bool

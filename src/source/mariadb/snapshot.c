@@ -365,7 +365,9 @@ give_row(struct my_source *s, const struct my_chunk_row *r)
         d->after = put(s, c->bytes.data + r->row.at, r->row.len);
     at = s->bytes.len;
     buf_add_slice(&s->bytes, buf_slice(&c->position));
-    buf_printf(&s->bytes, ":%s:", s->wants[c->want].table);
+    buf_add_byte(&s->bytes, ':');
+    buf_add_str(&s->bytes, s->wants[c->want].table);
+    buf_add_byte(&s->bytes, ':');
     buf_add(&s->bytes, c->bytes.data + r->key.at, r->key.len);
     d->position = (struct my_span){at, s->bytes.len - at};
     if (c->keys)

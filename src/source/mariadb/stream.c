@@ -101,9 +101,12 @@ put_position(struct my_source *s, struct my_draft *d, uint64_t number)
 {
     d->position.at = s->bytes.len;
     mariadbi_gtids_write(&s->gtid, 1, &s->bytes);
-    buf_printf(&s->bytes, ":%" PRIu64, number);
-    if (s->next.era > 0)
-        buf_printf(&s->bytes, "~%u", s->next.era);
+    buf_add_byte(&s->bytes, ':');
+    buf_add_u64(&s->bytes, number);
+    if (s->next.era > 0) {
+        buf_add_byte(&s->bytes, '~');
+        buf_add_u64(&s->bytes, s->next.era);
+    }
     d->position.len = s->bytes.len - d->position.at;
     s->next.part = s->gtid;
     s->next.done = number + 1;

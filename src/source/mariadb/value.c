@@ -5,6 +5,7 @@
  * value give the same.
  */
 #include <arpa/inet.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -213,16 +214,35 @@ put_fraction(struct buf *out, uint64_t fraction, unsigned bytes, unsigned digits
     buf_add(out, text, digits);
 }
 
+/* Years have four digits, and the widest field has room for eight thousand more. */
 static void
-put_date(struct buf *out, unsigned long long year, unsigned month, unsigned day)
+put_date(struct buf *out, uint64_t year, unsigned month, unsigned day)
 {
-    buf_printf(out, "%04llu-%02u-%02u", year, month, day);
+    char text[11];
+
+    if (year > 9999) {
+        buf_printf(out, "%" PRIu64 "-%02u-%02u", year, month, day);
+        return;
+    }
+    digits_of(text, year, 4);
+    text[4] = text[7] = '-';
+    digits_of(text + 5, month, 2);
+    digits_of(text + 8, day, 2);
+    buf_add(out, text, 10);
 }
 
+/* Hours may have three digits. */
 static void
 put_time(struct buf *out, unsigned hour, unsigned minute, unsigned second)
 {
-    buf_printf(out, "%02u:%02u:%02u", hour, minute, second);
+    char text[6] = ":mm:ss";
+
+    if (hour < 10)
+        buf_add_byte(out, '0');
+    buf_add_u64(out, hour);
+    digits_of(text + 1, minute, 2);
+    digits_of(text + 4, second, 2);
+    buf_add(out, text, sizeof text);
 }
 
 static void
@@ -263,8 +283,7 @@ put_timestamp2(const struct my_column *col, const struct my_cell *cell, struct b
         buf_add_str(out, "0000-00-00 00:00:00");
     } else {
         (void)gmtime_r(&seconds, &tm);
-        put_date(out, (unsigned long long)tm.tm_year + 1900, (unsigned)tm.tm_mon + 1,
-                 (unsigned)tm.tm_mday);
+        put_date(out, (uint64_t)tm.tm_year + 1900, (unsigned)tm.tm_mon + 1, (unsigned)tm.tm_mday);
         buf_add_byte(out, ' ');
         put_time(out, (unsigned)tm.tm_hour, (unsigned)tm.tm_min, (unsigned)tm.tm_sec);
     }

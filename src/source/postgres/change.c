@@ -141,8 +141,7 @@ put_row(struct pg_source *s, const struct pg_relation *r, const struct pg_cells 
             continue;
         buf_add_byte(&s->bytes, first ? '{' : ',');
         first = false;
-        json_put_str(&s->bytes, f->name);
-        buf_add_byte(&s->bytes, ':');
+        buf_add_slice(&s->bytes, buf_slice(&f->member));
         if (row->values[i].kind == 'n')
             buf_add_str(&s->bytes, "null");
         else

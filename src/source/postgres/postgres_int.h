@@ -59,7 +59,8 @@ struct pg_want {
 
 struct pg_field {
     char          *name;
-    bool           key; /* of the replica identity */
+    struct buf     member; /* `"name":`, as JSON has it */
+    bool           key;    /* of the replica identity */
     struct pg_type type;
 };
 

@@ -25,8 +25,10 @@ postgresi_hash(struct slice bytes)
 void
 postgresi_relation_fini(struct pg_relation *r)
 {
-    for (uint32_t i = 0; r->fields != NULL && i < r->count; i++)
+    for (uint32_t i = 0; r->fields != NULL && i < r->count; i++) {
         free(r->fields[i].name);
+        buf_fini(&r->fields[i].member);
+    }
     free(r->fields);
     buf_fini(&r->body);
     *r = (struct pg_relation){0};
@@ -198,7 +200,9 @@ take_fields(struct pg_source *s, struct pg_relation *r, const struct pg_message 
         struct pg_field *f = &r->fields[r->count++];
 
         f->name = strndup(c.name.len == 0 ? "" : c.name.data, c.name.len);
-        if (f->name == NULL)
+        json_put_string(&f->member, c.name);
+        buf_add_byte(&f->member, ':');
+        if (f->name == NULL || f->member.failed)
             FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
         f->key = c.key;
         if (r->want < s->want_count)

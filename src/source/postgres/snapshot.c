@@ -301,6 +301,7 @@ out:
 struct chunk_columns {
     int             count, key_count;
     struct pg_type *types;
+    struct buf     *members; /* `{"first":`, then `,"next":` */
     bool           *is_key;
     int            *key_at; /* in the index's order */
 };
@@ -314,12 +315,19 @@ describe(struct pg_source *s, const PGresult *key, const PGresult *rows, struct 
     c->count = PQnfields(rows);
     c->key_count = PQntuples(key);
     c->types = calloc((size_t)c->count + 1, sizeof c->types[0]);
+    c->members = calloc((size_t)c->count + 1, sizeof c->members[0]);
     c->is_key = calloc((size_t)c->count + 1, sizeof c->is_key[0]);
     c->key_at = calloc((size_t)c->key_count + 1, sizeof c->key_at[0]);
-    if (c->types == NULL || c->is_key == NULL || c->key_at == NULL)
+    if (c->types == NULL || c->members == NULL || c->is_key == NULL || c->key_at == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
-    for (int i = 0; i < c->count; i++)
+    for (int i = 0; i < c->count; i++) {
+        buf_add_byte(&c->members[i], i == 0 ? '{' : ',');
+        json_put_str(&c->members[i], PQfname(rows, i));
+        buf_add_byte(&c->members[i], ':');
+        if (c->members[i].failed)
+            FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
         TRY(postgresi_type_find(s, PQftype(rows, i), &c->types[i], err));
+    }
     for (int k = 0; k < c->key_count; k++) {
         int at = 0;
 
@@ -333,6 +341,17 @@ describe(struct pg_source *s, const PGresult *key, const PGresult *rows, struct 
     }
 out:
     return rc;
+}
+
+static void
+forget_columns(struct chunk_columns *c)
+{
+    for (int i = 0; c->members != NULL && i < c->count; i++)
+        buf_fini(&c->members[i]);
+    free(c->members);
+    free(c->types);
+    free(c->is_key);
+    free(c->key_at);
 }
 
 static struct pg_span
@@ -369,9 +388,7 @@ put_row(struct pg_source *s, const struct chunk_columns *c, const PGresult *rows
     put_key(b, c, rows, i, &out->key);
     at = b->len;
     for (int col = 0; col < c->count; col++) {
-        buf_add_byte(b, col == 0 ? '{' : ',');
-        json_put_str(b, PQfname(rows, col));
-        buf_add_byte(b, ':');
+        buf_add_slice(b, buf_slice(&c->members[col]));
         if (PQgetisnull(rows, i, col) != 0)
             buf_add_str(b, "null");
         else
@@ -412,9 +429,7 @@ fetch(struct pg_source *s, const struct pg_plan *p, struct err *err)
     s->chunk.last = got < FETCH_ROWS && s->chunk.count < s->chunk_rows;
 out:
     PQclear(rows);
-    free(c.types);
-    free(c.is_key);
-    free(c.key_at);
+    forget_columns(&c);
     return rc;
 }
 
@@ -635,10 +650,11 @@ void
 postgresi_snapshot_touch(struct pg_source *s, uint32_t want, struct slice key, bool partial)
 {
     struct pg_chunk *c = &s->chunk;
-    uint64_t         hash = postgresi_hash(key);
+    uint64_t         hash;
 
     if (!c->open || c->want != want || s->seen)
         return;
+    hash = postgresi_hash(key);
     for (uint32_t i = c->buckets[hash & (c->bucket_count - 1)]; i != NO_ROW; i = c->rows[i].next) {
         if (c->rows[i].hash != hash || !slice_eq(chunk_text(c, c->rows[i].key), key))
             continue;

@@ -387,6 +387,7 @@ postgresi_stream_take(struct pg_source *s, uint32_t max, bool *dry, struct err *
 {
     struct ox_env *env = s->base.env;
     uint64_t       now = env->ops->mono_us(env);
+    bool           heard = false;
     int            rc = 0;
 
     if (now - s->told_us >= TELL_US)
@@ -399,10 +400,13 @@ postgresi_stream_take(struct pg_source *s, uint32_t max, bool *dry, struct err *
             TRY(postgresi_snapshot_give(s, max, err));
         else
             TRY(take_one(s, dry, err));
+        heard = heard || !*dry;
         /* Many transactions of others leave ends only: let these be taken too. */
         if (n >= 100000)
             break;
     }
+    if (heard)
+        s->heard_us = now;
     if (*dry && env->ops->mono_us(env) - s->heard_us > SILENCE_US)
         FAIL(err, E_TIMEOUT, ERR_RETRY, "source %s: the server has said nothing for %u s",
              s->base.instance, (unsigned)(SILENCE_US / 1000000));
