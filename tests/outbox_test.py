@@ -366,6 +366,33 @@ class Postgres(Case):
         self.assertIn('no column nope for `after: mark`', text)
         relay.configure(self.polled(after='keep'))
         self.assertIn('after: keep needs `xid`', relay.command('source', 'check', self.name, status=3))
+        missing = 'no index of outbox begins with (xid, seq)'
+        relay.configure(self.polled(xid='xid'))
+        self.assertNotIn(missing, relay.command('source', 'check', self.name))
+        self.pg.psql('DROP INDEX outbox_order; CREATE INDEX ON outbox (xid, seq) WHERE sent_at IS NULL')
+        self.assertIn(missing, relay.command('source', 'check', self.name))
+        relay.configure(self.polled(xid='xid', after='mark'))
+        self.assertNotIn(missing, relay.command('source', 'check', self.name))
+
+    def test_read_and_settled_by_index(self):
+        """However many rows there are, only those of the batch are looked at."""
+        for after in 'delete', 'mark':
+            with self.subTest(after):
+                self.setUp()
+                self.pg.psql("INSERT INTO outbox (aggregatetype, aggregateid, type, payload) SELECT 'a', i % 9, 'T', "
+                             "'{}' FROM generate_series(1, 20000) i")
+                self.pg.psql('ANALYZE outbox')
+                scans = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'outbox'"
+                before = self.pg.psql(scans)
+                relay = self.relay(self.polled(xid='xid', after=after, batch=2000), self.name + after).serve()
+                relay.until(lambda s: s['changes'] == 20000 and s['caught_up'], 'taken')
+                relay.kill()
+                end = time.monotonic() + PATIENCE
+                read = "SELECT idx_tup_read >= 20000 FROM pg_stat_user_indexes WHERE indexrelname = 'outbox_pkey'"
+                while self.pg.psql(read) != 't\n' and time.monotonic() < end:
+                    time.sleep(0.02)
+                self.assertEqual(self.pg.psql(read), 't\n')
+                self.assertEqual(self.pg.psql(scans), before)
 
 
 class Mariadb(Case):
