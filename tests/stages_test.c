@@ -22,7 +22,7 @@
 #include "migrate/stream/stream.h"
 #include "tests/tmp.h"
 
-#define WAIT_US UINT64_C(60000000)
+#define WAIT_US UINT64_C(100000000)
 #define MANY 3000u /* events: some stages of 64 KiB */
 #define BATCH 1000u
 #define SMALL "\"commit_bytes\":65536"

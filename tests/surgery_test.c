@@ -22,7 +22,7 @@
 #include "migrate/stream/stream.h"
 #include "tests/tmp.h"
 
-#define WAIT_US UINT64_C(20000000)
+#define WAIT_US UINT64_C(100000000)
 
 struct fix {
     char            dir[64];
