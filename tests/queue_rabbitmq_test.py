@@ -107,8 +107,7 @@ class Rabbitmq(outbox_test.Case):
         relay.until(lambda s: s['appended'] == 300, 'taken')
         self.server.restart()
         self.publish(self.numbers(200, 400))
-        shown = relay.until(lambda s: s['appended'] == 600, 'taken')
-        self.assertEqual(shown['state'], 'running')
+        relay.until(lambda s: s['appended'] == 600 and s['state'] == 'running', 'taken')
         brokers.until(self.empty, 'all is acknowledged')
         self.check_all(relay, 600)
 
