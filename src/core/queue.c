@@ -105,7 +105,8 @@ note_failure(struct queue *q, struct queue_flight *f)
     if (is_own(f))
         (void)err_set(&err, __FILE__, __LINE__, E_FENCED, ERR_FATAL,
                       "source %s: something else consumes it into this log", q->form.name);
-    if (!q->forget) {
+    if (!q->lost) {
+        q->lost = true;
         if (f->messages > 0 && err.kind == ERR_DATA)
             note_refusal(q, f);
         if (q->failing)
@@ -176,7 +177,8 @@ note_success(struct queue *q, struct queue_flight *f)
             (void)fail_later(q, &err, true);
         }
     }
-    if (f->messages > 0) {
+    /* Behind one that failed it says nothing of the messages before it. */
+    if (f->messages > 0 && !q->lost) {
         source_queue_durable(q->reader, f->tag);
         note_held(q, f);
     }
@@ -202,7 +204,7 @@ land(struct queue *q, struct err *err)
         q->flying--;
         if (f->sent && f->req.rc != 0) {
             note_failure(q, f);
-        } else if (f->sent || !q->forget) {
+        } else if (f->sent || !q->lost) {
             /* Duplicates of what did not get into the log are as lost as that is. */
             note_success(q, f);
             news = news || f->messages > 0;
@@ -230,7 +232,7 @@ after_failure(struct queue *q)
         (void)source_queue_confirm(q->reader, &ignored); /* what is durable, if it still can */
     if (q->forget)
         q->known = false;
-    q->failing = q->forget = q->refused = false;
+    q->failing = q->forget = q->lost = q->refused = false;
     if (refused && q->held.count > 0) {
         if (++q->refusals <= 2 * q->held.count + 16)
             return ENV_STEP_NOW;
@@ -476,7 +478,7 @@ queue_start(struct queue *q, struct err *err)
 
     if (q->task != NULL)
         return 0;
-    q->known = q->started = q->failing = q->forget = q->refused = false;
+    q->known = q->started = q->failing = q->forget = q->lost = q->refused = false;
     q->held.count = 0;
     q->gap = false;
     q->backoff_us = q->careful = 0;

@@ -153,6 +153,7 @@ struct queue {
     struct queue_flight flights[QUEUEI_FLIGHTS];
     uint32_t            first_flight, flying;
     bool                failing, forget; /* forget: what was sent is not in the log: it is read */
+    bool                lost;            /* a commit failed: nothing behind it counts */
     bool                refused;         /* the log refused messages for what they are */
     struct err          failure;
 
