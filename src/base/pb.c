@@ -17,6 +17,10 @@ take_varint(struct pb_in *in, uint64_t *out)
 {
     uint64_t v = 0;
 
+    if (in->at < in->end && *in->at < 0x80) { /* nearly all of them */
+        *out = *in->at++;
+        return true;
+    }
     for (unsigned i = 0; i < VARINT_MAX && in->at < in->end; i++) {
         uint8_t b = *in->at++;
 

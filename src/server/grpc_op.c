@@ -10,15 +10,63 @@
 #include "server/access_int.h"
 #include "server/grpc_int.h"
 
+/* Small appends come one after the other: each takes the memory of one that is done. */
+#define SPARES_MAX 256
+#define SPARE_BYTES 4096 /* of its messages */
+
+void
+serveri_grpc_spares_free(struct server *s)
+{
+    while (s->grpc_spares != NULL) {
+        struct grpc_op *op = s->grpc_spares;
+
+        s->grpc_spares = op->next;
+        buf_fini(&op->bytes);
+        free(op);
+    }
+    s->grpc_spare_count = 0;
+}
+
+static bool
+keep_spare(struct grpc_op *op)
+{
+    struct server *s = op->conn->server;
+    struct buf     bytes = op->bytes;
+
+    if (s->grpc_spare_count == SPARES_MAX || bytes.cap > SPARE_BYTES)
+        return false;
+    memset(op, 0, sizeof *op);
+    buf_clear(&bytes);
+    op->bytes = bytes;
+    op->next = s->grpc_spares;
+    s->grpc_spares = op;
+    s->grpc_spare_count++;
+    return true;
+}
+
+static struct grpc_op *
+take_spare(struct server *s)
+{
+    struct grpc_op *op = s->grpc_spares;
+
+    if (op == NULL)
+        return calloc(1, sizeof *op);
+    s->grpc_spares = op->next;
+    s->grpc_spare_count--;
+    op->next = NULL;
+    return op;
+}
+
 struct grpc_op *
 grpci_op_new(struct rpc *r)
 {
-    struct grpc_op *op = calloc(1, sizeof *op);
+    struct conn    *c = grpci_conn(r);
+    struct grpc_op *op = take_spare(c->server);
 
     if (op == NULL)
         return NULL;
     op->rpc = r;
-    op->conn = grpci_conn(r);
+    op->conn = c;
     op->expected = LOG_ANY;
     op->bytes.limit = (size_t)op->conn->server->conf.body_bytes_max;
     grpci_op_account(op);
@@ -43,7 +91,6 @@ grpci_op_free(struct grpc_op *op)
         return;
     if (op->conn->h2 != NULL)
         h2_charge(op->conn->h2, -(int64_t)op->charged);
-    buf_fini(&op->bytes);
     buf_fini(&op->more);
     buf_fini(&op->trace.texts);
     if (op->events != &op->few)
@@ -51,6 +98,9 @@ grpci_op_free(struct grpc_op *op)
     free(op->writes);
     free(op->checks);
     free(op->order);
+    if (keep_spare(op))
+        return;
+    buf_fini(&op->bytes);
     free(op);
 }
 

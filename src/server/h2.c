@@ -222,6 +222,7 @@ h2_free(struct h2 *h2)
     must(!h2->inside);
     while (h2->rpcs != NULL)
         h2i_rpc_free(h2->rpcs);
+    h2i_spare_free(h2);
     nghttp2_session_del(h2->session);
     free(h2);
 }
@@ -243,7 +244,8 @@ h2_input(struct h2 *h2, struct slice bytes)
         give_up(h2, used == NGHTTP2_ERR_FLOODED || used == NGHTTP2_ERR_TOO_MANY_CONTINUATIONS
                         ? NGHTTP2_ENHANCE_YOUR_CALM
                         : NGHTTP2_PROTOCOL_ERROR);
-    h2->host.dirty(h2->host.arg);
+    if (h2_wants_output(h2) || h2_is_done(h2))
+        h2->host.dirty(h2->host.arg);
     return !h2->failed && nghttp2_session_want_read(h2->session) != 0;
 }
 
@@ -314,6 +316,8 @@ h2_tick(struct h2 *h2)
     }
     if (h2->rpc_count != 0)
         h2->used_ms = now;
+    else
+        h2i_spare_free(h2);
     if (now - h2->used_ms > h2->host.idle_ms_max && now - h2->heard_ms > h2->host.idle_ms_max)
         h2_drain(h2);
     if (h2->rpc_count != 0 && now - h2->heard_ms > PING_MS && now - h2->pinged_ms > PING_MS) {

@@ -12,7 +12,7 @@
 struct h2 {
     struct h2_host   host;
     nghttp2_session *session;
-    struct rpc      *rpcs;
+    struct rpc      *rpcs, *spare; /* spare: an ended one, with its buffers, for the next call */
     unsigned         rpc_count;
     unsigned         unsaid; /* calls whose request is not whole, and not answered yet */
     size_t           bytes;
@@ -66,6 +66,7 @@ struct rpc {
 /* h2_rpc.c */
 struct rpc *h2i_rpc_new(struct h2 *h2, int32_t id);
 void        h2i_rpc_free(struct rpc *r); /* its stream is closed */
+void        h2i_spare_free(struct h2 *h2);
 void        h2i_rpc_account(struct rpc *r);
 void        h2i_rpc_said(struct rpc *r);
 void        h2i_rpc_header(struct rpc *r, struct slice name, struct slice value);

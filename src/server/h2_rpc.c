@@ -8,12 +8,58 @@
 
 #define PREFIX 5 /* bytes before a message: a flag and its length */
 #define KEEP (64U << 10)
+#define SPARE_MAX 4096 /* bytes of a buffer that the next call gets */
+
+static void
+spare_buf(struct buf *b)
+{
+    buf_clear(b);
+    if (b->cap > SPARE_MAX)
+        buf_fini(b);
+}
+
+void
+h2i_spare_free(struct h2 *h2)
+{
+    struct rpc *r = h2->spare;
+
+    h2->spare = NULL;
+    if (r == NULL)
+        return;
+    h2->bytes -= r->charged;
+    buf_fini(&r->path);
+    buf_fini(&r->in);
+    buf_fini(&r->out);
+    free(r);
+}
+
+/* Small calls come one after the other: each takes the last one's memory. */
+static void
+keep_spare(struct rpc *r)
+{
+    struct buf path = r->path, in = r->in, out = r->out;
+    struct h2 *h2 = r->h2;
+
+    memset(r, 0, sizeof *r);
+    spare_buf(&path);
+    spare_buf(&in);
+    spare_buf(&out);
+    r->h2 = h2;
+    r->path = path;
+    r->in = in;
+    r->out = out;
+    h2i_rpc_account(r);
+    h2->spare = r;
+}
 
 struct rpc *
 h2i_rpc_new(struct h2 *h2, int32_t id)
 {
-    struct rpc *r = calloc(1, sizeof *r);
+    struct rpc *r = h2->spare;
 
+    h2->spare = NULL;
+    if (r == NULL)
+        r = calloc(1, sizeof *r);
     if (r == NULL)
         return NULL;
     r->h2 = h2;
@@ -78,12 +124,16 @@ h2i_rpc_free(struct rpc *r)
     h2->rpc_count--;
     h2->bytes -= r->charged;
     user_put(r->who);
-    buf_fini(&r->path);
     buf_fini(&r->proof);
-    buf_fini(&r->in);
     buf_fini(&r->plain);
-    buf_fini(&r->out);
     buf_fini(&r->trailers);
+    if (h2->spare == NULL) {
+        keep_spare(r);
+        return;
+    }
+    buf_fini(&r->path);
+    buf_fini(&r->in);
+    buf_fini(&r->out);
     free(r);
 }
 
@@ -332,7 +382,9 @@ h2i_rpc_deliver(struct rpc *r)
     }
     buf_consume(&r->in, at);
     r->h2->partial = !r->ended && r->in.len != 0;
-    if (r->ended || (r->in.len == 0 && r->in.cap > KEEP))
+    if (r->ended)
+        spare_buf(&r->in);
+    else if (r->in.len == 0 && r->in.cap > KEEP)
         buf_fini(&r->in);
     buf_fini(&r->plain);
     r->delivering = false;
@@ -643,7 +695,7 @@ end(struct rpc *r, enum rpc_status status, const char *text)
             r->text[encoded.len - (size_t)i] = '\0';
     buf_fini(&encoded);
     if (!r->delivering)
-        buf_fini(&r->in);
+        spare_buf(&r->in);
     give_back_window(r);
     go_on(r);
 }

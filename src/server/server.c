@@ -495,6 +495,7 @@ server_free(struct server *s)
         s->extras = next;
     }
     serveri_live_free(s);
+    serveri_grpc_spares_free(s);
     serveri_auth_free(s);
     serveri_access_free(s);
     serveri_audit_free(s);

@@ -279,6 +279,7 @@ bool serveri_feeds_wait(const struct server *s);         /* does anybody wait fo
 void serveri_grpc_readers_run(struct server *s);         /* likewise, those of gRPC */
 void serveri_grpc_readers_wake(struct server *s);
 void serveri_grpc_submit(struct server *s); /* all appends over gRPC of this turn */
+void serveri_grpc_spares_free(struct server *s);
 int  serveri_feed_routes(struct server *s, struct err *err);
 
 bool serveri_live_is_due(const struct server *s);
@@ -369,7 +370,8 @@ struct server {
 
     struct append *submit, *submit_last; /* what goes to the log at the end of this turn */
 
-    struct grpc_op     *grpc_submit, *grpc_submit_last;
+    struct grpc_op     *grpc_submit, *grpc_submit_last, *grpc_spares;
+    unsigned            grpc_spare_count;
     struct grpc_reader *grpc_waiting, *grpc_runnable, *grpc_runnable_last;
     /* Set where the program has groups: what would need their code otherwise. */
     struct groups                  *groups;
