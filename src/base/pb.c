@@ -17,10 +17,6 @@ take_varint(struct pb_in *in, uint64_t *out)
 {
     uint64_t v = 0;
 
-    if (in->at < in->end && *in->at < 0x80) { /* nearly all of them */
-        *out = *in->at++;
-        return true;
-    }
     for (unsigned i = 0; i < VARINT_MAX && in->at < in->end; i++) {
         uint8_t b = *in->at++;
 
@@ -80,11 +76,37 @@ take_field(struct pb_in *in, struct pb_field *out)
     }
 }
 
+/* Nearly all fields: key and length, or key and number, of a byte each. */
+static bool
+take_short(struct pb_in *in, struct pb_field *out)
+{
+    const uint8_t *p = in->at;
+    size_t         left = (size_t)(in->end - p);
+
+    if (left < 2 || p[0] >= 0x80 || p[0] < 8 || p[1] >= 0x80)
+        return false;
+    out->key = p[0];
+    if ((p[0] & 7) == PB_WIRE_BYTES && p[1] <= left - 2) {
+        out->value = 0;
+        out->bytes = slice_of(p + 2, p[1]);
+        in->at = p + 2 + p[1];
+        return true;
+    }
+    if ((p[0] & 7) != PB_WIRE_VARINT)
+        return false;
+    out->value = p[1];
+    out->bytes = slice_of(p, 0);
+    in->at = p + 2;
+    return true;
+}
+
 bool
 pb_next(struct pb_in *in, struct pb_field *out)
 {
     if (in->bad || in->at == in->end)
         return false;
+    if (take_short(in, out))
+        return true;
     in->bad = !take_field(in, out);
     return !in->bad;
 }
