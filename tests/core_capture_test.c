@@ -324,6 +324,24 @@ test_large_rows(void **state)
     assert_int_equal(fake_count(&f->log, "t-k29"), 1);
 }
 
+/* However large they are, commits under way are not more than the log takes in: none is refused. */
+static void
+test_large_commits(void **state)
+{
+    struct fix *f = *state;
+
+    f->log.conf.queue_bytes_max = UINT64_C(32) << 20;
+    fake_log_reopen(&f->log);
+    f->conf.batch_max = 6;
+    f->feed->count = 60;
+    f->feed->row_bytes = 2000000;
+    start(f);
+    until(f, 60);
+    stop(f);
+    assert_int_equal(f->feed->starts, 1);
+    assert_int_equal(fake_count(&f->log, "t-k0"), 2);
+}
+
 static void
 test_category(void **state)
 {
@@ -361,6 +379,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_fatal, setup, teardown),
         cmocka_unit_test_setup_teardown(test_parked, setup, teardown),
         cmocka_unit_test_setup_teardown(test_large_rows, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_large_commits, setup, teardown),
         cmocka_unit_test_setup_teardown(test_category, setup, teardown),
         cmocka_unit_test(test_names),
     };

@@ -237,12 +237,16 @@ land(struct capture *c, struct err *err)
 
         c->first_flight = (c->first_flight + 1) % CAPTUREI_FLIGHTS;
         c->flying--;
+        must(f->bytes <= c->flying_bytes);
+        c->flying_bytes -= f->bytes;
         if (f->req.rc != 0) {
             note_failure(c, f);
         } else {
             note_success(c, f);
             news = news || f->call == NULL;
         }
+        if (f->room > CAPTUREI_ROOM_KEPT)
+            capturei_flight_fini(f);
     }
     if (!news || !c->started || c->checkpoint.len == 0)
         return 0;
@@ -610,6 +614,17 @@ ask_source(struct capture *c)
     return take_batch(c, &batch);
 }
 
+/* Enough is under way: something has to be durable first. */
+static bool
+is_full(const struct capture *c)
+{
+    /* A polled outbox would be read again as long as its rows are not confirmed. */
+    if (c->source->ops->outbox && c->flying > 0)
+        return true;
+    return c->flying == CAPTUREI_FLIGHTS || c->flying_bytes >= CAPTUREI_FLYING_BYTES ||
+           (c->small && c->flying >= CAPTUREI_SMALL_FLIGHTS);
+}
+
 static uint64_t
 work(struct capture *c)
 {
@@ -635,11 +650,7 @@ work(struct capture *c)
 
         return c->flying > 0 ? ENV_STEP_WAIT : take_batch(c, &batch);
     }
-    /* A polled outbox would be read again as long as its rows are not confirmed. */
-    if (c->flying == CAPTUREI_FLIGHTS || (c->source->ops->outbox && c->flying > 0) ||
-        (c->small && c->flying >= CAPTUREI_SMALL_FLIGHTS))
-        return ENV_STEP_WAIT;
-    return ask_source(c);
+    return is_full(c) ? ENV_STEP_WAIT : ask_source(c);
 }
 
 static uint64_t

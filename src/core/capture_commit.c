@@ -479,6 +479,8 @@ capturei_commit(struct capture *c, const struct source_batch *batch, const char 
     atomic_store(&f->done, false);
     c->sent_version = c->sent_version == LOG_NO_STREAM ? 0 : c->sent_version + 1;
     c->flying++;
+    f->bytes = f->text.len;
+    c->flying_bytes += f->bytes;
     log_submit(c->log, &f->req);
     return 0;
 }

@@ -14,6 +14,10 @@
 /* … of which so many may be small: one is being synced, the other is in the next group. More of
  * them would only cost; what comes meanwhile is gathered. */
 #define CAPTUREI_SMALL_FLIGHTS 2
+/* … and not so many that those together have more than this and another one: the log takes in so
+ * much at once only, and nobody has memory for parts of a large transaction that wait. */
+#define CAPTUREI_FLYING_BYTES ((size_t)16 << 20)
+#define CAPTUREI_ROOM_KEPT 8192u /* changes; a flight with room for more gives it back */
 
 /* A commit on its way; it owns all that it is made of. */
 struct capture_flight {
@@ -25,7 +29,8 @@ struct capture_flight {
     uint32_t             *order, *write_of, *table;
     struct capture_build *builds;
     uint32_t              room, table_room;
-    struct buf            text; /* names, metadata, rows, parked records */
+    struct buf            text;  /* names, metadata, rows, parked records */
+    size_t                bytes; /* of it, as counted in flying_bytes */
     struct buf            checkpoint;
     bool                  caught_up;
     uint32_t              changes, parked;
@@ -70,6 +75,7 @@ struct capture {
     struct buf            meta_head, meta_table; /* how metadata begins, of which table */
     struct capture_flight flights[CAPTUREI_FLIGHTS];
     uint32_t              first_flight, flying;
+    size_t                flying_bytes;              /* of their texts */
     struct source_batch   held;                      /* waits until nothing is under way */
     bool                  holding, failing, restart; /* restart: the source, after the failure */
     bool                  again;     /* it is no failure: the source is asked again at once */
