@@ -211,5 +211,6 @@ mariadbi_drop(struct my_source *s)
         mariadbi_table_fini(&s->maps[i].table);
     s->map_count = s->map_next = 0;
     s->count = 0;
+    buf_clear(&s->chunk.asked); /* the next server may have other logs under the same names */
     mariadbi_snapshot_drop(s);
 }

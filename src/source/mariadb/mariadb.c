@@ -260,6 +260,7 @@ close_source(struct source *base)
     buf_fini(&s->chunk.bytes);
     buf_fini(&s->chunk.position);
     buf_fini(&s->chunk.last_key);
+    buf_fini(&s->chunk.asked);
     buf_fini(&s->xact_name);
     mariadbi_place_fini(&s->place);
     mariadbi_place_fini(&s->next);

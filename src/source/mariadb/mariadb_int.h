@@ -98,6 +98,7 @@ struct my_chunk {
     struct my_gtid       at[MARIADBI_DOMAINS_MAX];
     uint32_t             at_count;
     struct buf           bytes, position, last_key;
+    struct buf           asked; /* the position that `at` is of; empty: none */
     struct my_chunk_row *rows;
 };
 

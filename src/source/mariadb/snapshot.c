@@ -215,6 +215,33 @@ take_rows(struct my_source *s, const struct my_want *w, struct buf *sql, struct 
     return rc;
 }
 
+/* The server reads its log's file up to there to answer: it is not asked twice for one position. */
+static int
+take_gtids(struct my_source *s, const char *file, const char *position, struct err *err)
+{
+    struct my_chunk *c = &s->chunk;
+    struct buf       place = {0};
+    MYSQL_RES       *r = NULL;
+    MYSQL_ROW        row;
+    int              rc = 0;
+
+    buf_printf(&place, "%s:%s", file, position);
+    if (c->asked.len > 0 && slice_eq(buf_slice(&c->asked), buf_slice(&place)))
+        goto out;
+    buf_clear(&c->asked);
+    TRY(mariadbi_ask(s, s->query, &r, err, "SELECT binlog_gtid_pos('%s', %s)", file, position));
+    row = mysql_fetch_row(r);
+    if (row == NULL || row[0] == NULL)
+        FAIL(err, E_REMOTE, ERR_RETRY, "source %s: the snapshot's binary log is gone already",
+             s->base.instance);
+    TRY(mariadbi_gtids_read(slice_str(row[0]), c->at, &c->at_count, err));
+    buf_add_slice(&c->asked, buf_slice(&place));
+out:
+    mysql_free_result(r);
+    buf_fini(&place);
+    return rc;
+}
+
 /* Where the transaction that was just begun stands in the log. */
 static int
 take_position(struct my_source *s, struct err *err)
@@ -239,12 +266,7 @@ take_position(struct my_source *s, struct err *err)
         FAIL(err, E_STATE, ERR_FATAL,
              "source %s: the server does not say where a snapshot stands (binlog_snapshot_file)",
              s->base.instance);
-    TRY(mariadbi_ask(s, s->query, &r, err, "SELECT binlog_gtid_pos('%s', %s)", file, position));
-    row = mysql_fetch_row(r);
-    if (row == NULL || row[0] == NULL)
-        FAIL(err, E_REMOTE, ERR_RETRY, "source %s: the snapshot's binary log is gone already",
-             s->base.instance);
-    TRY(mariadbi_gtids_read(slice_str(row[0]), c->at, &c->at_count, err));
+    TRY(take_gtids(s, file, position, err));
     buf_clear(&c->position);
     buf_printf(&c->position, "s%s:%s:%s", s->restart, file, position);
     if (s->next.era > 0)
