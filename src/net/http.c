@@ -1,19 +1,24 @@
 /*
- * The HTTP client, on a multi handle of libcurl. Exchanges are made ahead, one
- * more than may be in flight, because a callback may start the next request
+ * The HTTP client, on a multi handle of libcurl, which is told of each socket that has something:
+ * left to look for itself it asks the system about every request in flight, each time. Exchanges
+ * are made ahead, one more than may be in flight, because a callback may start the next request
  * while the slices of its own answer are still being read.
  */
 #include "net/http.h"
 
 #include <curl/curl.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
+#include <unistd.h>
 
 #include "base/must.h"
 
 #define KEEP_MAX 262144 /* bytes of a buffer that wait for the next request */
 #define CUT_AT 65536    /* bytes that are kept of an answer where only its status counts */
+#define EVENTS_MAX 64   /* sockets that are looked after at a time */
 
 struct exchange {
     struct net_client *client;
@@ -36,6 +41,10 @@ struct net_client {
     char            *ca_file;
     uint32_t         in_flight, slots;
     struct exchange *exchanges;
+    uint32_t  *free, free_count; /* exchanges that are not busy; the last one is taken first */
+    struct buf line;             /* a header's */
+    int        poller;           /* the sockets that libcurl waits for */
+    uint64_t   due_us;           /* when libcurl wants to be called; UINT64_MAX: it does not */
 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -148,9 +157,56 @@ net_client_free(struct net_client *c)
         free_exchange(&c->exchanges[i]);
     if (c->multi != NULL)
         (void)curl_multi_cleanup(c->multi);
+    if (c->poller >= 0)
+        (void)close(c->poller); /* after that, which may still close connections */
+    buf_fini(&c->line);
+    free(c->free);
     free(c->exchanges);
     free(c->ca_file);
     free(c);
+}
+
+/* libcurl's wishes. A socket that cannot be waited for ends with its request's time. */
+
+static int
+on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *known)
+{
+    struct net_client *c = arg;
+    struct epoll_event e = {.data.fd = fd};
+    int                op = known == NULL ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+
+    (void)easy;
+    if (what == CURL_POLL_REMOVE) {
+        (void)epoll_ctl(c->poller, EPOLL_CTL_DEL, fd, &e);
+        return 0;
+    }
+    e.events = ((what & CURL_POLL_IN) != 0 ? (uint32_t)EPOLLIN : 0) |
+               ((what & CURL_POLL_OUT) != 0 ? (uint32_t)EPOLLOUT : 0);
+    if (epoll_ctl(c->poller, op, fd, &e) != 0)
+        (void)epoll_ctl(c->poller, op == EPOLL_CTL_ADD ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &e);
+    if (known == NULL)
+        (void)curl_multi_assign(c->multi, fd, c);
+    return 0;
+}
+
+static int
+on_timer(CURLM *multi, long ms, void *arg)
+{
+    struct net_client *c = arg;
+
+    (void)multi;
+    c->due_us = ms < 0 ? UINT64_MAX : c->env->ops->mono_us(c->env) + (uint64_t)ms * 1000;
+    return 0;
+}
+
+static void
+set_multi(struct net_client *c)
+{
+    (void)curl_multi_setopt(c->multi, CURLMOPT_MAXCONNECTS, (long)c->slots);
+    (void)curl_multi_setopt(c->multi, CURLMOPT_SOCKETFUNCTION, on_socket);
+    (void)curl_multi_setopt(c->multi, CURLMOPT_SOCKETDATA, c);
+    (void)curl_multi_setopt(c->multi, CURLMOPT_TIMERFUNCTION, on_timer);
+    (void)curl_multi_setopt(c->multi, CURLMOPT_TIMERDATA, c);
 }
 
 int
@@ -172,16 +228,24 @@ net_client_new(struct ox_env *env, const struct net_def *def, struct net_client 
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for an HTTP client");
     c->env = env;
     c->def = *def;
+    c->due_us = UINT64_MAX;
     c->slots = def->in_flight_max + 1;
     c->exchanges = calloc(c->slots, sizeof *c->exchanges);
+    c->free = calloc(c->slots, sizeof *c->free);
     c->multi = curl_multi_init();
+    c->poller = epoll_create1(EPOLL_CLOEXEC);
     if (def->ca_file != NULL)
         c->ca_file = strdup(def->ca_file);
-    if (c->exchanges == NULL || c->multi == NULL || (def->ca_file != NULL && c->ca_file == NULL))
+    if (c->exchanges == NULL || c->free == NULL || c->multi == NULL ||
+        (def->ca_file != NULL && c->ca_file == NULL))
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for an HTTP client");
-    for (uint32_t i = 0; i < c->slots; i++)
+    if (c->poller < 0)
+        FAIL(err, E_NOMEM, ERR_RETRY, "no more descriptors for an HTTP client");
+    for (uint32_t i = 0; i < c->slots; i++) {
         c->exchanges[i].client = c;
-    (void)curl_multi_setopt(c->multi, CURLMOPT_MAXCONNECTS, (long)c->slots);
+        c->free[c->free_count++] = c->slots - 1 - i;
+    }
+    set_multi(c);
     *out = c;
     c = NULL;
 out:
@@ -235,39 +299,36 @@ static int
 add_header(struct exchange *x, struct slice name, struct slice value, struct err *err)
 {
     struct curl_slist *list;
-    struct buf         line = {0};
-    int                rc = 0;
+    struct buf        *line = &x->client->line;
 
     if (!is_token(name) || !is_field_value(value))
-        FAIL(err, E_INVALID, ERR_DATA, "%s: a header has a character that HTTP does not allow",
-             x->label);
-    buf_add_slice(&line, name);
+        RETURN_ERR(err, E_INVALID, ERR_DATA,
+                   "%s: a header has a character that HTTP does not allow", x->label);
+    buf_clear(line);
+    buf_add_slice(line, name);
     if (value.len == 0) { /* this is how libcurl is told to send an empty one */
-        buf_add_byte(&line, ';');
+        buf_add_byte(line, ';');
     } else {
-        buf_add_str(&line, ": ");
-        buf_add_slice(&line, value);
+        buf_add_str(line, ": ");
+        buf_add_slice(line, value);
     }
-    buf_add_byte(&line, '\0');
-    list = line.failed ? NULL : curl_slist_append(x->headers, (const char *)line.data);
+    buf_add_byte(line, '\0');
+    list = line->failed ? NULL : curl_slist_append(x->headers, (const char *)line->data);
     if (list == NULL)
-        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a header");
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a header");
     x->headers = list;
-out:
-    buf_fini(&line);
-    return rc;
+    return 0;
 }
 
-/* Options that hold for every request; the handle keeps its buffers between requests. */
+/* Options that hold for every request of the handle; set_request sets all the others. */
 static int
-set_common(struct exchange *x, struct err *err)
+need_handle(struct exchange *x, struct err *err)
 {
     const struct net_def *def = &x->client->def;
 
-    if (x->easy == NULL)
-        x->easy = curl_easy_init();
-    else
-        curl_easy_reset(x->easy);
+    if (x->easy != NULL)
+        return 0;
+    x->easy = curl_easy_init();
     if (x->easy == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for an HTTP request");
     (void)curl_easy_setopt(x->easy, CURLOPT_NOSIGNAL, 1L);
@@ -314,7 +375,7 @@ set_request(struct exchange *x, const struct net_request *r, struct err *err)
     buf_add_slice(&x->body, r->body);
     if (x->url.failed || x->body.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for an HTTP request");
-    TRY(set_common(x, err));
+    TRY(need_handle(x, err));
     for (uint32_t i = 0; i < r->header_count; i++)
         TRY(add_header(x, r->headers[i].name, r->headers[i].value, err));
     if (r->body.data != NULL) {
@@ -363,10 +424,9 @@ net_start(struct net_client *c, const struct net_request *r, void *tag, struct e
 
     if (c->in_flight >= c->def.in_flight_max)
         RETURN_ERR(err, E_BUSY, ERR_RETRY, "%u requests are in flight already", c->in_flight);
-    for (uint32_t i = 0; x == NULL && i < c->slots; i++)
-        if (!c->exchanges[i].busy)
-            x = &c->exchanges[i];
-    must(x != NULL);
+    must(c->free_count > 0);
+    x = &c->exchanges[c->free[c->free_count - 1]];
+    must(!x->busy);
     set_label(x, r);
     if (!is_url(r->url))
         FAIL(err, E_INVALID, ERR_DATA, "%s: not a URL of http or https", x->label);
@@ -382,6 +442,7 @@ net_start(struct net_client *c, const struct net_request *r, void *tag, struct e
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for an HTTP request");
     x->busy = true;
     c->in_flight++;
+    c->free_count--;
     x = NULL;
 out:
     if (x != NULL) {
@@ -389,6 +450,18 @@ out:
         x->headers = NULL;
     }
     return rc;
+}
+
+static void
+release(struct exchange *x)
+{
+    struct net_client *c = x->client;
+
+    must(c->free_count < c->slots);
+    curl_slist_free_all(x->headers);
+    x->headers = NULL;
+    x->busy = false;
+    c->free[c->free_count++] = (uint32_t)(x - c->exchanges);
 }
 
 /* What came instead of an answer. `sent`: the server may have read the request. */
@@ -452,9 +525,7 @@ finish(struct exchange *x, CURLcode code, net_done_fn *done, void *arg)
     }
     clear_buf(&x->body);
     done(arg, x->tag, rc, rc == 0 ? &answer : NULL, &err);
-    curl_slist_free_all(x->headers);
-    x->headers = NULL;
-    x->busy = false;
+    release(x);
 }
 
 static bool
@@ -476,23 +547,57 @@ drain(struct net_client *c, net_done_fn *done, void *arg)
     return any;
 }
 
+/* Lets libcurl work on what is due by time. */
+static CURLMcode
+work_due(struct net_client *c, uint64_t now)
+{
+    int running;
+
+    if (c->due_us > now)
+        return CURLM_OK;
+    c->due_us = UINT64_MAX; /* on_timer sets it anew */
+    return curl_multi_socket_action(c->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+}
+
+/* On the sockets that have something; waits for the first until `end`, or until something is due.
+ * What is wrong with one shows when it is read. */
+static CURLMcode
+work_sockets(struct net_client *c, uint64_t now, uint64_t end)
+{
+    struct epoll_event ready[EVENTS_MAX];
+    uint64_t           until = c->due_us < end ? c->due_us : end;
+    CURLMcode          code = CURLM_OK;
+    int                ms = until <= now ? 0 : (int)((until - now + 999) / 1000), running;
+    int                n = epoll_wait(c->poller, ready, EVENTS_MAX, ms);
+
+    for (int i = 0; i < n && code == CURLM_OK; i++) {
+        uint32_t is = ready[i].events;
+        int      what = ((is & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0 ? CURL_CSELECT_IN : 0) |
+                   ((is & EPOLLOUT) != 0 ? CURL_CSELECT_OUT : 0);
+
+        code = curl_multi_socket_action(c->multi, ready[i].data.fd, what, &running);
+    }
+    return code;
+}
+
 int
 net_poll(struct net_client *c, uint32_t wait_ms, net_done_fn *done, void *arg, struct err *err)
 {
-    uint64_t  end = c->env->ops->mono_us(c->env) + (uint64_t)wait_ms * 1000, now;
-    CURLMcode code;
-    int       running;
+    uint64_t now = c->env->ops->mono_us(c->env), end = now + (uint64_t)wait_ms * 1000;
 
     for (;;) {
-        code = curl_multi_perform(c->multi, &running);
+        CURLMcode code = work_due(c, now);
+        bool      any = drain(c, done, arg);
+
+        if (code == CURLM_OK && c->in_flight > 0) {
+            code = work_sockets(c, now, any ? now : end);
+            any = drain(c, done, arg) || any;
+        }
         if (code != CURLM_OK)
             RETURN_ERR(err, E_NOMEM, ERR_RETRY, "HTTP: %s", curl_multi_strerror(code));
         now = c->env->ops->mono_us(c->env);
-        if (drain(c, done, arg) || c->in_flight == 0 || now >= end)
+        if (any || c->in_flight == 0 || now >= end)
             return 0;
-        code = curl_multi_poll(c->multi, NULL, 0, (int)((end - now + 999) / 1000), NULL);
-        if (code != CURLM_OK)
-            RETURN_ERR(err, E_NOMEM, ERR_RETRY, "HTTP: %s", curl_multi_strerror(code));
     }
 }
 
@@ -526,9 +631,7 @@ net_drop(struct net_client *c)
         if (!x->busy)
             continue;
         (void)curl_multi_remove_handle(c->multi, x->easy);
-        curl_slist_free_all(x->headers);
-        x->headers = NULL;
-        x->busy = false;
+        release(x);
         c->in_flight--;
     }
 }
