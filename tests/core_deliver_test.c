@@ -152,6 +152,41 @@ test_far_side_down(void **state)
     assert_int_equal(f->world->count, 50);
 }
 
+/* One asks after a far side that is out of reach; the others are not tried, nor many more read. */
+static void
+test_out_of_reach(void **state)
+{
+    struct fix *f = *state;
+    uint32_t    peak;
+
+    append(f, 1000, 50);
+    f->world->away = true;
+    start(f);
+    f->want = f->world->credit;
+    fake_until(tried_as_wanted, f, "those with the driver were tried");
+    (void)pthread_mutex_lock(&f->world->lock);
+    f->world->peak = 0;
+    (void)pthread_mutex_unlock(&f->world->lock);
+    f->want += 30;
+    fake_until(tried_as_wanted, f, "it is asked after");
+    (void)pthread_mutex_lock(&f->world->lock);
+    peak = f->world->peak;
+    (void)pthread_mutex_unlock(&f->world->lock);
+    assert_int_equal(peak, 1);
+    assert_int_equal(status(f).state, DELIVER_RETRYING);
+    assert_true(status(f).window_items < 200);
+    assert_string_equal(status(f).error, "the far side says retry");
+    (void)pthread_mutex_lock(&f->world->lock);
+    f->world->away = false;
+    (void)pthread_mutex_unlock(&f->world->lock);
+    until_caught_up(f);
+    assert_int_equal(status(f).state, DELIVER_RUNNING);
+    stop(f);
+    (void)check_order(f, false);
+    assert_int_equal(f->world->count, 1000);
+    assert_true(f->world->peak > 1);
+}
+
 static void
 test_fatal(void **state)
 {
@@ -802,6 +837,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_retry_holds_its_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(test_any_failure, setup, teardown),
         cmocka_unit_test_setup_teardown(test_far_side_down, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_out_of_reach, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fatal, setup, teardown),
         cmocka_unit_test_setup_teardown(test_parking, setup, teardown),
         cmocka_unit_test_setup_teardown(test_replay_refused_again, setup, teardown),

@@ -237,12 +237,14 @@ poll_plain(struct sink *s, bool flush, struct log_pos upto, uint32_t wait_ms, st
     struct sink_item   *item = NULL;
     enum err_kind       kind = ERR_NONE;
     struct err          why;
-    bool                down;
+    bool                down, away;
+    int                 rc;
 
     (void)flush;
     (void)upto;
     (void)pthread_mutex_lock(&w->lock);
     down = w->down;
+    away = w->away;
     if (!w->paused && !down && d->count > 0) {
         uint32_t at;
 
@@ -251,6 +253,8 @@ poll_plain(struct sink *s, bool flush, struct log_pos upto, uint32_t wait_ms, st
         item = d->items[at];
         d->items[at] = d->items[--d->count];
         kind = judge(w, item);
+        if (away)
+            kind = ERR_RETRY;
         if (kind == ERR_NONE || kind == ERR_UNSURE)
             arrive(w, item);
     }
@@ -262,7 +266,10 @@ poll_plain(struct sink *s, bool flush, struct log_pos upto, uint32_t wait_ms, st
             (void)nanosleep(&wait, NULL);
         return 0;
     }
-    sink_done(s, item, kind == ERR_NONE ? 0 : fault(kind, &why), kind == ERR_NONE ? NULL : &why);
+    rc = kind == ERR_NONE ? 0 : fault(kind, &why);
+    if (away)
+        rc = why.code = E_CONNECT;
+    sink_done(s, item, rc, rc == 0 ? NULL : &why);
     return 0;
 }
 

@@ -54,6 +54,7 @@ struct fake_world {
     uint32_t credit;
     bool     paused;       /* takes items and decides nothing */
     bool     down;         /* poll itself fails */
+    bool     away;         /* it cannot be reached: each try fails */
     bool     unsure_after; /* the next transaction is kept, and its answer lost */
     /* What becomes of a try: 0, or a kind. Called with the lock held. */
     enum err_kind (*judge)(struct fake_world *w, const struct sink_item *item);

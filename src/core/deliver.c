@@ -17,10 +17,13 @@
 #include "core/deliver_int.h"
 
 #define POLL_WAIT_MS 10u       /* new events wait so long while others are on their way */
-#define POLL_WAIT_FULL_MS 100u /* there is no room for new ones */
+#define POLL_WAIT_FULL_MS 100u /* there is no room for new ones, or the far side is silent */
+#define SILENT_US UINT64_C(1000000)
 #define SPIN_US UINT64_C(1000) /* a driver that came back at once with nothing */
 #define STOP_WAIT_US UINT64_C(20000000)
 #define SHIFT_MAX 20u
+#define GRAIN_MAX_US UINT64_C(10000)
+#define ROOM_FIRST 128u /* items in the window of a far side that took nothing yet */
 
 const char *
 deliver_state_name(enum deliver_state state)
@@ -178,16 +181,34 @@ note_result(struct deliver *d, struct item *it, int rc, const struct err *err)
         err = &own;
         it->kind = ERR_DATA;
     }
-    if (rc != 0 && rc != E_INTERRUPTED) {
-        d->failing = true;
+    if (rc != 0 && rc != E_INTERRUPTED)
         note_error(d, err);
-    }
     if (it->kind == ERR_DATA && !it->replay) {
         it->refused = true;
         free(it->reason);
         it->reason = strdup(err->text);
     }
     deliveri_push(&d->finished, it);
+}
+
+/*
+ * A far side that cannot be reached, or takes nothing, is as far from every stream: one item asks
+ * after it, at growing intervals, and the others wait for what becomes of that.
+ */
+static void
+note_reach(struct deliver *d, int rc)
+{
+    if (d->transactional || rc == E_INTERRUPTED)
+        return;
+    if (rc != E_CONNECT && rc != E_BUSY && rc != E_AUTH) {
+        d->away = 0;
+        return;
+    }
+    if (d->away > 0 && d->now_us < d->away_until_us)
+        return; /* it went before that was known */
+    d->away_until_us = d->now_us + backoff_us(d, d->away, 0);
+    if (d->away < SHIFT_MAX)
+        d->away++;
 }
 
 static void
@@ -200,13 +221,17 @@ on_done(struct sink *sink, struct sink_item *item, int rc, const struct err *err
     must(it->state == ITEM_FLYING);
     must(d->flying > 0);
     d->flying--;
+    d->heard_us = d->now_us;
     deliveri_trace_done(d, it, rc);
+    note_reach(d, rc);
     note_result(d, it, rc, err);
 }
 
 static bool
 may_submit(const struct deliver *d)
 {
+    if (d->away > 0 && (d->flying > 0 || d->now_us < d->away_until_us))
+        return false;
     return d->sink->credit > 0 && d->now_us >= d->sink->not_before_us;
 }
 
@@ -250,6 +275,7 @@ submit(struct deliver *d, bool *progress)
             it->tried_us = d->now_us;
         it->state = ITEM_FLYING;
         d->flying++;
+        d->heard_us = d->now_us;
         deliveri_trace_sent(d, it);
         rc = sink_submit(d->sink, &it->base, &err);
         if (rc != 0) {
@@ -282,11 +308,15 @@ wake_sleepers(struct deliver *d)
     }
 }
 
+/* Due times are rounded up, so that many that sleep are not looked through for each of them. */
 static void
 sleep_item(struct deliver *d, struct item *it)
 {
+    uint64_t us = backoff_us(d, it->base.attempt, it->retry_ms);
+    uint64_t grain = us / 8 < GRAIN_MAX_US ? us / 8 + 1 : GRAIN_MAX_US;
+
     it->state = ITEM_SLEEPING;
-    it->due_us = d->now_us + backoff_us(d, it->base.attempt, it->retry_ms);
+    it->due_us = (d->now_us + us + grain - 1) / grain * grain;
     it->base.attempt++;
     d->retries++;
     if (d->sleepers++ == 0 || it->due_us < d->next_due_us)
@@ -303,6 +333,8 @@ decide_done(struct deliver *d, struct item *it)
 
     d->delivered++;
     d->failures = 0;
+    if (d->room < d->conf.window_items)
+        d->room++;
     if (it->replay) {
         deliveri_unpark(d, it, HOW_DELIVERED);
         return;
@@ -426,7 +458,8 @@ poll_transaction(struct deliver *d, struct err *err)
 static uint32_t
 poll_wait(const struct deliver *d, bool progress)
 {
-    uint32_t ms = d->holding || d->sink->credit == 0 ? POLL_WAIT_FULL_MS : POLL_WAIT_MS;
+    bool     silent = d->now_us >= d->heard_us + SILENT_US;
+    uint32_t ms = d->holding || d->sink->credit == 0 || silent ? POLL_WAIT_FULL_MS : POLL_WAIT_MS;
 
     if (progress || (d->ready.head != NULL && may_submit(d)) || d->records.head != NULL ||
         d->later_records.head != NULL)
@@ -605,7 +638,7 @@ settle_state(struct deliver *d)
         d->state = DELIVER_PAUSED;
         return;
     }
-    if (d->sleepers > 0 || d->restart != RESTART_NONE) {
+    if (d->sleepers > 0 || d->away > 0 || d->restart != RESTART_NONE) {
         d->state = DELIVER_RETRYING;
         return;
     }
@@ -628,6 +661,8 @@ next_step(const struct deliver *d, bool progress)
         at = d->next_due_us;
     if (d->ready.head != NULL && d->sink->not_before_us > d->now_us && d->sink->not_before_us < at)
         at = d->sink->not_before_us;
+    if (d->ready.head != NULL && d->away > 0 && d->away_until_us < at)
+        at = d->away_until_us;
     wait = d->paused ? UINT64_MAX : deliveri_later_wait_us(d);
     if (wait != UINT64_MAX && d->now_us + wait < at)
         at = d->now_us + wait;
@@ -777,6 +812,7 @@ deliver_new(struct ox_env *env, struct log *log, const struct deliver_conf *conf
     d->sink = *sink;
     d->far_side = d->sink->transactional;
     d->transactional = d->far_side || d->sink->whole;
+    d->sink->once = conf->skip_moved;
     d->sink->done = on_done;
     d->sink->done_arg = d;
     *sink = NULL;
@@ -801,7 +837,8 @@ deliver_start(struct deliver *d, struct err *err)
     d->loaded = d->seeking = d->seek_committing = d->mark_changed = false;
     d->range.on = d->range_read = false;
     d->restart = RESTART_NONE;
-    d->failures = 0;
+    d->failures = d->away = 0;
+    d->room = d->conf.window_items < ROOM_FIRST ? d->conf.window_items : ROOM_FIRST;
     d->resume_us = d->stop_by_us = 0;
     d->state = DELIVER_STARTING;
     d->error[0] = '\0';

@@ -183,6 +183,9 @@ struct deliver {
     enum restart       restart;
     uint64_t           now_us, resume_us; /* nothing is done before resume_us */
     uint32_t           failures;
+    uint32_t           away; /* attempts in a row that did not reach the far side */
+    uint64_t           away_until_us;
+    uint64_t           heard_us; /* when the driver took or decided something last */
     uint64_t           stop_by_us;
     char               error[ERR_TEXT_MAX];
 
@@ -192,7 +195,7 @@ struct deliver {
     struct later   later;
     int64_t        delayed_until_us; /* reading waits for that time; 0: it does not */
     uint32_t       items, flying, sleepers;
-    bool           failing; /* something was not taken since this was cleared */
+    uint32_t       room; /* items that it may hold: one more with each delivery, to the limit */
     uint64_t       bytes, next_due_us;
     struct lane  **lanes;
     uint32_t       lane_count, lane_mask;

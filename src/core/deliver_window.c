@@ -127,7 +127,7 @@ deliveri_has_room(const struct deliver *d, uint64_t bytes)
 {
     if (d->items == 0)
         return true;
-    return d->items < d->conf.window_items && d->bytes + bytes <= d->conf.window_bytes;
+    return d->items < d->room && d->bytes + bytes <= d->conf.window_bytes;
 }
 
 static struct slice

@@ -91,7 +91,7 @@ open_socket(const struct rmq_def *def, amqp_connection_state_t conn, struct err 
     }
     rc = amqp_socket_open_noblock(socket, def->host, def->port, &limit);
     if (rc != AMQP_STATUS_OK)
-        RETURN_ERR(err, E_REMOTE, ERR_RETRY, "no connection to RabbitMQ: %s",
+        RETURN_ERR(err, E_CONNECT, ERR_RETRY, "no connection to RabbitMQ: %s",
                    amqp_error_string2(rc));
     /* Without heartbeats nobody may be reading while there is nothing to send. */
     (void)setsockopt(amqp_get_sockfd(conn), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);

@@ -85,6 +85,7 @@ struct sink {
     /* It has `transactional`'s order of things: ops->transactional, or by its configuration. Set in
      * open. `whole`: all of that but the checkpoint. */
     bool     transactional, whole;
+    bool     once;          /* each event comes once, through all moves of streams; the core's */
     uint64_t not_before_us; /* nothing is submitted before this time of mono_us; the driver's */
     /* The core's: told once for each item. rc 0, or err with its kind: RETRY and UNSURE are sent
      * again (UNSURE: maybe it arrived), DATA parks the event. */
@@ -95,6 +96,15 @@ struct sink {
 int  sink_new(struct ox_env *, const struct sink_ops *, const char *instance, const struct conf *,
               struct sink **, struct err *);
 void sink_free(struct sink *); /* NULL is fine */
+
+/* For drivers that have no checkpoint on the far side. */
+int sink_noop_checkpoint(struct sink *, struct log_pos *, struct err *);
+
+static inline uint64_t
+sink_now_us(const struct sink *s)
+{
+    return s->env->ops->mono_us(s->env);
+}
 
 static inline int
 sink_submit(struct sink *s, struct sink_item *item, struct err *err)
