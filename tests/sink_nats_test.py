@@ -49,7 +49,7 @@ class NatsSink(SinkCase):
         self.delivered()
         (head, body), = self.client().read(self.name)
         self.assertEqual(json.loads(body), {'n': 0})
-        self.assertEqual(head['Nats-Msg-Id'], head['ce-id'])
+        self.assertEqual(head['Nats-Msg-Id'], f'{head["ce-id"]}-{head["ce-oxbowposition"]}')
         self.assertEqual(head['ce-subject'], 'order-1%20%C3%BC')
         self.assertEqual((head['ce-type'], head['ce-specversion'], head['ce-source']),
                          ('Updated', '1.0', 'oxbow'))
@@ -69,7 +69,30 @@ class NatsSink(SinkCase):
         whole = json.loads(body)
         self.assertEqual((whole['data'], whole['subject'], head['X-Of'], head['Content-Type']),
                          ({'n': 0}, 'order-1', 'order', 'application/cloudevents+json'))
-        self.assertEqual(head['Nats-Msg-Id'], whole['id'])
+        self.assertEqual(head['Nats-Msg-Id'], f'{whole["id"]}-{whole["oxbowposition"]}')
+
+    def copies(self, moved):
+        """The message ids of three events and their copies."""
+        self.configure_with('all', moved=moved)
+        self.make()
+        self.start()
+        self.append('order-1', 3)
+        self.delivered()
+        self.oxbow('stream', 'copy', 'order-1', '--to', 'copy-1')
+        self.append('end-1')
+        self.delivered()
+        return [h['Nats-Msg-Id'] for h, _ in self.client().read(self.name)
+                if h['ce-type'] == 'Updated' and h['ce-subject'] != 'end-1']
+
+    def test_copies(self):
+        """A copy has its original's id, and is a message of its own."""
+        ids = self.copies('deliver')
+        self.assertEqual((len(set(ids)), len({i[:36] for i in ids})), (6, 3))
+
+    def test_copies_skipped(self):
+        """Each event once: its id alone says so."""
+        ids = self.copies('skip')
+        self.assertEqual(([len(i) for i in ids], len(set(ids))), ([36] * 3, 3))
 
     def test_killed(self):
         """kill -9 of Oxbow: what is sent again is known to JetStream by its id."""

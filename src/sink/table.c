@@ -227,6 +227,101 @@ out:
     return rc;
 }
 
+/* statements of rows */
+
+void
+sink_quote(struct buf *out, char mark, struct slice name)
+{
+    const char *p = name.data;
+
+    buf_add_byte(out, (uint8_t)mark);
+    for (size_t i = 0; i < name.len; i++) {
+        if (p[i] == mark)
+            buf_add_byte(out, (uint8_t)mark);
+        buf_add_byte(out, (uint8_t)p[i]);
+    }
+    buf_add_byte(out, (uint8_t)mark);
+}
+
+void
+sink_quote_table(struct buf *out, char mark, const char *name)
+{
+    const char *dot = strchr(name, '.');
+
+    if (dot != NULL) {
+        sink_quote(out, mark, slice_of(name, (size_t)(dot - name)));
+        buf_add_byte(out, '.');
+        name = dot + 1;
+    }
+    sink_quote(out, mark, slice_str(name));
+    buf_add_byte(out, 0);
+}
+
+void
+sink_quote_updates(struct buf *out, char mark, struct slice list, const char *before,
+                   const char *after)
+{
+    const char *at = list.data, *end = at + list.len, *glue = "";
+
+    while (at < end) {
+        const char  *to = at + 3; /* behind the comma, the space and the mark */
+        struct slice column;
+
+        while (*to != mark || (to + 1 < end && to[1] == mark))
+            to += *to == mark ? 2 : 1;
+        column = slice_of(at + 2, (size_t)(to + 1 - (at + 2)));
+        buf_printf(out, "%s%.*s = %s%.*s%s", glue, SLICE_FMT(column), before, SLICE_FMT(column),
+                   after);
+        glue = ", ";
+        at = to + 1;
+    }
+}
+
+static bool
+has_key(const struct sink_table *t, uint32_t from, uint32_t to, struct slice key)
+{
+    for (uint32_t i = from; i < to; i++)
+        if (slice_eq(t->items[i]->key, key))
+            return true;
+    return false;
+}
+
+int
+sink_table_group(struct sink *sink, const struct sink_table *t, const struct sink_group *g,
+                 sink_row_fn *row, uint32_t from, uint32_t limit, uint32_t *next, struct err *err)
+{
+    struct buf shape = {0};
+    bool       gone = sink_table_deletes(t, t->items[from]->type);
+    int        rc = 0;
+
+    for (*next = from; *next < t->count && *next - from < limit && g->values->len < g->bytes_max;
+         ++*next) {
+        const struct sink_item *item = t->items[*next];
+        size_t                  before = g->values->len;
+
+        if (!t->append && (sink_table_deletes(t, item->type) != gone ||
+                           (g->keys_once && has_key(t, from, *next, item->key))))
+            break;
+        if (*next > from)
+            buf_add_byte(g->values, ',');
+        buf_clear(g->list);
+        TRY(row(sink, item, err));
+        if (*next == from) {
+            buf_add_slice(&shape, buf_slice(g->list));
+        } else if (!slice_eq(buf_slice(&shape), buf_slice(g->list))) {
+            g->values->len = before;
+            break;
+        }
+    }
+    buf_clear(g->list);
+    buf_add_slice(g->list, buf_slice(&shape));
+    if (g->values->failed || g->list->failed || shape.failed)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
+out:
+    buf_fini(&shape);
+    return rc;
+}
+
 /* deciding */
 
 /* Nothing stays here: the core alone knows what may go in the next transaction. */

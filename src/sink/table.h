@@ -98,6 +98,26 @@ typedef int sink_field_fn(void *arg, struct slice column, struct slice value, st
 int sink_table_fields(const struct sink_table *, const struct sink_item *, struct buf *name,
                       sink_field_fn *, void *arg, struct err *);
 
+/* An identifier in this mark, doubled within; TABLE or SCHEMA.TABLE, with a NUL behind it. */
+void sink_quote(struct buf *out, char mark, struct slice name);
+void sink_quote_table(struct buf *out, char mark, const char *name);
+/* C = BEFORE C AFTER, …: for each of the list's columns, which are quoted, ", " before each. */
+void sink_quote_updates(struct buf *out, char mark, struct slice list, const char *before,
+                        const char *after);
+
+/* The rows of one statement: as many items as have the same columns, all deleted or none. */
+struct sink_group {
+    struct buf *values;    /* the rows, a comma between them */
+    struct buf *list;      /* their columns, as sink_quote_updates has them */
+    size_t      bytes_max; /* or one row that is larger */
+    bool        keys_once; /* no key comes twice */
+};
+/* A row onto `values`, its columns onto `list`. */
+typedef int sink_row_fn(struct sink *, const struct sink_item *, struct err *);
+/* Items from `from` on, no more than `limit`; *next is the first one that is not among them. */
+int sink_table_group(struct sink *, const struct sink_table *, const struct sink_group *,
+                     sink_row_fn *, uint32_t from, uint32_t limit, uint32_t *next, struct err *);
+
 /*
  * One transaction with all items and the checkpoint, a statement for as many as `limit` items. It
  * is undone where it fails, and *bad is then the one that was refused, or count: none, or it is not

@@ -334,13 +334,6 @@ poll_sink(struct sink *base, bool flush, struct log_pos upto, uint32_t wait_ms, 
 }
 
 static int
-checkpoint(struct sink *base, struct log_pos *pos, struct err *err)
-{
-    pos->v = 0;
-    return 0;
-}
-
-static int
 check(struct sink *base, finding_line_fn *say, void *arg, struct err *err)
 {
     struct file_sink *s = mine(base);
@@ -360,7 +353,7 @@ const struct sink_ops sink_file_ops = {
     .open = open_file,
     .close = close_sink,
     .check = check,
-    .checkpoint = checkpoint,
+    .checkpoint = sink_noop_checkpoint,
     .submit = submit,
     .poll = poll_sink,
 };
@@ -373,7 +366,7 @@ const struct sink_ops sink_stdout_ops = {
     .open = open_stdout,
     .close = close_sink,
     .check = check,
-    .checkpoint = checkpoint,
+    .checkpoint = sink_noop_checkpoint,
     .submit = submit,
     .poll = poll_sink,
 };

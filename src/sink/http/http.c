@@ -123,12 +123,6 @@ out:
     return rc;
 }
 
-static uint64_t
-now_us(const struct httpi_sink *s)
-{
-    return s->sink.env->ops->mono_us(s->sink.env);
-}
-
 static void
 start_slot(struct httpi_sink *s, struct httpi_slot *slot)
 {
@@ -143,7 +137,7 @@ static void
 start_waiting(struct httpi_sink *s)
 {
     struct err err = {0};
-    int        rc = sinki_http_auth_renew(s->auth, now_us(s), &err);
+    int        rc = sinki_http_auth_renew(s->auth, sink_now_us(&s->sink), &err);
 
     sinki_http_breaker_count(s, rc, &err);
     for (uint32_t i = 0; s->waiting > 0 && i < s->credit; i++) {
@@ -185,7 +179,7 @@ sinki_http_breaker_count(struct httpi_sink *s, int rc, struct err *err)
     if (s->fails < s->fail_max)
         return;
     s->tripped = true;
-    s->sink.not_before_us = now_us(s) + s->fail_pause_us;
+    s->sink.not_before_us = sink_now_us(&s->sink) + s->fail_pause_us;
     err_prefix(err, "%u failures in a row, a pause", s->fails);
 }
 
@@ -194,8 +188,9 @@ static void
 hold_others(struct httpi_sink *s)
 {
     if (s->tripped)
-        s->sink.not_before_us =
-            now_us(s) + (uint64_t)net_service_timeout_ms(s->service) * 1000 + s->fail_pause_us;
+        s->sink.not_before_us = sink_now_us(&s->sink) +
+                                (uint64_t)net_service_timeout_ms(s->service) * 1000 +
+                                s->fail_pause_us;
 }
 
 static int
@@ -220,7 +215,7 @@ submit(struct sink *sink, struct sink_item *item, struct err *err)
     slot->decided = slot->waiting = false;
     slot->rc = 0;
     err_clear(&slot->err);
-    if (slot->rule != NULL && sinki_http_auth_is_stale(s->auth, now_us(s))) {
+    if (slot->rule != NULL && sinki_http_auth_is_stale(s->auth, sink_now_us(&s->sink))) {
         slot->waiting = true;
         s->waiting++;
         return 0;
@@ -325,15 +320,6 @@ poll_sink(struct sink *sink, bool flush, struct log_pos upto, uint32_t wait_ms, 
     return net_poll(net_service_client(s->service), wait_ms, take_answer, s, err);
 }
 
-static int
-checkpoint(struct sink *sink, struct log_pos *pos, struct err *err)
-{
-    (void)sink;
-    (void)err;
-    pos->v = 0;
-    return 0;
-}
-
 /* Any answer will do: what the service does with a GET of its root is its own affair. */
 static int
 check(struct sink *sink, finding_line_fn *report, void *arg, struct err *err)
@@ -367,7 +353,7 @@ const struct sink_ops sink_http_ops = {
     .open = open_sink,
     .close = close_sink,
     .check = check,
-    .checkpoint = checkpoint,
+    .checkpoint = sink_noop_checkpoint,
     .submit = submit,
     .poll = poll_sink,
 };

@@ -11,8 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/template.h"
-#include "sink/fill.h"
 #include "sink/kafka/kafka_int.h"
 
 #define TOPIC_MAX 249 /* bytes of a topic's name */
@@ -74,6 +72,8 @@ static const struct conf_field fields[] = {
 };
 static const struct conf_type schema = {.kind = CONF_OBJECT, .fields = fields};
 
+enum way { TOPIC, KEY };
+
 static struct sinki_kafka_sink *
 mine(struct sink *s)
 {
@@ -110,19 +110,19 @@ on_report(rd_kafka_t *producer, const rd_kafka_message_t *m, void *arg)
     if (s->positions != NULL) { /* the transaction says what became of it, unless it is at fault */
         if (m->err != RD_KAFKA_RESP_ERR_NO_ERROR && kind_of(m) == ERR_DATA && s->refused == NULL) {
             s->refused = slot;
-            (void)err_set(sink_slot_err(&s->slots, slot), __FILE__, __LINE__, E_REJECTED, ERR_DATA,
-                          "Kafka: %s", rd_kafka_err2str(m->err));
+            (void)err_set(sink_slot_err(&s->out.slots, slot), __FILE__, __LINE__, E_REJECTED,
+                          ERR_DATA, "Kafka: %s", rd_kafka_err2str(m->err));
         }
         return;
     }
     if (m->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
-        sink_slot_end(&s->slots, slot, NULL);
+        sink_slot_end(&s->out.slots, slot, NULL);
         return;
     }
     kind = kind_of(m);
     (void)err_set(&err, __FILE__, __LINE__, kind == ERR_DATA ? E_REJECTED : E_REMOTE, kind,
                   "Kafka: %s", rd_kafka_err2str(m->err));
-    sink_slot_end(&s->slots, slot, &err);
+    sink_slot_end(&s->out.slots, slot, &err);
 }
 
 static void
@@ -172,7 +172,8 @@ sinki_kafka_set_client(struct sinki_kafka_sink *s, rd_kafka_conf_t *to, struct e
 
     TRY(sinki_kafka_set(to, "bootstrap.servers", conf_str(conf, "brokers"), err));
     TRY(sinki_kafka_set(to, "client.id", "oxbow", err));
-    TRY(set_ms(to, "socket.timeout.ms", s->timeout_us > 20000000 ? 20000000 : s->timeout_us, err));
+    TRY(set_ms(to, "socket.timeout.ms", s->out.timeout_us > 20000000 ? 20000000 : s->out.timeout_us,
+               err));
     rd_kafka_conf_set_log_cb(to, on_log);
     if (tls || sasl)
         TRY(sinki_kafka_set(to, "security.protocol",
@@ -205,8 +206,8 @@ set_producer(struct sinki_kafka_sink *s, rd_kafka_conf_t *to, struct err *err)
     TRY(set_ms(to, "linger.ms", conf_duration_us(conf, "linger"), err));
     if (s->positions != NULL)
         TRY(sinki_kafka_txn_set(s, to, err));
-    TRY(set_ms(to, "message.timeout.ms", s->timeout_us, err));
-    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)s->message_max + 65536);
+    TRY(set_ms(to, "message.timeout.ms", s->out.timeout_us, err));
+    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)s->out.message_max + 65536);
     rc = sinki_kafka_set(to, "message.max.bytes", text, err);
 out:
     return rc;
@@ -245,13 +246,13 @@ sinki_kafka_drop_producer(struct sinki_kafka_sink *s)
         return;
     (void)rd_kafka_purge(s->producer, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
     (void)rd_kafka_flush(s->producer, FLUSH_MS);
-    if (!s->closing && s->positions == NULL && sink_slots_flying(&s->slots) > 0) {
+    if (!s->closing && s->positions == NULL && sink_slots_flying(&s->out.slots) > 0) {
         struct err err;
 
         (void)err_set(&err, __FILE__, __LINE__, E_REMOTE, ERR_UNSURE,
                       "Kafka: the producer failed; whether it was written is not known");
         s->closing = true; /* reports that come still are of what was decided here */
-        sink_slots_end_all(&s->slots, &err);
+        sink_slots_end_all(&s->out.slots, &err);
         rd_kafka_destroy(s->producer);
         s->closing = false;
     } else {
@@ -267,31 +268,22 @@ close_sink(struct sink *base)
 
     s->closing = true;
     sinki_kafka_drop_producer(s);
-    sink_slots_fini(&s->slots);
+    sink_broker_close(&s->out);
     free(s->taken);
-    sink_form_free(s->form);
-    template_free(s->topic);
-    template_free(s->key);
-    buf_fini(&s->topic_text);
-    buf_fini(&s->key_text);
-    buf_fini(&s->scratch);
 }
 
 static int
 open_sink(struct sink *base, const struct conf *conf, struct err *err)
 {
+    static const struct sink_broker_def def = {
+        .binding = SINK_KAFKA, .kind = TEMPLATE_TEXT, .ways = {"topic", "key"}};
     struct sinki_kafka_sink *s = mine(base);
     int                      rc;
 
     s->conf = conf;
-    s->timeout_us = conf_duration_us(conf, "timeout");
-    s->message_max = conf_size(conf, "message_max");
     TRY(sinki_kafka_txn_open(s, conf, err));
-    TRY(sink_form_open(conf, SINK_KAFKA, &s->form, err));
-    TRY(sink_template(conf, "topic", TEMPLATE_TEXT, &s->topic, err));
-    TRY(sink_template(conf, "key", TEMPLATE_TEXT, &s->key, err));
-    TRY(sinki_kafka_need_producer(s, err)); /* what it does not like shows now */
-    TRY(sink_slots_init(&s->slots, base, (uint32_t)conf_int(conf, "in_flight"), err));
+    TRY(sink_broker_open(&s->out, base, conf, &def, err));
+    rc = sinki_kafka_need_producer(s, err); /* what it does not like shows now */
 out:
     if (rc != 0)
         close_sink(base);
@@ -318,20 +310,11 @@ check_topic(struct slice t, struct err *err)
 int
 sinki_kafka_fill(struct sinki_kafka_sink *s, const struct sink_item *item, struct err *err)
 {
-    void *arg = (void *)(uintptr_t)item;
-    int   rc;
+    int rc;
 
-    buf_clear(&s->topic_text);
-    buf_clear(&s->key_text);
-    TRY(template_expand(s->topic, sink_fill, arg, &s->scratch, &s->topic_text, err));
-    TRY(check_topic(buf_slice(&s->topic_text), err));
-    TRY(template_expand(s->key, sink_fill, arg, &s->scratch, &s->key_text, err));
-    TRY(sink_form_fill(s->form, item, &s->message, err));
-    buf_add_byte(&s->topic_text, 0);
-    if (s->topic_text.failed || s->key_text.failed)
-        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a record");
-    if (s->message.body.len > s->message_max)
-        FAIL(err, E_LIMIT, ERR_DATA, "the record is larger than message_max");
+    TRY(sink_broker_ways(&s->out, item, err));
+    TRY(check_topic(sink_broker_way(&s->out, TOPIC), err));
+    rc = sink_broker_message(&s->out, item, err);
 out:
     return rc;
 }
@@ -352,15 +335,16 @@ headers_of(const struct sink_message *m)
 int
 sinki_kafka_produce(struct sinki_kafka_sink *s, struct sink_slot *slot, struct err *err)
 {
-    const struct sink_message *m = &s->message;
+    const struct sink_message *m = &s->out.message;
+    struct slice               key = sink_broker_way(&s->out, KEY);
     const struct sink_item    *item = slot->item;
     rd_kafka_headers_t        *headers = headers_of(m);
     enum err_kind              kind = ERR_RETRY;
     rd_kafka_resp_err_t        rc;
     rd_kafka_error_t          *wrong;
     rd_kafka_vu_t              v[7] = {
-                     {.vtype = RD_KAFKA_VTYPE_TOPIC, .u.cstr = (const char *)s->topic_text.data},
-                     {.vtype = RD_KAFKA_VTYPE_KEY, .u.mem = {s->key_text.data, s->key_text.len}},
+                     {.vtype = RD_KAFKA_VTYPE_TOPIC, .u.cstr = sink_broker_text(&s->out, TOPIC)},
+                     {.vtype = RD_KAFKA_VTYPE_KEY, .u.mem = {(void *)(uintptr_t)key.data, key.len}},
                      {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {(void *)(uintptr_t)m->body.data, m->body.len}},
                      {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY},
                      {.vtype = RD_KAFKA_VTYPE_TIMESTAMP,
@@ -382,23 +366,26 @@ sinki_kafka_produce(struct sinki_kafka_sink *s, struct sink_slot *slot, struct e
 }
 
 static int
+give(struct sink *base, struct sink_slot *slot, struct err *err)
+{
+    struct sinki_kafka_sink *s = mine(base);
+    int                      rc;
+
+    TRY(sinki_kafka_fill(s, slot->item, err));
+    TRY(sinki_kafka_need_producer(s, err));
+    rc = sinki_kafka_produce(s, slot, err);
+out:
+    return rc;
+}
+
+static int
 submit(struct sink *base, struct sink_item *item, struct err *err)
 {
     struct sinki_kafka_sink *s = mine(base);
-    struct sink_slot        *slot = sink_slot_take(&s->slots, item);
-    struct err               why;
-    int                      rc;
 
-    if (s->positions != NULL) {
-        s->taken[s->taken_count++] = slot;
-        return 0;
-    }
-    TRY(sinki_kafka_fill(s, item, &why));
-    TRY(sinki_kafka_need_producer(s, &why));
-    rc = sinki_kafka_produce(s, slot, &why);
-out:
-    if (rc != 0)
-        sink_slot_decide(&s->slots, slot, &why);
+    if (s->positions == NULL)
+        return sink_broker_submit(&s->out, item, give);
+    s->taken[s->taken_count++] = sink_slot_take(&s->out.slots, item);
     return 0;
 }
 
@@ -409,11 +396,11 @@ poll_sink(struct sink *base, bool flush, struct log_pos upto, uint32_t wait_ms, 
 
     if (s->positions != NULL)
         return sinki_kafka_txn_poll(s, upto, err);
-    if (sink_slots_tell(&s->slots))
+    if (sink_slots_tell(&s->out.slots))
         wait_ms = 0;
     if (s->producer == NULL)
         return 0;
-    (void)rd_kafka_poll(s->producer, sink_slots_flying(&s->slots) == 0 ? 0 : (int)wait_ms);
+    (void)rd_kafka_poll(s->producer, sink_slots_flying(&s->out.slots) == 0 ? 0 : (int)wait_ms);
     if (s->broken)
         sinki_kafka_drop_producer(s);
     return 0;
@@ -424,8 +411,7 @@ checkpoint(struct sink *base, struct log_pos *pos, struct err *err)
 {
     if (mine(base)->positions != NULL)
         return sinki_kafka_txn_checkpoint(mine(base), pos, err);
-    pos->v = 0;
-    return 0;
+    return sink_noop_checkpoint(base, pos, err);
 }
 
 static int

@@ -5,20 +5,14 @@
 #include <librdkafka/rdkafka.h>
 
 #include "base/conf.h"
-#include "sink/message.h"
-#include "sink/slots.h"
+#include "sink/broker.h"
 
 struct sinki_kafka_sink {
-    struct sink         base;
-    const struct conf  *conf;
-    rd_kafka_t         *producer;
-    struct sink_slots   slots;
-    struct sink_form   *form;
-    struct template    *topic, *key;
-    struct sink_message message;
-    struct buf          topic_text, key_text, scratch;
-    uint64_t            timeout_us, message_max;
-    bool                broken, closing;
+    struct sink        base;
+    const struct conf *conf;
+    rd_kafka_t        *producer;
+    struct sink_broker out;
+    bool               broken, closing;
 
     /* txn.c: with transactions */
     const char *positions; /* the topic of the checkpoints; NULL: there are no transactions */
@@ -39,7 +33,7 @@ int  sinki_kafka_set(rd_kafka_conf_t *, const char *name, const char *value, str
 int  sinki_kafka_set_client(struct sinki_kafka_sink *, rd_kafka_conf_t *, struct err *);
 int  sinki_kafka_need_producer(struct sinki_kafka_sink *, struct err *);
 void sinki_kafka_drop_producer(struct sinki_kafka_sink *);
-/* Into s->topic_text, s->key_text and s->message; ERR_DATA. */
+/* Into s->out; ERR_DATA. */
 int sinki_kafka_fill(struct sinki_kafka_sink *, const struct sink_item *, struct err *);
 int sinki_kafka_produce(struct sinki_kafka_sink *, struct sink_slot *, struct err *);
 

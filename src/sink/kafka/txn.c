@@ -53,7 +53,7 @@ sinki_kafka_txn_set(struct sinki_kafka_sink *s, rd_kafka_conf_t *to, struct err 
     char text[32];
     int  rc;
 
-    (void)snprintf(text, sizeof text, "%" PRIu64, s->timeout_us / 1000);
+    (void)snprintf(text, sizeof text, "%" PRIu64, s->out.timeout_us / 1000);
     TRY(sinki_kafka_set(to, "transactional.id", s->id, err));
     rc = sinki_kafka_set(to, "transaction.timeout.ms", text, err);
 out:
@@ -86,7 +86,7 @@ need_ready(struct sinki_kafka_sink *s, struct err *err)
     TRY(sinki_kafka_need_producer(s, err));
     if (s->ready)
         return 0;
-    wrong = rd_kafka_init_transactions(s->producer, (int)(s->timeout_us / 1000));
+    wrong = rd_kafka_init_transactions(s->producer, (int)(s->out.timeout_us / 1000));
     if (wrong != NULL) {
         rc = fail(s, wrong, "init_transactions", ERR_RETRY, err);
         sinki_kafka_drop_producer(s);
@@ -143,7 +143,7 @@ static int
 read_positions(struct sinki_kafka_sink *s, rd_kafka_t *consumer, struct log_pos *pos,
                struct err *err)
 {
-    uint64_t            end = s->base.env->ops->mono_us(s->base.env) + s->timeout_us;
+    uint64_t            end = s->base.env->ops->mono_us(s->base.env) + s->out.timeout_us;
     rd_kafka_message_t *m;
     bool                done = false;
     int                 rc = 0;
@@ -243,7 +243,7 @@ commit(struct sinki_kafka_sink *s, struct err *err)
     for (int i = 0; i < TRIES_MAX && again; i++) {
         if (wrong != NULL)
             rd_kafka_error_destroy(wrong);
-        wrong = rd_kafka_commit_transaction(s->producer, (int)(s->timeout_us / 1000));
+        wrong = rd_kafka_commit_transaction(s->producer, (int)(s->out.timeout_us / 1000));
         if (wrong == NULL)
             return 0;
         abortable = rd_kafka_error_txn_requires_abort(wrong) != 0;
@@ -259,7 +259,7 @@ static void
 undo(struct sinki_kafka_sink *s)
 {
     rd_kafka_error_t *wrong =
-        s->broken ? NULL : rd_kafka_abort_transaction(s->producer, (int)(s->timeout_us / 1000));
+        s->broken ? NULL : rd_kafka_abort_transaction(s->producer, (int)(s->out.timeout_us / 1000));
 
     if (wrong != NULL) {
         s->broken = true;
@@ -294,7 +294,7 @@ run(struct sinki_kafka_sink *s, struct log_pos upto, uint32_t *bad, struct err *
     for (uint32_t i = 0; i < s->taken_count && s->refused != NULL; i++)
         if (s->taken[i] == s->refused) {
             *bad = i;
-            err_copy(err, sink_slot_err(&s->slots, s->refused));
+            err_copy(err, sink_slot_err(&s->out.slots, s->refused));
             rc = err->code;
         }
 out:
@@ -311,7 +311,7 @@ sinki_kafka_txn_poll(struct sinki_kafka_sink *s, struct log_pos upto, struct err
     s->taken_count = 0;
     (void)err_set(&back, __FILE__, __LINE__, E_INTERRUPTED, ERR_RETRY, "handed back");
     for (uint32_t i = 0; i < count; i++)
-        sink_slot_end(&s->slots, s->taken[i], rc == 0 ? NULL : i == bad ? &own : &back);
+        sink_slot_end(&s->out.slots, s->taken[i], rc == 0 ? NULL : i == bad ? &own : &back);
     if (rc == 0 || bad < count)
         return 0;
     if (own.kind == ERR_DATA)

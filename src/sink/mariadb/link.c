@@ -89,20 +89,6 @@ sinki_mariadb_number(struct sinki_mariadb_sink *s, struct slice sql, uint64_t no
 }
 
 void
-sinki_mariadb_quote(struct buf *out, struct slice name)
-{
-    const char *p = name.data;
-
-    buf_add_byte(out, '`');
-    for (size_t i = 0; i < name.len; i++) {
-        if (p[i] == '`')
-            buf_add_byte(out, '`');
-        buf_add_byte(out, (uint8_t)p[i]);
-    }
-    buf_add_byte(out, '`');
-}
-
-void
 sinki_mariadb_text(struct sinki_mariadb_sink *s, struct buf *out, struct slice text)
 {
     buf_add_byte(out, '\'');
@@ -197,7 +183,7 @@ make_table(struct sinki_mariadb_sink *s, struct err *err)
                              "VARCHAR(255) NOT NULL, created DATETIME(6) NOT NULL, data JSON, meta "
                              "JSON");
     } else {
-        sinki_mariadb_quote(&s->sql, slice_str(s->rows.key));
+        sink_quote(&s->sql, '`', slice_str(s->rows.key));
         buf_add_str(&s->sql, " VARCHAR(255) COLLATE utf8mb4_bin PRIMARY KEY");
     }
     buf_add_str(&s->sql, ") ENGINE = InnoDB DEFAULT CHARSET = utf8mb4");

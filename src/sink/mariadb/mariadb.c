@@ -87,17 +87,9 @@ out:
 static int
 quote_table(struct sinki_mariadb_sink *s, struct err *err)
 {
-    const char *name = s->rows.name, *dot = strchr(name, '.');
-
-    buf_add_str(&s->schema, name);
+    buf_add_str(&s->schema, s->rows.name);
     buf_add_byte(&s->schema, 0);
-    if (dot != NULL) {
-        sinki_mariadb_quote(&s->table, slice_of(name, (size_t)(dot - name)));
-        buf_add_byte(&s->table, '.');
-        name = dot + 1;
-    }
-    sinki_mariadb_quote(&s->table, slice_str(name));
-    buf_add_byte(&s->table, 0);
+    sink_quote_table(&s->table, '`', s->rows.name);
     if (s->table.failed || s->schema.failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     return 0;
@@ -107,8 +99,8 @@ static void
 close_sink(struct sink *base)
 {
     struct sinki_mariadb_sink *s = mine(base);
-    struct buf                *all[] = {&s->table, &s->schema, &s->sql,  &s->values,
-                                        &s->list,  &s->shape,  &s->name, &s->scratch};
+    struct buf                *all[] = {&s->table, &s->schema, &s->sql,    &s->values,
+                                        &s->list,  &s->name,   &s->scratch};
 
     sinki_mariadb_disconnect(s);
     sink_table_fini(&s->rows);

@@ -25,7 +25,7 @@ struct sinki_mariadb_sink {
     /* of the table, while connected */
     struct sinki_mariadb_column *columns;
     uint32_t                     column_count;
-    struct buf                   sql, values, list, shape, name, scratch;
+    struct buf                   sql, values, list, name, scratch;
 };
 
 /* link.c: the connection */
@@ -40,7 +40,6 @@ int sinki_mariadb_number(struct sinki_mariadb_sink *, struct slice sql, uint64_t
 int sinki_mariadb_load_columns(struct sinki_mariadb_sink *, struct err *);
 /* -1: there is none. Names are compared as MariaDB does with ASCII. */
 int  sinki_mariadb_find_column(const struct sinki_mariadb_sink *, struct slice name);
-void sinki_mariadb_quote(struct buf *out, struct slice name); /* an identifier */
 void sinki_mariadb_text(struct sinki_mariadb_sink *, struct buf *out, struct slice text);
 
 /* rows.c: items into statements */

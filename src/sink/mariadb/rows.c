@@ -76,13 +76,13 @@ add_field(void *arg, struct slice column, struct slice value, struct err *err)
         RETURN_ERR(err, E_REJECTED, ERR_DATA, "table %s has no column for a field of the event",
                    s->rows.name);
     buf_add_str(&s->list, ", ");
-    sinki_mariadb_quote(&s->list, column);
+    sink_quote(&s->list, '`', column);
     buf_add_byte(&s->values, ',');
     return put_value(s, value, s->columns[at].is_time, &s->values, err);
 }
 
 static int
-add_row(struct sinki_mariadb_sink *s, const struct sink_item *item, struct err *err)
+add_fields(struct sinki_mariadb_sink *s, const struct sink_item *item, struct err *err)
 {
     int rc = 0;
 
@@ -127,55 +127,12 @@ add_event(struct sinki_mariadb_sink *s, const struct sink_item *item, struct err
     return 0;
 }
 
-/* *next is left at the first that is not in s->values; s->shape has their columns. */
 static int
-gather(struct sinki_mariadb_sink *s, uint32_t from, uint32_t limit, uint32_t *next, struct err *err)
+add_row(struct sink *base, const struct sink_item *item, struct err *err)
 {
-    bool gone = sink_table_deletes(&s->rows, s->rows.items[from]->type);
-    int  rc = 0;
+    struct sinki_mariadb_sink *s = (struct sinki_mariadb_sink *)base;
 
-    buf_clear(&s->values);
-    buf_clear(&s->shape);
-    for (*next = from; *next < s->rows.count && *next - from < limit && s->values.len < ROWS_BYTES;
-         ++*next) {
-        const struct sink_item *item = s->rows.items[*next];
-        size_t                  before = s->values.len;
-
-        if (!s->rows.append && sink_table_deletes(&s->rows, item->type) != gone)
-            break;
-        if (*next > from)
-            buf_add_byte(&s->values, ',');
-        buf_clear(&s->list);
-        TRY(s->rows.append ? add_event(s, item, err) : add_row(s, item, err));
-        if (*next == from) {
-            buf_add_slice(&s->shape, buf_slice(&s->list));
-        } else if (!slice_eq(buf_slice(&s->shape), buf_slice(&s->list))) {
-            s->values.len = before;
-            break;
-        }
-    }
-out:
-    return rc;
-}
-
-/* a = VALUES(a), …; the list has each column with ", " before it. */
-static void
-add_update(struct sinki_mariadb_sink *s)
-{
-    const char *at = (const char *)s->shape.data, *end = at + s->shape.len;
-    const char *glue = "";
-
-    while (at < end) {
-        const char  *to = at + 3; /* behind ", `" */
-        struct slice column;
-
-        while (*to != '`' || (to + 1 < end && to[1] == '`'))
-            to += *to == '`' ? 2 : 1;
-        column = slice_of(at + 2, (size_t)(to + 1 - (at + 2)));
-        buf_printf(&s->sql, "%s%.*s = VALUES(%.*s)", glue, SLICE_FMT(column), SLICE_FMT(column));
-        glue = ", ";
-        at = to + 1;
-    }
+    return s->rows.append ? add_event(s, item, err) : add_fields(s, item, err);
 }
 
 static void
@@ -193,24 +150,24 @@ make_statement(struct sinki_mariadb_sink *s, bool gone)
         return;
     }
     buf_printf(&s->sql, gone ? "DELETE FROM %s WHERE " : "INSERT INTO %s(", table);
-    sinki_mariadb_quote(&s->sql, slice_str(s->rows.key));
+    sink_quote(&s->sql, '`', slice_str(s->rows.key));
     if (gone) {
         buf_add_str(&s->sql, " IN (");
         buf_add_slice(&s->sql, buf_slice(&s->values));
         buf_add_byte(&s->sql, ')');
         return;
     }
-    buf_add_slice(&s->sql, buf_slice(&s->shape));
+    buf_add_slice(&s->sql, buf_slice(&s->list));
     buf_add_str(&s->sql, ") VALUES ");
     buf_add_slice(&s->sql, buf_slice(&s->values));
     buf_add_str(&s->sql, " ON DUPLICATE KEY UPDATE ");
-    if (s->shape.len > 0) {
-        add_update(s);
+    if (s->list.len > 0) {
+        sink_quote_updates(&s->sql, '`', buf_slice(&s->list), "VALUES(", ")");
         return;
     }
-    sinki_mariadb_quote(&s->sql, slice_str(s->rows.key));
+    sink_quote(&s->sql, '`', slice_str(s->rows.key));
     buf_add_str(&s->sql, " = VALUES(");
-    sinki_mariadb_quote(&s->sql, slice_str(s->rows.key));
+    sink_quote(&s->sql, '`', slice_str(s->rows.key));
     buf_add_byte(&s->sql, ')');
 }
 
@@ -218,11 +175,13 @@ int
 sinki_mariadb_apply(struct sinki_mariadb_sink *s, uint32_t from, uint32_t limit, uint32_t *next,
                     struct err *err)
 {
-    int rc;
+    struct sink_group group = {&s->values, &s->list, ROWS_BYTES, false};
+    int               rc;
 
-    TRY(gather(s, from, limit, next, err));
+    buf_clear(&s->values);
+    TRY(sink_table_group(&s->base, &s->rows, &group, add_row, from, limit, next, err));
     make_statement(s, sink_table_deletes(&s->rows, s->rows.items[from]->type));
-    if (s->sql.failed || s->values.failed || s->shape.failed || s->list.failed)
+    if (s->sql.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
     rc = sinki_mariadb_run(s, buf_slice(&s->sql), err);
 out:
@@ -264,7 +223,7 @@ make_column(void *arg, struct slice column, struct slice value, struct err *err)
         return 0; /* it is refused when its turn comes */
     buf_clear(&s->sql);
     buf_printf(&s->sql, "ALTER TABLE %s ADD COLUMN IF NOT EXISTS ", (const char *)s->table.data);
-    sinki_mariadb_quote(&s->sql, column);
+    sink_quote(&s->sql, '`', column);
     buf_printf(&s->sql, " %s", type_for(value));
     if (s->sql.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");

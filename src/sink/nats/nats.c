@@ -17,13 +17,9 @@
 
 #include "base/conf.h"
 #include "base/json.h"
-#include "base/template.h"
-#include "sink/fill.h"
-#include "sink/message.h"
-#include "sink/slots.h"
+#include "sink/broker.h"
 
 #define SERVERS_MAX 16
-#define PAUSE_US UINT64_C(200000) /* between two attempts to connect */
 #define SUBJECT_MAX 4096
 #define SAID_MAX 200
 #define HEADER_TOO_LARGE 10097 /* an err_code that this library does not name */
@@ -41,22 +37,21 @@ struct mailbox {
     natsMsg        *mail[MAIL_MAX];
 };
 
+enum way { SUBJECT, MESSAGE_ID };
+
 struct nats_sink {
-    struct sink         base;
-    const struct conf  *conf;
-    natsOptions        *options;
-    natsConnection     *conn;
-    natsSubscription   *acks;
-    struct mailbox     *mailbox;
-    natsInbox          *inbox;
-    struct sink_slots   slots;
-    struct sink_form   *form;
-    struct template    *subject, *message_id;
-    struct sink_message message;
-    struct buf          text, id, scratch, reply;
-    uint64_t            next_tag, timeout_us, connect_at_us, message_max;
-    struct err          why; /* of the last attempt to connect */
-    natsMsg            *taken[MAIL_MAX];
+    struct sink        base;
+    const struct conf *conf;
+    natsOptions       *options;
+    natsConnection    *conn;
+    natsSubscription  *acks;
+    struct mailbox    *mailbox;
+    natsInbox         *inbox;
+    struct sink_broker out;
+    bool               own_id; /* of the configuration */
+    struct buf         id, reply;
+    uint64_t           next_tag;
+    natsMsg           *taken[MAIL_MAX];
 };
 
 static const char *const      schemes[] = {"nats", "tls", NULL};
@@ -73,8 +68,8 @@ static const struct conf_field fields[] = {
      .doc = "with placeholders, percent-encoded but for dots"},
     {.name = "message_id",
      .type = {.kind = CONF_STRING, .min = 1, .max = 1024},
-     .preset = "{id}",
-     .doc = "Nats-Msg-Id, by which JetStream knows what it has already"},
+     .doc = "Nats-Msg-Id, by which JetStream knows what it has already; {id}-{position} when not "
+            "given, or {id} where moved: skip gives each event once"},
     SINK_FORM_FIELDS,
     {.name = "user", .type = {.kind = CONF_STRING, .min = 1}, .doc = "with `password`"},
     {.name = "password", .type = {.kind = CONF_SECRET, .min = 1}, .doc = "of `user`"},
@@ -107,12 +102,6 @@ static struct nats_sink *
 mine(struct sink *s)
 {
     return (struct nats_sink *)s;
-}
-
-static uint64_t
-now_us(const struct nats_sink *s)
-{
-    return s->base.env->ops->mono_us(s->base.env);
 }
 
 /* the mailbox */
@@ -228,7 +217,7 @@ set_options(struct nats_sink *s, struct err *err)
         st = natsOptions_SetTimeout(s->options,
                                     (int64_t)(conf_duration_us(conf, "connect_timeout") / 1000));
     if (st == NATS_OK)
-        st = natsOptions_SetWriteDeadline(s->options, (int64_t)(s->timeout_us / 1000));
+        st = natsOptions_SetWriteDeadline(s->options, (int64_t)(s->out.timeout_us / 1000));
     if (st == NATS_OK)
         st = natsOptions_SetName(s->options, "oxbow");
     if (st == NATS_OK && conf_has(conf, "user"))
@@ -267,30 +256,25 @@ close_sink(struct sink *base)
 
     disconnect(s);
     natsOptions_Destroy(s->options);
-    sink_slots_fini(&s->slots);
-    sink_form_free(s->form);
-    template_free(s->subject);
-    template_free(s->message_id);
-    buf_fini(&s->text);
+    sink_broker_close(&s->out);
     buf_fini(&s->id);
-    buf_fini(&s->scratch);
     buf_fini(&s->reply);
 }
 
 static int
 open_sink(struct sink *base, const struct conf *conf, struct err *err)
 {
-    struct nats_sink *s = mine(base);
-    int               rc;
+    struct nats_sink                   *s = mine(base);
+    static const struct sink_broker_def def = {.binding = SINK_NATS,
+                                               .kind = TEMPLATE_URL,
+                                               .ways = {"subject", "message_id"},
+                                               .presets = {NULL, "{id}"}};
+    int                                 rc;
 
+    s->own_id = conf_has(conf, "message_id");
     s->conf = conf;
-    s->timeout_us = conf_duration_us(conf, "timeout");
-    s->message_max = conf_size(conf, "message_max");
-    TRY(sink_form_open(conf, SINK_NATS, &s->form, err));
-    TRY(sink_template(conf, "subject", TEMPLATE_URL, &s->subject, err));
-    TRY(sink_template(conf, "message_id", TEMPLATE_URL, &s->message_id, err));
-    TRY(set_options(s, err));
-    TRY(sink_slots_init(&s->slots, base, (uint32_t)conf_int(conf, "in_flight"), err));
+    TRY(sink_broker_open(&s->out, base, conf, &def, err));
+    rc = set_options(s, err);
 out:
     if (rc != 0)
         close_sink(base);
@@ -300,10 +284,11 @@ out:
 /* connecting */
 
 static int
-try_connect(struct nats_sink *s, struct err *err)
+try_connect(struct sink *base, struct err *err)
 {
-    char       all[128];
-    natsStatus st = natsConnection_Connect(&s->conn, s->options);
+    struct nats_sink *s = mine(base);
+    char              all[128];
+    natsStatus        st = natsConnection_Connect(&s->conn, s->options);
 
     if (st == NATS_OK)
         st = natsInbox_Create(&s->inbox);
@@ -320,32 +305,19 @@ try_connect(struct nats_sink *s, struct err *err)
     if (st == NATS_OK)
         return 0;
     disconnect(s);
-    RETURN_ERR(err, st == NATS_CONNECTION_AUTH_FAILED ? E_AUTH : E_REMOTE, ERR_RETRY,
+    RETURN_ERR(err, st == NATS_CONNECTION_AUTH_FAILED ? E_AUTH : E_CONNECT, ERR_RETRY,
                "no connection to NATS: %s", natsStatus_GetText(st));
 }
 
-/* One attempt for all who want it: a server that does not answer must not be asked by each. */
 static int
 need_connection(struct nats_sink *s, struct err *err)
 {
-    int rc;
-
     /* Nobody looks at it while nothing is in flight; else poll does, and decides about the others.
      */
-    if (s->conn != NULL && sink_slots_flying(&s->slots) == 1 && natsConnection_IsClosed(s->conn))
+    if (s->conn != NULL && sink_slots_flying(&s->out.slots) == 1 &&
+        natsConnection_IsClosed(s->conn))
         disconnect(s);
-    if (s->conn != NULL)
-        return 0;
-    if (now_us(s) < s->connect_at_us) {
-        *err = s->why;
-        return err->code;
-    }
-    rc = try_connect(s, err);
-    if (rc != 0) {
-        s->why = *err;
-        s->connect_at_us = now_us(s) + PAUSE_US;
-    }
-    return rc;
+    return s->conn != NULL ? 0 : sink_broker_connect(&s->out, try_connect, err);
 }
 
 static void
@@ -356,7 +328,7 @@ lose_connection(struct nats_sink *s, const char *why)
     disconnect(s);
     (void)err_set(&err, __FILE__, __LINE__, E_REMOTE, ERR_UNSURE,
                   "NATS: %s; whether it was stored is not known", why);
-    sink_slots_end_all(&s->slots, &err);
+    sink_slots_end_all(&s->out.slots, &err);
 }
 
 /* sending */
@@ -390,23 +362,20 @@ put_headers(struct nats_sink *s, natsMsg *msg, const struct sink_message *m)
 static int
 fill(struct nats_sink *s, const struct sink_item *item, struct err *err)
 {
-    void *arg = (void *)(uintptr_t)item;
-    int   rc;
+    int rc;
 
-    buf_clear(&s->text);
+    TRY(sink_broker_ways(&s->out, item, err));
+    TRY(check_subject(sink_broker_way(&s->out, SUBJECT), err));
     buf_clear(&s->id);
-    TRY(template_expand(s->subject, sink_fill, arg, &s->scratch, &s->text, err));
-    TRY(check_subject(buf_slice(&s->text), err));
-    TRY(template_expand(s->message_id, sink_fill, arg, &s->scratch, &s->id, err));
+    buf_add_slice(&s->id, sink_broker_way(&s->out, MESSAGE_ID));
+    if (!s->own_id && !s->base.once) /* an event and its copy have one id, and are two messages */
+        buf_printf(&s->id, "-%llu", (unsigned long long)item->pos.v);
     if (item->run > 0) /* JetStream must not take a replay for what it has */
         buf_printf(&s->id, "-r%u", item->run);
-    TRY(sink_form_fill(s->form, item, &s->message, err));
-    buf_add_byte(&s->text, 0);
     buf_add_byte(&s->id, 0);
-    if (s->text.failed || s->id.failed)
+    if (s->id.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a message");
-    if (s->message.body.len > s->message_max)
-        FAIL(err, E_LIMIT, ERR_DATA, "the message is larger than message_max");
+    rc = sink_broker_message(&s->out, item, err);
 out:
     return rc;
 }
@@ -419,17 +388,17 @@ publish(struct nats_sink *s, struct sink_slot *slot, struct err *err)
     int        rc = 0;
 
     slot->tag = s->next_tag++;
-    slot->due_us = now_us(s) + s->timeout_us;
+    slot->due_us = sink_now_us(&s->base) + s->out.timeout_us;
     buf_clear(&s->reply);
     buf_printf(&s->reply, "%s.%llu-%u", s->inbox, (unsigned long long)slot->tag,
-               (unsigned)(slot - s->slots.slot));
+               (unsigned)(slot - s->out.slots.slot));
     buf_add_byte(&s->reply, 0);
     if (s->reply.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a message");
-    st = natsMsg_Create(&msg, (const char *)s->text.data, (const char *)s->reply.data,
-                        s->message.body.data, (int)s->message.body.len);
+    st = natsMsg_Create(&msg, sink_broker_text(&s->out, SUBJECT), (const char *)s->reply.data,
+                        s->out.message.body.data, (int)s->out.message.body.len);
     if (st == NATS_OK)
-        st = put_headers(s, msg, &s->message);
+        st = put_headers(s, msg, &s->out.message);
     if (st == NATS_OK)
         st = natsConnection_PublishMsg(s->conn, msg);
     if (st == NATS_MAX_PAYLOAD)
@@ -443,20 +412,22 @@ out:
 }
 
 static int
-submit(struct sink *base, struct sink_item *item, struct err *err)
+give(struct sink *base, struct sink_slot *slot, struct err *err)
 {
     struct nats_sink *s = mine(base);
-    struct sink_slot *slot = sink_slot_take(&s->slots, item);
-    struct err        why;
     int               rc;
 
-    TRY(fill(s, item, &why));
-    TRY(need_connection(s, &why));
-    rc = publish(s, slot, &why);
+    TRY(fill(s, slot->item, err));
+    TRY(need_connection(s, err));
+    rc = publish(s, slot, err);
 out:
-    if (rc != 0)
-        sink_slot_decide(&s->slots, slot, &why);
-    return 0;
+    return rc;
+}
+
+static int
+submit(struct sink *base, struct sink_item *item, struct err *err)
+{
+    return sink_broker_submit(&mine(base)->out, item, give);
 }
 
 /* answers */
@@ -514,10 +485,11 @@ find_slot(struct nats_sink *s, const char *subject)
     if (*dash != '-')
         return NULL;
     i = strtoul(dash + 1, &end, 10);
-    if (end == dash + 1 || *end != '\0' || i >= s->slots.count || s->slots.slot[i].item == NULL ||
-        s->slots.slot[i].decided || s->slots.slot[i].tag != tag)
+    if (end == dash + 1 || *end != '\0' || i >= s->out.slots.count ||
+        s->out.slots.slot[i].item == NULL || s->out.slots.slot[i].decided ||
+        s->out.slots.slot[i].tag != tag)
         return NULL;
-    return &s->slots.slot[i];
+    return &s->out.slots.slot[i];
 }
 
 static void
@@ -527,7 +499,7 @@ take_answer(struct nats_sink *s, natsMsg *msg)
     struct err        err;
 
     if (slot != NULL)
-        sink_slot_end(&s->slots, slot, read_answer(msg, &err) == 0 ? NULL : &err);
+        sink_slot_end(&s->out.slots, slot, read_answer(msg, &err) == 0 ? NULL : &err);
     natsMsg_Destroy(msg);
 }
 
@@ -538,24 +510,17 @@ poll_sink(struct sink *base, bool flush, struct log_pos upto, uint32_t wait_ms, 
     uint32_t          count = 0;
     bool              open;
 
-    if (sink_slots_tell(&s->slots))
+    if (sink_slots_tell(&s->out.slots))
         wait_ms = 0;
-    if (s->conn == NULL || sink_slots_flying(&s->slots) == 0)
+    if (s->conn == NULL || sink_slots_flying(&s->out.slots) == 0)
         return 0;
     open = mailbox_take(s->mailbox, wait_ms, s->taken, &count);
     for (uint32_t i = 0; i < count; i++)
         take_answer(s, s->taken[i]);
     if (!open)
         lose_connection(s, "the connection is lost");
-    else if (sink_slots_overdue(&s->slots, now_us(s)))
+    else if (sink_slots_overdue(&s->out.slots, sink_now_us(&s->base)))
         lose_connection(s, "no answer in time");
-    return 0;
-}
-
-static int
-checkpoint(struct sink *base, struct log_pos *pos, struct err *err)
-{
-    pos->v = 0;
     return 0;
 }
 
@@ -568,9 +533,9 @@ check(struct sink *base, finding_line_fn *say, void *arg, struct err *err)
     natsStatus        st;
     int               rc = 0;
 
-    TRY(try_connect(s, err));
+    TRY(try_connect(base, err));
     st = natsConnection_RequestString(&answer, s->conn, "$JS.API.INFO", "",
-                                      (int64_t)(s->timeout_us / 1000));
+                                      (int64_t)(s->out.timeout_us / 1000));
     if (st != NATS_OK)
         FAIL(err, E_REMOTE, ERR_RETRY, "NATS is there, but JetStream does not answer: %s",
              natsStatus_GetText(st));
@@ -592,7 +557,7 @@ const struct sink_ops sink_nats_ops = {
     .open = open_sink,
     .close = close_sink,
     .check = check,
-    .checkpoint = checkpoint,
+    .checkpoint = sink_noop_checkpoint,
     .submit = submit,
     .poll = poll_sink,
 };

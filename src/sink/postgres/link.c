@@ -27,9 +27,9 @@ fail(struct sinki_postgres_sink *s, const PGresult *r, struct err *err)
         what = state[1] == '3' ? "a constraint refuses the row" : "the row does not fit the table";
     } else if (memcmp(state, "40", 2) == 0 || memcmp(state, "55", 2) == 0) {
         what = "another transaction was in the way";
-    } else if (memcmp(state, "42", 2) == 0) {
+    } else if (memcmp(state, "42", 2) == 0 || memcmp(state, "3F", 2) == 0) {
         code = E_SCHEMA;
-        what = "a table or column is missing, or a right to it";
+        what = "a schema, table or column is missing, or a right to it";
     } else if (memcmp(state, "53", 2) == 0 || memcmp(state, "57", 2) == 0) {
         what = "it is short of something, or stopping";
     }
@@ -143,20 +143,6 @@ sinki_postgres_number(struct sinki_postgres_sink *s, const char *sql, const char
     return rc;
 }
 
-void
-sinki_postgres_quote(struct buf *out, struct slice name)
-{
-    buf_add_byte(out, '"');
-    for (size_t i = 0; i < name.len; i++) {
-        uint8_t c = ((const uint8_t *)name.data)[i];
-
-        if (c == '"')
-            buf_add_byte(out, c);
-        buf_add_byte(out, c);
-    }
-    buf_add_byte(out, '"');
-}
-
 /* columns */
 
 static void
@@ -225,7 +211,7 @@ make_table(struct sinki_postgres_sink *s, struct err *err)
                    s->table);
     } else {
         buf_printf(&s->text, "CREATE TABLE IF NOT EXISTS %s(", s->table);
-        sinki_postgres_quote(&s->text, slice_str(s->rows.key));
+        sink_quote(&s->text, '\"', slice_str(s->rows.key));
         buf_add_str(&s->text, " text PRIMARY KEY)");
     }
     buf_add_byte(&s->text, 0);

@@ -43,17 +43,10 @@ mine(struct sink *s)
 static int
 quote_table(struct sinki_postgres_sink *s, const char *name, struct err *err)
 {
-    const char *dot = strchr(name, '.');
-    struct buf  b = {0};
-    int         rc = 0;
+    struct buf b = {0};
+    int        rc = 0;
 
-    if (dot != NULL) {
-        sinki_postgres_quote(&b, slice_of(name, (size_t)(dot - name)));
-        buf_add_byte(&b, '.');
-        name = dot + 1;
-    }
-    sinki_postgres_quote(&b, slice_str(name));
-    buf_add_byte(&b, 0);
+    sink_quote_table(&b, '"', name);
     if (b.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
     must(b.len <= sizeof s->table);

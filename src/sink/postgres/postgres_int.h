@@ -37,8 +37,7 @@ int sinki_postgres_number(struct sinki_postgres_sink *, const char *sql, const c
                           int64_t none, int64_t *out, struct err *);
 int sinki_postgres_load_columns(struct sinki_postgres_sink *, struct err *);
 /* -1: there is none. */
-int  sinki_postgres_find_column(const struct sinki_postgres_sink *, struct slice name);
-void sinki_postgres_quote(struct buf *out, struct slice name); /* an identifier */
+int sinki_postgres_find_column(const struct sinki_postgres_sink *, struct slice name);
 
 /* rows.c: items into statements */
 

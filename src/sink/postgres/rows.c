@@ -44,7 +44,7 @@ need_column(struct sinki_postgres_sink *s, struct slice name, struct slice value
         FAIL(err, E_REJECTED, ERR_DATA, "table %s has %d columns already", s->table,
              SINK_TABLE_COLUMNS_MAX);
     buf_printf(&sql, "ALTER TABLE %s ADD COLUMN ", s->table);
-    sinki_postgres_quote(&sql, name);
+    sink_quote(&sql, '\"', name);
     buf_printf(&sql, " %s", type_for(value));
     buf_add_byte(&sql, 0);
     if (sql.failed)
@@ -71,14 +71,14 @@ add_field(void *arg, struct slice column, struct slice value, struct err *err)
     buf_add_byte(&s->json, ':');
     buf_add_slice(&s->json, value);
     buf_add_str(&s->list, ", ");
-    sinki_postgres_quote(&s->list, column);
+    sink_quote(&s->list, '\"', column);
 out:
     return rc;
 }
 
 /* {"KEY":"…","a":1,…} onto s->json, its columns onto s->list. */
 static int
-add_row(struct sinki_postgres_sink *s, const struct sink_item *item, struct err *err)
+add_fields(struct sinki_postgres_sink *s, const struct sink_item *item, struct err *err)
 {
     int rc = 0;
 
@@ -135,81 +135,15 @@ add_event(struct sinki_postgres_sink *s, const struct sink_item *item, struct er
     return 0;
 }
 
-/* groups */
-
-static bool
-has_key(const struct sinki_postgres_sink *s, uint32_t from, uint32_t to, struct slice key)
-{
-    for (uint32_t i = from; i < to; i++)
-        if (slice_eq(s->rows.items[i]->key, key))
-            return true;
-    return false;
-}
-
-/* How many items the array holds; *next is left at the first that is not in it. */
 static int
-gather(struct sinki_postgres_sink *s, uint32_t from, uint32_t limit, uint32_t *next,
-       struct err *err)
+add_row(struct sink *base, const struct sink_item *item, struct err *err)
 {
-    struct buf columns = {0};
-    bool       gone = sink_table_deletes(&s->rows, s->rows.items[from]->type);
-    int        rc = 0;
+    struct sinki_postgres_sink *s = (struct sinki_postgres_sink *)base;
 
-    buf_clear(&s->json);
-    buf_add_byte(&s->json, '[');
-    for (*next = from; *next < s->rows.count && *next - from < limit && s->json.len < ROWS_BYTES;
-         ++*next) {
-        const struct sink_item *item = s->rows.items[*next];
-        size_t                  before = s->json.len;
-
-        if (!s->rows.append && (sink_table_deletes(&s->rows, item->type) != gone ||
-                                has_key(s, from, *next, item->key)))
-            break;
-        if (*next > from)
-            buf_add_byte(&s->json, ',');
-        buf_clear(&s->list);
-        TRY(s->rows.append ? add_event(s, item, err) : add_row(s, item, err));
-        if (*next == from) {
-            buf_add_slice(&columns, buf_slice(&s->list));
-        } else if (!slice_eq(buf_slice(&columns), buf_slice(&s->list))) {
-            s->json.len = before;
-            break;
-        }
-    }
-    buf_clear(&s->list);
-    buf_add_slice(&s->list, buf_slice(&columns));
-    buf_add_byte(&s->json, ']');
-    buf_add_byte(&s->json, 0);
-    if (s->json.failed || s->list.failed || columns.failed)
-        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
-out:
-    buf_fini(&columns);
-    return rc;
+    return s->rows.append ? add_event(s, item, err) : add_fields(s, item, err);
 }
 
-/* SET a = EXCLUDED.a, …; the list has each column with ", " before it. */
-static void
-add_update(struct sinki_postgres_sink *s)
-{
-    const char *at = (const char *)s->list.data, *end = at + s->list.len;
-    const char *glue = "";
-
-    buf_add_str(&s->text, "DO UPDATE SET ");
-    while (at < end) {
-        const char  *to = at + 3; /* behind ', "' */
-        struct slice column;
-
-        while (*to != '"' || (to + 1 < end && to[1] == '"'))
-            to += *to == '"' ? 2 : 1;
-        column = slice_of(at + 2, (size_t)(to + 1 - (at + 2)));
-        buf_add_str(&s->text, glue);
-        buf_add_slice(&s->text, column);
-        buf_add_str(&s->text, " = EXCLUDED.");
-        buf_add_slice(&s->text, column);
-        glue = ", ";
-        at = to + 1;
-    }
-}
+/* statements */
 
 static void
 make_statement(struct sinki_postgres_sink *s, bool gone)
@@ -218,7 +152,7 @@ make_statement(struct sinki_postgres_sink *s, bool gone)
 
     buf_clear(&s->text);
     buf_clear(&s->name);
-    sinki_postgres_quote(&s->name, slice_str(s->rows.key));
+    sink_quote(&s->name, '\"', slice_str(s->rows.key));
     if (s->rows.append) {
         buf_printf(
             &s->text,
@@ -237,10 +171,12 @@ make_statement(struct sinki_postgres_sink *s, bool gone)
                    SLICE_FMT(buf_slice(&s->name)), SLICE_FMT(buf_slice(&s->list)));
         buf_printf(&s->text, of, s->table);
         buf_printf(&s->text, " ON CONFLICT (%.*s) ", SLICE_FMT(buf_slice(&s->name)));
-        if (s->list.len > 0)
-            add_update(s);
-        else
+        if (s->list.len > 0) {
+            buf_add_str(&s->text, "DO UPDATE SET ");
+            sink_quote_updates(&s->text, '"', buf_slice(&s->list), "EXCLUDED.", "");
+        } else {
             buf_add_str(&s->text, "DO NOTHING");
+        }
     }
     buf_add_byte(&s->text, 0);
 }
@@ -249,11 +185,16 @@ int
 sinki_postgres_apply(struct sinki_postgres_sink *s, uint32_t from, uint32_t limit, uint32_t *next,
                      struct err *err)
 {
-    int rc;
+    struct sink_group group = {&s->json, &s->list, ROWS_BYTES, true};
+    int               rc;
 
-    TRY(gather(s, from, limit, next, err));
+    buf_clear(&s->json);
+    buf_add_byte(&s->json, '[');
+    TRY(sink_table_group(&s->base, &s->rows, &group, add_row, from, limit, next, err));
+    buf_add_byte(&s->json, ']');
+    buf_add_byte(&s->json, 0);
     make_statement(s, sink_table_deletes(&s->rows, s->rows.items[from]->type));
-    if (s->text.failed || s->name.failed)
+    if (s->text.failed || s->name.failed || s->json.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a statement");
     rc = sinki_postgres_run(s, (const char *)s->text.data, (const char *)s->json.data, NULL, err);
 out:

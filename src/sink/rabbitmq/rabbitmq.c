@@ -14,18 +14,15 @@
 #include <stdlib.h>
 
 #include "base/conf.h"
-#include "base/template.h"
 #include "rmq/rmq.h"
+#include "sink/broker.h"
 #include "sink/fill.h"
-#include "sink/message.h"
-#include "sink/slots.h"
 
-#define PAUSE_US UINT64_C(200000) /* between two attempts to connect */
-#define WRITTEN_MAX 32768         /* bytes that a socket with room takes in any case, about */
-#define OVERHEAD 512              /* of a message, with its properties */
-#define CHANNEL 1                 /* messages, with confirms */
-#define LOOK_CHANNEL 2            /* questions that close their channel when the answer is no */
-#define EXCHANGES_MAX 64          /* known to be there */
+#define WRITTEN_MAX 32768 /* bytes that a socket with room takes in any case, about */
+#define OVERHEAD 512      /* of a message, with its properties */
+#define CHANNEL 1         /* messages, with confirms */
+#define LOOK_CHANNEL 2    /* questions that close their channel when the answer is no */
+#define EXCHANGES_MAX 64  /* known to be there */
 #define WHY_MAX 128
 
 /* A message that came back; its content follows in frames of its own. */
@@ -36,20 +33,16 @@ struct returned {
     char     exchange[RMQ_SHORT_MAX + 1], key[RMQ_SHORT_MAX + 1], why[WHY_MAX];
 };
 
+enum way { EXCHANGE, KEY };
+
 struct rabbitmq_sink {
     struct sink             base;
     struct rmq_def          def;
     amqp_connection_state_t conn;
-    struct sink_slots       slots;
-    struct sink_form       *form;
-    struct template        *exchange, *key;
+    struct sink_broker      out;
     bool                    park_unroutable, exchange_varies;
-    struct sink_message     message;
-    struct buf              exchange_text, key_text, scratch;
     uint64_t                next_tag, low_tag; /* all below low_tag are confirmed */
     size_t                  written;           /* bytes, about, since there was room for more */
-    uint64_t                timeout_us, connect_at_us, message_max;
-    struct err              why; /* of the last attempt to connect */
     struct returned         ret;
     bool                    blocked;
     char                   *known[EXCHANGES_MAX];
@@ -95,12 +88,6 @@ mine(struct sink *s)
     return (struct rabbitmq_sink *)s;
 }
 
-static uint64_t
-now_us(const struct rabbitmq_sink *s)
-{
-    return s->base.env->ops->mono_us(s->base.env);
-}
-
 /* opening */
 
 static void
@@ -126,32 +113,23 @@ close_sink(struct sink *base)
     struct rabbitmq_sink *s = mine(base);
 
     disconnect(s);
-    sink_slots_fini(&s->slots);
-    sink_form_free(s->form);
-    template_free(s->exchange);
-    template_free(s->key);
-    buf_fini(&s->exchange_text);
-    buf_fini(&s->key_text);
-    buf_fini(&s->scratch);
+    sink_broker_close(&s->out);
 }
 
 static int
 open_sink(struct sink *base, const struct conf *conf, struct err *err)
 {
+    static const struct sink_broker_def def = {
+        .binding = SINK_AMQP, .kind = TEMPLATE_TEXT, .ways = {"exchange", "routing_key"}};
     struct rabbitmq_sink *s = mine(base);
     char                  part[72];
     int                   rc;
 
     (void)snprintf(part, sizeof part, "sink %s", base->instance);
     TRY(rmq_def_open(conf, part, &s->def, err));
-    s->timeout_us = conf_duration_us(conf, "timeout");
-    s->message_max = conf_size(conf, "message_max");
     s->park_unroutable = conf_enum(conf, "unroutable") == 0;
-    TRY(sink_form_open(conf, SINK_AMQP, &s->form, err));
-    TRY(sink_template(conf, "exchange", TEMPLATE_TEXT, &s->exchange, err));
-    TRY(sink_template(conf, "routing_key", TEMPLATE_TEXT, &s->key, err));
-    s->exchange_varies = template_count(s->exchange) > 0;
-    TRY(sink_slots_init(&s->slots, base, (uint32_t)conf_int(conf, "in_flight"), err));
+    TRY(sink_broker_open(&s->out, base, conf, &def, err));
+    s->exchange_varies = template_count(s->out.ways[EXCHANGE]) > 0;
 out:
     if (rc != 0)
         close_sink(base);
@@ -197,26 +175,14 @@ find_exchange(amqp_connection_state_t conn, const char *name, struct err *err)
     return rc;
 }
 
-/* One attempt for all who want it: a broker that does not answer must not be asked by each. */
 static int
-need_connection(struct rabbitmq_sink *s, struct err *err)
+try_connect(struct sink *base, struct err *err)
 {
-    int rc;
+    struct rabbitmq_sink *s = mine(base);
 
-    if (s->conn != NULL)
-        return 0;
-    if (now_us(s) < s->connect_at_us) {
-        *err = s->why;
-        return err->code;
-    }
-    rc = connect_to(&s->def, &s->conn, err);
     s->next_tag = s->low_tag = 1;
     s->written = WRITTEN_MAX;
-    if (rc != 0) {
-        s->why = *err;
-        s->connect_at_us = now_us(s) + PAUSE_US;
-    }
-    return rc;
+    return connect_to(&s->def, &s->conn, err);
 }
 
 /* Also while an item is being submitted: so nothing is told here. */
@@ -228,7 +194,7 @@ lose_connection(struct rabbitmq_sink *s, const char *why, int len)
     (void)err_set(&err, __FILE__, __LINE__, E_REMOTE, ERR_UNSURE,
                   "RabbitMQ: %.*s; whether it arrived is not known", len, why);
     disconnect(s);
-    sink_slots_decide_all(&s->slots, &err);
+    sink_slots_decide_all(&s->out.slots, &err);
 }
 
 static int
@@ -269,11 +235,11 @@ end_tag(struct rabbitmq_sink *s, struct sink_slot *slot, bool nack)
     if (slot->returned)
         (void)err_set(&err, __FILE__, __LINE__, E_REJECTED,
                       s->park_unroutable ? ERR_DATA : ERR_RETRY, "%s",
-                      sink_slot_err(&s->slots, slot)->text);
+                      sink_slot_err(&s->out.slots, slot)->text);
     else if (nack)
         (void)err_set(&err, __FILE__, __LINE__, E_REMOTE, ERR_RETRY,
                       "RabbitMQ does not take it: a queue is full, or its broker fails");
-    sink_slot_end(&s->slots, slot, slot->returned || nack ? &err : NULL);
+    sink_slot_end(&s->out.slots, slot, slot->returned || nack ? &err : NULL);
 }
 
 /* Of a multiple confirm in the order of sending. */
@@ -287,7 +253,7 @@ take_confirm(struct rabbitmq_sink *s, uint64_t tag, bool multiple, bool nack)
         multiple = true;
     }
     for (uint64_t t = multiple ? s->low_tag : tag; t <= tag; t++) {
-        slot = sink_slot_find(&s->slots, t);
+        slot = sink_slot_find(&s->out.slots, t);
         if (slot != NULL)
             end_tag(s, slot, nack);
     }
@@ -317,22 +283,15 @@ take_return(struct rabbitmq_sink *s, const amqp_basic_return_t *m)
 static int
 fill_route(struct rabbitmq_sink *s, const struct sink_item *item, struct err *err)
 {
-    void *arg = (void *)(uintptr_t)item;
-    int   rc;
+    struct slice exchange;
+    int          rc;
 
-    buf_clear(&s->exchange_text);
-    buf_clear(&s->key_text);
-    TRY(template_expand(s->exchange, sink_fill, arg, &s->scratch, &s->exchange_text, err));
-    TRY(template_expand(s->key, sink_fill, arg, &s->scratch, &s->key_text, err));
-    if (s->exchange_text.len > RMQ_SHORT_MAX || s->key_text.len > RMQ_SHORT_MAX ||
-        (s->exchange_text.len > 0 &&
-         memchr(s->exchange_text.data, 0, s->exchange_text.len) != NULL))
+    TRY(sink_broker_ways(&s->out, item, err));
+    exchange = sink_broker_way(&s->out, EXCHANGE);
+    if (exchange.len > RMQ_SHORT_MAX || sink_broker_way(&s->out, KEY).len > RMQ_SHORT_MAX ||
+        memchr(exchange.data, 0, exchange.len) != NULL)
         FAIL(err, E_SCHEMA, ERR_DATA, "its exchange or routing key is longer than %d bytes",
              RMQ_SHORT_MAX);
-    buf_add_byte(&s->exchange_text, 0);
-    buf_add_byte(&s->key_text, 0);
-    if (s->exchange_text.failed || s->key_text.failed)
-        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a message");
 out:
     return rc;
 }
@@ -346,8 +305,8 @@ is_returned(struct rabbitmq_sink *s, const struct sink_slot *slot, const struct 
 
     return slot->item != NULL && !slot->decided && !slot->returned && slot->tag != 0 &&
            id_eq(&slot->item->id, id) && fill_route(s, slot->item, &err) == 0 &&
-           strcmp((const char *)s->exchange_text.data, s->ret.exchange) == 0 &&
-           strcmp((const char *)s->key_text.data, s->ret.key) == 0;
+           strcmp(sink_broker_text(&s->out, EXCHANGE), s->ret.exchange) == 0 &&
+           strcmp(sink_broker_text(&s->out, KEY), s->ret.key) == 0;
 }
 
 static void
@@ -362,8 +321,8 @@ take_returned_header(struct rabbitmq_sink *s, const amqp_frame_t *f)
     if ((p->_flags & AMQP_BASIC_MESSAGE_ID_FLAG) == 0 ||
         !id_parse(slice_of(p->message_id.bytes, p->message_id.len), &id))
         return;
-    for (uint32_t i = 0; i < s->slots.count; i++) {
-        struct sink_slot *slot = &s->slots.slot[i];
+    for (uint32_t i = 0; i < s->out.slots.count; i++) {
+        struct sink_slot *slot = &s->out.slots.slot[i];
 
         if ((found == NULL || slot->tag < found->tag) && is_returned(s, slot, &id))
             found = slot;
@@ -371,8 +330,8 @@ take_returned_header(struct rabbitmq_sink *s, const amqp_frame_t *f)
     if (found == NULL)
         return;
     found->returned = true;
-    (void)snprintf(sink_slot_err(&s->slots, found)->text, ERR_TEXT_MAX, "no queue takes it: %d %s",
-                   s->ret.code, s->ret.why);
+    (void)snprintf(sink_slot_err(&s->out.slots, found)->text, ERR_TEXT_MAX,
+                   "no queue takes it: %d %s", s->ret.code, s->ret.why);
 }
 
 /* False: the connection is of no more use. */
@@ -454,7 +413,7 @@ bytes_of(struct slice s)
 static int
 publish(struct rabbitmq_sink *s, struct sink_slot *slot, struct err *err)
 {
-    const struct sink_message *m = &s->message;
+    const struct sink_message *m = &s->out.message;
     const struct sink_item    *item = slot->item;
     amqp_table_entry_t         entries[SINK_HEADERS_MAX];
     amqp_basic_properties_t    p = {0};
@@ -480,40 +439,28 @@ publish(struct rabbitmq_sink *s, struct sink_slot *slot, struct err *err)
         p._flags |= AMQP_BASIC_TYPE_FLAG;
         p.type = bytes_of(item->type);
     }
-    sink_slot_sent(&s->slots, slot, s->next_tag++, now_us(s) + s->timeout_us);
+    sink_slot_sent(&s->out.slots, slot, s->next_tag++, sink_now_us(&s->base) + s->out.timeout_us);
     s->written += m->body.len + OVERHEAD;
     rc = amqp_basic_publish(
-        s->conn, CHANNEL, amqp_cstring_bytes((const char *)s->exchange_text.data),
-        amqp_cstring_bytes((const char *)s->key_text.data), 1, 0, &p, bytes_of(m->body));
+        s->conn, CHANNEL, amqp_cstring_bytes(sink_broker_text(&s->out, EXCHANGE)),
+        amqp_cstring_bytes(sink_broker_text(&s->out, KEY)), 1, 0, &p, bytes_of(m->body));
     if (rc != AMQP_STATUS_OK)
         RETURN_ERR(err, E_REMOTE, ERR_UNSURE, "RabbitMQ: %s", amqp_error_string2(rc));
     return 0;
-}
-
-static int
-fill(struct rabbitmq_sink *s, const struct sink_item *item, struct err *err)
-{
-    int rc;
-
-    TRY(fill_route(s, item, err));
-    TRY(sink_form_fill(s->form, item, &s->message, err));
-    if (s->message.body.len > s->message_max)
-        FAIL(err, E_LIMIT, ERR_DATA, "the message is larger than message_max");
-out:
-    return rc;
 }
 
 /* A broker that takes no bytes must not hold up the thread; it says so when it can. */
 static int
 need_broker(struct rabbitmq_sink *s, struct err *err)
 {
-    int rc;
+    int rc = 0;
 
     /* Nobody reads while nothing is in flight: it may have closed the connection. */
-    if (s->conn != NULL && sink_slots_flying(&s->slots) == 1)
+    if (s->conn != NULL && sink_slots_flying(&s->out.slots) == 1)
         read_frames(s, 0);
-    TRY(need_connection(s, err));
-    TRY(need_exchange(s, (const char *)s->exchange_text.data, err));
+    if (s->conn == NULL)
+        TRY(sink_broker_connect(&s->out, try_connect, err));
+    TRY(need_exchange(s, sink_broker_text(&s->out, EXCHANGE), err));
     if (!s->blocked && s->written >= WRITTEN_MAX && rmq_is_writable(s->conn))
         s->written = 0;
     if (s->blocked || s->written >= WRITTEN_MAX)
@@ -525,21 +472,24 @@ out:
 }
 
 static int
-submit(struct sink *base, struct sink_item *item, struct err *err)
+give(struct sink *base, struct sink_slot *slot, struct err *err)
 {
     struct rabbitmq_sink *s = mine(base);
-    struct sink_slot     *slot = sink_slot_take(&s->slots, item);
-    struct err            why;
     int                   rc;
 
-    TRY(fill(s, item, &why));
-    TRY(need_broker(s, &why));
-    if (publish(s, slot, &why) != 0)
-        lose_connection(s, why.text, (int)strlen(why.text)); /* this one with it */
+    TRY(fill_route(s, slot->item, err));
+    TRY(sink_broker_message(&s->out, slot->item, err));
+    TRY(need_broker(s, err));
+    if (publish(s, slot, err) != 0)
+        lose_connection(s, err->text, (int)strlen(err->text)); /* this one with it */
 out:
-    if (rc != 0)
-        sink_slot_decide(&s->slots, slot, &why);
-    return 0;
+    return rc;
+}
+
+static int
+submit(struct sink *base, struct sink_item *item, struct err *err)
+{
+    return sink_broker_submit(&mine(base)->out, item, give);
 }
 
 static int
@@ -547,21 +497,14 @@ poll_sink(struct sink *base, bool flush, struct log_pos upto, uint32_t wait_ms, 
 {
     struct rabbitmq_sink *s = mine(base);
 
-    if (sink_slots_tell(&s->slots))
+    if (sink_slots_tell(&s->out.slots))
         wait_ms = 0;
-    if (s->conn == NULL || sink_slots_flying(&s->slots) == 0)
+    if (s->conn == NULL || sink_slots_flying(&s->out.slots) == 0)
         return 0;
     read_frames(s, wait_ms);
-    if (s->conn != NULL && sink_slots_overdue(&s->slots, now_us(s)))
+    if (s->conn != NULL && sink_slots_overdue(&s->out.slots, sink_now_us(&s->base)))
         lose_connection(s, "no confirm in time", 18);
-    (void)sink_slots_tell(&s->slots);
-    return 0;
-}
-
-static int
-checkpoint(struct sink *base, struct log_pos *pos, struct err *err)
-{
-    pos->v = 0;
+    (void)sink_slots_tell(&s->out.slots);
     return 0;
 }
 
@@ -575,10 +518,14 @@ check(struct sink *base, finding_line_fn *say, void *arg, struct err *err)
     TRY(connect_to(&s->def, &s->conn, err));
     say(arg, 0, "RabbitMQ answers and confirms messages");
     if (!s->exchange_varies) {
-        TRY(template_expand(s->exchange, sink_fill, &nothing, &s->scratch, &s->exchange_text, err));
-        buf_add_byte(&s->exchange_text, 0);
-        if (s->exchange_text.len > 1)
-            TRY(find_exchange(s->conn, (const char *)s->exchange_text.data, err));
+        struct buf *name = &s->out.text[EXCHANGE];
+
+        buf_clear(name);
+        TRY(template_expand(s->out.ways[EXCHANGE], sink_fill, &nothing, &s->out.scratch, name,
+                            err));
+        buf_add_byte(name, 0);
+        if (name->len > 1)
+            TRY(find_exchange(s->conn, (const char *)name->data, err));
         say(arg, 0, "the exchange is there");
     }
 out:
@@ -594,7 +541,7 @@ const struct sink_ops sink_rabbitmq_ops = {
     .open = open_sink,
     .close = close_sink,
     .check = check,
-    .checkpoint = checkpoint,
+    .checkpoint = sink_noop_checkpoint,
     .submit = submit,
     .poll = poll_sink,
 };
