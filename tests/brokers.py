@@ -257,9 +257,9 @@ class Rabbitmq(Server):
     def environment(self):
         return {'AMQP_URL': self.url, 'RABBIT_API': f'http://127.0.0.1:{self.http}'}
 
-    def start(self):
+    def env(self):
         path = self.folder
-        env = {'PATH': '/usr/sbin:/usr/bin:/sbin:/bin', 'HOME': path, 'LANG': 'C.UTF-8',
+        return {'PATH': '/usr/sbin:/usr/bin:/sbin:/bin', 'HOME': path, 'LANG': 'C.UTF-8',
                'RABBITMQ_NODENAME': f't{self.port}@localhost',
                'RABBITMQ_NODE_PORT': str(self.port), 'RABBITMQ_DIST_PORT': str(self.dist),
                'ERL_EPMD_PORT': str(self.epmd), 'ERL_EPMD_ADDRESS': '127.0.0.1',
@@ -270,6 +270,16 @@ class Rabbitmq(Server):
                'RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS':
                    '-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none +sbwtdcpu none '
                    '+sbwtdio none'}
+
+    def ctl(self, *args):
+        """rabbitmqctl, for what the management API has no words for."""
+        subprocess.run([os.path.dirname(self.program) + '/rabbitmqctl', *args], env=self.env(),
+                       check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                       timeout=PATIENCE, cwd=self.folder, **(
+                           {'user': self.user, 'group': self.user} if self.as_user() else {}))
+
+    def start(self):
+        path, env = self.folder, self.env()
         open(os.path.join(path, 'log'), 'wb').close()
         self.run(['epmd', '-address', '127.0.0.1', '-port', str(self.epmd)], env, 'epmd.log')
         until(lambda: answers(self.epmd), 'epmd does not answer')

@@ -2,6 +2,7 @@
 side. What came is in the table, and how often it was applied is counted there by a trigger."""
 import json
 import socket
+import subprocess
 import unittest
 
 import brokers
@@ -120,6 +121,17 @@ class PostgresSink(SinkCase):
         self.delivered()
         self.assertEqual(self.sql('SELECT n FROM late WHERE key = $$2$$'), [['2']])
 
+    def test_schema_missing(self):
+        self.configure_with(table='far.t')
+        self.start()
+        self.append('order-1', data={'n': 1})
+        self.complains('a schema, table or column is missing')
+        self.sql('CREATE SCHEMA far', 'CREATE TABLE far.t(key text PRIMARY KEY, n int)')
+        self.addCleanup(self.sql, 'DROP SCHEMA far CASCADE')
+        self.delivered()
+        self.assertEqual(self.sql('SELECT n FROM far.t'), [['1']])
+        self.assertEqual(self.show()['parked'], 0)
+
     def test_silent(self):
         """A server that takes the connection and says nothing keeps nobody else waiting."""
         with socket.create_server(('127.0.0.1', 0)) as silent:
@@ -141,6 +153,32 @@ class PostgresSink(SinkCase):
             self.append('order-1', data={'n': 1})
             self.append('order-2', data={'n': 2})
             self.complains('PostgreSQL')
+        self.delivered()
+        self.assertEqual(self.sql('SELECT key, n FROM t ORDER BY key'), [['1', '1'], ['2', '2']])
+        self.assertEqual(self.show()['parked'], 0)
+
+    def test_deadlock(self):
+        """Another transaction holds what this one wants, and wants what it holds."""
+        self.sql('CREATE TABLE t(key text PRIMARY KEY, n int)',
+                 "INSERT INTO t VALUES ('1', 0), ('2', 0)")
+        self.configure_with(table='t', timeout='5s')
+        self.start()
+        other = subprocess.Popen(['psql', '-X', '-q', '-t', '-A', self.server.url], text=True,
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                 stderr=subprocess.DEVNULL)
+        self.addCleanup(other.stdout.close)
+        other.stdin.write("SET deadlock_timeout = '10min'; BEGIN; UPDATE t SET n = -1 WHERE key = '2';"
+                          " SELECT 'held';\n")
+        other.stdin.flush()
+        self.assertEqual(other.stdout.readline(), 'held\n')
+        # One transaction: it has 1, and waits for 2.
+        self.oxbow('sink', 'pause', 'out')
+        self.append('order-1', data={'n': 1})
+        self.append('order-2', data={'n': 2})
+        self.oxbow('sink', 'resume', 'out')
+        self.until(lambda: self.sql('SELECT count(*) FROM pg_locks WHERE NOT granted') == [['1']],
+                   'nobody waits')
+        other.communicate("UPDATE t SET n = -1 WHERE key = '1'; COMMIT;\n")
         self.delivered()
         self.assertEqual(self.sql('SELECT key, n FROM t ORDER BY key'), [['1', '1'], ['2', '2']])
         self.assertEqual(self.show()['parked'], 0)

@@ -164,6 +164,26 @@ class RabbitmqSink(SinkCase):
         self.delivered()
         self.came(seen)
 
+    def test_disk_full(self):
+        """The broker's disk alarm: it reads no more messages, and confirms none, until there is room."""
+        self.configure_with(timeout='1s', retry_min='10ms', retry_max='100ms')
+        self.make()
+        self.start()
+        self.fill(5, 2)
+        self.delivered()
+        seen = self.seen()
+        self.server.ctl('set_disk_free_limit', '1000000GB')
+        try:
+            self.fill(20, 5)
+            self.complains('RabbitMQ')
+            self.assertEqual(self.seen(), [])
+            self.assertLess(self.show()['done'], self.end_of_log)
+        finally:
+            self.server.ctl('set_disk_free_limit', '10MB')
+        self.delivered()
+        self.came(seen + self.seen())
+        self.assertEqual(self.show()['parked'], 0)
+
     def test_zz_broker_restarted(self):
         """The last one: it costs a start of the broker."""
         self.make(**{'x-queue-type': 'quorum'})
