@@ -82,8 +82,11 @@ obey(rd_kafka_mock_cluster_t *cluster, const char *line)
 int
 main(void)
 {
-    char                     line[512], why[256];
-    rd_kafka_t              *rk = rd_kafka_new(RD_KAFKA_PRODUCER, NULL, why, sizeof why);
+    char                line[512], why[256];
+    rd_kafka_conf_t    *conf = rd_kafka_conf_new();
+    rd_kafka_conf_res_t quiet = rd_kafka_conf_set(conf, "log_level", "3", why, sizeof why);
+    rd_kafka_t         *rk =
+        quiet != RD_KAFKA_CONF_OK ? NULL : rd_kafka_new(RD_KAFKA_PRODUCER, conf, why, sizeof why);
     rd_kafka_mock_cluster_t *cluster = rk == NULL ? NULL : rd_kafka_mock_cluster_new(rk, BROKERS);
 
     if (cluster == NULL) {
