@@ -6,7 +6,8 @@
 
 typedef void kafka_read_fn(void *arg, const rd_kafka_message_t *);
 
-/* Partition by partition, from its beginning to what is its end now. NULL, or what went wrong. */
+/* Each partition in its order, from its beginning to what is its end now. NULL, or what went wrong.
+ */
 const char *
 kafka_read(const char *brokers, const char *topic, int partitions, kafka_read_fn *, void *arg);
 

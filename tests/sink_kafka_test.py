@@ -81,7 +81,7 @@ class KafkaSink(SinkCase):
 
     def test_transactions_broker_down(self):
         self.server.tell(f'create {self.name}.at 1')
-        self.configure_with(transactions=f'{{positions: {self.name}.at}}')
+        self.configure_with(transactions=f'{{positions: {self.name}.at}}', timeout='2s')
         self.start()
         self.fill(5, 10)
         self.delivered()

@@ -172,6 +172,7 @@ sinki_kafka_set_client(struct sinki_kafka_sink *s, rd_kafka_conf_t *to, struct e
 
     TRY(sinki_kafka_set(to, "bootstrap.servers", conf_str(conf, "brokers"), err));
     TRY(sinki_kafka_set(to, "client.id", "oxbow", err));
+    TRY(sinki_kafka_set(to, "reconnect.backoff.max.ms", "1000", err)); /* not ten seconds */
     TRY(set_ms(to, "socket.timeout.ms", s->out.timeout_us > 20000000 ? 20000000 : s->out.timeout_us,
                err));
     rd_kafka_conf_set_log_cb(to, on_log);
