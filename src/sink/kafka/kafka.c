@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "broker/kafka.h"
 #include "sink/kafka/kafka_int.h"
 
 #define TOPIC_MAX 249 /* bytes of a topic's name */
@@ -18,14 +19,10 @@
 #define CHECK_MS 5000
 #define SAID_MAX 256
 
-static const char *const mechanisms[] = {"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", NULL};
 static const char *const codecs[] = {"none", "gzip", "snappy", "lz4", "zstd", NULL};
 
 static const struct conf_field fields[] = {
-    {.name = "brokers",
-     .type = {.kind = CONF_STRING, .min = 1, .max = 4096},
-     .required = true,
-     .doc = "HOST:PORT,…: some of the cluster"},
+    BROKER_KAFKA_FIELDS,
     {.name = "topic",
      .type = {.kind = CONF_STRING, .min = 1, .max = 1024},
      .required = true,
@@ -35,16 +32,6 @@ static const struct conf_field fields[] = {
      .preset = "{stream}",
      .doc = "with placeholders: records of one key keep their order"},
     SINK_FORM_FIELDS,
-    {.name = "user", .type = {.kind = CONF_STRING, .min = 1}, .doc = "of SASL"},
-    {.name = "password", .type = {.kind = CONF_SECRET, .min = 1}, .doc = "of `user`"},
-    {.name = "mechanism",
-     .type = {.kind = CONF_ENUM, .values = mechanisms},
-     .preset = "SCRAM-SHA-512",
-     .doc = "of SASL, where there is a user"},
-    {.name = "tls", .type = {.kind = CONF_BOOL}, .preset = "false", .doc = "to the brokers"},
-    {.name = "ca_file",
-     .type = {.kind = CONF_PATH},
-     .doc = "certificates to trust instead of the system's"},
     {.name = "compression",
      .type = {.kind = CONF_ENUM, .values = codecs},
      .preset = "none",
@@ -134,64 +121,7 @@ on_error(rd_kafka_t *producer, int code, const char *why, void *arg)
         s->broken = true;
 }
 
-/* What matters comes with the reports. */
-static void
-on_log(const rd_kafka_t *producer, int level, const char *facility, const char *text)
-{
-}
-
 /* the producer */
-
-int
-sinki_kafka_set(rd_kafka_conf_t *to, const char *name, const char *value, struct err *err)
-{
-    char why[SAID_MAX];
-
-    if (value == NULL)
-        return 0;
-    if (rd_kafka_conf_set(to, name, value, why, sizeof why) != RD_KAFKA_CONF_OK)
-        RETURN_ERR(err, E_INVALID, ERR_FATAL, "Kafka: %s is not taken", name);
-    return 0;
-}
-
-static int
-set_ms(rd_kafka_conf_t *to, const char *name, uint64_t us, struct err *err)
-{
-    char text[32];
-
-    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)(us / 1000));
-    return sinki_kafka_set(to, name, text, err);
-}
-
-int
-sinki_kafka_set_client(struct sinki_kafka_sink *s, rd_kafka_conf_t *to, struct err *err)
-{
-    const struct conf *conf = s->conf;
-    bool               tls = conf_bool(conf, "tls"), sasl = conf_has(conf, "user");
-    int                rc;
-
-    TRY(sinki_kafka_set(to, "bootstrap.servers", conf_str(conf, "brokers"), err));
-    TRY(sinki_kafka_set(to, "client.id", "oxbow", err));
-    TRY(sinki_kafka_set(to, "reconnect.backoff.max.ms", "1000", err)); /* not ten seconds */
-    TRY(set_ms(to, "socket.timeout.ms", s->out.timeout_us > 20000000 ? 20000000 : s->out.timeout_us,
-               err));
-    rd_kafka_conf_set_log_cb(to, on_log);
-    if (tls || sasl)
-        TRY(sinki_kafka_set(to, "security.protocol",
-                            tls && sasl ? "SASL_SSL"
-                            : tls       ? "SSL"
-                                        : "SASL_PLAINTEXT",
-                            err));
-    if (tls)
-        TRY(sinki_kafka_set(to, "ssl.ca.location", conf_str(conf, "ca_file"), err));
-    if (sasl) {
-        TRY(sinki_kafka_set(to, "sasl.mechanisms", mechanisms[conf_enum(conf, "mechanism")], err));
-        TRY(sinki_kafka_set(to, "sasl.username", conf_str(conf, "user"), err));
-        TRY(sinki_kafka_set(to, "sasl.password", conf_str(conf, "password"), err));
-    }
-out:
-    return rc;
-}
 
 static int
 set_producer(struct sinki_kafka_sink *s, rd_kafka_conf_t *to, struct err *err)
@@ -200,16 +130,16 @@ set_producer(struct sinki_kafka_sink *s, rd_kafka_conf_t *to, struct err *err)
     char               text[32];
     int                rc;
 
-    TRY(sinki_kafka_set_client(s, to, err));
-    TRY(sinki_kafka_set(to, "enable.idempotence", "true", err));
-    TRY(sinki_kafka_set(to, "partitioner", "murmur2_random", err)); /* as the Java client's */
-    TRY(sinki_kafka_set(to, "compression.codec", codecs[conf_enum(conf, "compression")], err));
-    TRY(set_ms(to, "linger.ms", conf_duration_us(conf, "linger"), err));
+    TRY(broker_kafka_set_client(conf, s->out.timeout_us, to, err));
+    TRY(broker_kafka_set(to, "enable.idempotence", "true", err));
+    TRY(broker_kafka_set(to, "partitioner", "murmur2_random", err)); /* as the Java client's */
+    TRY(broker_kafka_set(to, "compression.codec", codecs[conf_enum(conf, "compression")], err));
+    TRY(broker_kafka_set_ms(to, "linger.ms", conf_duration_us(conf, "linger"), err));
     if (s->positions != NULL)
         TRY(sinki_kafka_txn_set(s, to, err));
-    TRY(set_ms(to, "message.timeout.ms", s->out.timeout_us, err));
+    TRY(broker_kafka_set_ms(to, "message.timeout.ms", s->out.timeout_us, err));
     (void)snprintf(text, sizeof text, "%llu", (unsigned long long)s->out.message_max + 65536);
-    rc = sinki_kafka_set(to, "message.max.bytes", text, err);
+    rc = broker_kafka_set(to, "message.max.bytes", text, err);
 out:
     return rc;
 }

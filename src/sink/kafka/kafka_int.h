@@ -28,9 +28,6 @@ extern const struct conf_field sinki_kafka_txn_fields[];
 
 /* kafka.c */
 
-/* The settings of a client of either kind. */
-int  sinki_kafka_set(rd_kafka_conf_t *, const char *name, const char *value, struct err *);
-int  sinki_kafka_set_client(struct sinki_kafka_sink *, rd_kafka_conf_t *, struct err *);
 int  sinki_kafka_need_producer(struct sinki_kafka_sink *, struct err *);
 void sinki_kafka_drop_producer(struct sinki_kafka_sink *);
 /* Into s->out; ERR_DATA. */

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "base/json.h"
+#include "broker/kafka.h"
 #include "sink/kafka/kafka_int.h"
 
 #define SAID_MAX 256
@@ -54,8 +55,8 @@ sinki_kafka_txn_set(struct sinki_kafka_sink *s, rd_kafka_conf_t *to, struct err 
     int  rc;
 
     (void)snprintf(text, sizeof text, "%" PRIu64, s->out.timeout_us / 1000);
-    TRY(sinki_kafka_set(to, "transactional.id", s->id, err));
-    rc = sinki_kafka_set(to, "transaction.timeout.ms", text, err);
+    TRY(broker_kafka_set(to, "transactional.id", s->id, err));
+    rc = broker_kafka_set(to, "transaction.timeout.ms", text, err);
 out:
     return rc;
 }
@@ -107,13 +108,13 @@ open_consumer(struct sinki_kafka_sink *s, rd_kafka_t **out, struct err *err)
     int              rc;
 
     *out = NULL;
-    TRY(sinki_kafka_set_client(s, to, err));
-    TRY(sinki_kafka_set(to, "group.id", s->id, err));
-    TRY(sinki_kafka_set(to, "isolation.level", "read_committed", err));
-    TRY(sinki_kafka_set(to, "enable.auto.commit", "false", err));
-    TRY(sinki_kafka_set(to, "enable.partition.eof", "true", err));
-    TRY(sinki_kafka_set(to, "allow.auto.create.topics", "true", err));
-    TRY(sinki_kafka_set(to, "auto.offset.reset", "earliest", err));
+    TRY(broker_kafka_set_client(s->conf, s->out.timeout_us, to, err));
+    TRY(broker_kafka_set(to, "group.id", s->id, err));
+    TRY(broker_kafka_set(to, "isolation.level", "read_committed", err));
+    TRY(broker_kafka_set(to, "enable.auto.commit", "false", err));
+    TRY(broker_kafka_set(to, "enable.partition.eof", "true", err));
+    TRY(broker_kafka_set(to, "allow.auto.create.topics", "true", err));
+    TRY(broker_kafka_set(to, "auto.offset.reset", "earliest", err));
     *out = rd_kafka_new(RD_KAFKA_CONSUMER, to, why, sizeof why);
     if (*out == NULL)
         FAIL(err, E_INVALID, ERR_FATAL, "Kafka: no consumer: %s", why);

@@ -17,9 +17,9 @@
 
 #include "base/conf.h"
 #include "base/json.h"
+#include "broker/nats.h"
 #include "sink/broker.h"
 
-#define SERVERS_MAX 16
 #define SUBJECT_MAX 4096
 #define SAID_MAX 200
 #define HEADER_TOO_LARGE 10097 /* an err_code that this library does not name */
@@ -54,14 +54,8 @@ struct nats_sink {
     natsMsg           *taken[MAIL_MAX];
 };
 
-static const char *const      schemes[] = {"nats", "tls", NULL};
-static const struct conf_type server_type = {.kind = CONF_URL, .values = schemes};
-
 static const struct conf_field fields[] = {
-    {.name = "servers",
-     .type = {.kind = CONF_LIST, .of = &server_type, .min = 1, .max = SERVERS_MAX},
-     .required = true,
-     .doc = "nats://HOST:PORT or tls://…, those of one cluster"},
+    BROKER_NATS_FIELDS,
     {.name = "subject",
      .type = {.kind = CONF_STRING, .min = 1, .max = 1024},
      .required = true,
@@ -71,21 +65,10 @@ static const struct conf_field fields[] = {
      .doc = "Nats-Msg-Id, by which JetStream knows what it has already; {id}-{position} when not "
             "given, or {id} where moved: skip gives each event once"},
     SINK_FORM_FIELDS,
-    {.name = "user", .type = {.kind = CONF_STRING, .min = 1}, .doc = "with `password`"},
-    {.name = "password", .type = {.kind = CONF_SECRET, .min = 1}, .doc = "of `user`"},
-    {.name = "token", .type = {.kind = CONF_SECRET, .min = 1}, .doc = "instead of a user"},
-    {.name = "credentials", .type = {.kind = CONF_PATH}, .doc = "a .creds file, instead of a user"},
-    {.name = "ca_file",
-     .type = {.kind = CONF_PATH},
-     .doc = "certificates to trust instead of the system's"},
     {.name = "in_flight",
      .type = {.kind = CONF_INT, .min = 1, .max = SINK_SLOTS_MAX},
      .preset = "256",
      .doc = "messages at a time, each of another stream"},
-    {.name = "connect_timeout",
-     .type = {.kind = CONF_DURATION, .min = 10000, .max = 60000000},
-     .preset = "2s",
-     .doc = "to wait for a server"},
     {.name = "timeout",
      .type = {.kind = CONF_DURATION, .min = 10000, .max = 600000000},
      .preset = "10s",
@@ -202,38 +185,10 @@ mailbox_take(struct mailbox *m, uint32_t wait_ms, natsMsg **out, uint32_t *count
 static int
 set_options(struct nats_sink *s, struct err *err)
 {
-    const struct conf *conf = s->conf, *servers = conf_child(conf, "servers");
-    const char        *urls[SERVERS_MAX];
-    int                n = 0;
-    natsStatus         st = natsOptions_Create(&s->options);
+    char who[128];
 
-    for (const struct conf *c = conf_first(servers); c != NULL; c = conf_next(c))
-        urls[n++] = conf_text(c);
-    if (st == NATS_OK)
-        st = natsOptions_SetServers(s->options, urls, n);
-    if (st == NATS_OK)
-        st = natsOptions_SetAllowReconnect(s->options, false);
-    if (st == NATS_OK)
-        st = natsOptions_SetTimeout(s->options,
-                                    (int64_t)(conf_duration_us(conf, "connect_timeout") / 1000));
-    if (st == NATS_OK)
-        st = natsOptions_SetWriteDeadline(s->options, (int64_t)(s->out.timeout_us / 1000));
-    if (st == NATS_OK)
-        st = natsOptions_SetName(s->options, "oxbow");
-    if (st == NATS_OK && conf_has(conf, "user"))
-        st = natsOptions_SetUserInfo(s->options, conf_str(conf, "user"),
-                                     conf_has(conf, "password") ? conf_str(conf, "password") : "");
-    if (st == NATS_OK && conf_has(conf, "token"))
-        st = natsOptions_SetToken(s->options, conf_str(conf, "token"));
-    if (st == NATS_OK && conf_has(conf, "credentials"))
-        st = natsOptions_SetUserCredentialsFromFiles(s->options, conf_str(conf, "credentials"),
-                                                     NULL);
-    if (st == NATS_OK && conf_has(conf, "ca_file"))
-        st = natsOptions_LoadCATrustedCertificates(s->options, conf_str(conf, "ca_file"));
-    if (st != NATS_OK)
-        RETURN_ERR(err, E_INVALID, ERR_FATAL, "sink %s: its settings: %s", s->base.instance,
-                   natsStatus_GetText(st));
-    return 0;
+    (void)snprintf(who, sizeof who, "sink %s", s->base.instance);
+    return broker_nats_options(s->conf, who, s->out.timeout_us, &s->options, err);
 }
 
 static void
