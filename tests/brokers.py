@@ -186,7 +186,7 @@ class NatsClient:
         self.file = self.socket.makefile('rb')
         self.file.readline()
         self.inbox = f'_INBOX.test{os.getpid()}{id(self)}'
-        self.send('CONNECT {"verbose":false}\r\n' + f'SUB {self.inbox}.> 1\r\n')
+        self.send('CONNECT {"verbose":false,"headers":true}\r\n' + f'SUB {self.inbox}.> 1\r\n')
 
     def send(self, text, body=b''):
         self.socket.sendall(text.encode() + body)

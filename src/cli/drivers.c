@@ -23,6 +23,12 @@
 #include "source/proof.h"
 #include "source/proof/proof_drivers.h"
 #include "source/queue.h"
+#ifdef OX_SOURCE_KAFKA
+#include "source/kafka/kafka.h"
+#endif
+#ifdef OX_SOURCE_NATS
+#include "source/nats/nats.h"
+#endif
 #ifdef OX_SOURCE_RABBITMQ
 #include "source/rabbitmq/rabbitmq.h"
 #endif
@@ -102,6 +108,12 @@ static const struct proof_ops *const proofs[] = {
 };
 
 static const struct queue_ops *const queues[] = {
+#ifdef OX_SOURCE_KAFKA
+    &source_kafka_ops,
+#endif
+#ifdef OX_SOURCE_NATS
+    &source_nats_ops,
+#endif
 #ifdef OX_SOURCE_RABBITMQ
     &source_rabbitmq_ops,
 #endif
