@@ -72,6 +72,10 @@ class QueueNats(QueueCase):
     def consumer(self):
         return self.client().api(f'CONSUMER.INFO.{self.name}.oxbow-in')
 
+    def left(self):
+        """The server has noticed that the client is gone, and gives its requests nothing."""
+        self.until(lambda: self.consumer()['num_waiting'] == 0, 'a client still waits')
+
     def settled(self):
         """All that was delivered is acknowledged."""
         self.until(lambda: self.consumer()['num_ack_pending'] == 0 and
@@ -136,6 +140,7 @@ class QueueNats(QueueCase):
         self.came()
         self.settled()
         self.kill()
+        self.left()
         self.publish(3, 5, 5)
         self.pull(7)[0].close()
         self.publish(3, 5, 10)
@@ -174,6 +179,7 @@ class QueueNats(QueueCase):
         self.came()
         self.settled()
         self.stop()
+        self.left()
         self.publish(2, 5, 5)
         client, answers = self.pull(10)
         for answer in answers:
