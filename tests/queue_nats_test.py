@@ -4,6 +4,7 @@ import threading
 import unittest
 
 import brokers
+import proxy
 from queue_case import QueueCase
 
 
@@ -22,8 +23,8 @@ class QueueNats(QueueCase):
         self.settle()
 
     def settle(self, **more):
-        self.configure_source(type='nats', servers=[self.server.url], jetstream=self.name,
-                              stream='{key}', **more)
+        self.configure_source(**{'type': 'nats', 'servers': [self.server.url],
+                                 'jetstream': self.name, 'stream': '{key}', **more})
 
     def client(self):
         client = self.server.client()
@@ -158,6 +159,25 @@ class QueueNats(QueueCase):
         self.came()
         self.server.restart()
         self.publish(20, 5, 40)
+        self.came()
+        self.settled()
+
+    def test_cut(self):
+        """Deliveries are lost on the way, and so are acknowledgements."""
+        self.make()
+        between = proxy.Proxy(self.server.port)
+        self.addCleanup(between.close)
+        self.settle(servers=[f'nats://127.0.0.1:{between.port}'], in_flight=50)
+        self.start()
+        for first in range(0, 60, 10):
+            self.publish(20, 5, first)
+            between.deaf = first % 20 == 0
+            lost = between.lost
+            self.publish(20, 5, first + 5)
+            if between.deaf:
+                self.until(lambda n=lost: between.lost > n, 'nothing is lost')
+            between.cut()
+            between.deaf = False
         self.came()
         self.settled()
 
