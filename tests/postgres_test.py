@@ -596,6 +596,29 @@ class Large(Case):
         self.same('big')
         self.assertGreater(int(self.pg.psql('SELECT sum(stream_txns) FROM pg_stat_replication_slots')), 0)
 
+    def test_parallel_snapshot(self):
+        """Of several tables at once, killed on the way: each row is there once."""
+        self.pg.psql('CREATE TABLE pa (id int PRIMARY KEY, v text); CREATE TABLE pb (id int PRIMARY KEY, v text);'
+                     'CREATE TABLE pc (a text, b int, PRIMARY KEY (b, a)); CREATE TABLE pd (id int PRIMARY KEY);'
+                     'CREATE TABLE pe (v int); ALTER TABLE pe REPLICA IDENTITY FULL; INSERT INTO pe VALUES (1);'
+                     "INSERT INTO pa SELECT i, repeat('x', 300000) FROM generate_series(1, 60) i;"
+                     "INSERT INTO pb SELECT i, 'v' FROM generate_series(1, 2005) i;"
+                     "INSERT INTO pc SELECT 'k' || i % 7, i / 7 FROM generate_series(1, 900) i")
+        tables = {'pa': 60, 'pb': 2005, 'pc': 900}
+        self.configure([*tables, 'pd', 'pe'], snapshot_parallel=4, chunk=50, batch=70)
+        self.prepare()
+        for n in [2, 4, 7, 11] if os.path.exists(KILLER) else []:
+            self.serve(LD_PRELOAD=KILLER, KILL_AT=str(n))
+            self.process.wait(PATIENCE)
+        self.serve()
+        self.caught_up()
+        seen = collections.Counter(e['stream'].split('-')[0] for e in self.events('$all')
+                                   if e['type'] == 'Read')
+        self.assertEqual(seen, tables)
+        self.same('pb')
+        self.assertEqual(sorted(self.fold()['pc']), sorted(
+            line for line in self.pg.psql("SELECT a || '|' || b FROM pc").splitlines()))
+
     def test_columns_rolled_back(self):
         """What a rolled back part of a streamed transaction did to the columns was never there."""
         self.pg.psql('CREATE TABLE cols (id int PRIMARY KEY, v text); INSERT INTO cols VALUES (0)')
@@ -611,6 +634,276 @@ class Large(Case):
         self.same('cols')
         said = [len(e['data']['columns']) for e in self.events('$all') if e['type'] == 'SchemaChanged']
         self.assertEqual(said, [2, 3])
+
+
+class TwoPhase(Case):
+    """Prepared transactions, which the server sends when they are prepared."""
+
+    def begin(self):
+        self.pg.psql(f'CREATE TABLE {self.name} (id int PRIMARY KEY, v text);'
+                     f'CREATE TABLE {self.name}_b (id int PRIMARY KEY)')
+        self.configure([self.name, self.name + '_b'], two_phase=True, batch=100)
+        self.prepare()
+        self.addCleanup(self.undo)
+        self.serve()
+        self.caught_up()
+
+    def undo(self):
+        """One that is left would hold up the next slot."""
+        for gid in self.pg.psql('SELECT gid FROM pg_prepared_xacts').split():
+            self.pg.psql(f"ROLLBACK PREPARED '{gid}'")
+
+    def prepared(self, gid, *statements):
+        self.pg.psql('BEGIN;' + ';'.join(statements) + f"; PREPARE TRANSACTION '{gid}'")
+
+    def insert(self, *ids):
+        return f'INSERT INTO {self.name} (id) VALUES ' + ', '.join(f'({i})' for i in ids)
+
+    def fill(self, first, last):
+        return f"INSERT INTO {self.name} SELECT i, repeat('a', 50) FROM generate_series({first}, {last}) i"
+
+    def keys(self):
+        self.caught_up()
+        return sorted(map(int, self.fold()[self.name]))
+
+    def test_outcomes(self):
+        self.begin()
+        # What describes the table comes with the one that is rolled back, and not again.
+        self.prepared('a', self.insert(1))
+        self.pg.psql(self.insert(2))
+        self.assertEqual(self.keys(), [2])
+        self.pg.psql("ROLLBACK PREPARED 'a'")
+        self.prepared('b', self.insert(3), 'SAVEPOINT s', self.insert(4), 'ROLLBACK TO s')
+        self.pg.psql(self.insert(5))
+        self.assertEqual(self.keys(), [2, 5])
+        self.pg.psql("COMMIT PREPARED 'b'")
+        self.same(self.name)
+        self.assertEqual([e['stream'] for e in self.events('$all') if e['type'] == 'Inserted'],
+                         [f'{self.name}-{i}' for i in (2, 5, 3)])
+        # The same within one that is streamed: a connection anew, since the table is described.
+        for gid, outcome in ('c', 'ROLLBACK'), ('d', 'COMMIT'):
+            self.kill()
+            self.serve()
+            self.caught_up()
+            self.prepared(gid, self.fill(1000, 2500))
+            self.pg.psql(f'UPDATE {self.name} SET v = 1')
+            self.caught_up()
+            self.pg.psql(f"{outcome} PREPARED '{gid}'; UPDATE {self.name} SET v = 2 WHERE id < 10")
+            self.same(self.name)
+
+    def test_large_with_columns(self):
+        self.begin()
+        column = f'ALTER TABLE {self.name} ADD COLUMN more int'
+        for gid, first in ('no', 100), ('yes', 5000):
+            self.prepared(gid, self.insert(first), column, self.fill(first + 1, first + 2000), 'SAVEPOINT s',
+                          self.fill(first + 2001, first + 3000), 'ROLLBACK TO s',
+                          f'UPDATE {self.name} SET more = 1 WHERE id = {first}')
+            self.pg.psql(f'INSERT INTO {self.name}_b VALUES ({first})')
+            self.caught_up()
+            said = self.until(lambda shown: shown['source'] and shown['source']['prepared'] == 1, 'held')
+            self.assertGreater(said['source']['spilled_bytes'], 0)
+            self.pg.psql(('COMMIT' if gid == 'yes' else 'ROLLBACK') + f" PREPARED '{gid}'")
+            self.pg.psql(self.insert(first + 4000))
+            self.same(self.name)
+        self.assertEqual([len(e['data']['columns']) for e in self.events(self.name)
+                          if e['type'] == 'SchemaChanged'], [2, 3])
+
+    def test_killed_and_restarted(self):
+        self.begin()
+        self.prepared('small', self.insert(1, 2))
+        self.prepared('large', self.fill(1000, 4000))
+        self.prepared('no', self.insert(3))
+        self.pg.psql(self.insert(4))
+        self.assertEqual(self.keys(), [4])
+        held = self.until(lambda shown: 'held' in shown['checkpoint'], 'held')['checkpoint']['held']
+        self.assertEqual(self.pg.psql(f"SELECT confirmed_flush_lsn <= '{held}' FROM pg_replication_slots "
+                                      f"WHERE slot_name = 'oxbow_{self.name}'"), 't\n')
+        self.kill()
+        self.serve()
+        self.assertEqual(self.keys(), [4])
+        self.kill()
+        self.pg.stop()
+        self.pg.start()
+        self.pg.psql("COMMIT PREPARED 'small'; ROLLBACK PREPARED 'no'")
+        self.serve()
+        self.assertEqual(self.keys(), [1, 2, 4])
+        self.pg.stop()
+        self.pg.start()
+        self.pg.psql(f"COMMIT PREPARED 'large'; {self.insert(5)}")
+        self.same(self.name)
+        self.until(lambda shown: 'held' not in shown['checkpoint'], 'nothing held')
+
+    def test_lost(self):
+        """What was prepared went to another reader of the slot."""
+        self.begin()
+        self.prepared('x', self.insert(1))
+        self.caught_up()
+        self.kill()
+        slot = f"'oxbow_{self.name}'"
+        self.pg.psql(f'SELECT pg_replication_slot_advance({slot}, pg_current_wal_insert_lsn())')
+        self.serve()
+        self.assertIn(f'oxbow source snapshot {self.name} --gap', self.failed())
+        self.pg.psql("COMMIT PREPARED 'x'")
+        self.oxbow('source', 'snapshot', self.name, '--gap', '--server', f'http://127.0.0.1:{self.port}')
+        self.same(self.name)
+
+
+class Gaps(Case):
+    """What must not go on silently: each is named, and the way out that it names is gone."""
+    late = True
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.pg.psql("ALTER SYSTEM SET max_wal_size = '32MB'; ALTER SYSTEM SET min_wal_size = '32MB';"
+                    'SELECT pg_reload_conf()')
+
+    def order(self, *args):
+        return self.oxbow('source', args[0], self.name, *args[1:], '--server', f'http://127.0.0.1:{self.port}')
+
+    def begin(self, columns='id int PRIMARY KEY, v text', **settings):
+        self.pg.psql(f'CREATE TABLE {self.name} ({columns})')
+        self.insert(1, 100)
+        self.configure([self.name], chunk=30, **settings)
+        self.prepare()
+        self.serve()
+        self.same(self.name)
+
+    def insert(self, first, last):
+        self.pg.psql(f"INSERT INTO {self.name} SELECT i, 'v' || i FROM generate_series({first}, {last}) i")
+
+    def write_wal(self, segments):
+        for _ in range(segments):
+            self.pg.psql("SELECT pg_logical_emit_message(false, 'wal', ''); SELECT pg_switch_wal()")
+
+    def again(self):
+        """The slot anew, and what was missed read."""
+        self.oxbow('source', 'unprepare', self.name, '-c', self.conf)
+        self.prepare()
+        self.order('snapshot', '--gap')
+        self.same(self.name)
+
+    def test_slot_invalidated(self):
+        """A prepared transaction holds the slot back until there is more than the server keeps."""
+        self.begin(two_phase=True)
+        self.pg.psql("ALTER SYSTEM SET max_slot_wal_keep_size = '64MB'; SELECT pg_reload_conf();")
+        self.addCleanup(self.pg.psql, 'ALTER SYSTEM RESET max_slot_wal_keep_size; SELECT pg_reload_conf()')
+        self.pg.psql(f"BEGIN; INSERT INTO {self.name} VALUES (900, 'p'); PREPARE TRANSACTION 'gap'")
+        self.addCleanup(self.pg.psql, "ROLLBACK PREPARED 'gap'", False)
+        self.write_wal(4)
+        said = self.until(lambda shown: shown['source'] and 'warning' in shown['source'], 'warned')['source']
+        self.assertLess(said['safe_wal_bytes'], 64 << 20)
+        self.write_wal(4)
+        self.pg.psql('CHECKPOINT')
+        self.assertIn('the server removed the WAL that the slot', self.failed())
+        self.pg.psql("ROLLBACK PREPARED 'gap'; " f'DELETE FROM {self.name} WHERE id < 10')
+        self.again()
+
+    def swap(self, copy):
+        """The server's folder becomes the copy that was made of it."""
+        self.kill()
+        self.pg.stop()
+        data = os.path.join(self.pg.folder, 'data')
+        os.rename(data, os.path.join(self.folder, 'newer'))
+        os.rename(copy, data)
+
+    def copy(self):
+        copy = os.path.join(self.pg.folder, 'copy')
+        self.pg.stop()
+        subprocess.run(['cp', '-a', os.path.join(self.pg.folder, 'data'), copy], check=True)
+        self.pg.start()
+        self.insert(101, 200)
+        self.pg.psql(f'DELETE FROM {self.name} WHERE id <= 10')
+        self.same(self.name)
+        return copy
+
+    def test_older_copy(self):
+        self.begin()
+        self.swap(self.copy())
+        self.pg.start()
+        self.serve()
+        self.assertIn('it is an older copy', self.failed())
+        self.order('snapshot', '--gap')
+        self.same(self.name)
+
+    def test_older_copy_that_went_on(self):
+        """On a timeline of its own, and already past what was captured."""
+        self.begin()
+        self.swap(self.copy())
+        with open(os.path.join(self.pg.folder, 'data', 'recovery.signal'), 'w', encoding='utf-8'):
+            pass
+        self.pg.start(restore_command='/bin/false')
+        end = time.monotonic() + PATIENCE
+        while self.pg.psql('SELECT pg_is_in_recovery()') != 'f\n':
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.02)
+        self.write_wal(3)
+        self.serve()
+        self.assertRegex(self.failed(), r'on timeline 2 now, left timeline 1 before it')
+        self.order('snapshot', '--gap')
+        self.same(self.name)
+        self.kill()
+        self.serve()
+        self.same(self.name)
+
+    def test_published_again(self):
+        self.begin()
+        self.kill()
+        self.pg.psql(f'ALTER PUBLICATION oxbow_{self.name} DROP TABLE {self.name}')
+        self.insert(300, 310)
+        self.serve()
+        self.assertIn('is not in the publication', self.failed())
+        self.prepare()
+        self.order('snapshot', self.name, '--differences')
+        self.same(self.name)
+
+    def test_key_changed(self):
+        self.begin('id int PRIMARY KEY, v text NOT NULL')
+        self.pg.psql(f'ALTER TABLE {self.name} RENAME v TO w; ALTER TABLE {self.name} RENAME id TO ident;'
+                     f"INSERT INTO {self.name} VALUES (300, 'x')")
+        self.caught_up()
+        self.pg.psql(f'ALTER TABLE {self.name} DROP CONSTRAINT {self.name}_pkey, ADD PRIMARY KEY (ident, w);'
+                     f"UPDATE {self.name} SET w = 'y' WHERE ident = 1; DELETE FROM {self.name} WHERE ident = 2")
+        self.assertIn('its key changed from (ident) to (ident, w)', self.failed())
+        self.kill()
+        self.serve()
+        self.failed()
+        self.order('snapshot', self.name, '--differences')
+        self.caught_up()
+        self.assertEqual(self.fold()[self.name], {f'{r["ident"]}|{r["w"]}': r
+                                                  for r in self.table(self.name, 'ident').values()})
+        self.pg.psql(f'ALTER TABLE {self.name} DROP CONSTRAINT {self.name}_pkey, ADD PRIMARY KEY (ident);'
+                     f"UPDATE {self.name} SET w = 'z' WHERE ident = 3")
+        self.assertIn('its key changed from (ident, w) to (ident)', self.failed())
+        self.order('snapshot', self.name, '--differences')
+        self.same(self.name, 'ident')
+
+    def test_key_gone(self):
+        self.begin()
+        self.pg.psql(f"ALTER TABLE {self.name} DROP CONSTRAINT {self.name}_pkey;"
+                     f"INSERT INTO {self.name} VALUES (300, 'x')")
+        self.assertIn('it has no key any more', self.failed())
+        self.pg.psql(f'ALTER TABLE {self.name} ADD PRIMARY KEY (id)')
+        self.again()
+
+    def test_columns_within_a_transaction(self):
+        self.begin('id int PRIMARY KEY, v text, gone int')
+        t = self.name
+        self.pg.psql(f"BEGIN; INSERT INTO {t} VALUES (201, 'a', 1);"
+                     f"ALTER TABLE {t} ADD COLUMN more int DEFAULT 5; INSERT INTO {t} VALUES (202, 'b', 2);"
+                     f"ALTER TABLE {t} RENAME v TO w; INSERT INTO {t} VALUES (203, 'c', 3);"
+                     f"ALTER TABLE {t} DROP COLUMN gone; INSERT INTO {t} VALUES (204, 'd');"
+                     f"ALTER TABLE {t} ALTER more TYPE text USING 'm' || more; INSERT INTO {t} VALUES (205, 'e');"
+                     f'UPDATE {t} SET w = w || id; COMMIT')
+        self.same(t)
+        first = {e['stream'].split('-')[1]: e['data'] for e in self.events('$all')
+                 if e['type'] == 'Inserted' and e['stream'].startswith(t + '-')}
+        self.assertEqual(first, {
+            '201': {'id': '201', 'v': 'a', 'gone': '1'},
+            '202': {'id': '202', 'v': 'b', 'gone': '2', 'more': '5'},
+            '203': {'id': '203', 'w': 'c', 'gone': '3', 'more': '5'},
+            '204': {'id': '204', 'w': 'd', 'more': '5'},
+            '205': {'id': '205', 'w': 'e', 'more': '5'}})
 
 
 class Workload(threading.Thread):
@@ -675,7 +968,7 @@ class Faults(Case):
         """At every durable write of the first ones: through the snapshot and the stream."""
         if not os.path.exists(KILLER):
             self.skipTest('KILL_AT_SYNC names no library')
-        self.begin(600)
+        self.begin(600, two_phase=True)
         work = Workload(self.pg, self.name, SEED, 250)
         work.start()
         for n in [1, 2, 3, 5, 8, 13, 21, 40]:
@@ -718,8 +1011,8 @@ class Faults(Case):
         self.same(self.name)
 
     def test_snapshot_beside_writers(self):
-        """Four sessions write while the table is read in small chunks."""
-        self.begin(3000)
+        """Four sessions write while the table is read in small chunks, three at once."""
+        self.begin(3000, snapshot_parallel=3)
         works = [Workload(self.pg, self.name, SEED + 20 + i, 60) for i in range(4)]
         for work in works:
             work.start()
@@ -736,7 +1029,7 @@ class Faults(Case):
 
     def test_large_values_beside_writers(self):
         """Updates that leave a large value out while the snapshot reads it."""
-        self.begin(1500, "repeat('x', 3000) || i", chunk=500)
+        self.begin(1500, "repeat('x', 3000) || i", chunk=250, snapshot_parallel=2)
         works = [threading.Thread(target=self.update, args=(SEED + i,)) for i in range(3)]
         for work in works:
             work.start()
@@ -874,7 +1167,7 @@ class Differential(Case):
         self.run_it()
 
     def test_differential_transactions(self):
-        self.run_it(transactions=True)
+        self.run_it(transactions=True, two_phase=True, snapshot_parallel=2)
         seen = {}
         for e in self.events('$all'):
             part = (e.get('metadata') or {}).get('$source', {}).get('transaction')
@@ -923,7 +1216,7 @@ class Versions(Case):
                      "INSERT INTO t SELECT i, i * 1.10, 'v', ARRAY[i, NULL], '{\"k\": 1.50}', now() "
                      'FROM generate_series(1, 500) i')
         self.configure(['t'], chunk=150, messages=major >= 14, transactions=True,
-                       failover=major >= 17)
+                       failover=major == 17, two_phase=major >= 15 and major != 17)
         self.prepare()
         self.serve()
         self.same('t')

@@ -194,9 +194,40 @@ test_others(void **state)
     assert_true(m.xid == 5 && m.subxid == 6);
     is_exact(false);
 
-    put("b", 1); /* two-phase is not asked for */
+    put("z", 1);
     assert_int_equal(parse(false, &m), E_FORMAT);
     buf_clear(&bytes);
+}
+
+static void
+test_prepared(void **state)
+{
+    static const char kinds[] = "bPpK";
+    struct pg_message m;
+
+    for (const char *kind = kinds; *kind != '\0'; kind++) {
+        put(kind, 1);
+        put("\0", *kind == 'b' ? 0 : 1);
+        put_n(10, 8);
+        put_n(20, 8);
+        put_n(7, 8);
+        put_n(5, 4);
+        put("gid\0", 4);
+        assert_int_equal(parse(false, &m), 0);
+        assert_true((char)m.kind == *kind && m.commit.v == 10 && m.end.v == 20);
+        assert_true(m.time_us == EPOCH_US + 7 && m.xid == 5 && slice_is(m.name, "gid"));
+        is_exact(false);
+    }
+    put("r\0", 2);
+    put_n(10, 8);
+    put_n(20, 8);
+    put_n(7, 8);
+    put_n(8, 8);
+    put_n(5, 4);
+    put("gid\0", 4);
+    assert_int_equal(parse(false, &m), 0);
+    assert_true(m.end.v == 20 && m.time_us == EPOCH_US + 8 && m.xid == 5);
+    is_exact(false);
 }
 
 static void
@@ -314,6 +345,7 @@ main(void)
         cmocka_unit_test(test_rows),         cmocka_unit_test(test_others),
         cmocka_unit_test(test_envelopes),    cmocka_unit_test(test_positions),
         cmocka_unit_test(test_values),       cmocka_unit_test(test_keys),
+        cmocka_unit_test(test_prepared),
     };
 
     return cmocka_run_group_tests(tests, NULL, clean);

@@ -389,7 +389,7 @@ postgresi_change_take(struct pg_source *s, const struct pg_message *m, struct er
 
     switch (m->kind) {
     case PG_RELATION:
-        TRY(postgresi_relation_note(s, m, err));
+        TRY(postgresi_relation_note(&s->relations, m->relation, m->body, err));
         break;
     case PG_INSERT:
     case PG_UPDATE:

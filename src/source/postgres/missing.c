@@ -38,16 +38,24 @@ take_part(struct slice *key, bool alone, struct buf *out)
     buf_add_byte(out, 0);
 }
 
-static bool
-is_key(const PGresult *key, const char *column)
+/* Of how many columns it was, when it was captured. */
+static int
+count_parts(struct slice key)
 {
-    for (int i = 0; i < PQntuples(key); i++)
-        if (strcmp(PQgetvalue(key, i, 0), column) == 0)
-            return true;
-    return false;
+    const uint8_t *p = key.data, *end = p + key.len;
+    int            n = 1;
+
+    for (; p < end; p++) {
+        if (*p == '\\')
+            p++;
+        else
+            n += *p == '|';
+    }
+    return n;
 }
 
-/* (1, 'a', 'b'), …: each key's number and its columns in the table's order. */
+/* (1, 'a', 'b'), …: each key's number and its columns in the table's order; one of other columns
+ * is of no row. */
 static int
 add_values(struct pg_source *s, struct keys *k, const struct pg_plan *p, struct buf *sql,
            struct err *err)
@@ -55,13 +63,17 @@ add_values(struct pg_source *s, struct keys *k, const struct pg_plan *p, struct 
     struct buf   text = {0};
     struct slice key;
     int          rc = 0, parts = PQntuples(p->key);
+    bool         other;
 
     for (uint32_t i = 0; i < k->count; i++) {
         buf_clear(&k->scratch);
         TRY(json_string_decode(k->each[i], &k->scratch, err));
         key = buf_slice(&k->scratch);
+        other = parts > 1 && count_parts(key) != parts;
         buf_printf(sql, "%s(%u", i == 0 ? "" : ", ", i);
-        for (int part = 0; part < parts; part++) {
+        for (int part = 0; part < parts && other; part++)
+            buf_add_str(sql, ", NULL");
+        for (int part = 0; part < parts && !other; part++) {
             take_part(&key, parts == 1, &text);
             if (text.failed)
                 FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
@@ -102,14 +114,17 @@ add_where(struct pg_source *s, const struct pg_plan *p, const PGresult *types, s
     for (int i = 0; i < PQntuples(p->columns); i++) {
         const char *name = PQgetvalue(p->columns, i, 0), *type = "text";
 
-        if (!is_key(p->key, name))
+        if (!postgresi_plan_is_key(p, name))
             continue;
         for (int t = 0; t < PQntuples(types); t++)
             if (strcmp(PQgetvalue(types, t, 0), name) == 0)
                 type = PQgetvalue(types, t, 1);
         buf_add_str(sql, " AND t.");
         postgresi_add_name(s->query, sql, name);
-        buf_printf(sql, " = v.c%d::%s", part++, type);
+        if (s->by_text)
+            buf_printf(sql, "::text = v.c%d", part++);
+        else
+            buf_printf(sql, " = v.c%d::%s", part++, type);
     }
 }
 
@@ -172,7 +187,7 @@ out:
 static int
 put_key(struct pg_source *s, struct keys *k, uint32_t at, struct err *err)
 {
-    struct pg_chunk *c = &s->chunk;
+    struct pg_chunk *c = &s->chunks[0];
     struct pg_row   *row = &c->rows[c->count++];
     size_t           from = c->bytes.len;
     int              rc = json_string_decode(k->each[at], &c->bytes, err);
@@ -184,13 +199,19 @@ put_key(struct pg_source *s, struct keys *k, uint32_t at, struct err *err)
 static int
 fetch(struct pg_source *s, const struct pg_plan *p, struct keys *k, struct err *err)
 {
-    struct pg_chunk *c = &s->chunk;
+    struct pg_chunk *c = &s->chunks[0];
     PGresult        *r = NULL;
     uint64_t         at;
     int              rc = 0;
 
     if (k->count > 0)
-        TRY(postgresi_query(s, s->query, (const char *)p->sql.data, &r, err));
+        rc = postgresi_query(s, s->query, (const char *)p->sql.data, &r, err);
+    if (rc == E_REMOTE && err->kind == ERR_FATAL && !s->by_text) {
+        s->by_text = true;
+        err->kind = ERR_RETRY;
+    }
+    if (rc != 0)
+        goto out;
     for (int i = 0; r != NULL && i < PQntuples(r); i++) {
         if (!postgresi_cell_u64(r, i, 0, &at) || at >= k->count)
             FAIL(err, E_FORMAT, ERR_FATAL, "source %s: an answer is not as it should be",
@@ -225,10 +246,11 @@ postgresi_missing_read(struct pg_source *s, uint32_t want, struct err *err)
         k->count = 0; /* it has lost its key: nothing can be asked for */
         buf_clear(&k->last);
     }
-    TRY(postgresi_chunk_room(s, k->count, err));
-    s->chunk.keys = true;
+    TRY(postgresi_chunk_room(&s->chunks[0], k->count, err));
+    s->chunks[0].want = want;
+    s->chunks[0].keys = true;
     TRY(fetch(s, &plan, k, err));
-    TRY(postgresi_chunk_open(s, want, err));
+    TRY(postgresi_chunks_open(s, 1, err));
 out:
     postgresi_plan_fini(&plan);
     if (k != NULL) {

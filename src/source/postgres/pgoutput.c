@@ -281,6 +281,20 @@ take_commit(struct reader *r, struct pg_message *m)
 }
 
 static void
+take_prepared(struct reader *r, struct pg_message *m)
+{
+    if (m->kind != PG_BEGIN_PREPARE)
+        (void)take_byte(r);
+    m->commit = take_lsn(r);
+    m->end = take_lsn(r);
+    m->time_us = take_time(r);
+    if (m->kind == PG_ROLLBACK_PREPARED)
+        m->time_us = take_time(r);
+    m->xid = take_u32(r);
+    m->name = take_text(r);
+}
+
+static void
 take_relation(struct reader *r, struct pg_message *m)
 {
     m->relation = take_u32(r);
@@ -342,6 +356,13 @@ take_body(struct reader *r, struct pg_message *m)
             (void)take_lsn(r);
             (void)take_time(r);
         }
+        break;
+    case PG_BEGIN_PREPARE:
+    case PG_PREPARE:
+    case PG_STREAM_PREPARE:
+    case PG_COMMIT_PREPARED:
+    case PG_ROLLBACK_PREPARED:
+        take_prepared(r, m);
         break;
     default:
         r->bad = true;

@@ -52,25 +52,32 @@ enum pg_message_kind {
     PG_STREAM_STOP = 'E',
     PG_STREAM_COMMIT = 'c',
     PG_STREAM_ABORT = 'A',
+    PG_BEGIN_PREPARE = 'b',
+    PG_PREPARE = 'P',
+    PG_COMMIT_PREPARED = 'K',
+    PG_ROLLBACK_PREPARED = 'r',
+    PG_STREAM_PREPARE = 'p',
 };
 
 struct pg_message {
     enum pg_message_kind kind;
-    uint32_t      xid;     /* B, S, c, A: of the transaction; in a stream: of the subtransaction */
-    uint32_t      subxid;  /* A: what was rolled back */
-    struct pg_lsn commit;  /* B, C, c: of the commit's record */
-    struct pg_lsn end;     /* C, c: after it: what to confirm */
-    int64_t       time_us; /* B, C, c: of the commit, since 1970 */
+    uint32_t             xid;    /* of the transaction; in a stream: of the subtransaction */
+    uint32_t             subxid; /* A: what was rolled back */
+    struct pg_lsn commit;  /* B, C, c, K: of the commit's record; b, P, p: of the preparation's;
+                              r: after the preparation's */
+    struct pg_lsn end;     /* after that record, r: after the rollback's: what to confirm */
+    int64_t       time_us; /* of that record, since 1970 */
     uint32_t      relation;
-    char          identity;     /* R: d, n, f or i */
-    struct slice  schema, name; /* R; name also of O, and M's prefix */
-    uint32_t      count;        /* R: columns; T: relations */
-    uint8_t       flags;        /* M: 1 transactional; T: 1 cascade, 2 restart identity */
-    struct slice  list;         /* R: columns; T: relations */
-    char          old_kind;     /* U, D: 'K' only the key, 'O' all; 0: no old row */
-    struct slice  old, new;     /* rows */
-    struct slice  content;      /* M */
-    struct slice  body;         /* all behind its kind, and the number that it has in a stream */
+    char          identity; /* R: d, n, f or i */
+    struct slice  schema,
+        name;              /* R; name also of O, M's prefix, and what one that is prepared has */
+    uint32_t     count;    /* R: columns; T: relations */
+    uint8_t      flags;    /* M: 1 transactional; T: 1 cascade, 2 restart identity */
+    struct slice list;     /* R: columns; T: relations */
+    char         old_kind; /* U, D: 'K' only the key, 'O' all; 0: no old row */
+    struct slice old, new; /* rows */
+    struct slice content;  /* M */
+    struct slice body;     /* all behind its kind, and the number that it has in a stream */
 };
 
 /* E_FORMAT, ERR_FATAL. `in_stream`: between the messages S and E. */

@@ -1,10 +1,12 @@
 /*
  * Checkpoints:
- *   {"system":ID,"lsn":"0/1A","xact":{"commit":"0/2B","done":N},
- *    "shapes":{TABLE:"hash"…},"read":[TABLE…],"again":[TABLE…],"differences":[TABLE…],"gap":true,
+ *   {"system":ID,"lsn":"0/1A","held":"0/0F","xact":{"commit":"0/2B","done":N},
+ *    "timeline":N,"shapes":{TABLE:"hash"…},"keys":{TABLE:{COLUMN:place…}…},"read":[TABLE…],"again":[TABLE…],"differences":[TABLE…],"gap":true,
  *    "era":N,"recent":[XID…],
  *    "snapshot":{"table":T,"after":[…],"missing":true,"after_key":K,"rows":N}}
- * `xact` only where a transaction is done in part, `snapshot` only within one.
+ * `xact` only where a transaction is done in part, `snapshot` only within one, `held` only where
+ * prepared transactions wait: the server, asked to begin after one's PREPARE, would send its COMMIT
+ * PREPARED without what it changed.
  * `read` has the tables whose snapshots are complete, `again` and `differences` those that are to
  * be read again.
  */
@@ -21,9 +23,11 @@ int
 postgresi_place_init(struct pg_source *s, struct err *err)
 {
     s->place.shapes = calloc(s->want_count + 1, sizeof s->place.shapes[0]);
+    s->place.keys = calloc(s->want_count + 1, sizeof s->place.keys[0]);
     s->place.read = calloc(s->want_count + 1, sizeof s->place.read[0]);
     s->place.again = calloc(s->want_count + 1, sizeof s->place.again[0]);
-    if (s->place.shapes == NULL || s->place.read == NULL || s->place.again == NULL)
+    if (s->place.shapes == NULL || s->place.keys == NULL || s->place.read == NULL ||
+        s->place.again == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     return 0;
 }
@@ -32,6 +36,9 @@ void
 postgresi_place_fini(struct pg_source *s)
 {
     free(s->place.shapes);
+    for (uint32_t i = 0; s->place.keys != NULL && i < s->want_count; i++)
+        buf_fini(&s->place.keys[i]);
+    free(s->place.keys);
     free(s->place.read);
     free(s->place.again);
     buf_fini(&s->place.after);
@@ -81,6 +88,20 @@ put_recent(const struct pg_source *s, struct json_out *o)
     for (size_t i = from; i < s->recent_count; i++)
         json_out_u64(o, s->recent[i]);
     json_out_array_end(o);
+}
+
+static void
+put_keys(const struct pg_source *s, struct json_out *o)
+{
+    json_out_key(o, "keys");
+    json_out_object(o);
+    for (uint32_t i = 0; i < s->want_count; i++) {
+        if (s->place.keys[i].len == 0)
+            continue;
+        json_out_key(o, s->wants[i].table);
+        json_out_raw(o, buf_slice(&s->place.keys[i]));
+    }
+    json_out_object_end(o);
 }
 
 static int
@@ -141,6 +162,12 @@ postgresi_place_write(const struct pg_source *s, struct buf *out)
     json_out_key(&o, "system");
     json_out_str(&o, p->system);
     put_lsn(&o, "lsn", p->lsn);
+    if (p->timeline != 0) {
+        json_out_key(&o, "timeline");
+        json_out_u64(&o, p->timeline);
+    }
+    if (postgresi_place_from(p).v < p->lsn.v)
+        put_lsn(&o, "held", p->held);
     if (p->commit.v != 0) {
         json_out_key(&o, "xact");
         json_out_object(&o);
@@ -163,6 +190,7 @@ postgresi_place_write(const struct pg_source *s, struct buf *out)
         json_out_str(&o, hash);
     }
     json_out_object_end(&o);
+    put_keys(s, &o);
     json_out_key(&o, "read");
     json_out_array(&o);
     for (uint32_t i = 0; i < s->want_count; i++)
@@ -202,14 +230,47 @@ want_named(const struct pg_source *s, struct slice raw_key)
     return i;
 }
 
-int
-postgresi_place_lsn(struct slice checkpoint, struct pg_lsn *out, struct err *err)
+static bool
+get_lsn(struct slice checkpoint, const char *key, struct pg_lsn *out)
 {
     struct slice raw;
 
-    if (!json_get(checkpoint, "lsn", &raw) || !postgresi_lsn_parse(inside(raw), out))
+    return json_get(checkpoint, key, &raw) && postgresi_lsn_parse(inside(raw), out);
+}
+
+static int
+read_lsns(struct slice checkpoint, struct pg_place *p, struct err *err)
+{
+    if (!get_lsn(checkpoint, "lsn", &p->lsn))
         RETURN_ERR(err, E_INVALID, ERR_FATAL, "the checkpoint is not one of a postgres source");
+    if (!get_lsn(checkpoint, "held", &p->held))
+        p->held.v = 0;
     return 0;
+}
+
+struct pg_lsn
+postgresi_place_from(const struct pg_place *p)
+{
+    return p->held.v != 0 && p->held.v < p->lsn.v ? p->held : p->lsn;
+}
+
+int
+postgresi_place_safe(struct slice checkpoint, struct pg_lsn *out, struct err *err)
+{
+    struct pg_place p = {0};
+    int             rc = read_lsns(checkpoint, &p, err);
+
+    *out = postgresi_place_from(&p);
+    return rc;
+}
+
+/* What was prepared before a position that is new was received before it. */
+void
+postgresi_place_move(struct pg_source *s, struct pg_lsn lsn)
+{
+    must(s->place.lsn.v < lsn.v);
+    s->place.lsn = lsn;
+    s->place.held = postgresi_prepared_first(s);
 }
 
 /* The wanted tables of a list. */
@@ -253,6 +314,28 @@ read_shapes(struct pg_source *s, struct slice shapes, struct err *err)
         (void)snprintf(hash, sizeof hash, "%.*s", SLICE_FMT(inside(value)));
         if (at < s->want_count)
             s->place.shapes[at] = strtoull(hash, NULL, 16);
+    }
+    if (rc == E_END)
+        rc = 0;
+out:
+    return rc;
+}
+
+static int
+read_keys(struct pg_source *s, struct slice keys, struct err *err)
+{
+    struct json_iter it;
+    struct slice     key, value;
+    uint32_t         at;
+    int              rc;
+
+    if (keys.data == NULL)
+        return 0;
+    TRY(json_object_iter(&it, keys, err));
+    while ((rc = json_iter_next(&it, &key, &value, err)) == 0) {
+        at = want_named(s, key);
+        if (at < s->want_count)
+            buf_add_slice(&s->place.keys[at], value);
     }
     if (rc == E_END)
         rc = 0;
@@ -314,12 +397,14 @@ postgresi_place_read(struct pg_source *s, struct slice checkpoint, struct err *e
                              {.name = "differences"},
                              {.name = "gap"},
                              {.name = "era"},
-                             {.name = "recent"}};
-    uint64_t          era = 0;
+                             {.name = "recent"},
+                             {.name = "timeline"},
+                             {.name = "keys"}};
+    uint64_t          era = 0, timeline = 0;
     int               rc;
 
     TRY(json_pick(checkpoint, f, sizeof f / sizeof f[0], JSON_PICK_ANY, err));
-    TRY(postgresi_place_lsn(checkpoint, &p->lsn, err));
+    TRY(read_lsns(checkpoint, p, err));
     (void)snprintf(p->system, sizeof p->system, "%.*s", SLICE_FMT(inside(f[0].value)));
     TRY(read_shapes(s, f[1].value, err));
     TRY(each_table(s, f[2].value, p->read, NULL, 0, err));
@@ -331,6 +416,9 @@ postgresi_place_read(struct pg_source *s, struct slice checkpoint, struct err *e
     if (f[8].value.data != NULL && json_uint64(f[8].value, &era))
         p->era = (uint32_t)era;
     TRY(read_recent(s, f[9].value, err));
+    if (f[10].value.data != NULL && json_uint64(f[10].value, &timeline))
+        p->timeline = (uint32_t)timeline;
+    TRY(read_keys(s, f[11].value, err));
     TRY(read_snapshot(s, f[4].value, err));
     if (p->after.failed || p->after_key.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
@@ -345,6 +433,8 @@ begin_again(struct pg_place *p, uint32_t want, enum pg_again how)
 {
     p->read[want] = false;
     p->again[want] = (uint8_t)how;
+    if (how == PG_AGAIN_DIFFERENCES)
+        buf_clear(&p->keys[want]);
     if (p->reading == want) {
         buf_clear(&p->after);
         buf_clear(&p->after_key);
@@ -412,8 +502,9 @@ postgresi_place_step(struct pg_source *s, const struct pg_step *step)
         p->commit.v = 0;
         p->done = 0;
         p->parts = 0;
+        postgresi_prepared_done(s, (uint32_t)step->number);
         if (step->lsn.v > p->lsn.v)
-            p->lsn = step->lsn;
+            postgresi_place_move(s, step->lsn);
         break;
     case STEP_SHAPE:
         p->shapes[step->want] = step->number;

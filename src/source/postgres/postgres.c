@@ -56,6 +56,10 @@ static const struct conf_field fields[] = {
      .type = {.kind = CONF_INT, .min = 1, .max = 100000},
      .preset = "5000",
      .doc = "rows that the snapshot reads at once"},
+    {.name = "snapshot_parallel",
+     .type = {.kind = CONF_INT, .min = 1, .max = POSTGRESI_READERS_MAX},
+     .preset = "1",
+     .doc = "how many chunks are read at once, each over a connection of its own"},
     {.name = "messages",
      .type = {.kind = CONF_BOOL},
      .preset = "false",
@@ -64,6 +68,11 @@ static const struct conf_field fields[] = {
      .type = {.kind = CONF_BOOL},
      .preset = "false",
      .doc = "whether the slot is to be kept on standbys too (PostgreSQL 17 and later)"},
+    {.name = "two_phase",
+     .type = {.kind = CONF_BOOL},
+     .preset = "false",
+     .doc = "whether prepared transactions are sent when they are prepared (PostgreSQL 15 and "
+            "later)"},
     {.name = "idle",
      .type = {.kind = CONF_DURATION, .min = 100000, .max = INT64_C(3600000000)},
      .preset = "10s",
@@ -142,10 +151,16 @@ take_conf(struct pg_source *s, const struct conf *conf, struct err *err)
     s->snapshot = conf_bool(conf, "snapshot");
     s->messages = conf_bool(conf, "messages");
     s->failover = conf_bool(conf, "failover");
+    s->two_phase = conf_bool(conf, "two_phase");
     s->chunk_rows = (uint32_t)conf_int(conf, "chunk");
+    s->parallel = (uint32_t)conf_int(conf, "snapshot_parallel");
     s->idle_us = conf_duration_us(conf, "idle");
     s->spill_folder = conf_str(conf, "spill");
     s->accept = conf_str(conf, "accept");
+    if (s->two_phase && s->failover)
+        return conf_fail(conf, err,
+                         "two_phase: no slot of PostgreSQL has it together with "
+                         "`failover`");
     if (conf_count(tables) == 0 && !s->messages)
         return conf_fail(conf, err, "tables: must name at least one, unless `messages` is true");
     s->wants = calloc(conf_count(tables) + 1, sizeof s->wants[0]);
@@ -178,7 +193,7 @@ close_source(struct source *base)
     free(s->shapes);
     free(s->old);
     free(s->now);
-    free(s->relations);
+    free(s->held);
     free(s->recent);
     free(s->steps);
     free(s->changes);
@@ -217,7 +232,7 @@ start(struct source *base, struct slice checkpoint, struct err *err)
     TRY(postgresi_place_init(s, err));
     if (checkpoint.len > 0)
         TRY(postgresi_place_read(s, checkpoint, err));
-    s->durable = s->place.lsn;
+    s->durable = postgresi_place_from(&s->place);
 out:
     return rc;
 }
@@ -327,7 +342,7 @@ advance_idle(struct pg_source *s)
         now - s->advanced_us < s->idle_us || s->received.v <= s->place.lsn.v ||
         s->place.commit.v != 0)
         return;
-    s->place.lsn = s->received;
+    postgresi_place_move(s, s->received);
     s->advanced_us = now;
 }
 
@@ -450,12 +465,10 @@ look_at_tables(struct pg_source *s, struct err *err)
     if (PQntuples(r) > 0)
         FAIL(err, E_SCHEMA, ERR_FATAL,
              "source %s: gap: table %s.%s is not in the publication %s, and its changes after %s "
-             "may "
-             "be missing; put it back (`oxbow source prepare %s`); to read its rows anew make the "
-             "slot "
-             "anew as well",
+             "may be missing; put it back (`oxbow source prepare %s`), then `oxbow source snapshot "
+             "%s TABLE --differences` reads what is missing",
              s->base.instance, PQgetvalue(r, 0, 0), PQgetvalue(r, 0, 1), s->publication, at,
-             s->base.instance);
+             s->base.instance, s->base.instance);
 out:
     PQclear(r);
     buf_fini(&sql);
@@ -478,14 +491,17 @@ look_at_slot(struct pg_source *s, struct err *err)
     s->slot_us = now;
     if (s->version < 130000)
         return 0;
-    buf_add_str(&sql, "SELECT wal_status, safe_wal_size FROM pg_catalog.pg_replication_slots WHERE "
-                      "slot_name = ");
+    buf_add_str(&sql, "SELECT wal_status, safe_wal_size, (SELECT setting::bigint << 20 FROM "
+                      "pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size') FROM "
+                      "pg_catalog.pg_replication_slots WHERE slot_name = ");
     postgresi_add_literal(s->query, &sql, s->slot);
     TRY(postgresi_query_buf(s, s->query, &sql, &r, err));
     if (PQntuples(r) == 1) {
         (void)snprintf(s->wal, sizeof s->wal, "%s", PQgetvalue(r, 0, 0));
         if (!postgresi_cell_u64(r, 0, 1, &s->safe_wal))
             s->safe_wal = UINT64_MAX;
+        if (!postgresi_cell_u64(r, 0, 2, &s->keep_wal))
+            s->keep_wal = 0;
     }
 out:
     PQclear(r);
@@ -513,7 +529,7 @@ wait_for_more(struct pg_source *s, struct wait *w, struct err *err)
         w->looked = true;
         w->began_us = now;
     }
-    upto = s->chunk.open ? s->chunk.upto : s->head;
+    upto = s->chunk_count > 0 ? postgresi_snapshot_upto(s) : s->head;
     if (s->received.v < upto.v) {
         if (w->asked_us == 0 || now - w->asked_us >= ASK_US) {
             TRY(postgresi_stream_tell(s, true, err));
@@ -525,7 +541,7 @@ wait_for_more(struct pg_source *s, struct wait *w, struct err *err)
         }
         us = us < ASK_US ? us : ASK_US;
     }
-    if (postgresi_snapshot_due(s) && !s->chunk.open)
+    if (postgresi_snapshot_due(s) && s->chunk_count == 0)
         us = us < ASK_US ? us : ASK_US;
     (void)postgresi_wait(s->stream, us);
 out:
@@ -542,21 +558,23 @@ gather(struct pg_source *s, uint32_t max, uint32_t wait_ms, struct err *err)
 
     TRY(look_at_slot(s, err));
     do {
-        if (s->chunk.spoiled && !s->in_xact)
-            postgresi_snapshot_drop(s);
-        if (postgresi_snapshot_due(s) && !s->chunk.open && !s->in_xact &&
+        if (!s->in_xact)
+            postgresi_snapshot_sift(s);
+        if (postgresi_snapshot_due(s) && s->chunk_count == 0 && !s->in_xact &&
             s->step_count == s->step_at)
             TRY(postgresi_snapshot_read(s, err));
         TRY(postgresi_stream_take(s, max, &dry, err));
         if (postgresi_full(s, max) || (s->waiting > 0 && (!s->in_xact || s->ends > 0)))
             break;
-        if (s->step_count > 0 && postgresi_snapshot_due(s) && !s->chunk.open)
+        if (s->step_count > 0 && postgresi_snapshot_due(s) && s->chunk_count == 0)
             break;
         if (dry && wait_ms == 0)
             break;
         if (dry)
             TRY(wait_for_more(s, &w, err));
     } while (env->ops->mono_us(env) < w.until);
+    if (!postgresi_snapshot_due(s))
+        postgresi_readers_close(s);
     s->caught_up =
         w.looked && s->received.v >= s->head.v && !postgresi_snapshot_due(s) && !s->in_xact;
 out:
@@ -592,7 +610,7 @@ confirm(struct source *base, struct slice checkpoint, struct err *err)
     struct pg_lsn     lsn;
     int               rc;
 
-    TRY(postgresi_place_lsn(checkpoint, &lsn, err));
+    TRY(postgresi_place_safe(checkpoint, &lsn, err));
     if (lsn.v <= s->durable.v)
         return 0;
     s->durable = lsn; /* also for a connection that is yet to be made */
@@ -646,13 +664,16 @@ status(struct source *base, struct buf *out, struct err *err)
         json_out_null(&o);
     else
         json_out_u64(&o, s->safe_wal);
-    if (strcmp(s->wal, "extended") == 0 || strcmp(s->wal, "unreserved") == 0) {
+    if (strcmp(s->wal, "extended") == 0 || strcmp(s->wal, "unreserved") == 0 ||
+        s->safe_wal < s->keep_wal / 4) {
         json_out_key(&o, "warning");
-        json_out_str(&o, "the server keeps more WAL than it wants to, and gives the slot up where "
-                         "this goes on (max_slot_wal_keep_size)");
+        json_out_str(&o, "the server keeps much WAL for the slot, and gives it up where this goes "
+                         "on (max_slot_wal_keep_size)");
     }
     json_out_key(&o, "spilled_bytes");
     json_out_u64(&o, s->spilled_bytes);
+    json_out_key(&o, "prepared");
+    json_out_u64(&o, s->held_count);
     for (uint32_t i = 0; i < s->want_count; i++)
         read += s->place.read[i];
     json_out_key(&o, "snapshot");
@@ -670,6 +691,8 @@ status(struct source *base, struct buf *out, struct err *err)
         json_out_u64(&o, s->about);
         json_out_key(&o, "looking_for_missing");
         json_out_bool(&o, s->place.missing);
+        json_out_key(&o, "chunks");
+        json_out_u64(&o, s->chunk_count);
     }
     json_out_object_end(&o);
     json_out_object_end(&o);

@@ -20,6 +20,7 @@ struct pg_result;
 
 #define POSTGRESI_TABLES_MAX 1000
 #define POSTGRESI_KEY_MAX 32
+#define POSTGRESI_READERS_MAX 8
 #define POSTGRESI_COLUMNS_MAX 1600 /* of a table, as PostgreSQL has it */
 /* Logical messages of our own: they only move the log's position. */
 #define POSTGRESI_MARK "oxbow"
@@ -77,6 +78,11 @@ struct pg_relation {
     bool             fresh; /* … and which was not taken yet: no row came since then */
 };
 
+struct pg_relations {
+    struct pg_relation *at;
+    uint32_t            count, room;
+};
+
 /* A row's values as they came. */
 struct pg_cells {
     uint32_t        count;
@@ -89,9 +95,12 @@ struct pg_cells {
 struct pg_place {
     char          system[24]; /* the cluster's own number */
     struct pg_lsn lsn;        /* all transactions that end here or before are done */
+    struct pg_lsn held;       /* … but those that were prepared from here on; 0: none */
     struct pg_lsn commit;     /* of the one that is done in part; 0: none */
     uint64_t      done;       /* … and how many of its changes are */
+    uint32_t      timeline;   /* of the server's log; 0: not known */
     uint64_t     *shapes;     /* per wanted table: a hash of its columns; 0: never seen */
+    struct buf   *keys;       /* … JSON object: columns that name its rows; empty: not known */
     bool         *read;       /* … whether its snapshot is complete */
     uint8_t      *again;      /* … enum pg_again: asked for while streaming goes on */
     uint32_t      reading;    /* whose snapshot is under way, where `after` is not empty */
@@ -134,12 +143,17 @@ struct pg_step {
     int64_t           time_us;
     struct pg_span    key, before, after, origin, unchanged, position, place_after;
     struct pg_lsn     lsn;    /* CHANGE: of the commit; END: the end */
-    uint64_t          number; /* CHANGE: within its transaction; SHAPE: the hash */
+    uint64_t          number; /* CHANGE: within its transaction; SHAPE: the hash; END: the xid */
 };
 
-/* transactions that the server streams before they are committed, on disk */
+/* transactions that the server sends before they are committed, on disk */
 
 struct pg_spill;
+
+struct pg_held { /* one that is prepared and not done */
+    uint32_t      xid;
+    struct pg_lsn at; /* of the record that prepares it */
+};
 
 /* the snapshot */
 
@@ -158,8 +172,9 @@ struct pg_row {
 
 /* Rows of one table as one snapshot saw them, until the stream has caught up with it. */
 struct pg_chunk {
-    bool              open, last;
+    bool              last;    /* … of its table */
     bool              spoiled; /* has to be read again */
+    bool              seen;    /* it sees the transaction that is being taken */
     bool              keys;    /* of captured keys without a row */
     bool              compare; /* only what is not as it was captured last */
     uint32_t          want;
@@ -167,6 +182,8 @@ struct pg_chunk {
     struct pg_visible sees;
     struct pg_row    *rows;
     uint32_t          count, given;
+    uint64_t          first; /* the number of its first row in its round */
+    uint64_t          about; /* rows of the table, as the server estimates; 0: not asked */
     uint32_t         *buckets;
     uint32_t          bucket_count;
     struct buf        bytes;
@@ -176,7 +193,7 @@ struct pg_source {
     struct source   base;
     const char     *connection, *spill_folder, *accept;
     char            slot[64], publication[64];
-    bool            snapshot, messages, failover, own_publication;
+    bool            snapshot, messages, failover, two_phase, own_publication;
     uint32_t        chunk_rows;
     uint64_t        idle_us;
     struct pg_want *wants;
@@ -184,12 +201,15 @@ struct pg_source {
 
     struct pg_conn *query, *stream;
     int             version;
+    uint32_t        timeline;
     bool            other; /* the cluster is not the one that the checkpoint is of */
 
     /* the stream */
-    struct pg_relation *relations;
-    uint32_t            relation_count, relation_room;
+    struct pg_relations relations;
+    struct pg_relations outer;       /* … the stream's, while a held transaction is read */
     uint64_t           *shapes;      /* per wanted table, as of the last message */
+    struct pg_lsn       from;        /* where this connection begins */
+    struct pg_lsn       forgiven;    /* up to here what was prepared and lost is read anew */
     struct pg_lsn       skip_commit; /* of a transaction that is done in part … */
     uint64_t            skip_done;   /* … and its changes that are */
     struct pg_lsn       received;    /* the server has sent all up to here */
@@ -203,17 +223,23 @@ struct pg_source {
     uint64_t            number; /* of the next change in it */
     struct buf          origin;
     struct pg_cells    *old, *now;
-    struct pg_spill    *spills;  /* not committed yet */
-    struct pg_spill    *filling; /* within S … E */
-    struct pg_spill    *replay;  /* committed, being read */
+    struct pg_spill    *spills;    /* not committed yet */
+    struct pg_spill    *filling;   /* within S … E, or … */
+    bool                preparing; /* … b … P */
+    struct pg_spill    *replay;    /* committed, being read */
     uint32_t            spill_count;
+    struct pg_held     *held;
+    uint32_t            held_count, held_room;
     uint64_t            spilled_bytes;
 
     /* the snapshot */
-    struct pg_chunk chunk;
-    uint64_t        about;   /* rows of the table, as the server estimates */
+    struct pg_chunk chunks[POSTGRESI_READERS_MAX]; /* a round, in the order to give them */
+    uint32_t        chunk_count, parallel;
+    struct pg_conn *readers[POSTGRESI_READERS_MAX]; /* where it is more than one at once */
+    uint32_t        fit, fit_want; /* rows of that table that a chunk has room for; 0: all */
+    uint64_t        about;         /* rows of the table, as the server estimates */
+    bool            by_text; /* captured keys may be none by the types of the columns of today */
     bool            settled; /* nothing that an earlier connection was sent is still unseen */
-    bool            seen;    /* the chunk's snapshot sees the transaction that is being taken */
     uint32_t       *recent;  /* transactions that were streamed since the last chunk, or lately */
     size_t          recent_count, recent_room;
     bool            recent_failed;
@@ -231,6 +257,7 @@ struct pg_source {
     struct pg_lsn   head;     /* of the server's log, at the last look */
     char            wal[16];  /* of the slot: reserved, extended, unreserved, lost */
     uint64_t        safe_wal; /* bytes until the server gives the slot up; UINT64_MAX: never */
+    uint64_t        keep_wal; /* … of so many that it keeps */
     uint64_t        slot_us;  /* … when that was looked at */
 };
 
@@ -256,13 +283,18 @@ int postgresi_need_query(struct pg_source *s, struct err *err);
 
 /* relation.c */
 int postgresi_relation_take(struct pg_source *s, const struct pg_message *m, struct err *err);
-struct pg_relation *postgresi_relation_find(struct pg_source *s, uint32_t oid);
-/* The same for a change of it: as described last. NULL: never described. */
+struct pg_relation *postgresi_relation_find(const struct pg_relations *all, uint32_t oid);
+/* The stream's for a change of it: as described last. NULL: never described. */
 int postgresi_relation_use(struct pg_source *s, uint32_t oid, struct pg_relation **out,
                            struct err *err);
 /* Only remembers what was said: it counts from the next change of the table on. */
-int  postgresi_relation_note(struct pg_source *s, const struct pg_message *m, struct err *err);
+int
+postgresi_relation_note(struct pg_relations *all, uint32_t oid, struct slice body, struct err *err);
+void postgresi_relations_fini(struct pg_relations *r);
 void postgresi_relations_forget(struct pg_source *s);
+/* From here on nothing is described; and back to what was. */
+void postgresi_relations_apart(struct pg_source *s);
+void postgresi_relations_back(struct pg_source *s);
 void postgresi_relation_fini(struct pg_relation *r);
 int  postgresi_type_find(struct pg_source *s, uint32_t oid, struct pg_type *out, struct err *err);
 /* {"columns":[{"name":…,"type":…},…],…} */
@@ -271,6 +303,15 @@ uint64_t postgresi_hash(struct slice bytes);
 /* What names a row of a table, in the order of its index: rows of one column; none: no key. */
 int
 postgresi_key_columns(struct pg_source *s, uint32_t want, struct pg_result **out, struct err *err);
+
+/* key.c */
+struct pg_key_column {
+    const char *name;
+    bool        key;
+};
+/* E_SCHEMA: it is not the one that the captured rows are named by. */
+int postgresi_key_note(struct pg_source *s, uint32_t want, const struct pg_key_column *columns,
+                       uint32_t count, struct err *err);
 
 /* change.c: messages within a transaction become steps. */
 void postgresi_xact_begin(struct pg_source *s, uint32_t xid, struct pg_lsn commit, int64_t time_us);
@@ -288,8 +329,13 @@ int postgresi_step_shape(struct pg_source *s, const struct pg_relation *r, struc
 
 /* spill.c */
 int postgresi_spill_start(struct pg_source *s, const struct pg_message *m, struct err *err);
-int postgresi_spill_add(struct pg_source *s, struct slice message, struct err *err);
+int postgresi_spill_add(struct pg_source *s, struct slice message, const struct pg_message *m,
+                        struct err *err);
 int postgresi_spill_abort(struct pg_source *s, const struct pg_message *m, struct err *err);
+/* It is prepared: it waits for its outcome. */
+int  postgresi_spill_hold(struct pg_source *s, const struct pg_message *m, struct err *err);
+bool postgresi_spill_there(struct pg_source *s, uint32_t xid);
+void postgresi_spill_drop(struct pg_source *s, uint32_t xid);
 /* The transaction is committed: it is read from now on by postgresi_spill_next. */
 int postgresi_spill_commit(struct pg_source *s, const struct pg_message *m, struct err *err);
 /* Its next message that was not rolled back; E_END after the last. */
@@ -297,6 +343,17 @@ int postgresi_spill_next(struct pg_source *s, struct pg_message *m, struct err *
 /* Where it ended, and nothing more of it. */
 struct pg_lsn postgresi_spill_finish(struct pg_source *s);
 void          postgresi_spills_drop(struct pg_source *s);
+
+/* prepared.c: two-phase. Nothing of a prepared transaction is an event before COMMIT PREPARED. */
+int postgresi_prepared_begin(struct pg_source *s, const struct pg_message *m, struct err *err);
+int postgresi_prepared_end(struct pg_source *s, const struct pg_message *m, struct err *err);
+int postgresi_prepared_commit(struct pg_source *s, const struct pg_message *m, struct err *err);
+/* Nothing of it is handed out. */
+void postgresi_prepared_undo(struct pg_source *s, const struct pg_message *m);
+/* All of it was handed out. */
+void postgresi_prepared_done(struct pg_source *s, uint32_t xid);
+/* Where the first one that is not done was prepared; 0: there is none. */
+struct pg_lsn postgresi_prepared_first(const struct pg_source *s);
 
 /* stream.c */
 int  postgresi_stream_open(struct pg_source *s, struct err *err);
@@ -315,6 +372,8 @@ void postgresi_place_gap(struct pg_source *s);
 /* A chunk is wanted: a table's snapshot is not complete. */
 bool postgresi_snapshot_due(const struct pg_source *s);
 int  postgresi_snapshot_read(struct pg_source *s, struct err *err);
+/* Which table is to be read, from this one on; want_count: none. */
+uint32_t postgresi_snapshot_next(const struct pg_source *s, uint32_t from);
 /* Captured keys whose rows may be gone: a chunk of those that are. Within a transaction. */
 int postgresi_missing_read(struct pg_source *s, uint32_t want, struct err *err);
 /* The stream has caught up with the chunk: its rows go into the queue. */
@@ -326,19 +385,37 @@ void postgresi_snapshot_empty(struct pg_source *s, uint32_t want); /* the table 
 void postgresi_snapshot_streamed(struct pg_source *s);             /* a transaction begins */
 void postgresi_snapshot_remember(struct pg_source *s, uint32_t xid);
 void postgresi_snapshot_drop(struct pg_source *s);
+/* Between transactions: what has to be read again goes, and what is behind it. */
+void postgresi_snapshot_sift(struct pg_source *s);
+/* Where the stream has to get to for all chunks. */
+struct pg_lsn postgresi_snapshot_upto(const struct pg_source *s);
+int
+postgresi_snapshot_end(struct pg_source *s, uint32_t want, enum pg_step_kind kind, struct err *err);
 
-/* What snapshot.c and missing.c share of a chunk. */
+/* rows.c: a round of chunks, each in a transaction of its own. */
+int  postgresi_rows_read(struct pg_source *s, uint32_t want, struct err *err);
+void postgresi_readers_close(struct pg_source *s);
+
+/* What snapshot.c, rows.c and missing.c share of chunks. */
+#define POSTGRESI_SEES                                                                             \
+    "SELECT pg_catalog.txid_current_snapshot(), pg_catalog.pg_current_wal_insert_lsn()"
 struct pg_plan {
     struct pg_result *key;     /* names, in the index's order */
     struct pg_result *columns; /* names, and the row filter */
     struct buf        sql;
 };
+bool postgresi_plan_is_key(const struct pg_plan *p, const char *column);
 int  postgresi_plan_columns(struct pg_source *s, uint32_t want, struct pg_plan *p, struct err *err);
 void postgresi_plan_fini(struct pg_plan *p);
-int  postgresi_chunk_room(struct pg_source *s, uint32_t rows, struct err *err);
-/* Its rows are all there: it waits for the stream from now on. */
-int  postgresi_chunk_open(struct pg_source *s, uint32_t want, struct err *err);
-void postgresi_chunk_close(struct pg_source *s);
+int  postgresi_chunk_room(struct pg_chunk *c, uint32_t rows, struct err *err);
+int  postgresi_chunk_sees(struct pg_source *s, struct pg_chunk *c, const struct pg_result *r,
+                          struct err *err);
+/* All of the first so many see what was streamed. */
+bool postgresi_chunks_good(struct pg_source *s, uint32_t count);
+/* Their rows are all there: they wait for the stream from now on. */
+int postgresi_chunks_open(struct pg_source *s, uint32_t count, struct err *err);
+/* Leaves the first so many. */
+void postgresi_chunks_cut(struct pg_source *s, uint32_t count);
 /* One value of a JSON array of strings as a literal. */
 int
 postgresi_add_json_text(struct pg_source *s, struct buf *sql, struct slice raw, struct err *err);
@@ -351,7 +428,11 @@ int  postgresi_place_init(struct pg_source *s, struct err *err);
 void postgresi_place_fini(struct pg_source *s);
 int  postgresi_place_read(struct pg_source *s, struct slice checkpoint, struct err *err);
 void postgresi_place_write(const struct pg_source *s, struct buf *out);
-int  postgresi_place_lsn(struct slice checkpoint, struct pg_lsn *out, struct err *err);
+/* All that ended here or before is done: where the server may begin. */
+struct pg_lsn postgresi_place_from(const struct pg_place *p);
+/* The same of a checkpoint: what the server may be told. */
+int  postgresi_place_safe(struct slice checkpoint, struct pg_lsn *out, struct err *err);
+void postgresi_place_move(struct pg_source *s, struct pg_lsn lsn);
 void postgresi_place_step(struct pg_source *s, const struct pg_step *step);
 
 /* prepare.c */

@@ -375,6 +375,9 @@ postgresi_prepare(struct source *base, bool dry_run, finding_fn *say, void *arg,
     TRY(look_at_all(&l, err));
     if (s->failover && s->version < 170000)
         tell(&l, FINDING_MISSING, "`failover` needs PostgreSQL 17; this is %d", s->version / 10000);
+    if (s->two_phase && s->version < 150000)
+        tell(&l, FINDING_MISSING, "`two_phase` needs PostgreSQL 15; this is %d",
+             s->version / 10000);
     if (l.missing > 0)
         FAIL(err, E_STATE, ERR_FATAL,
              "source %s: nothing was made: %u of the above to set right first", base->instance,

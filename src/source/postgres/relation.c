@@ -35,19 +35,43 @@ postgresi_relation_fini(struct pg_relation *r)
 }
 
 void
+postgresi_relations_fini(struct pg_relations *r)
+{
+    for (uint32_t i = 0; i < r->count; i++)
+        postgresi_relation_fini(&r->at[i]);
+    free(r->at);
+    *r = (struct pg_relations){0};
+}
+
+void
 postgresi_relations_forget(struct pg_source *s)
 {
-    for (uint32_t i = 0; i < s->relation_count; i++)
-        postgresi_relation_fini(&s->relations[i]);
-    s->relation_count = 0;
+    postgresi_relations_fini(&s->relations);
+    postgresi_relations_fini(&s->outer);
+}
+
+void
+postgresi_relations_apart(struct pg_source *s)
+{
+    must(s->outer.at == NULL);
+    s->outer = s->relations;
+    s->relations = (struct pg_relations){0};
+}
+
+void
+postgresi_relations_back(struct pg_source *s)
+{
+    postgresi_relations_fini(&s->relations);
+    s->relations = s->outer;
+    s->outer = (struct pg_relations){0};
 }
 
 struct pg_relation *
-postgresi_relation_find(struct pg_source *s, uint32_t oid)
+postgresi_relation_find(const struct pg_relations *all, uint32_t oid)
 {
-    for (uint32_t i = 0; i < s->relation_count; i++)
-        if (s->relations[i].oid == oid)
-            return &s->relations[i];
+    for (uint32_t i = all->count; i > 0; i--)
+        if (all->at[i - 1].oid == oid)
+            return &all->at[i - 1];
     return NULL;
 }
 
@@ -263,6 +287,37 @@ put_shape(const struct pg_relation *r, const PGresult *types, struct buf *out)
     json_out_object_end(&o);
 }
 
+/* What was told of before the first change that is new. */
+static bool
+is_past(const struct pg_source *s)
+{
+    return s->drop || (s->xact.v == s->skip_commit.v && s->number < s->skip_done);
+}
+
+static int
+check_key(struct pg_source *s, const struct pg_relation *r, struct err *err)
+{
+    struct pg_key_column *columns = calloc((size_t)r->count + 1, sizeof columns[0]);
+    int                   rc = 0;
+
+    if (columns == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    for (uint32_t i = 0; i < r->count; i++)
+        columns[i].name = r->fields[i].name;
+    for (uint32_t k = 0; k < r->key_count; k++)
+        columns[r->key[k]].key = true;
+    if (r->key_count == 0 && r->identity != 'f')
+        FAIL(err, E_SCHEMA, ERR_FATAL,
+             "source %s: table %s: it has no key any more, and its changes no rows that they are "
+             "of; give it a primary key, or REPLICA IDENTITY FULL, then run `oxbow source "
+             "unprepare %s`, `prepare`, and `oxbow source snapshot %s --gap`",
+             s->base.instance, s->wants[r->want].table, s->base.instance, s->base.instance);
+    TRY(postgresi_key_note(s, r->want, columns, r->count, err));
+out:
+    free(columns);
+    return rc;
+}
+
 /* Says so where the columns are not those that were seen last. */
 static int
 compare_shape(struct pg_source *s, const struct pg_relation *r, const struct pg_message *m,
@@ -279,9 +334,7 @@ compare_shape(struct pg_source *s, const struct pg_relation *r, const struct pg_
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
     hash = postgresi_hash(buf_slice(&json));
     hash = hash == 0 ? 1 : hash;
-    /* Those before the first change that is new were told when their rows were. */
-    if (s->shapes[r->want] == hash || s->drop ||
-        (s->xact.v == s->skip_commit.v && s->number < s->skip_done))
+    if (s->shapes[r->want] == hash || is_past(s))
         goto out;
     TRY(postgresi_step_shape(s, r, buf_slice(&json), hash, err));
     s->shapes[r->want] = hash;
@@ -292,31 +345,31 @@ out:
 }
 
 static int
-place_for(struct pg_source *s, uint32_t oid, struct pg_relation **out, struct err *err)
+place_for(struct pg_relations *all, uint32_t oid, struct pg_relation **out, struct err *err)
 {
-    uint32_t room = s->relation_room == 0 ? 64 : s->relation_room * 2;
+    uint32_t room = all->room == 0 ? 8 : all->room * 2;
 
-    *out = postgresi_relation_find(s, oid);
+    *out = postgresi_relation_find(all, oid);
     if (*out != NULL)
         return 0;
-    if (s->relation_count == s->relation_room) {
-        struct pg_relation *more = realloc(s->relations, room * sizeof *more);
+    if (all->count == all->room) {
+        struct pg_relation *more = realloc(all->at, room * sizeof *more);
 
         if (more == NULL)
             RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
-        s->relations = more;
-        s->relation_room = room;
+        all->at = more;
+        all->room = room;
     }
-    *out = &s->relations[s->relation_count++];
+    *out = &all->at[all->count++];
     **out = (struct pg_relation){0};
     return 0;
 }
 
 static int
-keep_body(struct pg_relation *r, const struct pg_message *m, struct err *err)
+keep_body(struct pg_relation *r, struct slice body, struct err *err)
 {
     buf_clear(&r->body);
-    buf_add_slice(&r->body, m->body);
+    buf_add_slice(&r->body, body);
     if (r->body.failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     return 0;
@@ -334,10 +387,12 @@ postgresi_relation_take(struct pg_source *s, const struct pg_message *m, struct 
     TRY(take_fields(s, &r, m, err));
     if (r.want < s->want_count) {
         TRY(take_key(s, &r, err));
+        if (!is_past(s))
+            TRY(check_key(s, &r, err));
         TRY(compare_shape(s, &r, m, err));
     }
-    TRY(place_for(s, m->relation, &at, err));
-    TRY(keep_body(&r, m, err));
+    TRY(place_for(&s->relations, m->relation, &at, err));
+    TRY(keep_body(&r, m->body, err));
     postgresi_relation_fini(at);
     *at = r;
     r = (struct pg_relation){0};
@@ -347,15 +402,15 @@ out:
 }
 
 int
-postgresi_relation_note(struct pg_source *s, const struct pg_message *m, struct err *err)
+postgresi_relation_note(struct pg_relations *all, uint32_t oid, struct slice body, struct err *err)
 {
     struct pg_relation *at;
     int                 rc;
 
-    TRY(place_for(s, m->relation, &at, err));
-    at->oid = m->relation;
+    TRY(place_for(all, oid, &at, err));
+    at->oid = oid;
     at->fresh = true;
-    TRY(keep_body(at, m, err));
+    TRY(keep_body(at, body, err));
 out:
     return rc;
 }
@@ -367,7 +422,7 @@ postgresi_relation_use(struct pg_source *s, uint32_t oid, struct pg_relation **o
     struct buf        message = {0};
     int               rc = 0;
 
-    *out = postgresi_relation_find(s, oid);
+    *out = postgresi_relation_find(&s->relations, oid);
     if (*out == NULL || !(*out)->fresh)
         return 0;
     buf_add_byte(&message, PG_RELATION);
@@ -376,7 +431,7 @@ postgresi_relation_use(struct pg_source *s, uint32_t oid, struct pg_relation **o
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
     TRY(postgresi_message_parse(buf_slice(&message), false, &m, err));
     TRY(postgresi_relation_take(s, &m, err));
-    *out = postgresi_relation_find(s, oid);
+    *out = postgresi_relation_find(&s->relations, oid);
 out:
     buf_fini(&message);
     return rc;

@@ -20,17 +20,15 @@
 #include "base/json.h"
 #include "source/postgres/postgres_int.h"
 
-#define CHUNK_BYTES ((size_t)16 << 20)
-#define FETCH_ROWS 1000
 #define NO_ROW UINT32_MAX
 #define RECENT_KEPT 65536
 
-static uint32_t
-next_table(const struct pg_source *s)
+uint32_t
+postgresi_snapshot_next(const struct pg_source *s, uint32_t from)
 {
-    uint32_t i = 0;
+    uint32_t i = from;
 
-    if (s->place.after.len > 0 || s->place.missing)
+    if (from == 0 && (s->place.after.len > 0 || s->place.missing))
         return s->place.reading;
     while (i < s->want_count &&
            (s->place.read[i] || (!s->snapshot && s->place.again[i] == PG_AGAIN_NOT)))
@@ -41,14 +39,12 @@ next_table(const struct pg_source *s)
 bool
 postgresi_snapshot_due(const struct pg_source *s)
 {
-    return next_table(s) < s->want_count;
+    return postgresi_snapshot_next(s, 0) < s->want_count;
 }
 
-void
-postgresi_chunk_close(struct pg_source *s)
+static void
+close_chunk(struct pg_chunk *c)
 {
-    struct pg_chunk *c = &s->chunk;
-
     free(c->rows);
     free(c->buckets);
     free(c->sees.running);
@@ -57,9 +53,37 @@ postgresi_chunk_close(struct pg_source *s)
 }
 
 void
+postgresi_chunks_cut(struct pg_source *s, uint32_t count)
+{
+    for (uint32_t i = count; i < POSTGRESI_READERS_MAX; i++)
+        close_chunk(&s->chunks[i]);
+    s->chunk_count = count < s->chunk_count ? count : s->chunk_count;
+}
+
+void
 postgresi_snapshot_drop(struct pg_source *s)
 {
-    postgresi_chunk_close(s);
+    postgresi_chunks_cut(s, 0);
+    postgresi_readers_close(s);
+}
+
+void
+postgresi_snapshot_sift(struct pg_source *s)
+{
+    for (uint32_t i = 0; i < s->chunk_count; i++)
+        if (s->chunks[i].spoiled)
+            postgresi_chunks_cut(s, i);
+}
+
+struct pg_lsn
+postgresi_snapshot_upto(const struct pg_source *s)
+{
+    struct pg_lsn upto = {0};
+
+    for (uint32_t i = 0; i < s->chunk_count; i++)
+        if (s->chunks[i].upto.v > upto.v)
+            upto = s->chunks[i].upto;
+    return upto;
 }
 
 /* what a snapshot sees */
@@ -143,18 +167,28 @@ postgresi_snapshot_streamed(struct pg_source *s)
         s->recent_count = RECENT_KEPT / 2;
         memmove(s->recent, s->recent + RECENT_KEPT / 2, s->recent_count * sizeof s->recent[0]);
     }
-    s->seen = s->chunk.open && is_seen(&s->chunk.sees, s->xid);
+    for (uint32_t i = 0; i < s->chunk_count; i++)
+        s->chunks[i].seen = is_seen(&s->chunks[i].sees, s->xid);
     postgresi_snapshot_remember(s, s->xid);
 }
 
-/* Forgets those that the snapshot sees; true: there are no others. */
 static bool
-sees_all_streamed(struct pg_source *s, const struct pg_visible *v)
+all_see(const struct pg_source *s, uint32_t count, uint32_t xid)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (!is_seen(&s->chunks[i].sees, xid))
+            return false;
+    return true;
+}
+
+/* Forgets those that all of them see. */
+bool
+postgresi_chunks_good(struct pg_source *s, uint32_t count)
 {
     size_t left = 0;
 
     for (size_t i = 0; i < s->recent_count; i++)
-        if (!is_seen(v, s->recent[i]))
+        if (!all_see(s, count, s->recent[i]))
             s->recent[left++] = s->recent[i];
     s->recent_count = left;
     return left == 0;
@@ -206,15 +240,6 @@ out:
     return rc;
 }
 
-static void
-add_names(struct pg_source *s, struct buf *sql, const PGresult *names)
-{
-    for (int i = 0; i < PQntuples(names); i++) {
-        buf_add_str(sql, i == 0 ? "" : ", ");
-        postgresi_add_name(s->query, sql, PQgetvalue(names, i, 0));
-    }
-}
-
 int
 postgresi_add_json_text(struct pg_source *s, struct buf *sql, struct slice raw, struct err *err)
 {
@@ -231,27 +256,33 @@ out:
     return rc;
 }
 
-/* … > ('1','x'): behind the last key that was read. */
+/* Whether the table of now is named as its captured rows are. */
 static int
-add_after(struct pg_source *s, struct buf *sql, const PGresult *key, struct err *err)
+check_key(struct pg_source *s, uint32_t want, const struct pg_plan *p, struct err *err)
 {
-    struct json_iter it;
-    struct slice     raw;
-    int              rc;
+    uint32_t              count = (uint32_t)PQntuples(p->columns);
+    struct pg_key_column *columns = calloc((size_t)count + 1, sizeof columns[0]);
+    int                   rc = 0;
 
-    buf_add_byte(sql, '(');
-    add_names(s, sql, key);
-    buf_add_str(sql, ") > (");
-    TRY(json_array_iter(&it, buf_slice(&s->place.after), err));
-    for (int i = 0; (rc = json_iter_next(&it, NULL, &raw, err)) == 0; i++) {
-        buf_add_str(sql, i == 0 ? "" : ", ");
-        TRY(postgresi_add_json_text(s, sql, raw, err));
+    if (columns == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    for (uint32_t i = 0; i < count; i++) {
+        columns[i].name = PQgetvalue(p->columns, (int)i, 0);
+        columns[i].key = postgresi_plan_is_key(p, columns[i].name);
     }
-    if (rc == E_END)
-        rc = 0;
-    buf_add_byte(sql, ')');
+    TRY(postgresi_key_note(s, want, columns, count, err));
 out:
+    free(columns);
     return rc;
+}
+
+bool
+postgresi_plan_is_key(const struct pg_plan *p, const char *column)
+{
+    for (int i = 0; i < PQntuples(p->key); i++)
+        if (strcmp(PQgetvalue(p->key, i, 0), column) == 0)
+            return true;
+    return false;
 }
 
 int
@@ -260,176 +291,11 @@ postgresi_plan_columns(struct pg_source *s, uint32_t want, struct pg_plan *p, st
     int rc;
 
     TRY(postgresi_key_columns(s, want, &p->key, err));
-    if (PQntuples(p->key) > 0)
+    if (PQntuples(p->key) > 0) {
         TRY(find_columns(s, &s->wants[want], &p->columns, err));
-out:
-    return rc;
-}
-
-static int
-make_plan(struct pg_source *s, uint32_t want, struct pg_plan *p, struct err *err)
-{
-    const struct pg_want *w = &s->wants[want];
-    bool                  filter;
-    int                   rc;
-
-    TRY(postgresi_plan_columns(s, want, p, err));
-    if (PQntuples(p->key) == 0)
-        return 0;
-    filter = PQgetisnull(p->columns, 0, 1) == 0;
-    buf_add_str(&p->sql, "DECLARE oxbow_chunk NO SCROLL CURSOR FOR SELECT ");
-    add_names(s, &p->sql, p->columns);
-    buf_add_str(&p->sql, " FROM ");
-    postgresi_add_name(s->query, &p->sql, w->schema);
-    buf_add_byte(&p->sql, '.');
-    postgresi_add_name(s->query, &p->sql, w->name);
-    buf_add_str(&p->sql, " WHERE ");
-    buf_add_str(&p->sql, filter ? PQgetvalue(p->columns, 0, 1) : "true");
-    if (s->place.after.len > 0) {
-        buf_add_str(&p->sql, " AND ");
-        TRY(add_after(s, &p->sql, p->key, err));
-    }
-    buf_add_str(&p->sql, " ORDER BY ");
-    add_names(s, &p->sql, p->key);
-    buf_printf(&p->sql, " LIMIT %" PRIu32, s->chunk_rows);
-out:
-    return rc;
-}
-
-/* rows */
-
-struct chunk_columns {
-    int             count, key_count;
-    struct pg_type *types;
-    struct buf     *members; /* `{"first":`, then `,"next":` */
-    bool           *is_key;
-    int            *key_at; /* in the index's order */
-};
-
-static int
-describe(struct pg_source *s, const PGresult *key, const PGresult *rows, struct chunk_columns *c,
-         struct err *err)
-{
-    int rc = 0;
-
-    c->count = PQnfields(rows);
-    c->key_count = PQntuples(key);
-    c->types = calloc((size_t)c->count + 1, sizeof c->types[0]);
-    c->members = calloc((size_t)c->count + 1, sizeof c->members[0]);
-    c->is_key = calloc((size_t)c->count + 1, sizeof c->is_key[0]);
-    c->key_at = calloc((size_t)c->key_count + 1, sizeof c->key_at[0]);
-    if (c->types == NULL || c->members == NULL || c->is_key == NULL || c->key_at == NULL)
-        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
-    for (int i = 0; i < c->count; i++) {
-        buf_add_byte(&c->members[i], i == 0 ? '{' : ',');
-        json_put_str(&c->members[i], PQfname(rows, i));
-        buf_add_byte(&c->members[i], ':');
-        if (c->members[i].failed)
-            FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
-        TRY(postgresi_type_find(s, PQftype(rows, i), &c->types[i], err));
-    }
-    for (int k = 0; k < c->key_count; k++) {
-        int at = 0;
-
-        while (at < c->count && strcmp(PQfname(rows, at), PQgetvalue(key, k, 0)) != 0)
-            at++;
-        if (at == c->count)
-            FAIL(err, E_SCHEMA, ERR_FATAL, "source %s: column %s of a key is not published",
-                 s->base.instance, PQgetvalue(key, k, 0));
-        c->key_at[k] = at;
-        c->is_key[at] = true;
+        TRY(check_key(s, want, p, err));
     }
 out:
-    return rc;
-}
-
-static void
-forget_columns(struct chunk_columns *c)
-{
-    for (int i = 0; c->members != NULL && i < c->count; i++)
-        buf_fini(&c->members[i]);
-    free(c->members);
-    free(c->types);
-    free(c->is_key);
-    free(c->key_at);
-}
-
-static struct pg_span
-span_of(const struct buf *b, size_t at)
-{
-    return (struct pg_span){at, b->len - at};
-}
-
-static void
-put_key(struct buf *b, const struct chunk_columns *c, const PGresult *rows, int i,
-        struct pg_span *out)
-{
-    size_t at = b->len;
-    bool   first = true;
-
-    for (int col = 0; col < c->count; col++) {
-        if (!c->is_key[col])
-            continue;
-        if (!first)
-            buf_add_byte(b, '|');
-        first = false;
-        postgresi_value_key(b, postgresi_cell(rows, i, col), c->key_count > 1);
-    }
-    *out = span_of(b, at);
-}
-
-static void
-put_row(struct pg_source *s, const struct chunk_columns *c, const PGresult *rows, int i,
-        struct pg_row *out)
-{
-    struct buf *b = &s->chunk.bytes;
-    size_t      at;
-
-    put_key(b, c, rows, i, &out->key);
-    at = b->len;
-    for (int col = 0; col < c->count; col++) {
-        buf_add_slice(b, buf_slice(&c->members[col]));
-        if (PQgetisnull(rows, i, col) != 0)
-            buf_add_str(b, "null");
-        else
-            postgresi_value_json(b, &c->types[col], postgresi_cell(rows, i, col));
-    }
-    buf_add_byte(b, '}');
-    out->row = span_of(b, at);
-    at = b->len;
-    for (int k = 0; k < c->key_count; k++) {
-        buf_add_byte(b, k == 0 ? '[' : ',');
-        json_put_string(b, postgresi_cell(rows, i, c->key_at[k]));
-    }
-    buf_add_byte(b, ']');
-    out->place = span_of(b, at);
-}
-
-/* Reads on with the cursor until the chunk is full or the table at its end. */
-static int
-fetch(struct pg_source *s, const struct pg_plan *p, struct err *err)
-{
-    struct chunk_columns c = {0};
-    PGresult            *rows = NULL;
-    int                  got = FETCH_ROWS, rc;
-
-    TRY(postgresi_query(s, s->query, (const char *)p->sql.data, NULL, err));
-    while (s->chunk.count < s->chunk_rows && s->chunk.bytes.len < CHUNK_BYTES &&
-           got == FETCH_ROWS) {
-        PQclear(rows);
-        TRY(postgresi_query(s, s->query, "FETCH 1000 FROM oxbow_chunk", &rows, err));
-        got = PQntuples(rows);
-        if (c.types == NULL)
-            TRY(describe(s, p->key, rows, &c, err));
-        for (int i = 0; i < got && s->chunk.count < s->chunk_rows; i++)
-            put_row(s, &c, rows, i, &s->chunk.rows[s->chunk.count++]);
-        if (s->chunk.bytes.failed)
-            FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
-    }
-    s->chunk.last = got < FETCH_ROWS && s->chunk.count < s->chunk_rows;
-out:
-    PQclear(rows);
-    forget_columns(&c);
     return rc;
 }
 
@@ -502,52 +368,61 @@ out:
     return rc;
 }
 
-/* *good: it sees all that was streamed. */
+int
+postgresi_chunk_sees(struct pg_source *s, struct pg_chunk *c, const PGresult *r, struct err *err)
+{
+    if (PQntuples(r) != 1 || PQnfields(r) != 2 || c->sees.running != NULL ||
+        !parse_visible(postgresi_cell(r, 0, 0), &c->sees) ||
+        !postgresi_lsn_parse(postgresi_cell(r, 0, 1), &c->upto))
+        RETURN_ERR(err, E_FORMAT, ERR_FATAL, "source %s: a snapshot is not as it should be",
+                   s->base.instance);
+    return 0;
+}
+
 static int
-look_at_snapshot(struct pg_source *s, bool *good, struct err *err)
+look_at_snapshot(struct pg_source *s, struct pg_chunk *c, struct err *err)
 {
     PGresult *r = NULL;
     int       rc;
 
-    TRY(postgresi_query(s, s->query,
-                        "SELECT pg_catalog.txid_current_snapshot(), "
-                        "pg_catalog.pg_current_wal_insert_lsn()",
-                        &r, err));
-    if (!parse_visible(postgresi_cell(r, 0, 0), &s->chunk.sees) ||
-        !postgresi_lsn_parse(postgresi_cell(r, 0, 1), &s->chunk.upto))
-        FAIL(err, E_FORMAT, ERR_FATAL, "source %s: a snapshot is not as it should be",
-             s->base.instance);
-    *good = sees_all_streamed(s, &s->chunk.sees);
+    TRY(postgresi_query(s, s->query, POSTGRESI_SEES, &r, err));
+    TRY(postgresi_chunk_sees(s, c, r, err));
 out:
     PQclear(r);
     return rc;
 }
 
 int
-postgresi_chunk_room(struct pg_source *s, uint32_t rows, struct err *err)
+postgresi_chunk_room(struct pg_chunk *c, uint32_t rows, struct err *err)
 {
-    s->chunk.rows = calloc((size_t)rows + 1, sizeof s->chunk.rows[0]);
-    if (s->chunk.rows == NULL)
+    c->rows = calloc((size_t)rows + 1, sizeof c->rows[0]);
+    if (c->rows == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     return 0;
 }
 
 int
-postgresi_chunk_open(struct pg_source *s, uint32_t want, struct err *err)
+postgresi_chunks_open(struct pg_source *s, uint32_t count, struct err *err)
 {
-    int rc;
+    uint64_t rows = 0;
+    int      rc = 0;
 
-    TRY(index_rows(&s->chunk, err));
-    s->chunk.want = want;
-    s->chunk.compare = s->place.again[want] == PG_AGAIN_DIFFERENCES;
-    s->chunk.open = true;
+    must(count <= POSTGRESI_READERS_MAX);
+    for (uint32_t i = 0; i < count; i++) {
+        struct pg_chunk *c = &s->chunks[i];
+
+        TRY(index_rows(c, err));
+        c->compare = s->place.again[c->want] == PG_AGAIN_DIFFERENCES;
+        c->first = rows;
+        rows += c->count;
+    }
+    s->chunk_count = count;
 out:
     return rc;
 }
 
-/* A table without a key has no order to go by: its rows from before are left out. */
-static int
-end_table(struct pg_source *s, uint32_t want, enum pg_step_kind kind, struct err *err)
+int
+postgresi_snapshot_end(struct pg_source *s, uint32_t want, enum pg_step_kind kind, struct err *err)
 {
     struct pg_step *step = postgresi_step_new(s, kind);
 
@@ -557,81 +432,43 @@ end_table(struct pg_source *s, uint32_t want, enum pg_step_kind kind, struct err
     return 0;
 }
 
-/* For people who wait: how many rows there are, about. */
+/* Captured keys whose rows may be gone, in one transaction on the query connection. */
 static int
-estimate(struct pg_source *s, uint32_t want, struct err *err)
+read_missing(struct pg_source *s, uint32_t want, struct err *err)
 {
-    struct buf sql = {0};
-    PGresult  *r = NULL;
-    int        rc;
+    bool good = false;
+    int  rc;
 
-    buf_add_str(&sql,
-                "SELECT greatest(sum(c.reltuples), 0)::bigint FROM pg_catalog.pg_class c "
-                "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ");
-    postgresi_add_literal(s->query, &sql, s->wants[want].schema);
-    buf_add_str(&sql, " AND c.relname = ");
-    postgresi_add_literal(s->query, &sql, s->wants[want].name);
-    TRY(postgresi_query_buf(s, s->query, &sql, &r, err));
-    if (!postgresi_cell_u64(r, 0, 0, &s->about))
-        s->about = 0;
+    TRY(begin(s, want, err));
+    TRY(look_at_snapshot(s, &s->chunks[0], err));
+    good = postgresi_chunks_good(s, 1);
+    if (good)
+        TRY(postgresi_missing_read(s, want, err));
+    TRY(postgresi_query(s, s->query, "COMMIT", NULL, err));
 out:
-    PQclear(r);
-    buf_fini(&sql);
-    return rc;
-}
-
-/* Within a transaction. */
-static int
-read_rows(struct pg_source *s, uint32_t want, struct err *err)
-{
-    struct pg_plan plan = {0};
-    int            rc;
-
-    TRY(make_plan(s, want, &plan, err));
-    if (PQntuples(plan.key) == 0) {
-        TRY(end_table(s, want, STEP_LOOKED, err));
-        goto out;
-    }
-    buf_add_byte(&plan.sql, 0);
-    if (plan.sql.failed)
-        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
-    if (s->place.after.len == 0)
-        TRY(estimate(s, want, err));
-    TRY(postgresi_chunk_room(s, s->chunk_rows, err));
-    TRY(fetch(s, &plan, err));
-    TRY(postgresi_chunk_open(s, want, err));
-out:
-    postgresi_plan_fini(&plan);
     return rc;
 }
 
 int
 postgresi_snapshot_read(struct pg_source *s, struct err *err)
 {
-    uint32_t want = next_table(s);
-    bool     good = false;
+    uint32_t want = postgresi_snapshot_next(s, 0);
     int      rc;
 
-    must(!s->chunk.open && want < s->want_count);
-    postgresi_chunk_close(s);
+    must(s->chunk_count == 0 && want < s->want_count);
     if (s->recent_failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
     TRY(postgresi_need_query(s, err));
     TRY(settle(s, err));
     if (!s->settled)
         goto out;
-    TRY(begin(s, want, err));
-    TRY(look_at_snapshot(s, &good, err));
-    if (good)
-        TRY(s->place.missing ? postgresi_missing_read(s, want, err) : read_rows(s, want, err));
-    TRY(postgresi_query(s, s->query, "COMMIT", NULL, err));
-    if (s->chunk.open)
+    TRY(s->place.missing ? read_missing(s, want, err) : postgresi_rows_read(s, want, err));
+    if (s->chunk_count > 0)
         TRY(postgresi_mark(s, err));
 out:
     if (rc != 0)
         postgresi_disconnect(&s->query); /* it may be within the transaction */
-    if (rc != 0 || !s->chunk.open)
-        postgresi_chunk_close(s);
+    postgresi_chunks_cut(s, rc != 0 ? 0 : s->chunk_count);
     return rc;
 }
 
@@ -640,21 +477,17 @@ out:
 void
 postgresi_snapshot_empty(struct pg_source *s, uint32_t want)
 {
-    struct pg_chunk *c = &s->chunk;
+    for (uint32_t k = 0; k < s->chunk_count; k++) {
+        struct pg_chunk *c = &s->chunks[k];
 
-    for (uint32_t i = 0; c->open && c->want == want && !s->seen && i < c->count; i++)
-        c->rows[i].dropped = true;
+        for (uint32_t i = 0; c->want == want && !c->seen && i < c->count; i++)
+            c->rows[i].dropped = true;
+    }
 }
 
-void
-postgresi_snapshot_touch(struct pg_source *s, uint32_t want, struct slice key, bool partial)
+static void
+touch(struct pg_chunk *c, uint64_t hash, struct slice key, bool partial)
 {
-    struct pg_chunk *c = &s->chunk;
-    uint64_t         hash;
-
-    if (!c->open || c->want != want || s->seen)
-        return;
-    hash = postgresi_hash(key);
     for (uint32_t i = c->buckets[hash & (c->bucket_count - 1)]; i != NO_ROW; i = c->rows[i].next) {
         if (c->rows[i].hash != hash || !slice_eq(chunk_text(c, c->rows[i].key), key))
             continue;
@@ -664,10 +497,21 @@ postgresi_snapshot_touch(struct pg_source *s, uint32_t want, struct slice key, b
     }
 }
 
+void
+postgresi_snapshot_touch(struct pg_source *s, uint32_t want, struct slice key, bool partial)
+{
+    uint64_t hash = s->chunk_count == 0 ? 0 : postgresi_hash(key);
+
+    for (uint32_t k = 0; k < s->chunk_count; k++)
+        if (s->chunks[k].want == want && !s->chunks[k].seen)
+            touch(&s->chunks[k], hash, key, partial);
+}
+
 bool
 postgresi_snapshot_ripe(const struct pg_source *s)
 {
-    return s->chunk.open && !s->chunk.spoiled && !s->in_xact && s->received.v >= s->chunk.upto.v;
+    return s->chunk_count > 0 && !s->chunks[0].spoiled && !s->in_xact &&
+           s->received.v >= s->chunks[0].upto.v;
 }
 
 static struct pg_span
@@ -675,16 +519,18 @@ copy_text(struct pg_source *s, struct pg_span span)
 {
     size_t at = s->bytes.len;
 
-    buf_add_slice(&s->bytes, chunk_text(&s->chunk, span));
+    buf_add_slice(&s->bytes, chunk_text(&s->chunks[0], span));
     return postgresi_span(s, at);
 }
 
 int
 postgresi_snapshot_give(struct pg_source *s, uint32_t max, struct err *err)
 {
-    struct pg_chunk *c = &s->chunk;
+    struct pg_chunk *c = &s->chunks[0];
     struct pg_step  *step;
 
+    if (c->about > 0)
+        s->about = c->about;
     while (c->given < c->count && !postgresi_full(s, max)) {
         const struct pg_row *row = &c->rows[c->given];
 
@@ -698,7 +544,8 @@ postgresi_snapshot_give(struct pg_source *s, uint32_t max, struct err *err)
             step->compare = c->compare;
             step->key = copy_text(s, row->key);
             step->after = copy_text(s, row->row);
-            step->position = postgresi_position(s, c->upto, c->keys ? "d" : "r", c->given);
+            step->position =
+                postgresi_position(s, c->upto, c->keys ? "d" : "r", c->first + c->given);
             s->waiting++;
         }
         c->given++;
@@ -707,8 +554,11 @@ postgresi_snapshot_give(struct pg_source *s, uint32_t max, struct err *err)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     if (c->given < c->count)
         return 0;
-    if (c->last && end_table(s, c->want, c->keys ? STEP_LOOKED : STEP_READ, err) != 0)
+    if (c->last && postgresi_snapshot_end(s, c->want, c->keys ? STEP_LOOKED : STEP_READ, err) != 0)
         return E_NOMEM;
-    postgresi_chunk_close(s);
+    close_chunk(c);
+    s->chunk_count--;
+    memmove(c, c + 1, (POSTGRESI_READERS_MAX - 1) * sizeof *c);
+    s->chunks[POSTGRESI_READERS_MAX - 1] = (struct pg_chunk){0};
     return 0;
 }

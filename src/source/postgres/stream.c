@@ -23,6 +23,7 @@ postgresi_stream_close(struct pg_source *s)
     postgresi_snapshot_drop(s);
     postgresi_steps_drop(s);
     s->in_xact = s->drop = false;
+    s->held_count = 0;
 }
 
 /* The cluster and where its log is. */
@@ -30,15 +31,56 @@ static int
 identify(struct pg_source *s, struct pg_lsn *head, struct err *err)
 {
     PGresult *r = NULL;
+    uint64_t  timeline = 0;
     int       rc;
 
     TRY(postgresi_query(s, s->stream, "IDENTIFY_SYSTEM", &r, err));
     if (PQntuples(r) != 1 || !postgresi_lsn_parse(postgresi_cell(r, 0, 2), head) ||
+        !postgresi_cell_u64(r, 0, 1, &timeline) ||
         PQgetlength(r, 0, 0) >= (int)sizeof s->place.system)
         FAIL(err, E_FORMAT, ERR_FATAL, "source %s: IDENTIFY_SYSTEM is not answered as it should be",
              s->base.instance);
     s->other = s->place.system[0] != '\0' && strcmp(s->place.system, PQgetvalue(r, 0, 0)) != 0;
     (void)snprintf(s->place.system, sizeof s->place.system, "%s", PQgetvalue(r, 0, 0));
+    s->timeline = (uint32_t)timeline;
+out:
+    PQclear(r);
+    return rc;
+}
+
+/* Where the timeline that was captured ended, by a history of "TIMELINE LSN REASON" lines. */
+static bool
+find_switch(const char *history, uint32_t timeline, struct pg_lsn *out)
+{
+    for (const char *line = history; *line != '\0';) {
+        const char   *end = strchrnul(line, '\n'), *tab = strchrnul(line, '\t');
+        unsigned long number = strtoul(line, NULL, 10);
+
+        if (*tab == '\t' && tab < end && number == timeline)
+            return postgresi_lsn_parse(slice_of(tab + 1, strcspn(tab + 1, "\t\n ")), out);
+        line = *end == '\0' ? end : end + 1;
+    }
+    return false;
+}
+
+/* *upto: what this server has in common with the one that was captured; all: one timeline. */
+static int
+look_at_timeline(struct pg_source *s, struct pg_lsn *upto, struct err *err)
+{
+    PGresult *r = NULL;
+    char      sql[40];
+    int       rc = 0;
+
+    upto->v = UINT64_MAX;
+    if (s->place.timeline == 0 || s->place.timeline == s->timeline || s->other)
+        return 0;
+    upto->v = 0;
+    if (s->place.timeline > s->timeline)
+        return 0;
+    (void)snprintf(sql, sizeof sql, "TIMELINE_HISTORY %" PRIu32, s->timeline);
+    TRY(postgresi_query(s, s->stream, sql, &r, err));
+    if (PQntuples(r) != 1 || !find_switch(PQgetvalue(r, 0, 1), s->place.timeline, upto))
+        upto->v = 0;
 out:
     PQclear(r);
     return rc;
@@ -46,7 +88,7 @@ out:
 
 /* The operator takes the gap that ends at the slot's position: all tables are read again. */
 static bool
-accept_gap(struct pg_source *s, struct pg_lsn confirmed)
+accept_gap(struct pg_source *s, struct pg_lsn confirmed, struct pg_lsn head)
 {
     struct pg_lsn accepted;
 
@@ -54,10 +96,13 @@ accept_gap(struct pg_source *s, struct pg_lsn confirmed)
         (s->accept == NULL || !postgresi_lsn_parse(slice_str(s->accept), &accepted) ||
          accepted.v != confirmed.v))
         return false;
+    s->forgiven = head;
     s->place.lsn = confirmed;
+    s->place.held.v = 0;
     s->place.commit.v = 0;
     s->place.done = 0;
     s->place.gap = false;
+    s->place.timeline = s->timeline;
     s->durable = confirmed;
     s->place.era++;
     postgresi_place_gap(s);
@@ -66,13 +111,14 @@ accept_gap(struct pg_source *s, struct pg_lsn confirmed)
 
 /* A slot that is where it should be, or what has become of it. */
 static int
-judge_slot(struct pg_source *s, PGresult *r, struct pg_lsn head, struct err *err)
+judge_slot(struct pg_source *s, PGresult *r, struct pg_lsn head, struct pg_lsn common,
+           struct err *err)
 {
     const char   *name = s->base.instance;
     char          here[PG_LSN_TEXT], there[PG_LSN_TEXT];
     struct pg_lsn confirmed = {0};
 
-    postgresi_lsn_format(s->place.lsn, here);
+    postgresi_lsn_format(postgresi_place_from(&s->place), here);
     if (PQntuples(r) == 0) {
         if (s->place.lsn.v == 0)
             RETURN_ERR(
@@ -100,35 +146,48 @@ judge_slot(struct pg_source *s, PGresult *r, struct pg_lsn head, struct err *err
     postgresi_lsn_format(confirmed, there);
     if (s->place.lsn.v == 0)
         s->place.lsn = confirmed;
+    if (s->place.gap)
+        s->forgiven = head;
     /* One that has not begun is where the slot is. */
-    if (s->other && !accept_gap(s, confirmed))
+    if (s->other && !accept_gap(s, confirmed, head))
         RETURN_ERR(
             err, E_GONE, ERR_FATAL,
             "source %s: gap: this is another cluster than was captured up to %s; `oxbow source "
             "snapshot %s --gap`, or `accept: %s`, goes on with it",
             name, here, name, there);
-    if (confirmed.v > s->place.lsn.v && !accept_gap(s, confirmed))
+    if (confirmed.v > postgresi_place_from(&s->place).v && !accept_gap(s, confirmed, head))
         RETURN_ERR(
             err, E_GONE, ERR_FATAL,
             "source %s: gap: captured up to %s, but the slot %s begins at %s: it was made anew "
             "or read by others; `oxbow source snapshot %s --gap`, or `accept: %s`, goes on there",
             name, here, s->slot, there, name, there);
-    if (head.v < s->place.lsn.v && !accept_gap(s, confirmed))
+    if (head.v < s->place.lsn.v && !accept_gap(s, confirmed, head))
         RETURN_ERR(
             err, E_STATE, ERR_FATAL,
             "source %s: gap: captured up to %s, but the server's log ends before it: it is an "
             "older copy; `oxbow source snapshot %s --gap` goes on with it",
             name, here, name);
+    if (s->place.timeline != s->timeline && common.v < s->place.lsn.v &&
+        !accept_gap(s, confirmed, head))
+        RETURN_ERR(
+            err, E_STATE, ERR_FATAL,
+            "source %s: gap: captured up to %s, but the server, on timeline %" PRIu32 " now, left "
+            "timeline %" PRIu32 " before it: it is an older copy, or a standby that had not got "
+            "all; `oxbow source snapshot %s --gap` goes on with it",
+            name, here, s->timeline, s->place.timeline, name);
+    s->place.timeline = s->timeline;
     return 0;
 }
 
 static int
 find_slot(struct pg_source *s, struct pg_lsn head, struct err *err)
 {
-    struct buf sql = {0};
-    PGresult  *r = NULL;
-    int        rc;
+    struct buf    sql = {0};
+    PGresult     *r = NULL;
+    struct pg_lsn common;
+    int           rc;
 
+    TRY(look_at_timeline(s, &common, err));
     TRY(postgresi_need_query(s, err));
     buf_printf(&sql,
                "SELECT plugin, confirmed_flush_lsn, %s FROM pg_catalog.pg_replication_slots "
@@ -136,7 +195,7 @@ find_slot(struct pg_source *s, struct pg_lsn head, struct err *err)
                s->version >= 130000 ? "wal_status" : "''");
     postgresi_add_literal(s->query, &sql, s->slot);
     TRY(postgresi_query_buf(s, s->query, &sql, &r, err));
-    TRY(judge_slot(s, r, head, err));
+    TRY(judge_slot(s, r, head, common, err));
 out:
     PQclear(r);
     buf_fini(&sql);
@@ -157,13 +216,16 @@ start_streaming(struct pg_source *s, struct err *err)
     char       at[PG_LSN_TEXT];
     int        rc;
 
-    postgresi_lsn_format(s->place.lsn, at);
+    s->from = postgresi_place_from(&s->place);
+    postgresi_lsn_format(s->from, at);
     buf_add_str(&sql, "START_REPLICATION SLOT ");
     postgresi_add_name(s->stream, &sql, s->slot);
     buf_printf(&sql, " LOGICAL %s (proto_version '%d', ", at, protocol(s));
     if (s->version >= 140000)
         buf_printf(&sql, "streaming '%s', messages '%s', ",
                    s->version >= 160000 ? "parallel" : "on", s->messages ? "true" : "false");
+    if (s->two_phase && s->version >= 150000)
+        buf_add_str(&sql, "two_phase 'on', ");
     postgresi_add_name(s->stream, &names, s->publication);
     buf_add_byte(&names, 0);
     buf_add_str(&sql, "publication_names ");
@@ -253,6 +315,7 @@ end_xact(struct pg_source *s, struct pg_lsn end, struct err *err)
     if (step == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     step->lsn = end;
+    step->number = s->xid;
     s->ends++;
     s->in_xact = false;
     s->drop = false;
@@ -261,15 +324,17 @@ end_xact(struct pg_source *s, struct pg_lsn end, struct err *err)
     return 0;
 }
 
-/* A message between S and E belongs to a transaction that may still end in nothing. */
+/* A message between S and E, or b and P, belongs to a transaction that may still end in nothing. */
 static int
-take_streamed(struct pg_source *s, struct slice bytes, const struct pg_message *m, struct err *err)
+take_early(struct pg_source *s, struct slice bytes, const struct pg_message *m, struct err *err)
 {
-    if (m->kind == PG_STREAM_STOP) {
+    if (m->kind == PG_STREAM_STOP && !s->preparing) {
         s->filling = NULL;
         return 0;
     }
-    return postgresi_spill_add(s, bytes, err);
+    if (m->kind == PG_PREPARE && s->preparing)
+        return postgresi_prepared_end(s, m, err);
+    return postgresi_spill_add(s, bytes, m, err);
 }
 
 static int
@@ -278,9 +343,9 @@ take_message(struct pg_source *s, struct slice bytes, struct err *err)
     struct pg_message m;
     int               rc;
 
-    TRY(postgresi_message_parse(bytes, s->filling != NULL, &m, err));
+    TRY(postgresi_message_parse(bytes, s->filling != NULL && !s->preparing, &m, err));
     if (s->filling != NULL)
-        return take_streamed(s, bytes, &m, err);
+        return take_early(s, bytes, &m, err);
     switch (m.kind) {
     case PG_BEGIN:
         postgresi_xact_begin(s, m.xid, m.commit, m.time_us);
@@ -296,6 +361,18 @@ take_message(struct pg_source *s, struct slice bytes, struct err *err)
         break;
     case PG_STREAM_ABORT:
         TRY(postgresi_spill_abort(s, &m, err));
+        break;
+    case PG_BEGIN_PREPARE:
+        TRY(postgresi_prepared_begin(s, &m, err));
+        break;
+    case PG_STREAM_PREPARE:
+        TRY(postgresi_prepared_end(s, &m, err));
+        break;
+    case PG_COMMIT_PREPARED:
+        TRY(postgresi_prepared_commit(s, &m, err));
+        break;
+    case PG_ROLLBACK_PREPARED:
+        postgresi_prepared_undo(s, &m);
         break;
     default:
         if (s->in_xact || m.kind == PG_RELATION || m.kind == PG_TYPE || m.kind == PG_MESSAGE)
@@ -321,7 +398,7 @@ take_envelope(struct pg_source *s, struct slice bytes, struct err *err)
         goto out;
     }
     /* All transactions that ended before this were sent. */
-    if (!s->in_xact && e.wal_end.v > s->received.v)
+    if (!s->in_xact && !s->preparing && e.wal_end.v > s->received.v)
         s->received = e.wal_end;
     if (e.reply)
         TRY(postgresi_stream_tell(s, false, err));
