@@ -13,6 +13,7 @@
  *
  * In every third world the old names are routed instead, and go on until that is ended: then both
  * names have the same, and new software writes to t-N while old software writes to s-N.
+ * In the others a rewrite may be taken back.
  *
  * With a third argument the surgeries do not check the stream's head: that has to be found.
  */
@@ -63,6 +64,7 @@ struct actor {
     uint32_t             number; /* writer: of its event; 0: none */
     int64_t              expected;
     uint32_t             writes, changes, checks; /* of what is ready */
+    uint64_t             run;                     /* scavenge's, when that was made */
     bool                 mover, busy, again, ready;
 };
 
@@ -79,7 +81,7 @@ struct world {
     struct actor          actors[WRITERS + MOVERS];
     struct log_iter      *live; /* of t-N */
     uint64_t              live_last, live_count[STREAMS], live_sum[STREAMS];
-    uint64_t              moves, rewrites, stages, acked, crashes, stubs, routings, ends;
+    uint64_t              moves, rewrites, stages, acked, crashes, stubs, routings, ends, backs;
 };
 
 static void __attribute__((format(printf, 2, 3), __noreturn__))
@@ -198,7 +200,7 @@ submit(struct actor *a, uint32_t writes, uint32_t changes)
                               .changes = a->change,
                               .change_count = changes,
                               .checks = &a->check,
-                              .check_count = a->mover && a->stage == NULL ? a->checks : 0,
+                              .check_count = a->mover ? a->checks : 0,
                               .stage = a->stage,
                               .flags = a->stage != NULL ? (a->last ? 0 : (uint32_t)LOG_STAGED)
                                        : a->mover && a->checks > 0 ? (uint32_t)LOG_MOVED_OK
@@ -259,15 +261,39 @@ copy_one(struct actor *a, const struct log_event *ev, uint32_t i)
                                      .id = ev->id};
 }
 
+/* What the metadata of both says, in w[at] and the next one. */
+static void
+put_metadata(struct actor *a, uint32_t at, int64_t expected)
+{
+    const char k = a->stream[2];
+
+    (void)snprintf(a->meta_names[0], sizeof a->meta_names[0], "$$t-%c", k);
+    (void)snprintf(a->meta_names[1], sizeof a->meta_names[1], "$$s-%c", k);
+    for (uint32_t i = 0; i < 2; i++) {
+        a->metas[i] = (struct log_new_event){
+            .type = slice_str(LOG_META_TYPE), .data = slice_str(a->member[i]), .flags = LOG_JSON};
+        a->w[at + i] = (struct log_write){.stream = slice_str(a->meta_names[i]),
+                                          .expected = expected,
+                                          .events = &a->metas[i],
+                                          .count = 1};
+    }
+}
+
+static void
+put_members(struct actor *a)
+{
+    (void)snprintf(a->member[0], sizeof a->member[0], "{\"$routed\":{\"from\":[\"s-%c\"]}}",
+                   a->stream[2]);
+    (void)snprintf(a->member[1], sizeof a->member[1],
+                   "{\"$routed\":{\"surgery\":\"x\",\"to\":[\"t-%c\"]}}", a->stream[2]);
+}
+
 /* The same move by routing, or the end of one; as src/migrate/stream writes them. */
 static void
 prepare_routed(struct actor *a, uint64_t last)
 {
-    static const char from[] = "{\"$routed\":{\"from\":[\"s-%c\"]}}",
-                      to[] = "{\"$routed\":{\"surgery\":\"x\",\"to\":[\"t-%c\"]}}";
     struct world     *w = a->world;
     struct log_stream info;
-    const char        k = a->stream[2];
     const bool        routed = log_stream_info(w->log, slice_str(a->stream), &info, NULL) == 0 &&
                         (info.flags & LOG_STREAM_ROUTED) != 0;
 
@@ -275,23 +301,13 @@ prepare_routed(struct actor *a, uint64_t last)
         a->ready = false;
         return;
     }
-    (void)snprintf(a->member[0], sizeof a->member[0], from, k);
-    (void)snprintf(a->member[1], sizeof a->member[1], to, k);
+    put_members(a);
     if (routed) { /* the mark, and nothing is routed any more */
         a->w[0] = a->w[1];
         (void)snprintf(a->member[0], sizeof a->member[0], "{}");
         (void)snprintf(a->member[1], sizeof a->member[1], "{}");
     }
-    (void)snprintf(a->meta_names[0], sizeof a->meta_names[0], "$$t-%c", k);
-    (void)snprintf(a->meta_names[1], sizeof a->meta_names[1], "$$s-%c", k);
-    for (uint32_t i = 0; i < 2; i++) {
-        a->metas[i] = (struct log_new_event){
-            .type = slice_str(LOG_META_TYPE), .data = slice_str(a->member[i]), .flags = LOG_JSON};
-        a->w[1 + i] = (struct log_write){.stream = slice_str(a->meta_names[i]),
-                                         .expected = routed ? 0 : LOG_NO_STREAM,
-                                         .events = &a->metas[i],
-                                         .count = 1};
-    }
+    put_metadata(a, 1, routed ? 0 : LOG_NO_STREAM);
     a->change[0] = (struct log_change){.stream = slice_str(a->stream),
                                        .expected = LOG_ANY,
                                        .what = routed ? LOG_SET_MOVED : LOG_SET_ROUTED};
@@ -306,6 +322,43 @@ prepare_routed(struct actor *a, uint64_t last)
     w->ends += routed;
 }
 
+static uint64_t
+scavenge_run(const struct world *w)
+{
+    struct log_scavenge s;
+
+    log_scavenge_status(w->log, &s);
+    return s.run;
+}
+
+/* Which versions the mark of a rewrite that was not taken back names. */
+static bool
+was_rewritten(const struct log_event *ev, uint64_t *first, uint64_t *last)
+{
+    char text[300];
+
+    (void)snprintf(text, sizeof text, "%.*s", SLICE_FMT(ev->data));
+    return slice_is(ev->type, "MigratedFrom") && strstr(text, "rollback") == NULL &&
+           sscanf(text, "{\"stream\":\"s-%*u\",\"first\":%" SCNu64 ",\"last\":%" SCNu64, first,
+                  last) == 2;
+}
+
+/* The originals of a rewrite, to take it back. Not all are there: 0. */
+static uint32_t
+copy_originals(struct actor *a, uint64_t first, uint64_t last)
+{
+    struct log_read  read = {.stream = slice_str(a->stream), .from = first, .raw = true};
+    struct log_iter *it = open_iter(a->world, &read);
+    struct log_event ev;
+    uint32_t         n = 1;
+
+    for (; first <= last && n <= COPIES && next(a->world, it, &ev) && ev.version == first; first++)
+        if (slice_is(ev.type, "t"))
+            copy_one(a, &ev, n++);
+    log_iter_close(it);
+    return first <= last ? 0 : n;
+}
+
 /* Looks at a stream, and makes what it will submit another time. */
 static void
 prepare(struct actor *a)
@@ -317,9 +370,10 @@ prepare(struct actor *a)
     struct log_read  read = {.stream = slice_of(from, 3)};
     struct log_iter *it;
     struct log_event ev;
-    uint64_t         first = 0, last = 0;
+    uint64_t         first = 0, last = 0, from_first, from_last;
     uint32_t         n = 1, seen = 0;
-    bool             moved = false;
+    bool             moved = false, back = false;
+    struct log_pos   rewritten = {0};
 
     (void)snprintf(from, sizeof from, "s-%u", k);
     (void)snprintf(to, sizeof to, "%c-%u", here ? 's' : 't', k);
@@ -330,15 +384,22 @@ prepare(struct actor *a)
         first = seen == 0 ? ev.version : first;
         last = ev.version;
         moved = moved || slice_is(ev.type, LOG_MOVED_TYPE);
-        if (slice_is(ev.type, "t"))
+        if (seen == 0 && here && was_rewritten(&ev, &from_first, &from_last) && pick(w, 2) == 0) {
+            back = true;
+            rewritten = ev.commit;
+            n = copy_originals(a, from_first, from_last);
+            if (n == 0)
+                break;
+        }
+        if (slice_is(ev.type, "t") && !(back && ev.commit.v == rewritten.v))
             copy_one(a, &ev, n++);
     }
     log_iter_close(it);
     a->ready = n > 1 && n <= COPIES && !moved;
     (void)snprintf(a->meta[0], sizeof a->meta[0],
                    "{\"stream\":\"%s\",\"first\":%" PRIu64 ",\"last\":%" PRIu64
-                   ",\"surgery\":\"x\"}",
-                   from, first, last);
+                   "%s,\"surgery\":\"x\"}",
+                   from, back ? from_first : first, last, back ? ",\"rollback\":true" : "");
     a->e[0] = (struct log_new_event){
         .type = slice_str("MigratedFrom"), .data = slice_str(a->meta[0]), .flags = LOG_JSON};
     (void)snprintf(a->text, sizeof a->text,
@@ -360,6 +421,8 @@ prepare(struct actor *a)
     a->writes = here ? 1 : 2;
     a->changes = 1;
     a->checks = 0;
+    a->run = scavenge_run(w);
+    w->backs += back && a->ready;
     if (w->routed && a->ready)
         prepare_routed(a, last);
 }
@@ -384,7 +447,7 @@ begin_stage(struct actor *a)
     (void)snprintf(a->stream, sizeof a->stream, "s-%u", k);
     (void)snprintf(a->other, sizeof a->other, "t-%u", k);
     if (log_stream_info(w->log, slice_str(a->stream), &info, NULL) != 0 ||
-        (info.flags & LOG_STREAM_MOVED) != 0)
+        (info.flags & (LOG_STREAM_MOVED | LOG_STREAM_ROUTED)) != 0)
         return;
     must(log_stage_open(w->log, &a->stage, NULL) == 0);
     a->over = log_stage_add(w->log, a->stage, slice_str(a->other), NULL) != 0;
@@ -427,6 +490,22 @@ read_on(struct actor *a, bool *end)
     return n;
 }
 
+/* The last commit of one that is routed then, behind the copies that are ready. */
+static void
+end_routed(struct actor *a, uint32_t writes, uint64_t head)
+{
+    put_members(a);
+    put_metadata(a, writes, LOG_NO_STREAM);
+    a->change[0].what |= LOG_SET_FED;
+    a->change[1] = (struct log_change){
+        .stream = slice_str(a->stream), .expected = LOG_ANY, .what = LOG_SET_ROUTED};
+    a->check = (struct log_check){slice_str(a->stream), (int64_t)head};
+    a->checks = 1;
+    a->world->stages++;
+    a->world->routings++;
+    submit(a, writes + 2, 2);
+}
+
 /* One commit of it: some copies, or the rest and the end. */
 static void
 stage_on(struct actor *a)
@@ -445,6 +524,7 @@ stage_on(struct actor *a)
         return;
     }
     n = read_on(a, &end);
+    a->checks = 0;
     head = a->from - 1;
     a->last = end && !mark && pick(a->world, 2) == 0;
     if (a->over || (n == 0 && !a->last))
@@ -466,6 +546,10 @@ stage_on(struct actor *a)
         submit(a, 1, mark ? 1 : 0);
         return;
     }
+    if (a->world->routed) {
+        end_routed(a, n > 0 ? 1 : 0, head);
+        return;
+    }
     (void)snprintf(a->text, sizeof a->text,
                    "{\"streams\":[\"%s\"],\"reason\":\"\",\"surgery\":\"x\",\"first\":%" PRIu64
                    ",\"staged\":%" PRIu64 "}",
@@ -485,6 +569,10 @@ move(struct actor *a)
 {
     bool here = a->stream[0] == a->other[0];
 
+    if (a->run != scavenge_run(a->world)) { /* it may have taken what comes back */
+        a->ready = false;
+        return;
+    }
     if (here)
         a->world->rewrites++;
     else
@@ -714,7 +802,7 @@ act(struct world *w)
         close_stage(a);
     else if (a->stage != NULL)
         stage_on(a);
-    else if (!w->careless && !w->routed && !a->ready && pick(w, 30) == 0)
+    else if (!w->careless && !a->ready && pick(w, 30) == 0)
         begin_stage(a);
     else if (a->ready)
         move(a);
@@ -836,6 +924,7 @@ run_seed(uint64_t seed, bool careless, struct world *totals)
     totals->ends += w->ends;
     totals->stages += w->stages;
     totals->stubs += w->stubs;
+    totals->backs += w->backs;
     index_maps_free(w->maps);
     sim_free(w->sim);
     free(w);
@@ -854,10 +943,11 @@ main(int argc, char **argv)
         run_seed(seed, argc > 3, totals);
     (void)printf("sim-moves: seeds %" PRIu64 "..%" PRIu64 ": good; %" PRIu64 " lives, %" PRIu64
                  " crashes, %" PRIu64 " events, %" PRIu64 " moves and %" PRIu64
-                 " rewrites tried, %" PRIu64 " in stages, %" PRIu64 " routed and %" PRIu64
-                 " ended, %" PRIu64 " events scavenged\n",
+                 " rewrites tried, %" PRIu64 " of these back, %" PRIu64 " in stages, %" PRIu64
+                 " routed and %" PRIu64 " ended, %" PRIu64 " events scavenged\n",
                  from, upto, totals->life, totals->crashes, totals->acked, totals->moves,
-                 totals->rewrites, totals->stages, totals->routings, totals->ends, totals->stubs);
+                 totals->rewrites, totals->backs, totals->stages, totals->routings, totals->ends,
+                 totals->stubs);
     free(totals);
     return 0;
 }

@@ -49,7 +49,7 @@ tracer() {
 }
 
 moves() {
-    for kind in ATOMIC STAGED ROUTE; do
+    for kind in ATOMIC STAGED ROUTE STAGED_ROUTE BACK; do
         holds -DKIND=$kind
     done
     for bug in 1 2 3 4 5 6 7 12; do
@@ -59,8 +59,10 @@ moves() {
     for bug in 8 9 10; do
         breaks $bug -DKIND=STAGED
     done
+    breaks 14 -DKIND=BACK
     for bug in 11 13; do
         breaks $bug -DKIND=ROUTE
+        breaks $bug -DKIND=STAGED_ROUTE
     done
 }
 

@@ -7,7 +7,8 @@
  * KIND says how S is moved to T: ATOMIC in one commit; STAGED in several, which nobody reads and
  * none but the surgery writes to until the last one ends it: cut off before that, they have never
  * been; ROUTE with the old name left open, what is written to one stream being added to the
- * other one in the same commit (copies in T, links in S).
+ * other one in the same commit (copies in T, links in S); STAGED_ROUTE both; BACK not at all,
+ * but the rewrite is taken back, maybe: the originals come again, and what was written since.
  *
  * The log is an array; a position is an index into it. An event is its number, 1 to EVENTS: its
  * id, which its copies keep, and whose first original's position they carry (`opos`).
@@ -32,6 +33,7 @@
  * BUG=11: routed: the copy is in a commit of its own.
  * BUG=12: a stub names the first copy there was, which has no stub of its own.
  * BUG=13: routed: a commit does not check that the routing is the one that it was made for.
+ * BUG=14: the commit that takes a rewrite back does not check the head.
  *
  * Routed, a writer's commit is made for the routing as it was seen, and written later; and the
  * routing ends, maybe: then S is moved.
@@ -42,13 +44,17 @@
 #define ATOMIC 0
 #define STAGED 1
 #define ROUTE 2
+#define STAGED_ROUTE 3
+#define BACK 4
 #ifndef KIND
 #define KIND ATOMIC
 #endif
+#define IN_STAGES (KIND == STAGED || KIND == STAGED_ROUTE)
+#define ROUTES (KIND == ROUTE || KIND == STAGED_ROUTE)
 #define OLD_EVENTS 2
 #define EVENTS 3 /* and one by new software */
 #define CRASHES 1
-#define LOST_ANSWERS (KIND != STAGED)
+#define LOST_ANSWERS (!IN_STAGES && KIND != BACK)
 #define LOSSES 1 /* then a fence */
 
 #define S 0
@@ -72,6 +78,8 @@ byte floor[2];        /* what lies below this position in the stream is hidden b
 byte discarded;        /* what lies below it in T never took effect */
 bool moved, routed, staged, fence;
 bool rewritten;        /* the record of the surgery in place: done */
+byte hid;              /* from where on it hid what was there */
+bool back;             /* it was taken back */
 
 byte opos[EVENTS + 1]; /* the position of its first original, ... */
 byte ostream[EVENTS + 1];
@@ -79,7 +87,7 @@ bool acked[EVENTS + 1];
 byte order[EVENTS + 1], acks; /* in which they took effect */
 
 byte crashes, lost;
-bool ended;            /* the routing, by which S is moved; its originals stay */
+bool ended;            /* the routing, by which S is moved */
 byte routing;          /* grows with each change of it, as its metadata's version does */
 byte running = 5;      /* writers, surgeries or the end of the routing, consumer */
 
@@ -177,13 +185,16 @@ active proctype new_writer()
 {
     byte at;
     bool on;
-#if KIND == ROUTE
+#if KIND == BACK
+    goto done;
+#endif
+#if ROUTES
 again:
     atomic { moved || routed -> on = routed; at = routing };
 #endif
     atomic {
         (moved || routed) && !staged ->
-#if KIND == ROUTE
+#if ROUTES
         if
         :: at != routing && BUG != 13 -> goto again
         :: else -> skip
@@ -194,9 +205,10 @@ again:
         :: on -> put(LINK, S, EVENTS)
         :: else -> skip
         fi;
-        acked[EVENTS] = true;
-        running--
-    }
+        acked[EVENTS] = true
+    };
+done:
+    running--
 }
 
 /* Appends the copies of what is readable in S at first <= position < upto, as it was when read. */
@@ -209,6 +221,22 @@ inline copy(to, first, upto)
         if
         :: stream[i] == S && (kind[i] == EVENT || kind[i] == COPY) ->
             put(COPY, to, ev[i])
+        :: else -> skip
+        fi;
+        i++
+    od;
+    i = 0
+}
+
+/* The same of S to S, but for what are copies: what was written since those were. */
+inline copy_new(first, upto)
+{
+    i = first;
+    do
+    :: i >= upto -> break
+    :: else ->
+        if
+        :: stream[i] == S && kind[i] == EVENT -> put(COPY, S, ev[i])
         :: else -> skip
         fi;
         i++
@@ -252,11 +280,11 @@ inline copy(to, first, upto)
 /* The rewrite's deaths are looked at with the first kind. */
 #define MAY_DIE_TOO                                                                                \
     if                                                                                             \
-    :: KIND == ATOMIC -> MAY_DIE                                                                   \
+    :: !IN_STAGES -> MAY_DIE                                                                       \
     :: else -> skip                                                                                \
     fi
 
-#if KIND != ROUTE
+#if !ROUTES
 active proctype in_place()
 {
     byte v, upto, from, losses, i;
@@ -266,7 +294,8 @@ restart:
 again:
     atomic {
         if
-        :: moved || routed || rewritten -> goto done
+        :: moved || routed -> goto done
+        :: !(moved || routed) && rewritten -> goto way_back
         :: else -> v = version[S]; upto = end; from = floor[S]
         fi
     };
@@ -276,10 +305,33 @@ again:
         :: moved || routed -> RELEASE; goto done
         :: !(moved || routed) && version[S] != v && BUG != 1 -> LOST; goto again
         :: else ->
+            hid = from;
             floor[S] = end;
             put(MARK, S, 0);
             copy(S, from, upto);
             rewritten = true;
+            RELEASE
+        fi
+    };
+    MAY_DIE_TOO;
+way_back:
+    if
+    :: KIND == BACK && !back -> skip
+    :: goto done
+    fi;
+    atomic { v = version[S]; upto = end };
+    MAY_DIE_TOO;
+    atomic {
+        if
+        :: moved -> RELEASE; goto done
+        :: !moved && version[S] != v && BUG != 14 -> LOST; goto way_back
+        :: else ->
+            from = floor[S];
+            floor[S] = end;
+            put(MARK, S, 0);
+            copy(S, hid, from);
+            copy_new(from, upto);
+            back = true;
             RELEASE
         fi
     };
@@ -297,7 +349,7 @@ restart:
     atomic {
         v = 0; upto = 0; from = 0; low = 0; losses = 0; i = 0;
         if
-        :: moved || routed -> goto done
+        :: moved || routed || KIND == BACK -> goto done
         :: else -> skip
         fi
     };
@@ -305,7 +357,7 @@ again:
     atomic { v = version[S]; upto = end; from = floor[S] };
     MAY_DIE;
     if
-    :: KIND == STAGED ->
+    :: IN_STAGES ->
         atomic { staged = true; low = from; put(MARK, T, 0); copy(T, from, upto) };
         if /* reads on, with no fence */
         :: atomic { floor[S] == low && end > upto ->
@@ -334,7 +386,7 @@ again:
         if
         :: version[S] != v && BUG != 1 && BUG != 10 ->
             if
-            :: KIND == STAGED -> discarded = end; staged = false
+            :: IN_STAGES -> discarded = end; staged = false
             :: else -> skip
             fi;
             LOST;
@@ -342,12 +394,12 @@ again:
         :: else -> skip
         fi;
         if
-        :: KIND != STAGED -> put(MARK, T, 0)
+        :: !IN_STAGES -> put(MARK, T, 0)
         :: else -> staged = false
         fi;
         copy(T, from, upto);
         if
-        :: KIND == ROUTE -> routed = true; routing++
+        :: ROUTES -> routed = true; routing++
         :: else -> put(MARK, S, 0); moved = true
         fi;
         RELEASE
@@ -357,7 +409,7 @@ done:
     atomic { RELEASE; v = 0; upto = 0; from = 0; low = 0; losses = 0; running-- }
 }
 
-#if KIND == ROUTE
+#if ROUTES
 /* The old software is gone, maybe. */
 active proctype ender()
 {
@@ -386,7 +438,7 @@ inline copy_of(p)
 
 /* Scavenge may have taken what a move hid, when a consumer comes to it or to what a stub leads to:
  * S once it was moved, and what was rewritten in place. */
-#define SCAVENGED(p) (stream[p] == S && (p < floor[S] || (moved && !ended)))
+#define SCAVENGED(p) (stream[p] == S && (p < floor[S] || moved))
 
 /* Where the copy stands that is given for p when all was scavenged that can be; 0: there is none. */
 inline resolve(p)
@@ -423,9 +475,9 @@ active proctype consumer()
     byte c, at;
     atomic {
         if
-        :: KIND != STAGED -> filter = S
+        :: !IN_STAGES -> filter = S
         :: filter = T
-        :: KIND != STAGED -> filter = ALL
+        :: !IN_STAGES -> filter = ALL
         fi
     };
     atomic { /* from the beginning, or from what is the end at any time; it may lag behind */

@@ -77,7 +77,11 @@ class Surgery(Case):
         self.assertEqual((done['streams'], done['copies'], done['skipped']), (2, 6, 1))
         self.assertEqual([e['type'] for e in self.oxbow('read', 'engine-1').lines][1:], ['EngineOn'] * 3)
         self.oxbow('append', 'truck-9', stdin=event('Drive'))
-        self.refused('stream', 'drop', 'w1', says='they stay')
+        self.oxbow('stream', 'drop', 'w1')
+        self.assertEqual([e['type'] for e in self.oxbow('read', 'truck-1').lines],
+                         ['MigratedFrom', 'Drive', 'Drive', 'Drive', 'StreamMovedTo'])
+        self.assertTrue(self.oxbow('stream', 'audit', 'w1').lines[0]['clean'])
+        self.assertEqual(self.oxbow('stream', 'info', 'truck-1').lines[0]['moved_to'], ['engine-1'])
         self.refused('stream', 'copy', 'truck-*', '--to', 'x', '--where', '{colour: red}', says='colour')
 
     def test_wrong_use(self):

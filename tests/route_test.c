@@ -3,6 +3,7 @@
  * feeds, in one commit; what consumers get of it, what cannot be routed, and the end of it.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -14,128 +15,41 @@
 
 #include <cmocka.h>
 
-#include "base/json.h"
 #include "env/env_real.h"
 #include "log/copied.h"
-#include "log/index.h"
-#include "log/log.h"
-#include "migrate/stream/stream.h"
-#include "tests/tmp.h"
-
-#define WAIT_US UINT64_C(100000000)
+#include "tests/surgery_fix.h"
 
 #define SPLIT                                                                                      \
     "{\"kind\":\"split\",\"category\":\"truck\",\"to\":\"vehicle-{key}\",\"transform\":["          \
     "{\"when\":{\"type\":\"B\"},\"route\":\"engine-{key}\"}],\"old_writers\":\"route\"}"
-
-struct fix {
-    char                  dir[64];
-    struct log           *log;
-    struct stream_router *router;
-    struct log_conf       conf;
-    struct surgery       *surgery;
-    struct log_req        req;
-    uint64_t              version; /* of the last append */
-    struct err            err;
-};
-
-static void
-open_log(struct fix *f, bool router)
-{
-    if (log_open(env_real(), f->dir, &f->conf, NULL, &f->log, &f->err) != 0)
-        fail_msg("open: %s", f->err.text);
-    if (router)
-        assert_int_equal(stream_router_new(env_real(), f->log, &f->router, &f->err), 0);
-}
-
-static void
-close_log(struct fix *f)
-{
-    stream_close(f->surgery);
-    f->surgery = NULL;
-    log_close(f->log);
-    stream_router_free(f->router);
-    f->router = NULL;
-}
-
-static int
-setup(void **state)
-{
-    struct fix *f = calloc(1, sizeof *f);
-
-    tmp_dir(f->dir, sizeof f->dir);
-    f->conf.index = &log_index_lmdb;
-    f->conf.segment_bytes = LOG_SEGMENT_MIN;
-    open_log(f, true);
-    *state = f;
-    return 0;
-}
-
-static int
-teardown(void **state)
-{
-    struct fix *f = *state;
-
-    close_log(f);
-    tmp_remove(f->dir);
-    free(f);
-    return 0;
-}
 
 static int
 append_id(struct fix *f, const char *stream, int64_t expected, const char *type, unsigned id)
 {
     char                 data[32] = "";
     struct log_new_event e = {.type = slice_str(type), .flags = LOG_JSON, .id.b = {[15] = 1}};
-    struct log_write     w = {
-            .stream = slice_str(stream), .expected = expected, .events = &e, .count = 1};
-    int rc;
 
     (void)snprintf(data, sizeof data, "{\"n\":%u}", id);
     e.data = slice_str(data);
     e.id.b[0] = (uint8_t)id;
     e.id.b[1] = (uint8_t)(id >> 8);
-    f->req = (struct log_req){.writes = &w, .write_count = 1};
-    rc = log_append(f->log, &f->req);
-    f->err = f->req.err;
-    f->version = w.last_version;
-    return rc;
+    return append_event(f, stream, expected, &e);
 }
 
 static void
-append(struct fix *f, const char *stream, const char *type, unsigned id)
+put(struct fix *f, const char *stream, const char *type, unsigned id)
 {
     if (append_id(f, stream, LOG_ANY, type, id) != 0)
         fail_msg("%s: %s", stream, f->err.text);
 }
 
-static int
-begin(struct fix *f, const char *name, const char *spec)
+static void
+assert_routed(struct fix *f, uint64_t copies, uint64_t newer)
 {
-    stream_close(f->surgery);
-    f->surgery = NULL;
-    return stream_begin(env_real(), f->log, slice_str(name), slice_str(spec), &f->surgery, &f->err);
-}
+    struct stream_audit a = audit(f);
 
-static struct stream_status
-wait_end(struct fix *f, enum stream_state state)
-{
-    struct stream_status s;
-
-    stream_wait(f->surgery, WAIT_US);
-    stream_get_status(f->surgery, &s);
-    if (s.state != state)
-        fail_msg("is %s, should be %s: %s", stream_state_name(s.state), stream_state_name(state),
-                 s.error);
-    return s;
-}
-
-static struct stream_status
-run(struct fix *f, const char *name, const char *spec)
-{
-    if (begin(f, name, spec) != 0)
-        fail_msg("begin: %s", f->err.text);
-    return wait_end(f, STREAM_DONE);
+    assert_int_equal(a.copies, copies);
+    assert_int_equal(a.newer, newer);
 }
 
 /* truck-1 with A1 B2 A3, split; truck-2 with B4. */
@@ -144,69 +58,14 @@ split(struct fix *f)
 {
     struct stream_status s;
 
-    append(f, "truck-1", "A", 1);
-    append(f, "truck-1", "B", 2);
-    append(f, "truck-1", "A", 3);
-    append(f, "truck-2", "B", 4);
+    put(f, "truck-1", "A", 1);
+    put(f, "truck-1", "B", 2);
+    put(f, "truck-1", "A", 3);
+    put(f, "truck-2", "B", 4);
     s = run(f, "apart", SPLIT);
     assert_int_equal(s.streams, 2);
     assert_int_equal(s.copies, 4);
     assert_int_equal(s.parked, 0);
-}
-
-/* A stream as "TYPEn …": marks by type, links as "VERSION@STREAM". */
-static void
-put_read(struct fix *f, const struct log_read *read, struct buf *is)
-{
-    struct log_iter *it = NULL;
-    struct log_event e;
-    struct slice     n;
-
-    if (log_iter_open(f->log, read, &it, &f->err) != 0)
-        fail_msg("%s", f->err.text);
-    while (log_iter_next(it, &e, &f->err) == 0) {
-        if (is->len > 0)
-            buf_add_byte(is, ' ');
-        if ((e.flags & LOG_LINK) != 0) {
-            buf_add_slice(is, e.data);
-            continue;
-        }
-        buf_add_slice(is, e.type);
-        if (e.type.len < 3 && json_get(e.data, "n", &n))
-            buf_add_slice(is, n);
-    }
-    log_iter_close(it);
-}
-
-static void
-assert_read(struct fix *f, const struct log_read *read, const char *should)
-{
-    struct buf is = {0};
-
-    put_read(f, read, &is);
-    if (!slice_is(buf_slice(&is), should))
-        fail_msg("%.*s is\n%.*s\nshould be\n%s", SLICE_FMT(read->stream), SLICE_FMT(buf_slice(&is)),
-                 should);
-    buf_fini(&is);
-}
-
-static void
-assert_stream(struct fix *f, const char *stream, const char *should)
-{
-    assert_read(f, &(struct log_read){.stream = slice_str(stream)}, should);
-}
-
-static void
-assert_clean(struct fix *f, uint64_t copies, uint64_t newer)
-{
-    struct stream_audit a;
-
-    assert_int_equal(stream_audit_run(f->surgery, NULL, &a, &f->err), 0);
-    if (a.different != 0)
-        fail_msg("%s", a.first);
-    assert_int_equal(a.gone, 0);
-    assert_int_equal(a.copies, copies);
-    assert_int_equal(a.newer, newer);
 }
 
 struct origin {
@@ -253,15 +112,6 @@ assert_origin(struct fix *f, const char *copy, const char *stream)
     log_iter_close(it);
 }
 
-static uint32_t
-flags_of(struct fix *f, const char *stream)
-{
-    struct log_stream info;
-
-    assert_int_equal(log_stream_info(f->log, slice_str(stream), &info, &f->err), 0);
-    return info.flags;
-}
-
 static void
 test_side_by_side(void **state)
 {
@@ -287,20 +137,20 @@ test_side_by_side(void **state)
     assert_int_equal(append_id(f, "vehicle-1", 3, "A", 7), 0);
     assert_int_equal(f->version, 4);
     assert_int_equal(append_id(f, "engine-1", LOG_NO_STREAM, "B", 8), E_WRONG_VERSION);
-    append(f, "engine-1", "B", 8);
-    append(f, "truck-1", "A", 9);
+    put(f, "engine-1", "B", 8);
+    put(f, "truck-1", "A", 9);
     assert_stream(f, "truck-1", "A1 B2 A3 B5 A6 4@vehicle-1 3@engine-1 A9");
     assert_stream(f, "vehicle-1", "MigratedFrom A1 A3 A6 A7 A9");
     assert_stream(f, "engine-1", "MigratedFrom B2 B5 B8");
     assert_read(f, &(struct log_read){.stream = slice_str("truck-1"), .resolve = true},
                 "A1 B2 A3 B5 A6 A7 B8 A9");
-    assert_clean(f, 7, 2);
+    assert_routed(f, 7, 2);
 
     /* A retry is one, at the expected version and without one. */
     assert_int_equal(append_id(f, "truck-1", 2, "B", 5), 0);
     assert_true(f->req.idempotent);
     assert_int_equal(f->version, 3);
-    append(f, "vehicle-1", "A", 7);
+    put(f, "vehicle-1", "A", 7);
     assert_true(f->req.idempotent);
     assert_stream(f, "vehicle-1", "MigratedFrom A1 A3 A6 A7 A9");
 }
@@ -313,9 +163,9 @@ test_consumers(void **state)
     struct log_read read = {.skip_moved = true, .skip_links = true};
 
     split(f);
-    append(f, "truck-1", "B", 5);
-    append(f, "vehicle-1", "A", 6);
-    append(f, "truck-2", "A", 7); /* a new target */
+    put(f, "truck-1", "B", 5);
+    put(f, "vehicle-1", "A", 6);
+    put(f, "truck-2", "A", 7); /* a new target */
     assert_read(f, &read, "A1 B2 A3 B4 B5 A6 A7");
     read.filter.category = slice_str("truck");
     assert_read(f, &read, "A1 B2 A3 B4 B5 A7");
@@ -324,9 +174,9 @@ test_consumers(void **state)
     read = (struct log_read){.stream = slice_str("truck-1"), .skip_moved = true, .resolve = true};
     assert_read(f, &read, "A1 B2 A3 B5 A6");
     assert_stream(f, "vehicle-2", "A7");
-    append(f, "vehicle-2", "A", 8); /* one that came later is linked too */
+    put(f, "vehicle-2", "A", 8); /* one that came later is linked too */
     assert_stream(f, "truck-2", "B4 A7 1@vehicle-2");
-    assert_clean(f, 6, 2);
+    assert_routed(f, 6, 2);
 }
 
 static int
@@ -373,15 +223,6 @@ test_commits_of_several(void **state)
 }
 
 static int
-change(struct fix *f, const char *stream, uint32_t what)
-{
-    struct log_change c = {.stream = slice_str(stream), .expected = LOG_ANY, .what = what};
-
-    f->req = (struct log_req){.changes = &c, .change_count = 1};
-    return log_append(f->log, &f->req);
-}
-
-static int
 set_metadata(struct fix *f, const char *stream, const char *json)
 {
     char                 name[64];
@@ -422,21 +263,21 @@ test_deleted(void **state)
     assert_int_equal(change(f, "vehicle-1", LOG_SET_CLOSED), 0);
     assert_int_equal(append_id(f, "truck-1", LOG_ANY, "A", 5), E_STATE);
     assert_non_null(strstr(f->err.text, "\"vehicle-1\", which takes no events"));
-    append(f, "truck-1", "B", 6);
+    put(f, "truck-1", "B", 6);
     assert_int_equal(change(f, "vehicle-1", LOG_SET_OPEN), 0);
     assert_int_equal(change(f, "vehicle-1", LOG_SET_DELETED), 0);
-    append(f, "truck-1", "A", 7); /* brings it back, as an append does */
+    put(f, "truck-1", "A", 7); /* brings it back, as an append does */
     assert_stream(f, "vehicle-1", "A7");
     assert_int_equal(change(f, "vehicle-1", LOG_SET_TOMBSTONE), 0);
-    append(f, "truck-1", "A", 8);
+    put(f, "truck-1", "A", 8);
     assert_stream(f, "truck-1", "A1 B2 A3 B6 A7 A8");
 
     assert_int_equal(change(f, "truck-1", LOG_SET_DELETED), 0);
-    append(f, "truck-1", "B", 9);
+    put(f, "truck-1", "B", 9);
     assert_stream(f, "truck-1", "B9");
     assert_stream(f, "engine-1", "MigratedFrom B2 B6 B9");
     assert_int_equal(change(f, "truck-1", LOG_SET_TOMBSTONE), 0);
-    append(f, "engine-1", "B", 10); /* nobody is left to be told */
+    put(f, "engine-1", "B", 10); /* nobody is left to be told */
     assert_stream(f, "engine-1", "MigratedFrom B2 B6 B9 B10");
 }
 
@@ -445,7 +286,7 @@ test_metadata(void **state)
 {
     struct fix *f = *state;
 
-    append(f, "truck-1", "A", 1);
+    put(f, "truck-1", "A", 1);
     assert_int_equal(set_metadata(f, "truck-1", "{\"owner\":\"me\",\"$maxCount\":2}"), 0);
     (void)run(f, "apart", SPLIT);
     assert_metadata(f, "truck-1",
@@ -453,23 +294,23 @@ test_metadata(void **state)
                     "[\"vehicle-1\"]}}");
     assert_metadata(f, "vehicle-1", "{\"$routed\":{\"from\":[\"truck-1\"]}}");
     assert_int_equal(set_metadata(f, "truck-1", "{\"$maxCount\":3,\"$routed\":1}"), 0);
-    append(f, "truck-1", "B", 2);
-    append(f, "truck-1", "A", 3);
+    put(f, "truck-1", "B", 2);
+    put(f, "truck-1", "A", 3);
     assert_stream(f, "truck-1", "A1 B2 A3");
-    append(f, "truck-1", "A", 4);
+    put(f, "truck-1", "A", 4);
     assert_stream(f, "truck-1", "B2 A3 A4");
     assert_metadata(f, "truck-1",
                     "{\"$maxCount\":3,\"$routed\":{\"surgery\":\"apart\",\"to\":[\"vehicle-1\","
                     "\"engine-1\"]}}");
     /* Deleted by its metadata, as old software may do it. */
     assert_int_equal(set_metadata(f, "truck-1", "{\"$tb\":9223372036854775807}"), 0);
-    append(f, "truck-1", "A", 5);
+    put(f, "truck-1", "A", 5);
     assert_stream(f, "truck-1", "A5");
     assert_stream(f, "vehicle-1", "MigratedFrom A1 A3 A4 A5");
-    append(f, "truck-1", "C", 6);
+    put(f, "truck-1", "C", 6);
     assert_stream(f, "truck-1", "A5 C6");
     assert_int_equal(set_metadata(f, "vehicle-1", "{\"a\":1}"), 0);
-    append(f, "vehicle-1", "A", 7);
+    put(f, "vehicle-1", "A", 7);
     assert_stream(f, "truck-1", "A5 C6 6@vehicle-1");
 }
 
@@ -483,10 +324,10 @@ test_restart(void **state)
     close_log(f);
     open_log(f, false);
     assert_int_equal(append_id(f, "truck-1", LOG_ANY, "A", 5), E_STATE);
-    append(f, "other", "A", 6);
+    put(f, "other", "A", 6);
     close_log(f);
     open_log(f, true);
-    append(f, "truck-1", "A", 5);
+    put(f, "truck-1", "A", 5);
     assert_stream(f, "vehicle-1", "MigratedFrom A1 A3 A5");
 }
 
@@ -497,25 +338,25 @@ test_rules(void **state)
     struct fix          *f = *state;
     struct stream_status s;
 
-    append(f, "a-1", "A", 1);
-    append(f, "a-1", "B", 2);
+    put(f, "a-1", "A", 1);
+    put(f, "a-1", "B", 2);
     s = run(f, "anew",
             "{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"b-{key}\",\"transform\":["
             "{\"when\":{\"type\":\"B\"},\"drop\":true},{\"set\":{\"data.m\":\"{data.n}\"},"
             "\"rename\":\"Z\"}],\"old_writers\":\"route\"}");
     assert_int_equal(s.parked, 0);
-    append(f, "a-1", "A", 3);
-    append(f, "a-1", "B", 4);
+    put(f, "a-1", "A", 3);
+    put(f, "a-1", "B", 4);
     assert_stream(f, "a-1", "A1 B2 A3 B4");
     assert_stream(f, "b-1", "MigratedFrom Z1 Z3");
-    assert_clean(f, 2, 0);
+    assert_routed(f, 2, 0);
 
-    append(f, "c-1", "A", 5);
+    put(f, "c-1", "A", 5);
     s = run(f, "by_number",
             "{\"kind\":\"split\",\"category\":\"c\",\"transform\":[{\"route\":\"d-{data.n}\"}],"
             "\"old_writers\":\"route\"}");
     assert_int_equal(s.parked, 0);
-    append(f, "c-1", "A", 6);
+    put(f, "c-1", "A", 6);
     assert_stream(f, "d-6", "A6");
     {
         struct log_new_event e = {
@@ -528,15 +369,13 @@ test_rules(void **state)
         assert_non_null(strstr(f->req.err.text, "surgery's rules"));
     }
     /* Two owners: it takes the copies of both, and nobody knows whose its own events are. */
-    append(f, "c-2", "A", 7);
-    stream_close(f->surgery);
-    f->surgery = NULL;
+    put(f, "c-2", "A", 7);
     s = run(f, "by_number_too",
             "{\"kind\":\"split\",\"category\":\"c\",\"transform\":[{\"route\":\"d-{data.n}\"}],"
             "\"old_writers\":\"route\"}");
     assert_int_equal(s.streams, 1);
-    append(f, "c-2", "A", 6);
-    append(f, "d-6", "A", 8);
+    put(f, "c-2", "A", 6);
+    put(f, "d-6", "A", 8);
     assert_stream(f, "d-6", "A6 A6 A8");
     assert_stream(f, "c-1", "A5 A6");
     assert_stream(f, "c-2", "A7 A6");
@@ -557,18 +396,18 @@ test_chain(void **state)
             "{\"kind\":\"split\",\"category\":\"vehicle\",\"to\":\"car-{key}\",\"transform\":["
             "{\"when\":{\"type\":\"C\"},\"route\":\"truck-{key}\"}],\"old_writers\":\"route\"}");
     assert_int_equal(s.streams, 1);
-    append(f, "truck-1", "A", 5);
-    append(f, "vehicle-1", "A", 6);
-    append(f, "car-1", "A", 7);
-    append(f, "truck-1", "C", 8); /* comes back to where it is */
+    put(f, "truck-1", "A", 5);
+    put(f, "vehicle-1", "A", 6);
+    put(f, "car-1", "A", 7);
+    put(f, "truck-1", "C", 8); /* comes back to where it is */
     assert_stream(f, "car-1", "MigratedFrom A1 A3 A5 A6 A7");
     assert_stream(f, "vehicle-1", "MigratedFrom A1 A3 A5 A6 5@car-1 C8");
     assert_stream(f, "truck-1", "A1 B2 A3 A5 4@vehicle-1 5@car-1 C8");
-    append(f, "truck-1", "A", 9);
+    put(f, "truck-1", "A", 9);
     assert_origin(f, "car-1", "truck-1");
-    assert_clean(f, 5, 1);
+    assert_routed(f, 5, 1);
     /* An event that goes round from the other end. */
-    append(f, "vehicle-1", "C", 10);
+    put(f, "vehicle-1", "C", 10);
     assert_stream(f, "truck-1", "A1 B2 A3 A5 4@vehicle-1 5@car-1 C8 A9 C10");
 }
 
@@ -578,8 +417,8 @@ test_unroute(void **state)
     struct fix *f = *state;
 
     split(f);
-    append(f, "truck-1", "A", 5);
-    append(f, "vehicle-1", "A", 6);
+    put(f, "truck-1", "A", 5);
+    put(f, "vehicle-1", "A", 6);
     assert_int_equal(stream_drop(f->surgery, &f->err), E_STATE);
     assert_int_equal(stream_end_routing(f->surgery, &f->err), 0);
     assert_int_equal(wait_end(f, STREAM_CLOSED).streams, 2);
@@ -590,15 +429,75 @@ test_unroute(void **state)
     assert_int_equal(append_id(f, "truck-1", LOG_ANY, "A", 7), E_MOVED);
     assert_non_null(strstr(f->err.text, "vehicle-1"));
     assert_int_equal(append_id(f, "truck-1", LOG_ANY, "A", 5), 0); /* a retry of before */
-    append(f, "vehicle-1", "A", 7);
+    put(f, "vehicle-1", "A", 7);
     assert_stream(f, "vehicle-1", "MigratedFrom A1 A3 A5 A6 A7");
-    assert_clean(f, 5, 2);
+    assert_routed(f, 5, 2);
     /* And back: what came since is copied. */
     assert_int_equal(stream_rollback(f->surgery, &f->err), 0);
     (void)wait_end(f, STREAM_ROLLED_BACK);
     assert_stream(f, "truck-1", "A1 B2 A3 A5 4@vehicle-1 StreamMovedTo MigratedFrom A7");
-    append(f, "truck-1", "A", 8);
+    put(f, "truck-1", "A", 8);
     assert_int_equal(append_id(f, "vehicle-1", LOG_ANY, "A", 9), E_MOVED);
+}
+
+/* When the old software is gone the old names' events can go too: a consumer that skips copies is
+ * given each event once all the same. */
+static void
+test_drop(void **state)
+{
+    static char     pad[10000], data[10100];
+    struct fix     *f = *state;
+    struct log_read read = {.skip_moved = true, .skip_links = true};
+
+    memset(pad, 'x', sizeof pad - 1);
+    for (unsigned n = 0; n < 8; n++) {
+        (void)snprintf(data, sizeof data, "{\"n\":%u,\"pad\":\"%s\"}", n, pad);
+        assert_int_equal(append(f, "truck-1", n % 2 == 0 ? "A" : "B", data), 0);
+        if (n == 3)
+            (void)run(f, "apart", SPLIT);
+    }
+    put(f, "vehicle-1", "A", 8);
+    assert_int_equal(stream_drop(f->surgery, &f->err), E_STATE);
+    assert_non_null(strstr(f->err.text, "unroute"));
+    assert_int_equal(stream_end_routing(f->surgery, &f->err), 0);
+    (void)wait_end(f, STREAM_CLOSED);
+    put(f, "vehicle-1", "A", 9);
+    assert_int_equal(stream_drop(f->surgery, &f->err), 0);
+    assert_int_equal(wait_end(f, STREAM_DROPPED).events, 9);
+    assert_stream(f, "truck-1", "StreamMovedTo");
+    assert_stream(f, "vehicle-1", "MigratedFrom A0 A2 A4 A6 A8 A9");
+    read.filter.prefix = slice_str("truck");
+    assert_read(f, &read, "A0 B1 A2 B3 A4 B5 A6 B7");
+    assert_true(scavenge(f) >= 8);
+    assert_read(f, &read, "A0 B1 A2 B3 A4 B5 A6 B7");
+    read.filter.prefix = slice_str("");
+    read.filter.category = slice_str("vehicle");
+    assert_read(f, &read, "A0 A2 A4 A6 A8 A9");
+    assert_int_equal(stream_rollback(f->surgery, &f->err), E_STATE);
+}
+
+/* Their time begins when the routing ends. */
+static void
+test_keep(void **state)
+{
+    struct fix          *f = *state;
+    struct stream_status s;
+
+    put(f, "a-1", "A", 1);
+    (void)run(f, "brief",
+              "{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"b-{key}\",\"keep_s\":0,"
+              "\"old_writers\":\"route\"}");
+    put(f, "a-1", "A", 2);
+    assert_stream(f, "a-1", "A1 A2");
+    assert_int_equal(stream_end_routing(f->surgery, &f->err), 0);
+    do {
+        stream_wait(f->surgery, WAIT_US);
+        stream_get_status(f->surgery, &s);
+        (void)sched_yield();
+    } while (s.state == STREAM_CLOSED || s.state == STREAM_CLOSING || s.state == STREAM_DROPPING);
+    assert_int_equal(s.state, STREAM_DROPPED);
+    assert_stream(f, "a-1", "StreamMovedTo");
+    assert_stream(f, "b-1", "MigratedFrom A1 A2");
 }
 
 static void
@@ -607,13 +506,13 @@ test_rollback(void **state)
     struct fix *f = *state;
 
     split(f);
-    append(f, "truck-1", "A", 5);
-    append(f, "vehicle-1", "A", 6);
+    put(f, "truck-1", "A", 5);
+    put(f, "vehicle-1", "A", 6);
     assert_int_equal(stream_rollback(f->surgery, &f->err), 0);
     (void)wait_end(f, STREAM_ROLLED_BACK);
     assert_stream(f, "truck-1", "A1 B2 A3 A5 4@vehicle-1");
     assert_stream(f, "vehicle-1", "MigratedFrom A1 A3 A5 A6 StreamMovedTo");
-    append(f, "truck-1", "A", 7);
+    put(f, "truck-1", "A", 7);
     assert_stream(f, "truck-1", "A1 B2 A3 A5 4@vehicle-1 A7");
     assert_stream(f, "vehicle-1", "MigratedFrom A1 A3 A5 A6 StreamMovedTo");
     assert_int_equal(append_id(f, "vehicle-1", LOG_ANY, "A", 8), E_MOVED);
@@ -639,9 +538,6 @@ test_refused(void **state)
         {"{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"c-{key}\",\"old_writers\":\"route\","
          "\"mode\":\"link\"}",
          "\"link\" closes it"},
-        {"{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"c-{key}\",\"old_writers\":\"route\","
-         "\"keep_s\":1}",
-         "the originals of a routed stream stay"},
         {"{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"c-{key}\",\"old_writers\":\"other\"}",
          "must be \"reject\" or \"route\""},
     };
@@ -695,20 +591,6 @@ write_on(void *arg)
     return NULL;
 }
 
-static uint64_t
-count(struct fix *f, const struct log_read *read)
-{
-    struct log_iter *it = NULL;
-    struct log_event e;
-    uint64_t         n = 0;
-
-    assert_int_equal(log_iter_open(f->log, read, &it, &f->err), 0);
-    while (log_iter_next(it, &e, &f->err) == 0)
-        n++;
-    log_iter_close(it);
-    return n;
-}
-
 static void
 test_meanwhile(void **state)
 {
@@ -722,8 +604,8 @@ test_meanwhile(void **state)
 
     for (unsigned i = 0; i < TRUCKS; i++) {
         (void)snprintf(name, sizeof name, "truck-%u", i);
-        append(f, name, "A", 2 * i);
-        append(f, name, "B", 2 * i + 1);
+        put(f, name, "A", 2 * i);
+        put(f, name, "B", 2 * i + 1);
     }
     for (unsigned i = 0; i < 4; i++) {
         w[i] = (struct writer){f, i, i >= 2, &split, 0};
@@ -735,9 +617,7 @@ test_meanwhile(void **state)
         (void)pthread_join(thread[i], NULL);
         assert_int_equal(w[i].refused, 0);
     }
-    assert_int_equal(stream_audit_run(f->surgery, NULL, &a, &f->err), 0);
-    if (a.different != 0)
-        fail_msg("%s", a.first);
+    a = audit(f);
     assert_int_equal(a.streams, TRUCKS);
     assert_int_equal(a.copies + a.newer, 2 * TRUCKS + 4 * EVENTS);
     for (unsigned i = 0; i < TRUCKS; i++) {
@@ -762,6 +642,8 @@ main(void)
         cmocka_unit_test_setup_teardown(test_rules, setup, teardown),
         cmocka_unit_test_setup_teardown(test_chain, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unroute, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_drop, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_keep, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rollback, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_meanwhile, setup, teardown),

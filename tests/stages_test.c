@@ -15,14 +15,8 @@
 
 #include <cmocka.h>
 
-#include "base/json.h"
-#include "env/env_real.h"
-#include "log/index.h"
-#include "log/log.h"
-#include "migrate/stream/stream.h"
-#include "tests/tmp.h"
+#include "tests/surgery_fix.h"
 
-#define WAIT_US UINT64_C(100000000)
 #define MANY 3000u /* events: some stages of 64 KiB */
 #define BATCH 1000u
 #define SMALL "\"commit_bytes\":65536"
@@ -31,69 +25,13 @@
     "\"transform\":[{\"when\":{\"type\":\"B\"},\"route\":\"engine-{key}\"}]}"
 #define COPY "{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"b-{key}\"," SMALL "}"
 
-struct fix {
-    char              dir[64];
-    struct ox_env     env;
-    struct ox_env_ops ops;
-    struct log       *log;
-    struct log_conf   conf;
-    struct surgery   *surgery;
-    struct err        err;
-};
-
 #define PAD "________________________________" /* a stub has to be shorter than its event */
 
-static atomic_bool disk_full;
-static bool        padded;
-
-/* The real disk, until it is full. */
-static int
-resize(struct ox_env *env, struct ox_file *file, uint64_t size, struct err *err)
-{
-    if (atomic_load(&disk_full))
-        return err_set(err, __FILE__, __LINE__, E_NOSPC, ERR_RETRY, "no space left on the disk");
-    return env_real()->ops->file_resize(env, file, size, err);
-}
-
-static void
-open_log(struct fix *f)
-{
-    if (log_open(&f->env, f->dir, &f->conf, NULL, &f->log, &f->err) != 0)
-        fail_msg("open: %s", f->err.text);
-}
-
-static int
-setup(void **state)
-{
-    struct fix *f = calloc(1, sizeof *f);
-
-    tmp_dir(f->dir, sizeof f->dir);
-    atomic_store(&disk_full, false);
-    f->ops = *env_real()->ops;
-    f->ops.file_resize = resize;
-    f->env.ops = &f->ops;
-    f->conf.index = &log_index_lmdb;
-    f->conf.segment_bytes = LOG_SEGMENT_MIN;
-    open_log(f);
-    *state = f;
-    return 0;
-}
-
-static int
-teardown(void **state)
-{
-    struct fix *f = *state;
-
-    stream_close(f->surgery);
-    log_close(f->log);
-    tmp_remove(f->dir);
-    free(f);
-    return 0;
-}
+static bool padded;
 
 /* So many events to the stream, of types A and B by turns: data has a number from `first` on. */
 static void
-fill(struct fix *f, const char *stream, unsigned first, unsigned count)
+fill_one(struct fix *f, const char *stream, unsigned first, unsigned count)
 {
     static struct log_new_event events[BATCH];
     static char                 data[BATCH][180];
@@ -156,49 +94,6 @@ assert_numbers(struct fix *f, const char *stream, unsigned first, unsigned step,
     assert_int_equal(n, count);
 }
 
-static void
-begin(struct fix *f, const char *name, const char *spec)
-{
-    stream_close(f->surgery);
-    f->surgery = NULL;
-    if (stream_begin(&f->env, f->log, slice_str(name), slice_str(spec), &f->surgery, &f->err) != 0)
-        fail_msg("begin: %s", f->err.text);
-}
-
-static struct stream_status
-wait_end(struct fix *f, enum stream_state state)
-{
-    struct stream_status s;
-
-    stream_wait(f->surgery, WAIT_US);
-    stream_get_status(f->surgery, &s);
-    if (s.state != state)
-        fail_msg("is %s, should be %s: %s", stream_state_name(s.state), stream_state_name(state),
-                 s.error);
-    return s;
-}
-
-static struct stream_status
-run(struct fix *f, const char *name, const char *spec)
-{
-    begin(f, name, spec);
-    return wait_end(f, STREAM_DONE);
-}
-
-static void
-assert_clean(struct fix *f, uint64_t streams, uint64_t copies)
-{
-    struct stream_audit a;
-
-    if (stream_audit_run(f->surgery, NULL, &a, &f->err) != 0)
-        fail_msg("audit: %s", f->err.text);
-    if (a.different != 0)
-        fail_msg("%llu different: %s", (unsigned long long)a.different, a.first);
-    assert_int_equal(a.streams, streams);
-    assert_int_equal(a.copies, copies);
-    assert_int_equal(a.gone, 0);
-}
-
 static bool
 was_staged(struct fix *f, const char *stream)
 {
@@ -215,25 +110,14 @@ was_staged(struct fix *f, const char *stream)
     return yes;
 }
 
-static int
-append(struct fix *f, const char *stream)
-{
-    struct log_new_event e = {.type = slice_str("X"), .data = slice_str("1"), .flags = LOG_JSON};
-    struct log_write     w = {
-            .stream = slice_str(stream), .expected = LOG_ANY, .events = &e, .count = 1};
-    struct log_req req = {.writes = &w, .write_count = 1};
-
-    return log_append(f->log, &req);
-}
-
 static void
 test_copy(void **state)
 {
     struct fix          *f = *state;
     struct stream_status s;
 
-    fill(f, "a-1", 0, MANY);
-    fill(f, "a-2", 0, 3);
+    fill_one(f, "a-1", 0, MANY);
+    fill_one(f, "a-2", 0, 3);
     s = run(f, "one", COPY);
     assert_int_equal(s.streams, 2);
     assert_int_equal(s.parked, 0);
@@ -242,8 +126,8 @@ test_copy(void **state)
     assert_true(was_staged(f, "a-1"));
     assert_false(was_staged(f, "a-2"));
     assert_numbers(f, "b-1", 0, 1, MANY);
-    assert_int_equal(append(f, "a-1"), E_MOVED);
-    assert_int_equal(append(f, "b-1"), 0);
+    assert_int_equal(append(f, "a-1", "X", "1"), E_MOVED);
+    assert_int_equal(append(f, "b-1", "X", "1"), 0);
     assert_clean(f, 2, MANY + 3);
 }
 
@@ -253,7 +137,7 @@ test_split_and_join(void **state)
     struct fix          *f = *state;
     struct stream_status s;
 
-    fill(f, "truck-1", 0, MANY);
+    fill_one(f, "truck-1", 0, MANY);
     s = run(f, "apart", SPLIT);
     assert_int_equal(s.streams, 1);
     assert_numbers(f, "vehicle-1", 0, 2, MANY / 2);
@@ -270,8 +154,8 @@ test_split_and_join(void **state)
     assert_int_equal(stream_rollback(f->surgery, &f->err), 0);
     s = wait_end(f, STREAM_ROLLED_BACK);
     assert_int_equal(s.parked, 0);
-    assert_int_equal(append(f, "vehicle-1"), 0);
-    assert_int_equal(append(f, "lorry-1"), E_MOVED);
+    assert_int_equal(append(f, "vehicle-1", "X", "1"), 0);
+    assert_int_equal(append(f, "lorry-1", "X", "1"), E_MOVED);
 }
 
 static void
@@ -279,7 +163,7 @@ test_links(void **state)
 {
     struct fix *f = *state;
 
-    fill(f, "a-1", 0, MANY);
+    fill_one(f, "a-1", 0, MANY);
     (void)run(f, "linked",
               "{\"kind\":\"copy\",\"stream\":\"a-1\",\"to\":\"b-1\",\"mode\":\"link\"," SMALL "}");
     assert_true(was_staged(f, "a-1"));
@@ -294,7 +178,7 @@ test_scripts(void **state)
     struct fix          *f = *state;
     struct stream_status s;
 
-    fill(f, "a-1", 0, MANY);
+    fill_one(f, "a-1", 0, MANY);
     s = run(f, "merged",
             "{\"kind\":\"copy\",\"stream\":\"a-1\",\"to\":\"b-1\"," SMALL
             ",\"transform\":{\"lua\":\""
@@ -307,15 +191,8 @@ test_scripts(void **state)
             "function finish()\\n"
             "  return {type = 'Sum', data = {n = sum}, origins = from}\\n"
             "end\"}}");
-    if (s.parked != 0) {
-        struct log_read  read = {.stream = slice_str("$surgery-merged-parked")};
-        struct log_iter *it = NULL;
-        struct log_event e;
-
-        assert_int_equal(log_iter_open(f->log, &read, &it, &f->err), 0);
-        assert_int_equal(log_iter_next(it, &e, &f->err), 0);
-        fail_msg("%.*s", SLICE_FMT(e.data));
-    }
+    if (s.parked != 0)
+        assert_parked(f, "merged", "nothing is");
     assert_int_equal(s.copies, MANY / 3 * 2 + 1);
     assert_clean(f, 1, s.copies);
 }
@@ -327,7 +204,7 @@ test_rewrite(void **state)
     struct fix          *f = *state;
     struct stream_status s;
 
-    fill(f, "a-1", 0, MANY);
+    fill_one(f, "a-1", 0, MANY);
     s = run(f, "here",
             "{\"kind\":\"rewrite\",\"stream\":\"a-1\"," SMALL
             ",\"transform\":[{\"rename\":\"B\"}]}");
@@ -419,7 +296,7 @@ test_meanwhile(void **state)
         {f, "", "", false, 0}, {f, "", "b", false, 0}, {f, "$ce-b", "", false, 0}};
     pthread_t writer, threads[3];
 
-    fill(f, "a-1", 0, MANY);
+    fill_one(f, "a-1", 0, MANY);
     for (int i = 0; i < 3; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, follow, &readers[i]), 0);
     assert_int_equal(pthread_create(&writer, NULL, write_on, &w), 0);
@@ -436,11 +313,44 @@ test_meanwhile(void **state)
     }
 }
 
+/* Two at once on one large stream: it goes with one of them, whole. */
+static void
+test_two_at_once(void **state)
+{
+    struct fix          *f = *state;
+    struct surgery      *other = NULL;
+    struct stream_status s;
+    bool                 first;
+
+    fill_one(f, "truck-1", 0, 5 * MANY);
+    assert_int_equal(begin(f, "one", SPLIT), 0);
+    assert_int_equal(stream_begin(&f->env, f->log, slice_str("two"),
+                                  slice_str("{\"kind\":\"copy\",\"category\":\"truck\","
+                                            "\"to\":\"lorry-{key}\"," SMALL "}"),
+                                  &other, &f->err),
+                     0);
+    (void)wait_end(f, STREAM_DONE);
+    stream_wait(other, WAIT_US);
+    stream_get_status(other, &s);
+    assert_int_equal(s.state, STREAM_DONE);
+    first = there(f, "vehicle-1");
+    assert_int_equal(there(f, "engine-1"), first);
+    assert_int_equal(there(f, "lorry-1"), !first);
+    assert_int_equal(s.streams, !first);
+    if (first) {
+        assert_numbers(f, "vehicle-1", 0, 2, 5 * MANY / 2);
+        assert_numbers(f, "engine-1", 1, 2, 5 * MANY / 2);
+    } else {
+        assert_numbers(f, "lorry-1", 0, 1, 5 * MANY);
+    }
+    stream_close(other);
+}
+
 /* Each event once for who skips copies, while the originals are there and after they are gone. */
 static void
-assert_skipped(struct fix *f, unsigned count)
+assert_skipped(struct fix *f, const char *prefix, unsigned count)
 {
-    struct log_read  read = {.skip_moved = true};
+    struct log_read  read = {.skip_moved = true, .filter.prefix = slice_str(prefix)};
     struct log_iter *it = NULL;
     struct log_event e;
     unsigned         n = 0;
@@ -460,39 +370,123 @@ assert_skipped(struct fix *f, unsigned count)
 static void
 test_consumers(void **state)
 {
-    struct fix              *f = *state;
-    struct log_scavenge_conf conf = {.min_share = 1};
-    struct log_scavenge      s;
+    struct fix *f = *state;
 
     padded = true;
-    fill(f, "a-1", 0, 5 * MANY);
+    fill_one(f, "a-1", 0, 5 * MANY);
     padded = false;
     (void)run(f, "one", COPY);
-    assert_skipped(f, 5 * MANY);
+    assert_skipped(f, "", 5 * MANY);
     assert_int_equal(stream_drop(f->surgery, &f->err), 0);
     (void)wait_end(f, STREAM_DROPPED);
-    assert_skipped(f, 5 * MANY);
-    fill(f, "pad", 0, 4 * MANY);
-    assert_int_equal(log_scavenge_start(f->log, &conf, &f->err), 0);
-    do
-        log_scavenge_status(f->log, &s);
-    while (s.state == LOG_SCAVENGE_RUNNING);
-    assert_int_equal(s.state, LOG_SCAVENGE_DONE);
-    assert_true(s.events > MANY);
-    {
-        struct log_read  read = {.skip_moved = true, .filter.category = slice_str("a")};
-        struct log_iter *it = NULL;
-        struct log_event e;
-        unsigned         n = 0;
+    assert_skipped(f, "", 5 * MANY);
+    assert_true(scavenge(f) > MANY);
+    assert_skipped(f, "a-", 5 * MANY);
+    assert_skipped(f, "b-", 5 * MANY); /* who asks for the new streams only */
+}
 
-        assert_int_equal(log_iter_open(f->log, &read, &it, &f->err), 0);
-        while (log_iter_next(it, &e, &f->err) == 0) {
-            assert_int_equal(number_of(&e), n);
-            n++;
-        }
-        log_iter_close(it);
-        assert_int_equal(n, 5 * MANY);
-    }
+/* How far it is with one large stream, and how long that will take. */
+static void
+test_progress(void **state)
+{
+    struct fix          *f = *state;
+    struct stream_status s;
+    struct buf           json = {0};
+
+    fill_one(f, "a-1", 0, 10 * MANY);
+    assert_int_equal(begin(f, "slow",
+                           "{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"b-{key}\"," SMALL
+                           ",\"max_events_per_s\":2000}"),
+                     0);
+    do {
+        stream_get_status(f->surgery, &s);
+        (void)sched_yield();
+    } while (s.left_s == UINT64_MAX);
+    assert_string_equal(s.staged, "a-1");
+    assert_int_equal(s.staged_all, 10 * MANY);
+    assert_in_range(s.staged_events, 1, 10 * MANY - 1);
+    assert_in_range(s.left_s, 1, 10 * MANY);
+    assert_true(s.events_per_s > 0);
+    assert_int_equal(s.events, 0); /* nothing of it is moved yet */
+    /* Meanwhile others write to the original, and not to what is being filled. */
+    assert_int_equal(append(f, "a-1", "X", "1"), 0);
+    assert_int_equal(append(f, "b-1", "X", "1"), E_BUSY);
+    assert_false(there(f, "b-1"));
+    stream_status_json(&s, &json);
+    buf_add_byte(&json, '\0');
+    if (strstr((char *)json.data, "\"staged\":{\"stream\":\"a-1\",\"events\":") == NULL)
+        fail_msg("%s", (char *)json.data);
+    buf_fini(&json);
+    stream_throttle(f->surgery, UINT64_MAX, 0);
+    s = wait_end(f, STREAM_DONE);
+    assert_int_equal(s.events, 10 * MANY + 1);
+    assert_int_equal(s.staged_all, 0);
+    assert_clean(f, 1, 10 * MANY + 1);
+}
+
+static void
+route_on(struct fix *f, const char *stream, unsigned n, const char *type)
+{
+    char data[24];
+
+    (void)snprintf(data, sizeof data, "{\"n\":%u}", n);
+    if (append(f, stream, type, data) != 0)
+        fail_msg("append: %s", f->err.text);
+}
+
+#define ROUTED                                                                                     \
+    "{\"kind\":\"split\",\"category\":\"a\",\"to\":\"b-{key}\"," SMALL                             \
+    ",\"transform\":[{\"when\":{\"type\":\"B\"},\"route\":\"c-{key}\"},"                           \
+    "{\"when\":{\"type\":\"D\"},\"route\":\"d-{key}\"}],\"old_writers\":\"route\"}"
+
+static void
+audit_all(struct fix *f, uint64_t events)
+{
+    struct stream_audit a = audit(f);
+
+    assert_int_equal(a.streams, 1);
+    assert_int_equal(a.copies + a.newer, events);
+}
+
+/* The old name goes on: what it has before, meanwhile and after is in the targets too. */
+static void
+test_routed(void **state)
+{
+    struct fix          *f = *state;
+    struct stream_status s;
+    struct writer        w = {.f = f, .next = MANY};
+    pthread_t            writer;
+    unsigned             n;
+
+    fill_one(f, "a-1", 0, MANY);
+    assert_int_equal(begin(f, "cut", ROUTED), 0);
+    close_log(f); /* wherever it is */
+    open_log(f, true);
+    assert_int_equal(pthread_create(&writer, NULL, write_on, &w), 0);
+    assert_int_equal(again(f, "cut"), 0);
+    s = wait_end(f, STREAM_DONE);
+    atomic_store(&w.stop, true);
+    assert_int_equal(pthread_join(writer, NULL), 0);
+    assert_int_equal(s.parked, 0);
+    assert_int_equal(s.streams, 1);
+    n = w.next + w.next % 2;
+    if (n > w.next)
+        route_on(f, "a-1", w.next, "B");
+    assert_int_equal(flags_of(f, "a-1"), LOG_STREAM_ROUTED);
+    assert_int_equal(flags_of(f, "b-1"), LOG_STREAM_FED);
+    route_on(f, "a-1", n, "A");
+    route_on(f, "c-1", n + 1, "B");
+    route_on(f, "a-1", n + 2, "D"); /* a target that is new */
+    assert_numbers(f, "b-1", 0, 2, n / 2 + 1);
+    assert_numbers(f, "c-1", 1, 2, n / 2 + 1);
+    audit_all(f, n + 3);
+    assert_skipped(f, "", n + 2);
+    assert_int_equal(stream_end_routing(f->surgery, &f->err), 0);
+    (void)wait_end(f, STREAM_CLOSED);
+    audit_all(f, n + 3);
+    assert_int_equal(stream_rollback(f->surgery, &f->err), 0);
+    assert_int_equal(wait_end(f, STREAM_ROLLED_BACK).parked, 0);
+    assert_int_equal(append(f, "a-1", "A", "1"), 0);
 }
 
 /* cut off */
@@ -503,19 +497,16 @@ test_goes_on(void **state)
     struct fix          *f = *state;
     struct stream_status s;
 
-    fill(f, "truck-1", 0, 10 * MANY);
+    fill_one(f, "truck-1", 0, 10 * MANY);
     for (int i = 0; i < 3; i++) { /* wherever it is */
         if (i == 0)
-            begin(f, "cut", SPLIT);
+            assert_int_equal(begin(f, "cut", SPLIT), 0);
         else
-            assert_int_equal(stream_open(&f->env, f->log, slice_str("cut"), &f->surgery, &f->err),
-                             0);
-        stream_close(f->surgery);
-        f->surgery = NULL;
-        log_close(f->log);
-        open_log(f);
+            assert_int_equal(again(f, "cut"), 0);
+        close_log(f);
+        open_log(f, true);
     }
-    assert_int_equal(stream_open(&f->env, f->log, slice_str("cut"), &f->surgery, &f->err), 0);
+    assert_int_equal(again(f, "cut"), 0);
     s = wait_end(f, STREAM_DONE);
     assert_int_equal(s.parked, 0);
     assert_numbers(f, "vehicle-1", 0, 2, 5 * MANY);
@@ -530,8 +521,8 @@ test_cancel(void **state)
     struct log_stream info;
     int               rc;
 
-    fill(f, "a-1", 0, 20 * MANY);
-    begin(f, "off", COPY);
+    fill_one(f, "a-1", 0, 20 * MANY);
+    assert_int_equal(begin(f, "off", COPY), 0);
     rc = stream_cancel(f->surgery, &f->err);
     if (rc != 0) { /* it was done before */
         assert_int_equal(rc, E_STATE);
@@ -543,8 +534,8 @@ test_cancel(void **state)
         return;
     }
     /* Nothing of it has been. */
-    assert_int_equal(append(f, "a-1"), 0);
-    assert_int_equal(append(f, "b-1"), 0);
+    assert_int_equal(append(f, "a-1", "X", "1"), 0);
+    assert_int_equal(append(f, "b-1", "X", "1"), 0);
 }
 
 static void
@@ -554,9 +545,9 @@ test_disk_full(void **state)
     struct stream_status s;
     struct log_stream    info;
 
-    fill(f, "a-1", 0, 20 * MANY);
-    atomic_store(&disk_full, true); /* soon, with segments of 2 MiB */
-    begin(f, "full", COPY);
+    fill_one(f, "a-1", 0, 20 * MANY);
+    set_disk_full(true); /* soon, with segments of 2 MiB */
+    assert_int_equal(begin(f, "full", COPY), 0);
     do
         stream_get_status(f->surgery, &s);
     while (s.error[0] == '\0');
@@ -565,7 +556,7 @@ test_disk_full(void **state)
     assert_int_equal(log_stream_info(f->log, slice_str("b-1"), &info, &f->err), E_NOTFOUND);
     assert_int_equal(log_stream_info(f->log, slice_str("a-1"), &info, &f->err), 0);
     assert_int_equal(info.flags & LOG_STREAM_MOVED, 0);
-    atomic_store(&disk_full, false);
+    set_disk_full(false);
     s = wait_end(f, STREAM_DONE);
     assert_int_equal(s.parked, 0);
     assert_numbers(f, "b-1", 0, 1, 20 * MANY);
@@ -578,27 +569,21 @@ test_target_is_there(void **state)
     struct fix          *f = *state;
     struct stream_status s;
 
-    fill(f, "a-1", 0, MANY);
-    assert_int_equal(append(f, "b-1"), 0);
+    fill_one(f, "a-1", 0, MANY);
+    assert_int_equal(append(f, "b-1", "X", "1"), 0);
     s = run(f, "there", COPY);
     assert_int_equal(s.parked, 1);
-    assert_int_equal(append(f, "a-1"), 0);
+    assert_int_equal(append(f, "a-1", "X", "1"), 0);
 }
 
 static void
 test_plan(void **state)
 {
     struct fix *f = *state;
-    struct buf  out = {0};
 
-    fill(f, "truck-1", 0, MANY);
-    assert_int_equal(
-        stream_plan(&f->env, f->log, slice_str("dry"), slice_str(SPLIT), 0, NULL, &out, &f->err),
-        0);
-    buf_add_byte(&out, '\0');
-    assert_non_null(strstr((char *)out.data, "\"streams\":1,\"targets\":2,\"events_before\":3000,"
-                                             "\"events_after\":3000"));
-    buf_fini(&out);
+    fill_one(f, "truck-1", 0, MANY);
+    assert_plan(f, SPLIT, 0,
+                "\"streams\":1,\"targets\":2,\"events_before\":3000,\"events_after\":3000");
 }
 
 /* Only what the condition names; what it does not stays where it is. */
@@ -608,36 +593,34 @@ test_where(void **state)
     struct fix          *f = *state;
     struct stream_status s;
     struct log_stream    info;
-    struct buf           out = {0};
     const char          *spec = "{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"b-{key}\"," SMALL
                        ",\"where\":{\"type\":\"B\",\"data.n\":{\"lt\":2500}}}";
 
-    fill(f, "a-1", 0, MANY);
-    fill(f, "a-2", 0, 1); /* an A */
-    fill(f, "a-3", 0, 2);
-    assert_int_equal(
-        stream_plan(&f->env, f->log, slice_str("dry"), slice_str(spec), 0, NULL, &out, &f->err), 0);
-    buf_add_byte(&out, '\0');
-    assert_non_null(strstr((char *)out.data, "\"streams\":2,\"targets\":2,\"events_before\":1251,"
-                                             "\"events_after\":1251"));
-    assert_non_null(strstr((char *)out.data, "\"skipped\":1"));
-    buf_fini(&out);
+    fill_one(f, "a-1", 0, MANY);
+    fill_one(f, "a-2", 0, 1); /* an A */
+    fill_one(f, "a-3", 0, 2);
+    assert_plan(f, spec, 0,
+                "\"streams\":2,\"targets\":2,\"events_before\":1251,\"events_after\":1251");
+    assert_plan(f, spec, 0, "\"skipped\":1");
     s = run(f, "some", spec);
     assert_int_equal(s.streams, 2);
     assert_int_equal(s.skipped, 1);
     assert_true(was_staged(f, "a-1"));
     assert_numbers(f, "b-1", 1, 2, 1250);
     assert_numbers(f, "b-3", 1, 2, 1);
-    assert_int_equal(append(f, "a-1"), E_MOVED);
-    assert_int_equal(append(f, "a-2"), 0);
+    assert_int_equal(append(f, "a-1", "X", "1"), E_MOVED);
+    assert_int_equal(append(f, "a-2", "X", "1"), 0);
     assert_int_equal(log_stream_info(f->log, slice_str("b-2"), &info, &f->err), E_NOTFOUND);
     assert_clean(f, 2, 1251);
-    assert_int_equal(stream_drop(f->surgery, &f->err), E_STATE);
-    assert_int_equal(stream_spec_check(slice_str("x"),
-                                       slice_str("{\"kind\":\"copy\",\"stream\":\"a\",\"to\":\"b\","
-                                                 "\"keep_s\":9,\"where\":{\"type\":\"B\"}}"),
-                                       NULL, &f->err),
-                     E_SCHEMA);
+    /* Dropped, the rest comes again, and who skips copies is given all of it once. */
+    assert_int_equal(stream_drop(f->surgery, &f->err), 0);
+    s = wait_end(f, STREAM_DROPPED);
+    assert_int_equal(s.events, 1251);
+    assert_int_equal(s.copies, MANY - 1250 + 1);
+    assert_stream(f, "a-3", "MigratedFrom A0 StreamMovedTo");
+    assert_int_equal(append(f, "a-3", "A", "1"), E_MOVED);
+    assert_clean(f, 2, 1251);
+    assert_skipped(f, "a-1", MANY);
     assert_int_equal(stream_spec_check(slice_str("x"),
                                        slice_str("{\"kind\":\"copy\",\"stream\":\"a\",\"to\":\"b\","
                                                  "\"where\":{\"colour\":\"B\"}}"),
@@ -653,8 +636,8 @@ test_where_in_place(void **state)
     struct fix          *f = *state;
     struct stream_status s;
 
-    fill(f, "a-1", 0, 4);
-    fill(f, "a-2", 0, 1);
+    fill_one(f, "a-1", 0, 4);
+    fill_one(f, "a-2", 0, 1);
     s = run(f, "some",
             "{\"kind\":\"rewrite\",\"category\":\"a\",\"where\":{\"type\":\"B\"},"
             "\"transform\":[{\"when\":{\"type\":\"B\"},\"drop\":true}]}");
@@ -670,7 +653,7 @@ test_a_million(void **state)
     struct fix          *f = *state;
     struct stream_status s;
 
-    fill(f, "a-1", 0, 1000000);
+    fill_one(f, "a-1", 0, 1000000);
     s = run(f, "large", "{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"b-{key}\"}");
     assert_int_equal(s.streams, 1);
     assert_int_equal(s.copies, 1000000);
@@ -689,7 +672,10 @@ main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_scripts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rewrite, setup, teardown),
         cmocka_unit_test_setup_teardown(test_meanwhile, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_two_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_consumers, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_progress, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_routed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cancel, setup, teardown),
         cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),

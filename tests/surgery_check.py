@@ -75,7 +75,19 @@ def link_of(line):
     return int(version), stream
 
 
-def check_routed(streams, stream, targets, rule):
+def begun(lines, surgery):
+    """The target from where it was begun for the last time: before that stages may stand that had no
+    end; a mark of what was read on names versions behind those of the mark before it."""
+    begin, before = 0, None
+    for n, e in enumerate(lines):
+        if is_mark(e) and e['type'] == 'MigratedFrom' and e['data']['surgery'] == surgery:
+            if before is None or e['data']['first'] <= before:
+                begin = n
+            before = e['data']['last']
+    return lines[begin:]
+
+
+def check_routed(streams, stream, targets, rule, surgery):
     """The same for a stream whose old name goes on, or went on up to its end."""
     should, copies, wrong, end = {t: [] for t in targets}, 0, [], None
     for e in streams[stream]:
@@ -90,7 +102,7 @@ def check_routed(streams, stream, targets, rule):
             should.setdefault(target, []).append((None, copy_of(e)))
             copies += 1
     for target, wants in should.items():
-        there = [e for e in streams.get(target, [])
+        there = [e for e in begun(streams.get(target, []), surgery)
                  if not is_mark(e) and (end is None or e['position'] < end)]
         if len(there) != len(wants):
             wrong.append(f'{target}: has {len(there)} events, {stream} says {len(wants)}')
@@ -110,7 +122,7 @@ def check(lines, surgery, rule):
     wrong, copies = [], 0
     routed = routed_by(lines, surgery)
     for stream, targets in routed.items():
-        more, count = check_routed(streams, stream, targets, rule)
+        more, count = check_routed(streams, stream, targets, rule, surgery)
         wrong += more
         copies += count
     for target, (since, should) in targets_of(streams, surgery, rule, routed).items():

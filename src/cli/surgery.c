@@ -278,14 +278,27 @@ static void
 say(struct cli *c, const struct buf *now)
 {
     uint64_t     all = number(now, "all"), seen = number(now, "seen");
-    struct slice left;
-    bool         known = json_get(buf_slice(now), "left_s", &left) && !json_is_null(left);
+    struct slice left, staged;
+    struct buf   text = {0};
 
-    clii_progress(
-        c, "%llu of %llu streams, %llu events, %llu/s%s%.*s%s", (unsigned long long)seen,
-        (unsigned long long)(all > seen ? all : seen), (unsigned long long)number(now, "events"),
-        (unsigned long long)number(now, "events_per_s"), known ? ", " : "",
-        known ? (int)left.len : 0, known ? (const char *)left.data : "", known ? " s left" : "");
+    buf_printf(&text, "%llu of %llu streams, %llu events, %llu/s", (unsigned long long)seen,
+               (unsigned long long)(all > seen ? all : seen),
+               (unsigned long long)number(now, "events"),
+               (unsigned long long)number(now, "events_per_s"));
+    if (json_get(buf_slice(now), "staged", &staged) && !json_is_null(staged)) {
+        struct buf one = {0};
+
+        buf_add_slice(&one, staged);
+        buf_printf(&text, ", %llu of %llu of a large one",
+                   (unsigned long long)number(&one, "events"),
+                   (unsigned long long)number(&one, "all"));
+        buf_fini(&one);
+    }
+    if (json_get(buf_slice(now), "left_s", &left) && !json_is_null(left))
+        buf_printf(&text, ", %.*s s left", SLICE_FMT(left));
+    if (!text.failed)
+        clii_progress(c, "%.*s", SLICE_FMT(buf_slice(&text)));
+    buf_fini(&text);
 }
 
 /* A folder's surgery that is interrupted is paused; a server's goes on. */

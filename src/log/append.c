@@ -267,8 +267,8 @@ out:
 static bool
 joins_change(struct log_req *req, const struct log_change *c, uint32_t *at)
 {
-    const uint32_t moves =
-        LOG_SET_MOVED | LOG_SET_UNMOVED | LOG_SET_ROUTED | LOG_SET_FED | LOG_SET_UNFED;
+    const uint32_t moves = LOG_SET_MOVED | LOG_SET_UNMOVED | LOG_SET_ROUTED | LOG_SET_FED |
+                           LOG_SET_UNFED | LOG_SET_UNSTAGED;
 
     for (uint32_t n = 0; n < req->change_count; n++) {
         struct log_change *own = &req->own[(*at + n) % req->change_count].change;

@@ -224,3 +224,14 @@ log_mark_staged(struct slice type, struct slice data, uint64_t *first, struct lo
            json_uint64(fields[0].value, first) && json_uint64(fields[1].value, &pos->v) &&
            pos->v != 0;
 }
+
+bool
+log_mark_routed(struct slice type, struct slice data, uint64_t *first)
+{
+    struct json_field fields[] = {{.name = "first", .required = true},
+                                  {.name = "routed", .required = true}};
+
+    return log_mark_of(type, data) == LOG_MARK_TO &&
+           json_pick(data, fields, 2, JSON_PICK_ANY, NULL) == 0 &&
+           json_uint64(fields[0].value, first);
+}

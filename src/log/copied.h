@@ -56,4 +56,10 @@ bool log_mark_from(struct slice type, struct slice data, struct slice stream, ui
  */
 bool log_mark_staged(struct slice type, struct slice data, uint64_t *first, struct log_pos *pos);
 
+/*
+ * Is it StreamMovedTo of a stream that was routed up to there? From which version on its events
+ * have copies, which stand anywhere in the streams that it names.
+ */
+bool log_mark_routed(struct slice type, struct slice data, uint64_t *first);
+
 #endif

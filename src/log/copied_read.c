@@ -3,7 +3,8 @@
  * a move hid, and which copies a move made of it. Which range a move hid stands in its
  * MigratedFrom: of a stream rewritten in place at `truncate`, and of the one before at that one's
  * `first`; of a moved stream in the same commit as its StreamMovedTo, before it, or, where it was
- * moved in stages, in that itself.
+ * moved in stages or routed, in that itself. A moved stream may be rewritten too, for what of it
+ * was not moved: then its StreamMovedTo is the last version that the mark names.
  */
 #include <inttypes.h>
 #include <limits.h>
@@ -52,6 +53,13 @@ is_staged(const struct record *r, uint64_t *first, uint64_t *pos)
         return false;
     *pos = at.v;
     return at.v < r->pos;
+}
+
+static bool
+is_routed(const struct record *r, uint64_t *first)
+{
+    return (r->flags & (RECORD_CONTINUED | RECORD_ENCRYPTED)) == 0 &&
+           log_mark_routed(slice_of(r->body + r->name_len, r->type_len), data_of(r), first);
 }
 
 /* Records of a commit before `r`, the last one first; until `fn` returns true. */
@@ -125,6 +133,45 @@ find_from(void *arg, const struct record *r, const struct frame *f)
     return find->found;
 }
 
+/* Of the mark of a moved stream: from which version on, and how. *last: of a MigratedFrom that was
+ * looked for, the last version that it names. */
+static bool
+find_first(struct log *log, struct logi_move *move, uint64_t *last)
+{
+    struct find_from find = {.stream = move->stream};
+
+    *last = UINT64_MAX;
+    move->moved = true;
+    move->staged = 0;
+    move->routed = false;
+    if (is_staged(&move->mark, &move->first, &move->staged))
+        return true;
+    move->routed = is_routed(&move->mark, &move->first);
+    if (move->routed)
+        return true;
+    go_back(log, &move->mark, &move->frame, find_from, &find);
+    move->first = find.first;
+    *last = find.last;
+    return find.found;
+}
+
+/* Where the version says that the stream was moved, that move too. */
+static int
+moved_before(struct log *log, uint64_t id, uint64_t version, struct logi_move *move,
+             logi_move_fn *fn, void *arg)
+{
+    uint64_t unused;
+
+    if (version == UINT64_MAX || !event_at(log, id, version, &move->mark, &move->frame) ||
+        (move->mark.flags & (RECORD_CONTINUED | RECORD_ENCRYPTED)) != 0 ||
+        log_mark_of(slice_of(move->mark.body + move->mark.name_len, move->mark.type_len),
+                    data_of(&move->mark)) != LOG_MARK_TO ||
+        !find_first(log, move, &unused))
+        return 0;
+    move->last = version;
+    return fn(arg, move);
+}
+
 int
 logi_moves(struct log *log, uint64_t id, struct slice stream, const struct index_head *head,
            logi_move_fn *fn, void *arg)
@@ -132,37 +179,30 @@ logi_moves(struct log *log, uint64_t id, struct slice stream, const struct index
     const bool       gone = (head->flags & INDEX_DELETED) != 0;
     uint64_t         at = head->truncate, last;
     struct logi_move move = {.stream = stream};
-    struct find_from find = {.stream = stream};
 
     if ((head->flags & INDEX_TOMBSTONE) != 0)
         return 0;
     if ((head->flags & INDEX_MOVED) != 0 && head->moved != 0 && (gone || at + 1 >= head->moved)) {
-        if (!event_at(log, id, head->moved - 1, &move.mark, &move.frame))
+        if (!event_at(log, id, head->moved - 1, &move.mark, &move.frame) ||
+            !find_first(log, &move, &last))
             return 0;
-        find.found = is_staged(&move.mark, &find.first, &move.staged);
-        if (!find.found)
-            go_back(log, &move.mark, &move.frame, find_from, &find);
-        if (!find.found)
-            return 0;
-        move.moved = true;
-        move.first = find.first;
         move.last = head->moved - 1;
-        if (fn(arg, &move) != 0)
+        at = move.first;
+        if (fn(arg, &move) != 0 || moved_before(log, id, last, &move, fn, arg) != 0)
             return E_MORE;
-        at = find.first;
     } else if (gone) {
         return 0;
     }
-    move.moved = false;
-    move.staged = 0;
     for (unsigned n = 0; n < MOVES_MAX && at > 0; n++) {
+        move.moved = move.routed = false;
+        move.staged = 0;
         if (!event_at(log, id, at, &move.mark, &move.frame) ||
             !is_from(&move.mark, stream, &move.first, &last) || move.first >= at)
             break;
         move.last = at; /* what stands between its last and the mark is Invalidated */
-        if (fn(arg, &move) != 0)
-            return E_MORE;
         at = move.first;
+        if (fn(arg, &move) != 0 || moved_before(log, id, last, &move, fn, arg) != 0)
+            return E_MORE;
     }
     return 0;
 }
@@ -253,7 +293,7 @@ collect(void *arg, const struct record *r, const struct frame *f)
     c->copy = r->pos;
     if (!follow(c->log, &event, &at))
         return false;
-    if (c->move->moved && is_from(r, c->move->stream, &first, &last))
+    if (c->move->moved && !c->move->routed && is_from(r, c->move->stream, &first, &last))
         return --c->targets == 0;
     if (event.meta_len > 0)
         (void)log_copied_from(meta_of(c, &event, &at), tell, c, NULL);
@@ -342,11 +382,41 @@ go_through_stages(struct log *log, const struct logi_move *move, struct collect 
     buf_fini(&ids);
 }
 
+/* The same of a routed stream: all that its targets had up to the mark. */
+static void
+go_through_targets(struct log *log, const struct logi_move *move, struct collect *c)
+{
+    struct buf    ids = {0};
+    struct record r;
+    struct frame  f;
+    uint64_t      id, pos, end = atomic_load(&log->end);
+
+    target_ids(log, &move->mark, &ids);
+    for (size_t i = 0; i < ids.len && c->rc == 0; i += sizeof id) {
+        struct index_head head;
+
+        memcpy(&id, ids.data + i, sizeof id);
+        if (logi_head(log, id, end, &head, NULL) != 0)
+            continue;
+        for (uint64_t v = 0; v < head.next && c->rc == 0; v++) {
+            if (logi_position(log, id, v, end, &pos, NULL) != 0 || pos >= move->mark.pos)
+                break;
+            if (pos != 0 && logi_scan_record_at(log->segs, pos, end, true, &r, &f))
+                (void)collect(c, &r, &f);
+        }
+    }
+    buf_fini(&ids);
+}
+
 int
 logi_move_copies(struct log *log, const struct logi_move *move, logi_copy_fn *fn, void *arg)
 {
     struct collect c = {.log = log, .move = move, .fn = fn, .arg = arg};
 
+    if (move->routed) {
+        go_through_targets(log, move, &c);
+        goto out;
+    }
     c.targets = move->staged != 0 ? UINT_MAX : move->moved ? targets_of(&move->mark) : 0;
     if (move->moved)
         go_back(log, &move->mark, &move->frame, collect, &c);
@@ -354,6 +424,7 @@ logi_move_copies(struct log *log, const struct logi_move *move, logi_copy_fn *fn
         go_through_stages(log, move, &c);
     if (!move->moved)
         go_on(log, &move->mark, &move->frame, collect, &c);
+out:
     buf_fini(&c.hold);
     return c.rc;
 }

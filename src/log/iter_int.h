@@ -108,6 +108,7 @@ struct logi_move {
     struct slice stream;
     uint64_t     first, last;
     bool         moved;  /* to others; else rewritten in place */
+    bool         routed; /* it had been routed: its copies stand anywhere in the others */
     uint64_t     staged; /* moved in stages, of which the first one stands here; 0: in one commit */
     struct record mark;
     struct frame  frame;

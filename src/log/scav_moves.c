@@ -161,6 +161,7 @@ origin_of(struct scavenge *s, const struct record *r, const struct frame *f, uin
     const uint8_t *payload = r->body + r->name_len + r->type_len;
     struct slice   type = slice_of(r->body + r->name_len, r->type_len), meta;
     struct buf     hold = {0};
+    enum log_mark  kind;
     int            rc = 0;
 
     *pos = r->pos;
@@ -171,7 +172,8 @@ origin_of(struct scavenge *s, const struct record *r, const struct frame *f, uin
         payload = hold.data;
     }
     meta = slice_of(payload, r->meta_len);
-    *mark = log_mark_of(type, slice_of(payload + r->meta_len, r->data_len)) == LOG_MARK_FROM;
+    kind = log_mark_of(type, slice_of(payload + r->meta_len, r->data_len));
+    *mark = kind == LOG_MARK_FROM || kind == LOG_MARK_TO;
     (void)log_copied_from(meta, first_of, pos, NULL);
 out:
     buf_fini(&hold);
@@ -189,7 +191,7 @@ logi_scav_stub(struct scavenge *s, const struct record *r, const struct frame *f
     *to = 0;
     *stays = false;
     TRY(known_of(s, r, &k, err));
-    for (size_t i = 0; i < k->ranges.len / sizeof(struct range); i++) {
+    for (size_t i = 0; i < k->ranges.len / sizeof(struct range) && *to == 0 && !*stays; i++) {
         const struct range *range = (const struct range *)(const void *)k->ranges.data + i;
         const struct pair  *pairs = (const struct pair *)(const void *)k->pairs.data + range->begin;
         size_t              lo = 0, hi = range->count;
@@ -210,7 +212,6 @@ logi_scav_stub(struct scavenge *s, const struct record *r, const struct frame *f
         /* One that saves nothing is not made. */
         *stays = *stays || (*to != 0 && logi_scav_stub_bytes(r) >= r->length &&
                             (r->flags & RECORD_CONTINUED) == 0);
-        break;
     }
 out:
     return rc;

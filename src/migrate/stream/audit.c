@@ -58,6 +58,38 @@ add_source(struct streami_auditor *a, struct streami_move *m, uint64_t first, ui
     return 0;
 }
 
+/*
+ * At which version a routed target was begun, for the last time: stages that had no end may stand
+ * before. What was read on later names versions behind those of the mark before it.
+ */
+static int
+begin_of(struct streami_auditor *a, struct slice stream, uint64_t *from, bool *begun,
+         struct err *err)
+{
+    struct log_read  read = {.stream = stream, .sealed = true, .raw = true};
+    struct log_iter *it = NULL;
+    struct log_event e;
+    uint64_t         first, last, before = 0;
+    int              rc;
+
+    *from = 0;
+    *begun = false;
+    TRY(log_iter_open(a->log, &read, &it, err));
+    while ((rc = streami_next(it, &e, err)) == 0) {
+        if (!streami_range_of(&e, a->spec->name, &a->text, &first, &last))
+            continue;
+        if (!*begun || first <= before)
+            *from = e.version;
+        *begun = true;
+        before = last;
+    }
+    if (rc == E_END)
+        rc = 0;
+out:
+    log_iter_close(it);
+    return rc;
+}
+
 /* Opens a target and reads its MigratedFrom events; as sources where the move has none yet. */
 static int
 open_target(struct streami_auditor *a, struct slice stream, struct streami_move *m,
@@ -68,10 +100,13 @@ open_target(struct streami_auditor *a, struct slice stream, struct streami_move 
     struct log_event e;
     uint32_t         marks = 0;
     uint64_t         first, last;
-    int              rc;
+    bool             begun = true;
+    int              rc = 0;
 
+    if (a->spec->route)
+        TRY(begin_of(a, stream, &read.from, &begun, err));
     TRY(log_iter_open(a->log, &read, it, err));
-    while ((fill || marks < m->source_count) && (rc = streami_next(*it, &e, err)) == 0) {
+    while (begun && (fill || marks < m->source_count) && (rc = streami_next(*it, &e, err)) == 0) {
         if (e.pos.v < a->from || !streami_range_of(&e, a->spec->name, &a->text, &first, &last)) {
             if (marks == 0)
                 continue; /* of before the stream was deleted, of a stage without an end, … */
@@ -115,9 +150,8 @@ open_targets(struct streami_auditor *a, struct streami_move *m, struct err *err)
     return rc;
 }
 
-/* A mark between copies: of what a move in stages read later. */
-static bool
-is_between(struct streami_auditor *a, const struct log_event *e)
+bool
+streami_is_between(struct streami_auditor *a, const struct log_event *e)
 {
     return slice_is(e->type, STREAM_MIGRATED_TYPE) &&
            streami_is_mark(e->type, e->data, a->spec->name);
@@ -153,7 +187,7 @@ compare_some(void *arg, struct streami_reader *r, struct err *err)
             continue;
         do
             rc = streami_next(t->it, &e, err);
-        while (rc == 0 && is_between(a, &e));
+        while (rc == 0 && streami_is_between(a, &e));
         if (rc != 0 && rc != E_END)
             goto out;
         why = rc == E_END ? "copies are missing" : streami_compare(&e, &m->outs[i].event);
@@ -181,7 +215,7 @@ count_newer(struct streami_auditor *a, struct err *err)
         if (a->targets[i].differs)
             continue;
         while ((rc = streami_next(a->targets[i].it, &e, err)) == 0)
-            a->out->newer += !is_between(a, &e);
+            a->out->newer += !streami_is_between(a, &e);
         if (rc != E_END)
             return rc;
         rc = 0;
@@ -189,60 +223,26 @@ count_newer(struct streami_auditor *a, struct err *err)
     return rc;
 }
 
-/* Of a routed move: one target against what it has; the iterator stands behind its marks. */
-static int
-compare_target(struct streami_auditor *a, struct log_iter *it, const struct streami_move *m,
-               uint32_t t, struct err *err)
-{
-    struct log_event e;
-    const char      *why = NULL;
-    int              rc = 0;
-
-    for (uint32_t i = 0; i < m->out_count; i++) {
-        if (m->outs[i].target != t)
-            continue;
-        rc = streami_next(it, &e, err);
-        if (rc == E_END) {
-            streami_differs(a, m->targets[t].stream, "copies are missing", 0);
-            return 0;
-        }
-        if (rc != 0)
-            return rc;
-        why = streami_compare(&e, &m->outs[i].event);
-        if (why != NULL) {
-            streami_differs(a, m->targets[t].stream, why, e.version);
-            return 0;
-        }
-        a->out->copies++;
-    }
-    return streami_audit_tail(a, it, m, t, err);
-}
-
-/* Of a routed move, which is held in memory: its targets, and those that it got since. */
+/* Of a routed move, whose copies were compared: what came since, also in targets that it got
+ * since. */
 static int
 compare_routed(struct streami_auditor *a, struct streami_move *m, struct err *err)
 {
-    struct log_read  read = {.sealed = true, .raw = true};
-    struct log_iter *it = NULL;
-    uint32_t         moved = m->target_count;
-    int              rc;
+    struct streami_reader *r = &a->reader;
+    streami_spill_fn      *spill = r->spill;
+    uint32_t               moved = m->target_count;
+    int                    rc;
 
     TRY(streami_audit_added(a, m, err));
-    for (uint32_t t = 0; t < m->target_count; t++) {
-        read.stream = m->targets[t].stream;
-        rc = t < moved ? open_target(a, read.stream, m, &it, err)
-                       : log_iter_open(a->log, &read, &it, err); /* it has no marks */
-        if (rc == E_NOTFOUND || rc == E_GONE) {
-            streami_differs(a, m->targets[t].stream, "is not there", 0);
-            rc = 0;
-        } else if (rc == 0) {
-            rc = compare_target(a, it, m, t, err);
-        }
-        log_iter_close(it);
-        it = NULL;
-        if (rc != 0)
-            goto out;
-    }
+    TRY(open_targets(a, m, err));
+    /* Event by event, each of them whole. */
+    r->arena = r->bulk;
+    r->spill = NULL;
+    for (uint32_t t = 0; t < m->target_count && rc == 0; t++)
+        if (!a->targets[t].differs)
+            rc = streami_audit_tail(a, a->targets[t].it, m, t, t < moved, err);
+    r->arena = &a->arena;
+    r->spill = spill;
 out:
     return rc;
 }
@@ -340,6 +340,22 @@ out:
 }
 
 static int
+audit_here(struct streami_auditor *a, const struct log_stream *info, struct err *err)
+{
+    struct streami_rewritten mark;
+    bool                     ours = false;
+    int                      rc;
+
+    TRY(streami_rewritten(&a->reader, info, &mark, &ours, err));
+    if (ours && !mark.back)
+        rc = audit_move(a, info->name, info->name, err);
+    else
+        a->out->not_moved++;
+out:
+    return rc;
+}
+
+static int
 audit_one(struct streami_auditor *a, struct slice stream, struct err *err)
 {
     struct log_stream info;
@@ -357,14 +373,8 @@ audit_one(struct streami_auditor *a, struct slice stream, struct err *err)
         rc = streami_moved_here(&a->reader, &info, &here, &events, err);
     if (rc != 0)
         return rc;
-    if (a->spec->kind == STREAMI_REWRITE) {
-        uint64_t before = a->out->streams + a->out->gone + a->out->different;
-
-        rc = audit_move(a, stream, stream, err);
-        if (rc == 0 && before == a->out->streams + a->out->gone + a->out->different)
-            a->out->not_moved++;
-        return rc;
-    }
+    if (a->spec->kind == STREAMI_REWRITE)
+        return audit_here(a, &info, err);
     if ((info.flags & LOG_STREAM_ROUTED) != 0)
         return audit_routed(a, stream, err);
     if (!here) {
@@ -394,7 +404,7 @@ streami_auditor_open(struct log *log, struct slice name, struct slice json, stre
                                         .spec = a->spec,
                                         .arena = &a->arena,
                                         .bulk = &a->bulk,
-                                        .spill = a->spec->route ? NULL : spill,
+                                        .spill = spill,
                                         .spill_arg = a,
                                         .spill_bytes = STREAMI_STAGE_BYTES};
     if (a->spec->transform != NULL)

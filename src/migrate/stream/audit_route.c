@@ -22,8 +22,11 @@ struct tail {
 static int
 advance(struct tail *t, struct err *err)
 {
-    int rc = streami_next(t->it, &t->now, err);
+    int rc;
 
+    do
+        rc = streami_next(t->it, &t->now, err);
+    while (rc == 0 && streami_is_between(t->a, &t->now));
     t->has = rc == 0 && t->now.pos.v < t->a->end.v;
     return rc == E_END ? 0 : rc;
 }
@@ -106,7 +109,7 @@ routed_link(struct tail *t, const struct log_event *e, struct slice *stream, uin
     if (rc == E_NOTFOUND || rc == E_GONE || rc == E_END)
         rc = 0;
     log_iter_close(it);
-    *stream = streami_keep(&t->a->arena, read.stream);
+    *stream = streami_keep(t->a->reader.bulk, read.stream);
     return rc;
 }
 
@@ -137,6 +140,7 @@ hold(struct tail *t, const struct log_event *e, struct err *err)
         if (slice_eq(one.targets[one.outs[i].target].stream, t->target))
             TRY(expect_copy(t, &one.outs[i].event, err));
 out:
+    streami_reset(t->a->reader.bulk);
     return rc;
 }
 
@@ -155,7 +159,7 @@ out:
 
 int
 streami_audit_tail(struct streami_auditor *a, struct log_iter *it, const struct streami_move *m,
-                   uint32_t target, struct err *err)
+                   uint32_t target, bool moved, struct err *err)
 {
     const struct streami_source *s = &m->sources[0];
     struct tail      t = {.a = a, .m = m, .target = m->targets[target].stream, .it = it};
@@ -165,7 +169,7 @@ streami_audit_tail(struct streami_auditor *a, struct log_iter *it, const struct 
     int              rc;
 
     TRY(is_strict(&t, err));
-    if (m->targets[target].count == 0)
+    if (!moved)
         t.strict = false; /* it may have been there before the first copy came */
     TRY(advance(&t, err));
     TRY(log_iter_open(a->log, &read, &old, err));

@@ -57,20 +57,38 @@ put_surgery(struct buf *data, const struct streami_spec *spec)
     buf_add_str(data, "\"}");
 }
 
+static void
+put_range(struct buf *data, const struct streami_source *s)
+{
+    buf_add_str(data, "{\"stream\":");
+    json_put_string(data, s->stream);
+    buf_add_str(data, ",\"first\":");
+    buf_add_u64(data, s->first);
+    buf_add_str(data, ",\"last\":");
+    buf_add_u64(data, s->head);
+}
+
 int
 streami_range_event(struct streami_arena *a, const struct streami_spec *spec, const char *type,
                     const struct streami_source *s, struct log_new_event *out, struct err *err)
 {
     struct buf data = {0};
 
-    buf_add_str(&data, "{\"stream\":");
-    json_put_string(&data, s->stream);
-    buf_add_str(&data, ",\"first\":");
-    buf_add_u64(&data, s->first);
-    buf_add_str(&data, ",\"last\":");
-    buf_add_u64(&data, s->head);
+    put_range(&data, s);
     put_surgery(&data, spec);
     return mark_event(a, spec, type, s->stream, &data, out, err);
+}
+
+int
+streami_back_event(struct streami_arena *a, const struct streami_spec *spec,
+                   const struct streami_source *s, struct log_new_event *out, struct err *err)
+{
+    struct buf data = {0};
+
+    put_range(&data, s);
+    buf_add_str(&data, ",\"rollback\":true");
+    put_surgery(&data, spec);
+    return mark_event(a, spec, STREAM_MIGRATED_TYPE, s->stream, &data, out, err);
 }
 
 int
@@ -88,11 +106,27 @@ streami_moved_event(struct streami_arena *a, const struct streami_spec *spec,
     }
     buf_add_str(&data, "],\"reason\":");
     json_put_str(&data, spec->reason == NULL ? spec->word : spec->reason);
+    if (m->routed)
+        buf_printf(&data, ",\"first\":%" PRIu64 ",\"routed\":true", m->sources[source].first);
     if (m->staged != 0)
         buf_printf(&data, ",\"first\":%" PRIu64 ",\"staged\":%" PRIu64, m->sources[source].first,
                    m->staged);
     put_surgery(&data, spec);
     return mark_event(a, spec, LOG_MOVED_TYPE, m->sources[source].stream, &data, out, err);
+}
+
+int
+streami_moved_again(struct streami_arena *a, const struct streami_spec *spec, struct slice stream,
+                    uint64_t version, const struct log_new_event *was, struct log_new_event *out,
+                    struct err *err)
+{
+    struct buf data = {0};
+
+    buf_printf(&data, "{\"again\":%" PRIu64, version);
+    if (was->data.len > 2)
+        buf_add_byte(&data, ',');
+    buf_add(&data, (const char *)was->data.data + 1, was->data.len - 1);
+    return mark_event(a, spec, LOG_MOVED_TYPE, stream, &data, out, err);
 }
 
 /* one move's part */

@@ -185,29 +185,74 @@ out:
 }
 
 int
+streami_rewritten(struct streami_reader *r, const struct log_stream *info,
+                  struct streami_rewritten *out, bool *yes, struct err *err)
+{
+    struct log_read read = {
+        .stream = info->name, .from = info->first, .backwards = true, .sealed = true, .raw = true};
+    struct log_iter *it = NULL;
+    struct log_event e;
+    struct slice     member;
+    int              rc = 0;
+
+    *yes = false;
+    if (info->first == 0) /* a rewrite hides what was there */
+        return 0;
+    TRY(log_iter_open(r->log, &read, &it, err));
+    while (!*yes && (rc = streami_next(it, &e, err)) == 0)
+        *yes = streami_range_of(&e, r->spec->name, &r->text, &out->first, &out->last) &&
+               slice_eq(buf_slice(&r->text), info->name);
+    if (*yes) {
+        out->version = e.version;
+        out->commit = e.commit;
+        out->back = json_get(e.data, "rollback", &member);
+    }
+    if (rc == E_END)
+        rc = 0;
+out:
+    log_iter_close(it);
+    return rc;
+}
+
+/* The raw event of that version. E_GONE. */
+static int
+event_at(struct streami_reader *r, struct slice stream, uint64_t version, struct log_iter **it,
+         struct log_event *e, struct err *err)
+{
+    struct log_read read = {.stream = stream, .from = version, .raw = true};
+    int             rc;
+
+    log_iter_close(*it);
+    *it = NULL;
+    TRY(log_iter_open(r->log, &read, it, err));
+    rc = log_iter_next(*it, e, err);
+    if (rc == E_END || (rc == 0 && e->version != version))
+        FAIL(err, E_GONE, ERR_DATA, "the event that says where the stream went is gone");
+out:
+    return rc;
+}
+
+int
 streami_moved_range(struct streami_reader *r, struct streami_source *s, uint64_t *from,
                     struct err *err)
 {
-    struct log_read   read = {.stream = s->stream, .raw = true};
     struct log_stream info;
     struct log_iter  *it = NULL;
     struct log_event  e;
     struct log_pos    staged;
-    uint64_t          first;
+    struct slice      raw;
+    uint64_t          first, moved;
     int               rc;
 
     TRY(log_stream_info(r->log, s->stream, &info, err));
-    read.from = info.moved;
-    TRY(log_iter_open(r->log, &read, &it, err));
-    rc = log_iter_next(it, &e, err);
-    if (rc == E_END || (rc == 0 && e.version != info.moved))
-        FAIL(err, E_GONE, ERR_DATA, "the event that says where the stream went is gone");
-    if (rc != 0)
-        goto out;
+    moved = info.moved;
+    TRY(event_at(r, s->stream, moved, &it, &e, err));
+    if (json_get(e.data, "again", &raw) && json_uint64(raw, &moved))
+        TRY(event_at(r, s->stream, moved, &it, &e, err));
     *from = e.commit.v;
     if (log_mark_staged(e.type, e.data, &first, &staged)) {
         s->first = first;
-        s->head = info.moved - 1;
+        s->head = moved - 1;
         *from = staged.v;
     }
 out:

@@ -294,7 +294,7 @@ static int
 check_size(struct streami_reader *r, struct err *err)
 {
     const struct streami_move *m = r->move;
-    bool                       whole = r->spec->kind == STREAMI_REWRITE || r->spec->route;
+    bool                       whole = r->spec->kind == STREAMI_REWRITE || r->audit;
     uint64_t                   most = whole ? STREAMI_MOVE_MAX : r->spec->commit_bytes;
 
     if (r->spill != NULL)
@@ -305,9 +305,9 @@ check_size(struct streami_reader *r, struct err *err)
         return 0;
     r->too_large = !whole;
     RETURN_ERR(err, E_LIMIT, ERR_DATA,
-               "its move takes more than %" PRIu64
-               " MiB, larger than one commit may be: a copy, split or join to new streams that are "
-               "not routed is made in stages",
+               "its rewrite takes more than %" PRIu64
+               " MiB, larger than one commit may be: a copy, split or join to new streams is made "
+               "in stages",
                STREAMI_MOVE_MAX >> 20);
 }
 
@@ -410,6 +410,16 @@ as_input(const struct streami_reader *r, const struct log_event *e)
                                         (e->flags & LOG_JSON) != 0 && (e->flags & LOG_SEALED) == 0};
 }
 
+int
+streami_is_named(struct streami_reader *r, const struct log_event *e, bool *yes, struct err *err)
+{
+    struct transform_event in = as_input(r, e);
+
+    *yes = true;
+    return r->spec->where == NULL ? 0
+                                  : transform_where_holds(r->spec->where, &in, &r->text, yes, err);
+}
+
 /* Does the surgery's condition name it? A rewrite takes a stream whole, of which it names one. */
 static int
 is_named(struct streami_reader *r, const struct transform_event *in, bool *yes, struct err *err)
@@ -434,6 +444,7 @@ take_input(struct streami_reader *r, const struct log_event *e, struct err *err)
     bool                   named;
     int                    rc;
 
+    r->looked++;
     TRY(is_named(r, &event, &named, err));
     if (!named)
         goto out;
@@ -618,7 +629,7 @@ begin_reading(struct streami_reader *r)
     r->input_base = 0;
     r->spilled = 0;
     r->changed = r->too_large = r->again = r->stale = false;
-    r->named = 0;
+    r->looked = r->named = 0;
     buf_clear(&r->covered);
     buf_clear(&r->runs);
 }

@@ -95,8 +95,11 @@ streami_pace(struct surgery *s, uint64_t moved)
     uint64_t now = s->env->ops->mono_us(s->env);
     uint64_t events = s->record.events + s->live.events, rate, latency;
 
-    if (now - s->rate_us >= RATE_US) {
-        s->events_per_s = (events - s->rate_events) * 1000000 / (now - s->rate_us);
+    for (uint32_t i = 0; i < s->spec->workers; i++)
+        events += s->workers[i].progress.moved;
+    if (now - s->rate_us >= RATE_US) { /* fewer than before: stages that were for nothing */
+        s->events_per_s =
+            events < s->rate_events ? 0 : (events - s->rate_events) * 1000000 / (now - s->rate_us);
         s->rate_us = now;
         s->rate_events = events;
     }

@@ -73,3 +73,32 @@ streami_page_next(struct streami_page *p, struct slice *name)
     p->at += 2 + name->len;
     return true;
 }
+
+static int
+count_one(void *arg, const struct log_stream *stream, struct err *err)
+{
+    (void)stream;
+    (void)err;
+    ++*(uint64_t *)arg;
+    return 0;
+}
+
+int
+streami_page_estimate(struct log *log, const struct streami_spec *spec, uint64_t *all,
+                      struct err *err)
+{
+    struct buf prefix = {0};
+    int        rc = 0;
+
+    *all = spec->listed ? spec->set_count : 0;
+    for (uint32_t i = 0; !spec->listed && i < spec->set_count; i++) {
+        buf_clear(&prefix);
+        buf_add_str(&prefix, spec->sets[i]);
+        if (spec->categories)
+            buf_add_byte(&prefix, '-');
+        TRY(log_streams(log, buf_slice(&prefix), slice_str(""), count_one, all, err));
+    }
+out:
+    buf_fini(&prefix);
+    return rc;
+}

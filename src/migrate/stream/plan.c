@@ -6,6 +6,10 @@
 #include "base/json.h"
 #include "migrate/stream/stream_int.h"
 
+#define SAMPLES 5u
+#define SHOWN 5u          /* events of a sample */
+#define SHOWN_BYTES 2000u /* of an event's data */
+
 struct planning {
     struct planning        *then; /* of what this one would make; NULL: nothing */
     struct streami_auditor *a;
@@ -13,19 +17,88 @@ struct planning {
     struct buf              joined; /* names of a join's targets, each with its length before it */
     uint64_t streams, targets, events, copies, bytes_before, bytes_after, changed, skipped, refused;
     struct buf samples;
+    struct buf after; /* of the stream at hand: its first events, as they would be */
+    uint32_t   shown; /* how many these are */
+    uint64_t   marks; /* that moves would write */
     struct err why;
     struct buf refused_name;
 };
 
-#define SAMPLES 5
-
 static void
-put_sample(struct planning *p, const struct streami_move *m)
+put_event(struct json_out *o, struct slice type, struct slice data, uint32_t flags)
+{
+    json_out_key(o, "type");
+    json_out_string(o, type);
+    json_out_key(o, "data");
+    if ((flags & LOG_JSON) != 0 && (flags & LOG_SEALED) == 0 && data.len <= SHOWN_BYTES)
+        json_out_raw(o, data);
+    else
+        json_out_null(o);
+}
+
+/* The first of what is made of a stream. */
+static void
+note_after(struct planning *p, const struct streami_move *m)
 {
     struct json_out o;
 
+    for (uint32_t i = 0; i < m->out_count && p->shown < SHOWN && p->streams < SAMPLES; i++) {
+        const struct log_new_event *e = &m->outs[i].event;
+
+        if (p->shown++ > 0)
+            buf_add_byte(&p->after, ',');
+        json_out_init(&o, &p->after);
+        json_out_object(&o);
+        json_out_key(&o, "stream");
+        json_out_string(&o, m->targets[m->outs[i].target].stream);
+        put_event(&o, e->type, e->data, e->flags);
+        json_out_object_end(&o);
+    }
+}
+
+/* What a plan reads is forgotten, but for the first of it. */
+static int
+forget(void *arg, struct streami_reader *r, struct err *err)
+{
+    struct streami_auditor *a = arg;
+
+    note_after(a->arg, r->move);
+    return streami_forget(a, r, err);
+}
+
+/* The first events of the stream, as they are. */
+static int
+put_before(struct planning *p, struct json_out *o, struct slice stream, struct err *err)
+{
+    struct log_read  read = {.stream = stream, .sealed = true};
+    struct log_iter *it = NULL;
+    struct log_event e;
+    int              rc = log_iter_open(p->a->log, &read, &it, err);
+
+    if (rc != 0) /* it is not there yet, or not any more */
+        return rc == E_NOTFOUND || rc == E_GONE ? 0 : rc;
+    for (uint32_t n = 0; n < SHOWN && (rc = streami_next(it, &e, err)) == 0;) {
+        if (streami_is_mark(e.type, e.data, NULL))
+            continue;
+        json_out_object(o);
+        json_out_key(o, "version");
+        json_out_u64(o, e.version);
+        put_event(o, e.type, e.data, e.flags);
+        json_out_object_end(o);
+        n++;
+    }
+    log_iter_close(it);
+    return rc == E_END ? 0 : rc;
+}
+
+static int
+put_sample(struct planning *p, const struct streami_move *m, struct err *err)
+{
+    struct json_out o;
+    int             rc;
+
     if (p->streams > SAMPLES)
-        return;
+        return 0;
     if (p->samples.len > 0)
         buf_add_byte(&p->samples, ',');
     json_out_init(&o, &p->samples);
@@ -45,7 +118,17 @@ put_sample(struct planning *p, const struct streami_move *m)
         json_out_object_end(&o);
     }
     json_out_array_end(&o);
+    json_out_key(&o, "before");
+    json_out_array(&o);
+    rc = put_before(p, &o, m->sources[0].stream, err);
+    json_out_array_end(&o);
+    json_out_key(&o, "after");
+    json_out_array(&o);
+    if (p->after.len > 0)
+        json_out_raw(&o, buf_slice(&p->after));
+    json_out_array_end(&o);
     json_out_object_end(&o);
+    return rc;
 }
 
 static void
@@ -57,9 +140,14 @@ note_refused(struct planning *p, struct slice stream, const struct err *why)
     buf_add_slice(&p->refused_name, stream);
 }
 
-static void
-note_move(struct planning *p, const struct streami_move *m)
+static int
+note_move(struct planning *p, const struct streami_move *m, struct err *err)
 {
+    const struct streami_spec *spec = p->a->spec;
+    int                        rc;
+
+    note_after(p, m); /* where all of it is held */
+
     p->streams += m->source_count;
     p->targets += m->target_count;
     p->events += m->events;
@@ -67,7 +155,13 @@ note_move(struct planning *p, const struct streami_move *m)
     p->bytes_after += m->bytes;
     for (uint32_t i = 0; i < m->source_count; i++)
         p->changed += m->sources[i].invalid;
-    put_sample(p, m);
+    p->marks += (uint64_t)m->source_count * m->target_count;
+    if (spec->kind != STREAMI_REWRITE && !spec->route)
+        p->marks += m->source_count;
+    rc = put_sample(p, m, err);
+    buf_clear(&p->after);
+    p->shown = 0;
+    return rc;
 }
 
 /* the second of two */
@@ -147,7 +241,7 @@ then_target(struct planning *q, const struct streami_move *first, uint32_t targe
     }
     rc = streami_move_events(&q->a->reader, &m, events, n, err);
     if (rc == 0)
-        note_move(q, &m);
+        rc = note_move(q, &m, err);
     return rc;
 }
 
@@ -189,6 +283,8 @@ plan_each(struct streami_auditor *a, void *arg, struct slice stream, struct err 
     m.sources[0] = (struct streami_source){.stream = stream};
     m.source_count = 1;
     err_clear(&why);
+    buf_clear(&p->after);
+    p->shown = 0;
     rc = streami_move_build(&a->reader, &m, &verdict, &why);
     if (rc != 0) {
         err_copy(err, &why);
@@ -208,8 +304,8 @@ plan_each(struct streami_auditor *a, void *arg, struct slice stream, struct err 
         p->skipped++;
         return 0;
     }
-    note_move(p, &m);
-    return p->then == NULL ? 0 : plan_then(p->then, &m, err);
+    rc = note_move(p, &m, err);
+    return rc != 0 || p->then == NULL ? rc : plan_then(p->then, &m, err);
 }
 
 static void
@@ -219,9 +315,42 @@ put(struct json_out *o, const char *key, uint64_t v)
     json_out_u64(o, v);
 }
 
+/* What those who read by position are given for it: nothing of it comes to who skips copies. */
+static void
+put_consumers(struct json_out *o, const struct planning *p, const struct streami_spec *spec)
+{
+    json_out_key(o, "consumers");
+    json_out_object(o);
+    json_out_key(o, "deliver");
+    json_out_object(o);
+    put(o, spec->link ? "links" : "copies", p->copies);
+    put(o, "marks", p->marks);
+    put(o, "invalidated", p->changed);
+    json_out_object_end(o);
+    json_out_key(o, "skip");
+    json_out_object(o);
+    put(o, "copies", 0);
+    json_out_object_end(o);
+    json_out_object_end(o);
+}
+
+/* All that is selected at the rate of this plan, and as long again for the writing. */
+static void
+put_time(struct json_out *o, const struct planning *p, const struct streami_spec *spec,
+         uint64_t looked, uint64_t all_streams, uint64_t took_us)
+{
+    double share = looked == 0 || all_streams < looked ? 1 : (double)all_streams / (double)looked;
+    double s = 2 * share * (double)took_us / 1e6, least = 0;
+
+    if (spec->max_rate > 0)
+        least = share * (double)p->events / (double)spec->max_rate;
+    put(o, "streams_selected", all_streams > looked ? all_streams : looked);
+    put(o, "seconds", (uint64_t)((s > least ? s : least) + 1));
+}
+
 static void
 put_plan(const struct planning *p, const struct streami_spec *spec, uint64_t looked, bool all,
-         uint64_t took_us, struct buf *out)
+         uint64_t all_streams, uint64_t took_us, struct buf *out)
 {
     struct json_out o;
 
@@ -237,7 +366,7 @@ put_plan(const struct planning *p, const struct streami_spec *spec, uint64_t loo
     put(&o, "events_before", p->events);
     put(&o, "events_after", p->copies);
     put(&o, "bytes_written", p->bytes_after);
-    put(&o, "streams_changed", p->changed); /* consumers see Invalidated */
+    put(&o, "streams_changed", p->changed);
     put(&o, "skipped", p->skipped);
     put(&o, "refused", p->refused);
     json_out_key(&o, "first_refused");
@@ -252,6 +381,8 @@ put_plan(const struct planning *p, const struct streami_spec *spec, uint64_t loo
         json_out_null(&o);
     }
     put(&o, "events_per_s", took_us == 0 ? 0 : p->events * 1000000 / took_us);
+    put_consumers(&o, p, spec);
+    put_time(&o, p, spec, looked, all_streams, took_us);
     json_out_key(&o, "samples");
     json_out_array(&o);
     if (p->samples.len > 0)
@@ -306,26 +437,27 @@ stream_plan(struct ox_env *env, struct log *log, struct slice name, struct slice
     struct streami_auditor a[2] = {{.stop = stop}, {.stop = stop}};
     struct slice           specs[2];
     struct buf             text = {0};
-    uint64_t               seen = 0, began = env->ops->mono_us(env), took;
+    uint64_t               selected = 0, seen = 0, began = env->ops->mono_us(env), took;
     unsigned               count = 0;
     bool                   whole;
     int                    rc;
 
     TRY(read_specs(spec, specs, &count, &text, &p[1].all, err));
     for (unsigned i = 0; i < count; i++) {
-        TRY(streami_auditor_open(log, name, specs[i], count == 1 ? streami_forget : NULL, &a[i],
-                                 err));
+        TRY(streami_auditor_open(log, name, specs[i], count == 1 ? forget : NULL, &a[i], err));
         p[i].a = &a[i];
+        a[i].arg = &p[i];
     }
     p[0].then = count > 1 ? &p[1] : NULL;
     TRY(streami_auditor_each(&a[0], sample, plan_each, &p[0], &seen, err));
     took = env->ops->mono_us(env) - began;
     whole = sample == 0 || seen < sample;
-    put_plan(&p[0], a[0].spec, seen, whole, took, out);
+    TRY(streami_page_estimate(log, a[0].spec, &selected, err));
+    put_plan(&p[0], a[0].spec, seen, whole, whole ? seen : selected, took, out);
     if (count > 1 && out->len > 0) {
         out->len--;
         buf_add_str(out, ",\"then\":");
-        put_plan(&p[1], a[1].spec, p[0].targets, whole, took, out);
+        put_plan(&p[1], a[1].spec, p[0].targets, whole, p[0].targets, took, out);
         buf_add_byte(out, '}');
     }
     if (out->failed)
@@ -336,6 +468,7 @@ out:
         buf_fini(&p[i].samples);
         buf_fini(&p[i].refused_name);
         buf_fini(&p[i].joined);
+        buf_fini(&p[i].after);
     }
     buf_fini(&text);
     return rc;

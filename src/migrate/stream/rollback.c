@@ -25,8 +25,7 @@ struct back {
     uint32_t               part_count, part_room;
     struct slice          *sources; /* a join's, all of them */
     uint32_t               source_count, source_room;
-    struct streami_out    *news;
-    uint32_t               new_count, new_room;
+    struct streami_again   news;
     struct buf             text;
 };
 
@@ -43,37 +42,44 @@ refuse(struct back *b, struct slice target, const char *why, struct err *err)
     RETURN_ERR(err, E_REJECTED, ERR_DATA, "its target \"%.*s\" %s", SLICE_FMT(target), why);
 }
 
-static int
-add_new(struct back *b, const struct log_event *e, struct err *err)
+int
+streami_again_add(struct streami_arena *a, struct streami_again *to, const struct log_event *e,
+                  struct err *err)
 {
     struct streami_out *o;
-    struct buf          meta = {0}, rest = {0};
+    struct buf          list = {0}, meta = {0}, rest = {0};
     struct slice        own;
     int                 rc;
 
-    if (!streami_grow(b->arena, &b->news, b->new_count, &b->new_room, sizeof *b->news))
+    if (!streami_grow(a, &to->outs, to->count, &to->room, sizeof *to->outs))
         return no_memory(err);
-    o = &b->news[b->new_count];
-    buf_clear(&b->text);
-    TRY(streami_origin(e, &b->text, &rest, &own, err));
-    rc = streami_copied(own, buf_slice(&b->text), &meta, err);
+    o = &to->outs[to->count];
+    TRY(streami_origin(e, &list, &rest, &own, err));
+    rc = streami_copied(own, buf_slice(&list), &meta, err);
     if (rc == E_SCHEMA)
-        rc = refuse(b, e->stream, "has an event whose metadata is no JSON object", err);
+        rc =
+            err_set(err, __FILE__, __LINE__, E_REJECTED, ERR_DATA,
+                    "\"%.*s\" has an event whose metadata is no JSON object", SLICE_FMT(e->stream));
     if (rc != 0)
         goto out;
     *o = (struct streami_out){
         .pos = e->pos.v,
         .event = {.id = e->id,
-                  .type = streami_keep(b->arena, e->type),
-                  .data = streami_keep(b->arena, e->data),
-                  .meta = streami_keep(b->arena, buf_slice(&meta)),
+                  .type = streami_keep(a, e->type),
+                  .data = streami_keep(a, e->data),
+                  .meta = streami_keep(a, buf_slice(&meta)),
                   .created_us = e->created_us,
                   .flags = e->flags & (uint32_t)(LOG_JSON | LOG_LINK | LOG_SEALED)}};
     if (o->event.type.data == NULL || o->event.data.data == NULL || o->event.meta.data == NULL)
-        rc = no_memory(err);
-    else
-        b->new_count++;
+        return no_memory(err);
+    to->count++;
+    to->bytes += STREAMI_EVENT_OVERHEAD + e->stream.len + e->type.len + e->data.len + meta.len;
+    if (to->bytes > STREAMI_MOVE_MAX)
+        FAIL(err, E_REJECTED, ERR_DATA,
+             "\"%.*s\" has more than the %llu MiB that one commit may bring back",
+             SLICE_FMT(e->stream), (unsigned long long)STREAMI_MOVE_MAX >> 20);
 out:
+    buf_fini(&list);
     buf_fini(&rest);
     buf_fini(&meta);
     return rc;
@@ -111,7 +117,7 @@ read_target(struct back *b, struct part *p, struct err *err)
         if (p->first_new > p->head)
             p->first_new = e.version;
         if (!streami_is_mark(e.type, e.data, NULL))
-            TRY(add_new(b, &e, err));
+            TRY(streami_again_add(b->arena, &b->news, &e, err));
     }
     if (rc == E_END)
         rc = 0;
@@ -171,7 +177,7 @@ gather(struct back *b, struct err *err)
     rc = 0;
     if (b->source_count == 0)
         TRY(add_source(b, b->stream, err));
-    if (b->source_count > 1 && b->new_count > 0)
+    if (b->source_count > 1 && b->news.count > 0)
         rc = refuse(b, b->parts[0].stream,
                     "got events since, and nobody knows which of the joined streams they are of",
                     err);
@@ -233,7 +239,7 @@ put_sources(struct back *b, struct way *y, struct err *err)
             .stream = b->sources[i], .expected = LOG_EXISTS, .what = LOG_SET_UNMOVED};
     y->checks[y->check_count++] =
         (struct log_check){.stream = b->stream, .expected = (int64_t)b->info.head};
-    if (b->new_count == 0)
+    if (b->news.count == 0)
         return 0;
     for (uint32_t i = 0; i < b->part_count; i++) {
         struct streami_source s = {
@@ -243,8 +249,8 @@ put_sources(struct back *b, struct way *y, struct err *err)
             TRY(streami_range_event(b->arena, b->w->surgery->spec, STREAM_MIGRATED_TYPE, &s,
                                     &e[n++], err));
     }
-    for (uint32_t i = 0; i < b->new_count; i++)
-        e[n++] = b->news[i].event;
+    for (uint32_t i = 0; i < b->news.count; i++)
+        e[n++] = b->news.outs[i].event;
     y->writes[y->write_count++] = (struct log_write){
         .stream = b->stream, .expected = (int64_t)b->info.head, .events = e, .count = n};
 out:
@@ -268,13 +274,13 @@ go_back(struct back *b, bool *again, struct err *err)
     size_t         streams = (size_t)b->part_count + b->source_count;
     int            rc;
 
-    if (b->new_count > 1)
-        qsort(b->news, b->new_count, sizeof *b->news, by_pos);
+    if (b->news.count > 1)
+        qsort(b->news.outs, b->news.count, sizeof *b->news.outs, by_pos);
     y.writes = streami_alloc(b->arena, (streams + 1) * sizeof *y.writes);
     y.changes = streami_alloc(b->arena, streams * sizeof *y.changes);
     y.checks = streami_alloc(b->arena, sizeof *y.checks);
     y.events =
-        streami_alloc(b->arena, (2 * (size_t)b->part_count + b->new_count) * sizeof *y.events);
+        streami_alloc(b->arena, (2 * (size_t)b->part_count + b->news.count) * sizeof *y.events);
     if (y.writes == NULL || y.changes == NULL || y.checks == NULL || y.events == NULL)
         return no_memory(err);
     TRY(put_sources(b, &y, err)); /* first, as in any move: MigratedFrom, then StreamMovedTo */
@@ -321,7 +327,7 @@ try_back(struct streami_worker *w, struct slice stream, bool *done, struct strea
     *done = !again;
     if (!again) {
         counts->streams += b.source_count;
-        counts->copies += b.new_count;
+        counts->copies += b.news.count;
     }
 out:
     buf_fini(&b.text);
@@ -338,10 +344,12 @@ streami_back(struct streami_worker *w, struct slice stream, struct streami_count
     if (w->surgery->spec->route)
         TRY(streami_route_end(w, stream, true, counts, err));
     for (int i = 0; i < TRIES && !done && rc == 0; i++)
-        rc = try_back(w, stream, &done, counts, err);
+        rc = w->surgery->spec->kind == STREAMI_REWRITE
+                 ? streami_back_here(w, stream, &done, counts, err)
+                 : try_back(w, stream, &done, counts, err);
     if (rc == 0 && !done)
         rc = err_set(err, __FILE__, __LINE__, E_REJECTED, ERR_DATA,
-                     "its targets were written to each time that it was to be moved back");
+                     "it was written to each time that it was to be moved back");
     if (rc != 0 && err->kind == ERR_DATA) {
         struct err why = *err;
 

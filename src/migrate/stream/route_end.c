@@ -84,18 +84,21 @@ out:
     return rc;
 }
 
-/* StreamMovedTo for `from`, which went to `to`. */
+/* StreamMovedTo for `from`, which went to `to`. first: of the old name, what of it has copies. */
 static int
-put_moved(struct end *e, struct slice from, uint64_t head, const struct slice *to, uint32_t count,
-          struct err *err)
+put_moved(struct end *e, struct slice from, uint64_t head, const uint64_t *first,
+          const struct slice *to, uint32_t count, struct err *err)
 {
     struct streami_arena     *a = &e->w->arena;
     struct streami_target_of *targets = streami_alloc(a, count * sizeof *targets);
-    struct streami_source     source = {.stream = from};
-    struct streami_move       m = {
-              .sources = &source, .source_count = 1, .targets = targets, .target_count = count};
-    struct log_new_event event;
-    int                  rc;
+    struct streami_source     source = {.stream = from, .first = first == NULL ? 0 : *first};
+    struct streami_move       m = {.sources = &source,
+                                   .source_count = 1,
+                                   .targets = targets,
+                                   .target_count = count,
+                                   .routed = first != NULL};
+    struct log_new_event      event;
+    int                       rc;
 
     if (targets == NULL)
         return no_memory(err);
@@ -133,7 +136,7 @@ put_close(struct end *e, struct err *err)
         TRY(put_route(e, &t->route, err));
     }
     if (e->target_count > 0)
-        TRY(put_moved(e, e->stream, e->info.head, names, e->target_count, err));
+        TRY(put_moved(e, e->stream, e->info.head, &e->info.first, names, e->target_count, err));
     put_change(e, e->stream, e->target_count > 0 ? LOG_SET_MOVED : LOG_SET_UNMOVED);
     rc = put_route(e, &e->route, err);
 out:
@@ -186,7 +189,7 @@ put_back(struct end *e, struct err *err)
         if ((t->info.flags & LOG_STREAM_CLOSED) != 0)
             return refuse(t, "is closed", err);
         TRY(is_whole(e, t, err));
-        TRY(put_moved(e, t->stream, t->info.head, &e->stream, 1, err));
+        TRY(put_moved(e, t->stream, t->info.head, NULL, &e->stream, 1, err));
         put_change(e, t->stream, LOG_SET_MOVED | LOG_SET_UNFED);
         TRY(put_route(e, &t->route, err));
     }

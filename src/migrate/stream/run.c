@@ -237,35 +237,6 @@ out:
 
 /* pages */
 
-static int
-count_one(void *arg, const struct log_stream *stream, struct err *err)
-{
-    (void)stream;
-    (void)err;
-    ++*(uint64_t *)arg;
-    return 0;
-}
-
-/* How many streams there are to go through; some of them may be none of ours. */
-static int
-estimate(struct surgery *s, uint64_t *all, struct err *err)
-{
-    struct buf prefix = {0};
-    int        rc = 0;
-
-    *all = s->spec->listed ? s->spec->set_count : 0;
-    for (uint32_t i = 0; !s->spec->listed && i < s->spec->set_count; i++) {
-        buf_clear(&prefix);
-        buf_add_str(&prefix, s->spec->sets[i]);
-        if (s->spec->categories)
-            buf_add_byte(&prefix, '-');
-        TRY(log_streams(s->log, buf_slice(&prefix), slice_str(""), count_one, all, err));
-    }
-out:
-    buf_fini(&prefix);
-    return rc;
-}
-
 static enum stream_state
 end_of(enum stream_state state)
 {
@@ -312,7 +283,7 @@ turn(struct surgery *s, struct err *err)
     int                    rc = 0;
 
     if (!s->begun) {
-        TRY(estimate(s, &all, err));
+        TRY(streami_page_estimate(s->log, s->spec, &all, err));
         lock_take(&s->lock);
         s->all = all;
         s->begun = true;
@@ -457,13 +428,20 @@ save_failed(struct surgery *s)
     (void)streami_record_save(s->log, s->spec->name, r, false, NULL);
 }
 
+/* The state in which the originals are not needed any more: routed streams go on with them. */
+static enum stream_state
+drops_from(const struct streami_spec *spec)
+{
+    return spec->route ? STREAM_CLOSED : STREAM_DONE;
+}
+
 /* Under the lock: when the originals' time is over, in µs from now. */
 static uint64_t
 keep_left(const struct surgery *s)
 {
     int64_t now = s->env->ops->wall_us(s->env), due;
 
-    if (s->state != STREAM_DONE || s->spec->keep_s == UINT64_MAX)
+    if (s->state != drops_from(s->spec) || s->spec->keep_s == UINT64_MAX)
         return ENV_STEP_WAIT;
     due = s->record.ended_us + (int64_t)s->spec->keep_s * 1000000;
     return due <= now                              ? 0
@@ -522,6 +500,7 @@ step(void *arg)
     err_clear(&err);
     rc = work(w, state, &err);
     lock_take(&s->lock);
+    w->progress.moved = 0; /* it is counted now, or is not */
     if (rc == 0) {
         w->busy = false;
         s->outstanding--;
@@ -683,7 +662,8 @@ stream_open(struct ox_env *env, struct log *log, struct slice name, struct surge
     s->state = s->record.state;
     (void)snprintf(s->error, sizeof s->error, "%s", s->record.error);
     lock_take(&s->lock);
-    if (streami_is_working(s->state) || (s->state == STREAM_DONE && s->spec->keep_s != UINT64_MAX))
+    if (streami_is_working(s->state) ||
+        (s->state == drops_from(s->spec) && s->spec->keep_s != UINT64_MAX))
         rc = start(s, err);
     lock_give(&s->lock);
     if (rc != 0)
@@ -829,8 +809,11 @@ go_through(struct surgery *s, enum stream_state state, const char *what, struct 
     int  rc = 0;
 
     lock_take(&s->lock);
-    ended = s->state == STREAM_DONE || (s->state == STREAM_CANCELLED && state != STREAM_DROPPING) ||
-            (s->state == STREAM_CLOSED && state == STREAM_ROLLING_BACK);
+    ended = state == STREAM_DROPPING
+                ? s->state == drops_from(s->spec)
+                : s->state == STREAM_DONE || s->state == STREAM_CANCELLED ||
+                      (state == STREAM_ROLLING_BACK && /* once more: for those that were parked */
+                       (s->state == STREAM_CLOSED || s->state == STREAM_ROLLED_BACK));
     if (!ended) {
         rc = wrong_state(s, what, err);
     } else {
@@ -849,9 +832,6 @@ go_through(struct surgery *s, enum stream_state state, const char *what, struct 
 int
 stream_rollback(struct surgery *s, struct err *err)
 {
-    if (s->spec->kind == STREAMI_REWRITE)
-        RETURN_ERR(err, E_STATE, ERR_DATA,
-                   "a rewrite in place is not moved back: another rewrite changes it again");
     return go_through(s, STREAM_ROLLING_BACK, "be rolled back", err);
 }
 
@@ -866,19 +846,16 @@ stream_end_routing(struct surgery *s, struct err *err)
 int
 stream_drop(struct surgery *s, struct err *err)
 {
-    if (s->spec->route)
-        RETURN_ERR(err, E_STATE, ERR_DATA,
-                   "its copies are spread over the log, so that the originals stay");
     if (s->spec->link)
         RETURN_ERR(err, E_STATE, ERR_DATA, "links need the originals: they stay");
     if (s->spec->kind == STREAMI_REWRITE)
         RETURN_ERR(
             err, E_STATE, ERR_DATA,
             "a rewrite in place has hidden its originals: oxbow log scavenge gives them back");
-    if (s->spec->where != NULL)
-        RETURN_ERR(err, E_STATE, ERR_DATA,
-                   "what its condition does not name is in the originals only: they stay");
-    return go_through(s, STREAM_DROPPING, "drop its originals", err);
+    return go_through(s, STREAM_DROPPING,
+                      s->spec->route ? "drop its originals: oxbow stream unroute comes first, and"
+                                     : "drop its originals",
+                      err);
 }
 
 void

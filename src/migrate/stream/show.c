@@ -5,6 +5,43 @@
 #include "base/rfc3339.h"
 #include "migrate/stream/stream_int.h"
 
+/* Under the lock: how many events there are to be moved; UINT64_MAX: nobody knows. */
+static uint64_t
+events_left(const struct surgery *s, const struct stream_status *now)
+{
+    uint64_t staged = 0, left = 0, streams;
+
+    for (uint32_t i = 0; i < s->spec->workers; i++) {
+        const struct streami_progress *p = &s->workers[i].progress;
+
+        staged += p->all > 0;
+        left += p->all - p->looked;
+    }
+    if (now->all < now->seen + staged)
+        return staged > 0 ? left : UINT64_MAX;
+    streams = now->all - now->seen - staged;
+    if (streams == 0)
+        return staged > 0 ? left : UINT64_MAX;
+    if (now->seen == 0 || now->events == 0)
+        return UINT64_MAX;
+    return left + (uint64_t)((double)streams * ((double)now->events / (double)now->seen));
+}
+
+/* Under the lock: a stream that is being moved in stages. */
+static void
+put_staged(const struct surgery *s, struct stream_status *out)
+{
+    for (uint32_t i = 0; i < s->spec->workers; i++) {
+        const struct streami_progress *p = &s->workers[i].progress;
+
+        if (p->all <= out->staged_all) /* the largest, where there are several */
+            continue;
+        memcpy(out->staged, p->stream, sizeof out->staged);
+        out->staged_events = p->looked;
+        out->staged_all = p->all;
+    }
+}
+
 void
 stream_get_status(struct surgery *s, struct stream_status *out)
 {
@@ -27,10 +64,9 @@ stream_get_status(struct surgery *s, struct stream_status *out)
     out->all = s->all;
     out->events_per_s = streami_is_working(s->state) ? s->events_per_s : 0;
     out->left_s = UINT64_MAX;
-    if (out->events_per_s > 0 && out->events > 0 && out->all > out->seen && out->seen > 0)
-        out->left_s =
-            (uint64_t)((double)(out->all - out->seen) * ((double)out->events / (double)out->seen) /
-                       (double)out->events_per_s);
+    put_staged(s, out);
+    if (out->events_per_s > 0 && events_left(s, out) != UINT64_MAX)
+        out->left_s = events_left(s, out) / out->events_per_s;
     out->started_us = s->record.started_us;
     out->ended_us = s->record.ended_us;
     out->max_p99_ms = s->max_p99_ms;
@@ -91,6 +127,16 @@ stream_status_json(const struct stream_status *s, struct buf *out)
         json_out_null(&o);
     else
         json_out_u64(&o, s->left_s);
+    json_out_key(&o, "staged");
+    if (s->staged_all > 0) {
+        json_out_object(&o);
+        put_text(&o, "stream", s->staged);
+        put(&o, "events", s->staged_events);
+        put(&o, "all", s->staged_all);
+        json_out_object_end(&o);
+    } else {
+        json_out_null(&o);
+    }
     put(&o, "max_foreground_p99_ms", s->max_p99_ms);
     put(&o, "max_events_per_s", s->max_rate);
     put(&o, "foreground_p99_us", s->p99_us);

@@ -253,9 +253,6 @@ read_where(struct streami_spec *s, struct slice raw, struct err *err)
     rc = transform_where_new(raw, "where", &s->where, err);
     if (rc != 0 && err != NULL)
         err->kind = ERR_DATA;
-    if (rc == 0 && s->keep_s != UINT64_MAX && s->kind != STREAMI_REWRITE)
-        RETURN_ERR(err, E_SCHEMA, ERR_DATA,
-                   "keep_s: what \"where\" does not name is in the originals only, they are kept");
     return rc;
 }
 
@@ -282,9 +279,6 @@ check_route(const struct streami_spec *s, unsigned may, struct err *err)
     if (s->link)
         RETURN_ERR(err, E_SCHEMA, ERR_DATA,
                    "old_writers: \"route\" copies what the old name gets; mode \"link\" closes it");
-    if (s->keep_s != UINT64_MAX)
-        RETURN_ERR(err, E_SCHEMA, ERR_DATA,
-                   "keep_s: the originals of a routed stream stay, for it goes on");
     return 0;
 }
 

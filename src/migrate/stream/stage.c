@@ -5,6 +5,8 @@
  * event that says where the original went, and opens the targets. Cut off before that, nothing of
  * it has been: it begins again.
  */
+#include <stdio.h>
+
 #include "migrate/stream/stream_int.h"
 
 #define TRIES 20u
@@ -94,6 +96,8 @@ room_for(struct stage *g, struct chunk *c, struct err *err)
     const struct streami_move *m = g->m;
     size_t                     streams = (size_t)m->source_count + m->target_count;
 
+    if (g->reader->spec->route)
+        streams += (size_t)m->target_count + 1; /* and their metadata */
     c->writes = streami_alloc(&g->bulk, streams * sizeof *c->writes);
     c->changes = streami_alloc(&g->bulk, streams * sizeof *c->changes);
     c->checks = streami_alloc(&g->bulk, streams * sizeof *c->checks);
@@ -121,16 +125,18 @@ add_target(struct stage *g, struct chunk *c, uint32_t t, uint32_t copies, bool l
     bool                  begins = f->head == LOG_NO_STREAM;
     uint32_t              marks = copies > 0 || (begins && last) ? marks_due(g, t) : 0;
     struct log_new_event *events;
-    int                   rc = 0;
+    int                   what = 0, rc = 0;
 
     c->write[t] = UINT32_MAX;
     if (begins && copies + marks > 0 && !last)
         TRY(log_stage_add(g->log, g->open, stream, err));
-    if (begins != last && (last || copies + marks > 0))
+    if (last)
+        what = (begins ? 0 : LOG_SET_UNSTAGED) | (g->reader->spec->route ? LOG_SET_FED : 0);
+    else if (begins && copies + marks > 0)
+        what = LOG_SET_STAGED;
+    if (what != 0)
         c->changes[c->change_count++] =
-            (struct log_change){.stream = stream,
-                                .expected = LOG_ANY,
-                                .what = last ? LOG_SET_UNSTAGED : LOG_SET_STAGED};
+            (struct log_change){.stream = stream, .expected = LOG_ANY, .what = (uint32_t)what};
     if (copies + marks == 0)
         goto out;
     events = streami_alloc(&g->bulk, (copies + marks) * sizeof *events);
@@ -162,6 +168,47 @@ add_targets(struct stage *g, struct chunk *c, bool last, struct err *err)
         TRY(add_target(g, c, t, copies[t], last, err));
     for (uint32_t i = 0; i < m->out_count; i++)
         *c->at[m->outs[i].target]++ = m->outs[i].event;
+out:
+    return rc;
+}
+
+/* What a stream's metadata says from the last commit on. */
+static int
+add_metadata(struct stage *g, struct chunk *c, const struct streami_route *route, struct err *err)
+{
+    struct log_new_event *e = streami_alloc(&g->bulk, sizeof *e);
+
+    if (e == NULL)
+        return no_memory(err);
+    c->writes[c->write_count++] = (struct log_write){
+        .stream = route->stream, .expected = route->version, .events = e, .count = 1};
+    return streami_route_event(&g->bulk, route, route->doc, e, err);
+}
+
+/* The original goes on, and says where to; the targets where from. */
+static int
+add_routes(struct stage *g, struct chunk *c, struct err *err)
+{
+    const struct streami_source *s = &g->m->sources[0];
+    struct streami_route         of, to;
+    int                          rc = 0;
+
+    must(g->m->source_count == 1);
+    TRY(streami_route_read(g->log, &g->bulk, s->stream, &of, err));
+    of.surgery = slice_str(g->reader->spec->name);
+    of.to = (struct streami_names){0};
+    for (uint32_t t = 0; t < g->m->target_count; t++) {
+        TRY(streami_route_add(&g->bulk, &of.to, g->m->targets[t].stream, err));
+        TRY(streami_route_read(g->log, &g->bulk, g->m->targets[t].stream, &to, err));
+        to.from = (struct streami_names){0};
+        TRY(streami_route_add(&g->bulk, &to.from, s->stream, err));
+        TRY(add_metadata(g, c, &to, err));
+    }
+    TRY(add_metadata(g, c, &of, err));
+    c->changes[c->change_count++] =
+        (struct log_change){.stream = s->stream, .expected = LOG_ANY, .what = LOG_SET_ROUTED};
+    c->checks[c->check_count++] = (struct log_check){s->stream, (int64_t)s->head};
+    c->checks[c->check_count++] = (struct log_check){s->stream, LOG_EXISTS};
 out:
     return rc;
 }
@@ -201,6 +248,8 @@ judge(struct stage *g, const struct log_req *req, struct err *err)
     err_copy(err, &req->err);
     for (uint32_t i = 0; i < g->m->source_count && req->wrong_stream.len > 0; i++)
         g->lost = g->lost || slice_eq(g->m->sources[i].stream, req->wrong_stream);
+    /* Somebody's metadata, of one of them. */
+    g->lost = g->lost || slice_starts(req->wrong_stream, slice_str("$$"));
     if (!g->lost && req->rc == E_WRONG_VERSION)
         return err_set(err, __FILE__, __LINE__, E_EXISTS, ERR_DATA,
                        "its target \"%.*s\" is there already", SLICE_FMT(req->wrong_stream));
@@ -217,7 +266,7 @@ commit(struct stage *g, bool last, struct err *err)
     TRY(room_for(g, &c, err));
     TRY(add_targets(g, &c, last, err));
     if (last)
-        TRY(add_sources(g, &c, err));
+        TRY(g->reader->spec->route ? add_routes(g, &c, err) : add_sources(g, &c, err));
     if (c.write_count == 0)
         goto out;
     req = (struct log_req){.writes = c.writes,
@@ -243,6 +292,34 @@ out:
     return rc;
 }
 
+/* How far it is, for those who look. */
+static void
+show(struct stage *g)
+{
+    struct streami_progress *p = &g->w->progress;
+    struct slice             stream = g->m->sources[0].stream;
+    uint64_t                 all = 0;
+
+    for (uint32_t i = 0; i < g->m->source_count; i++)
+        all += g->m->sources[i].head + 1 - g->m->sources[i].first;
+    lock_take(&g->w->surgery->lock);
+    (void)snprintf(p->stream, sizeof p->stream, "%.*s", SLICE_FMT(stream));
+    p->all = all > g->reader->looked ? all : g->reader->looked;
+    p->looked = g->reader->looked;
+    p->moved = g->w->counts.events + g->m->events;
+    lock_give(&g->w->surgery->lock);
+}
+
+/* It is moved, or is not. */
+static void
+show_end(struct streami_worker *w)
+{
+    lock_take(&w->surgery->lock);
+    w->progress.all = w->progress.looked = 0;
+    w->progress.moved = w->counts.events;
+    lock_give(&w->surgery->lock);
+}
+
 static int
 spill(void *arg, struct streami_reader *r, struct err *err)
 {
@@ -250,6 +327,7 @@ spill(void *arg, struct streami_reader *r, struct err *err)
     int           rc;
 
     TRY(commit(g, false, err));
+    show(g);
     rc = streami_rest(g->w, r->move->events - g->told, err);
     g->told = r->move->events;
 out:
@@ -410,6 +488,7 @@ try_once(struct streami_worker *w, struct slice stream, uint32_t tries,
     } else if (rc != 0) {
         err_copy(err, why);
     }
+    show_end(w);
     g.reader->arena = g.reader->bulk = &w->arena;
     g.reader->spill = NULL;
     streami_arena_fini(&g.keep);

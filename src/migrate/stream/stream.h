@@ -56,10 +56,13 @@ struct stream_status {
     uint64_t          seen, all; /* streams; `all` is an estimate, 0: not known yet */
     uint64_t          lost;      /* moves that were begun again: somebody wrote meanwhile */
     uint64_t          events_per_s, left_s; /* left_s: UINT64_MAX: not known */
-    int64_t           started_us, ended_us;
-    uint64_t          max_p99_ms, p99_us; /* of the foreground's appends; 0: not looked at */
-    uint64_t          max_rate;           /* events a second; 0: any */
-    char              error[ERR_TEXT_MAX];
+    /* Of a stream that is being moved in stages, its events as they were before; "": none is. */
+    char     staged[LOG_NAME_MAX + 1];
+    uint64_t staged_events, staged_all;
+    int64_t  started_us, ended_us;
+    uint64_t max_p99_ms, p99_us; /* of the foreground's appends; 0: not looked at */
+    uint64_t max_rate;           /* events a second; 0: any */
+    char     error[ERR_TEXT_MAX];
 };
 
 /* An object of JSON. */

@@ -167,6 +167,7 @@ struct streami_move {
     uint32_t                  out_count, out_room;
     uint64_t                  events, bytes, copies;
     uint64_t                  staged; /* where its first stage stands; 0: none */
+    bool                      routed; /* up to here: its copies stand all over its targets */
     uint32_t                  losses;
 };
 
@@ -201,7 +202,8 @@ struct streami_reader {
     uint32_t              input_count, input_room;
     uint64_t              input_base; /* how many are not in the list any more */
     uint64_t              spilled;    /* bytes of the move */
-    uint64_t              named;      /* events that the surgery's condition names */
+    uint64_t              looked;     /* events that were read */
+    uint64_t              named;      /* those that the surgery's condition names */
     bool                  changed, too_large;
     bool                  again; /* reading on; the stream was rewritten meanwhile: stale */
     bool                  stale;
@@ -246,6 +248,8 @@ int streami_read_on(struct streami_reader *, struct err *);
 int streami_read_end(struct streami_reader *, struct err *);
 /* Gives what is read away. */
 int streami_spill(struct streami_reader *, struct err *);
+/* Does the surgery's condition name the event? */
+int streami_is_named(struct streami_reader *, const struct log_event *, bool *yes, struct err *);
 /* Is the error about the stream, and not about the log or the machine? */
 bool streami_about_stream(int rc, const struct err *);
 /* The event that says where a moved stream went: of a move in stages what was moved of it, into
@@ -255,6 +259,16 @@ int streami_moved_range(struct streami_reader *, struct streami_source *s, uint6
 /* Was the moved stream moved by this surgery? *events: how many it had. */
 int streami_moved_here(struct streami_reader *, const struct log_stream *, bool *yes,
                        uint64_t *events, struct err *err);
+
+/* Where this surgery rewrote the stream in place, or took that back: its newest MigratedFrom. */
+struct streami_rewritten {
+    uint64_t       version, first, last; /* of the mark, and what it names */
+    struct log_pos commit;
+    bool           back;
+};
+int streami_rewritten(struct streami_reader *, const struct log_stream *,
+                      struct streami_rewritten *, bool *yes, struct err *err);
+
 /* The event of a move that the engine wrote: its type, and which surgery it names. */
 bool streami_is_mark(struct slice type, struct slice data, const char *surgery);
 /* The range that MigratedFrom names. False: it is none of this surgery. */
@@ -284,6 +298,13 @@ int streami_moved_event(struct streami_arena *, const struct streami_spec *,
                         struct err *err);
 int streami_range_event(struct streami_arena *, const struct streami_spec *, const char *type,
                         const struct streami_source *, struct log_new_event *out, struct err *err);
+/* StreamMovedTo once more, behind what of the stream was not moved; the first one is `version`. */
+int streami_moved_again(struct streami_arena *, const struct streami_spec *, struct slice stream,
+                        uint64_t version, const struct log_new_event *was,
+                        struct log_new_event *out, struct err *err);
+/* MigratedFrom of a rewrite that is taken back. */
+int streami_back_event(struct streami_arena *, const struct streami_spec *,
+                       const struct streami_source *, struct log_new_event *out, struct err *err);
 
 /* stage.c */
 
@@ -330,6 +351,8 @@ struct streami_page {
 int  streami_page_fill(struct log *, const struct streami_spec *, uint32_t set, struct slice after,
                        struct streami_page *, struct err *);
 bool streami_page_next(struct streami_page *, struct slice *name);
+/* How many streams there are to go through; some of them may be none of ours. */
+int streami_page_estimate(struct log *, const struct streami_spec *, uint64_t *all, struct err *);
 
 /* run.c */
 
@@ -337,17 +360,25 @@ struct streami_counts {
     uint64_t streams, events, copies, skipped, parked, seen, lost;
 };
 
+/* Of a stream that is being moved in stages; all of it under the surgery's lock. */
+struct streami_progress {
+    char     stream[LOG_NAME_MAX + 1];
+    uint64_t looked, all; /* its events; all 0: there is none */
+    uint64_t moved;       /* of what the worker has taken, with those of this stream */
+};
+
 struct streami_worker {
-    struct surgery       *surgery;
-    struct ox_task       *task;
-    struct streami_reader reader;
-    struct streami_arena  arena;
-    struct buf            names; /* that it has taken, as a page has them */
-    bool                  busy;
-    bool                  failed; /* busy, and waits to try again */
-    bool                  gentle; /* there is a bound for the others' latency */
-    uint64_t              paced;  /* events of the names that it rested for already */
-    struct streami_counts counts; /* of what it has taken */
+    struct surgery         *surgery;
+    struct ox_task         *task;
+    struct streami_reader   reader;
+    struct streami_arena    arena;
+    struct buf              names; /* that it has taken, as a page has them */
+    bool                    busy;
+    bool                    failed; /* busy, and waits to try again */
+    bool                    gentle; /* there is a bound for the others' latency */
+    uint64_t                paced;  /* events of the names that it rested for already */
+    struct streami_counts   counts; /* of what it has taken */
+    struct streami_progress progress;
 };
 
 struct surgery {
@@ -405,6 +436,7 @@ struct streami_auditor {
     struct streami_reader reader;
     struct streami_arena  arena, bulk;
     struct stream_audit  *out;
+    void                 *arg; /* the spill function's */
     const atomic_bool    *stop;
     struct log_pos        end; /* what is appended meanwhile is not looked at */
     struct buf            text;
@@ -432,9 +464,12 @@ const char *streami_compare(const struct log_event *is, const struct log_new_eve
 int streami_next(struct log_iter *, struct log_event *, struct err *);
 /* Adds the targets that a routed stream got since the move. */
 int streami_audit_added(struct streami_auditor *, struct streami_move *, struct err *);
-/* What came after the move's copies, in a target and in the stream that it is fed by. */
+/* What came after the move's copies, in a target (of the move itself, or one that came to it) and
+ * in the stream that it is fed by. */
 int streami_audit_tail(struct streami_auditor *, struct log_iter *, const struct streami_move *,
-                       uint32_t target, struct err *);
+                       uint32_t target, bool moved, struct err *);
+/* A mark between copies: of what a move in stages read later. */
+bool streami_is_between(struct streami_auditor *, const struct log_event *);
 
 static inline bool
 streami_is_working(enum stream_state state)
@@ -446,8 +481,22 @@ streami_is_working(enum stream_state state)
 /* pace.c: between two commits of a move; E_INTERRUPTED: it is to stop. */
 int streami_rest(struct streami_worker *, uint64_t moved, struct err *);
 
-/* One stream, back to where it was; rollback.c. */
+/* rollback.c, rollback_here.c */
+
+/* Events on their way back, as they are. */
+struct streami_again {
+    struct streami_out *outs;
+    uint32_t            count, room;
+    uint64_t            bytes;
+};
+/* E_REJECTED: it cannot be a copy, or they are too many for one commit. */
+int streami_again_add(struct streami_arena *, struct streami_again *, const struct log_event *,
+                      struct err *err);
+/* One stream, back to where it was. */
 int streami_back(struct streami_worker *, struct slice stream, struct streami_counts *,
                  struct err *err);
+/* One try of a stream that was rewritten in place. *done: it is decided, or is none of ours. */
+int streami_back_here(struct streami_worker *, struct slice stream, bool *done,
+                      struct streami_counts *, struct err *err);
 
 #endif
