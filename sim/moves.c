@@ -384,7 +384,7 @@ prepare(struct actor *a)
         first = seen == 0 ? ev.version : first;
         last = ev.version;
         moved = moved || slice_is(ev.type, LOG_MOVED_TYPE);
-        if (seen == 0 && here && was_rewritten(&ev, &from_first, &from_last) && pick(w, 2) == 0) {
+        if (seen == 0 && here && was_rewritten(&ev, &from_first, &from_last) && pick(w, 4) != 0) {
             back = true;
             rewritten = ev.commit;
             n = copy_originals(a, from_first, from_last);

@@ -343,21 +343,28 @@ tell(struct place *p, struct buf *now, struct err *err)
 {
     uint64_t     parked = number(now, "parked");
     bool         failed = is_state(now, "FAILED");
-    struct buf   text = {0};
+    struct buf   text = {0}, said = {0};
     struct slice raw;
     int          rc = 0;
 
+    buf_add_slice(&said, buf_slice(now));
     if (failed && json_get(buf_slice(now), "error", &raw) && !json_is_null(raw))
         TRY(json_string_decode(raw, &text, err));
     clii_put_result(p->c, now);
     if (failed)
         FAIL(err, E_STATE, ERR_FATAL, "%.*s", SLICE_FMT(buf_slice(&text)));
-    if (parked > 0)
+    if (parked > 0) {
+        buf_clear(&text);
+        if (json_get(buf_slice(&said), "parked_why", &raw) && !json_is_null(raw))
+            TRY(json_string_decode(raw, &text, err));
         FAIL(err, E_REJECTED, ERR_DATA,
-             "%llu streams were not moved: oxbow read '$surgery-%s-parked' says why",
-             (unsigned long long)parked, p->name);
+             "%llu streams were left as they are, the last one being %.*s: oxbow read "
+             "'$surgery-%s-parked' --json has all the reasons",
+             (unsigned long long)parked, SLICE_FMT(buf_slice(&text)), p->name);
+    }
 out:
     buf_fini(&text);
+    buf_fini(&said);
     return rc;
 }
 
@@ -394,6 +401,76 @@ out:
     return rc;
 }
 
+/* One event of a sample, on a line. */
+static void
+put_sample_event(struct buf *out, struct slice event, const char *mark, const char *key)
+{
+    struct slice raw;
+
+    buf_add_str(out, mark);
+    if (json_get(event, key, &raw))
+        clii_add_plain(out, raw);
+    if (json_get(event, "type", &raw)) {
+        buf_add_byte(out, ' ');
+        clii_add_plain(out, raw);
+    }
+    if (json_get(event, "data", &raw)) {
+        buf_add_byte(out, ' ');
+        clii_add_plain(out, slice_of(raw.data, raw.len < 100 ? raw.len : 100));
+    }
+    buf_add_byte(out, '\n');
+}
+
+static void
+put_sample(struct buf *out, struct slice sample)
+{
+    static const char *const parts[][3] = {{"before", "  ", "version"},
+                                           {"after", "  → ", "stream"}};
+    struct json_iter         it;
+    struct slice             raw, event;
+
+    buf_add_byte(out, '\n');
+    if (json_get(sample, "stream", &raw))
+        clii_add_plain(out, raw);
+    buf_add_byte(out, '\n');
+    for (int i = 0; i < 2; i++)
+        if (json_get(sample, parts[i][0], &raw) && json_array_iter(&it, raw, NULL) == 0)
+            while (json_iter_next(&it, NULL, &event, NULL) == 0)
+                put_sample_event(out, event, parts[i][1], parts[i][2]);
+}
+
+/* On a terminal the samples come last, event by event. */
+static void
+put_plan(struct cli *c, struct buf *plan)
+{
+    struct json_iter it;
+    struct slice     key, value, samples = {0};
+    struct buf       rest = {0}, text = {0};
+
+    if (clii_json(c) || !c->out_tty || json_object_iter(&it, buf_slice(plan), NULL) != 0) {
+        clii_put_result(c, plan);
+        return;
+    }
+    while (json_iter_next(&it, &key, &value, NULL) == 0) {
+        if (json_key_is(key, slice_str("samples"))) {
+            samples = value;
+            continue;
+        }
+        buf_add_str(&rest, rest.len == 0 ? "{\"" : ",\"");
+        buf_add_slice(&rest, key);
+        buf_add_str(&rest, "\":");
+        buf_add_slice(&rest, value);
+    }
+    buf_add_byte(&rest, '}');
+    clii_put_result(c, &rest);
+    if (samples.len > 0 && json_array_iter(&it, samples, NULL) == 0)
+        while (json_iter_next(&it, NULL, &value, NULL) == 0)
+            put_sample(&text, value);
+    clii_put_buf(c, &text);
+    buf_fini(&rest);
+    buf_fini(&text);
+}
+
 int
 clii_surgery_plan(struct cli *c, struct err *err)
 {
@@ -421,7 +498,7 @@ clii_surgery_plan(struct cli *c, struct err *err)
         TRY(stream_plan(env_real(), p.log, slice_str(p.name), buf_slice(&spec), sample, NULL, &out,
                         err));
     }
-    clii_put_result(c, &out);
+    put_plan(c, &out);
 out:
     close_place(&p);
     buf_fini(&spec);

@@ -151,7 +151,7 @@ streami_drop_names(struct streami_worker *w, struct err *err)
             rc = 0; /* deleted meanwhile */
         } else if (rc != 0 && (rc == E_REJECTED || streami_about_stream(rc, &why))) {
             w->counts.parked++;
-            TRY(streami_park(w->surgery->log, w->surgery->spec->name, name, &why, err));
+            TRY(streami_park(w->surgery, name, &why, err));
         } else if (rc != 0) {
             err_copy(err, &why);
             goto out;

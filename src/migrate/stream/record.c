@@ -236,15 +236,17 @@ streami_record_save(struct log *log, const char *name, struct streami_record *r,
 }
 
 int
-streami_park(struct log *log, const char *name, struct slice stream, const struct err *why,
-             struct err *err)
+streami_park(struct surgery *s, struct slice stream, const struct err *why, struct err *err)
 {
     char                 to[LOG_NAME_MAX + 1];
     struct buf           data = {0};
     struct log_new_event e;
     int                  rc;
 
-    stream_of(name, "-parked", to);
+    lock_take(&s->lock);
+    (void)snprintf(s->parked_why, sizeof s->parked_why, "%.*s: %s", SLICE_FMT(stream), why->text);
+    lock_give(&s->lock);
+    stream_of(s->spec->name, "-parked", to);
     buf_add_str(&data, "{\"stream\":");
     json_put_string(&data, stream);
     buf_printf(&data, ",\"error\":\"%s\",\"reason\":", err_name(why->code));
@@ -252,7 +254,7 @@ streami_park(struct log *log, const char *name, struct slice stream, const struc
     buf_add_byte(&data, '}');
     e = (struct log_new_event){
         .type = slice_str(PARKED_TYPE), .data = buf_slice(&data), .flags = LOG_JSON};
-    rc = append(log, to, LOG_ANY, &e, 1, 0, NULL, err);
+    rc = append(s->log, to, LOG_ANY, &e, 1, 0, NULL, err);
     buf_fini(&data);
     return rc;
 }

@@ -354,7 +354,7 @@ streami_back(struct streami_worker *w, struct slice stream, struct streami_count
         struct err why = *err;
 
         counts->parked++;
-        rc = streami_park(w->surgery->log, w->surgery->spec->name, stream, &why, err);
+        rc = streami_park(w->surgery, stream, &why, err);
     }
 out:
     return rc;

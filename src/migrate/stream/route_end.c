@@ -275,7 +275,7 @@ streami_route_end(struct streami_worker *w, struct slice stream, bool back,
         struct err why = *err;
 
         counts->parked++;
-        rc = streami_park(w->surgery->log, w->surgery->spec->name, stream, &why, err);
+        rc = streami_park(w->surgery, stream, &why, err);
     }
     return rc;
 }

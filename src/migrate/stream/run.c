@@ -36,7 +36,7 @@ static int
 park(struct streami_worker *w, struct slice stream, const struct err *why, struct err *err)
 {
     w->counts.parked++;
-    return streami_park(w->surgery->log, w->surgery->spec->name, stream, why, err);
+    return streami_park(w->surgery, stream, why, err);
 }
 
 /* What is decided about a stream without a commit; false: it is to be committed. */
@@ -461,7 +461,7 @@ begin_again(struct surgery *s, enum stream_state state)
     s->record.seen = s->record.skipped = s->record.parked = s->record.lost = 0;
     s->begun = false;
     s->turned = true;
-    s->error[0] = '\0';
+    s->error[0] = s->parked_why[0] = '\0';
     s->state = s->record.state = state;
     if (s->memo != NULL)
         streami_memo_clear(s->memo);

@@ -53,6 +53,7 @@ stream_get_status(struct surgery *s, struct stream_status *out)
     out->state = s->state;
     (void)snprintf(out->name, sizeof out->name, "%s", s->spec->name);
     (void)snprintf(out->error, sizeof out->error, "%s", s->error);
+    (void)snprintf(out->parked_why, sizeof out->parked_why, "%s", s->parked_why);
     out->kind = s->spec->word;
     out->streams = s->record.streams + c.streams;
     out->events = s->record.events + c.events;
@@ -61,7 +62,7 @@ stream_get_status(struct surgery *s, struct stream_status *out)
     out->parked = s->record.parked + c.parked;
     out->seen = s->record.seen + c.seen;
     out->lost = s->record.lost + c.lost;
-    out->all = s->all;
+    out->all = streami_is_working(s->state) || s->all > out->seen ? s->all : out->seen;
     out->events_per_s = streami_is_working(s->state) ? s->events_per_s : 0;
     out->left_s = UINT64_MAX;
     put_staged(s, out);
@@ -142,6 +143,7 @@ stream_status_json(const struct stream_status *s, struct buf *out)
     put(&o, "foreground_p99_us", s->p99_us);
     put_time(&o, "started", s->started_us);
     put_time(&o, "ended", s->ended_us);
+    put_text(&o, "parked_why", s->parked_why);
     put_text(&o, "error", s->error);
     json_out_object_end(&o);
 }

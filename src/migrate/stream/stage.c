@@ -514,7 +514,7 @@ streami_stages(struct streami_worker *w, struct slice stream, struct err *err)
         w->counts.skipped++;
     } else if (verdict == STREAMI_REFUSED) {
         w->counts.parked++;
-        rc = streami_park(w->surgery->log, w->surgery->spec->name, stream, &why, err);
+        rc = streami_park(w->surgery, stream, &why, err);
     }
 out:
     return rc;

@@ -24,6 +24,7 @@
 
 #define STREAM_NAME_MAX 64 /* of a surgery: a-z 0-9 _ */
 #define STREAM_SPEC_MAX ((size_t)2 << 20)
+#define STREAM_WHY_MAX (LOG_NAME_MAX + 2 + ERR_TEXT_MAX)
 #define STREAM_MIGRATED_TYPE "MigratedFrom"
 #define STREAM_INVALID_TYPE "Invalidated"
 
@@ -63,6 +64,7 @@ struct stream_status {
     uint64_t max_p99_ms, p99_us; /* of the foreground's appends; 0: not looked at */
     uint64_t max_rate;           /* events a second; 0: any */
     char     error[ERR_TEXT_MAX];
+    char     parked_why[STREAM_WHY_MAX]; /* of the last one, since it was opened */
 };
 
 /* An object of JSON. */

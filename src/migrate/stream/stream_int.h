@@ -315,6 +315,8 @@ int streami_stages(struct streami_worker *, struct slice stream, struct err *);
 
 /* record.c */
 
+struct surgery;
+
 struct streami_record {
     enum stream_state state;
     enum stream_state from;   /* FAILED: what it was at */
@@ -333,8 +335,7 @@ int streami_record_load(struct log *, struct slice name, struct buf *spec, struc
                         struct err *);
 int streami_record_save(struct log *, const char *name, struct streami_record *, bool quiet,
                         struct err *);
-int streami_park(struct log *, const char *name, struct slice stream, const struct err *why,
-                 struct err *err);
+int streami_park(struct surgery *, struct slice stream, const struct err *why, struct err *err);
 
 /* page.c: which streams, in order */
 
@@ -402,6 +403,7 @@ struct surgery {
     struct ox_gate       *idle;  /* opened when nobody is at work any more */
     uint64_t              all;
     char                  error[ERR_TEXT_MAX];
+    char                  parked_why[STREAM_WHY_MAX]; /* of the last one, since it was opened */
     /* pace */
     uint64_t max_p99_ms, p99_us, pause_us, looked_us;
     uint64_t max_rate, due_us; /* events a second, 0: any; when the next may be begun */
