@@ -159,9 +159,9 @@ main(void)
     rd_kafka_t         *rk =
         quiet != RD_KAFKA_CONF_OK ? NULL : rd_kafka_new(RD_KAFKA_PRODUCER, conf, why, sizeof why);
     rd_kafka_mock_cluster_t *cluster = rk == NULL ? NULL : rd_kafka_mock_cluster_new(rk, BROKERS);
-    rd_kafka_conf_t         *conf = rd_kafka_conf_new();
     rd_kafka_t              *producer = NULL;
 
+    conf = rd_kafka_conf_new();
     if (cluster != NULL &&
         rd_kafka_conf_set(conf, "bootstrap.servers", rd_kafka_mock_cluster_bootstraps(cluster), why,
                           sizeof why) == RD_KAFKA_CONF_OK &&
