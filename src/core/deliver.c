@@ -23,7 +23,8 @@
 #define STOP_WAIT_US UINT64_C(20000000)
 #define SHIFT_MAX 20u
 #define GRAIN_MAX_US UINT64_C(10000)
-#define ROOM_FIRST 128u /* items in the window of a far side that took nothing yet */
+#define AWAY_MAX_US UINT64_C(2000000) /* until a far side that was out of reach is asked after */
+#define ROOM_FIRST 128u               /* items in the window of a far side that took nothing yet */
 
 const char *
 deliver_state_name(enum deliver_state state)
@@ -191,6 +192,12 @@ note_result(struct deliver *d, struct item *it, int rc, const struct err *err)
     deliveri_push(&d->finished, it);
 }
 
+static bool
+is_out_of_reach(int rc)
+{
+    return rc == E_CONNECT || rc == E_BUSY || rc == E_AUTH;
+}
+
 /*
  * A far side that cannot be reached, or takes nothing, is as far from every stream: one item asks
  * after it, at growing intervals, and the others wait for what becomes of that.
@@ -198,15 +205,18 @@ note_result(struct deliver *d, struct item *it, int rc, const struct err *err)
 static void
 note_reach(struct deliver *d, int rc)
 {
+    uint64_t us;
+
     if (d->transactional || rc == E_INTERRUPTED)
         return;
-    if (rc != E_CONNECT && rc != E_BUSY && rc != E_AUTH) {
+    if (!is_out_of_reach(rc)) {
         d->away = 0;
         return;
     }
     if (d->away > 0 && d->now_us < d->away_until_us)
         return; /* it went before that was known */
-    d->away_until_us = d->now_us + backoff_us(d, d->away, 0);
+    us = backoff_us(d, d->away, 0);
+    d->away_until_us = d->now_us + (us < AWAY_MAX_US ? us : AWAY_MAX_US);
     if (d->away < SHIFT_MAX)
         d->away++;
 }
@@ -368,6 +378,13 @@ decide_refused(struct deliver *d, struct item *it, struct err *err)
 static void
 decide_again(struct deliver *d, struct item *it)
 {
+    if (d->away > 0 && is_out_of_reach(it->rc) && it->retry_ms == 0) { /* waits with the others */
+        it->state = ITEM_WAITING;
+        it->base.attempt++;
+        d->retries++;
+        deliveri_make_ready(d, it->lane);
+        return;
+    }
     if (!d->transactional) {
         sleep_item(d, it);
         return;
