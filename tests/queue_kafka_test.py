@@ -118,6 +118,18 @@ class QueueKafka(QueueCase):
     def folder_anew(self):
         shutil.rmtree(self.path('data'))
 
+    def test_stopped_with_a_backlog(self):
+        """Records that were fetched ahead when the group is left are read again."""
+        self.make()
+        self.publish(10, 500)
+        self.settle(batch=1)
+        self.start()
+        self.until(lambda: self.show()['changes'] > 0, 'nothing comes')
+        self.stop()
+        self.settle()
+        self.start()
+        self.came()
+
     def test_from_new(self):
         self.make()
         self.publish(10, 20)

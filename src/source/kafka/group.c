@@ -336,6 +336,19 @@ out:
     return rc;
 }
 
+/* While it is being closed. By events: records that were fetched ahead come here too, and a queue
+ * that is served by callbacks takes none. */
+static void
+end_of(struct kafkai_source *s, rd_kafka_event_t *event)
+{
+    if (event == NULL)
+        return;
+    if (rd_kafka_event_type(event) == RD_KAFKA_EVENT_REBALANCE)
+        on_rebalance(s->consumer, rd_kafka_event_error(event),
+                     rd_kafka_event_topic_partition_list(event), s);
+    rd_kafka_event_destroy(event);
+}
+
 void
 kafkai_leave(struct kafkai_source *s)
 {
@@ -349,7 +362,7 @@ kafkai_leave(struct kafkai_source *s)
     wrong = rd_kafka_consumer_close_queue(s->consumer, queue);
     while (wrong == NULL && rd_kafka_consumer_closed(s->consumer) == 0 &&
            s->base.env->ops->mono_us(s->base.env) < end)
-        (void)rd_kafka_queue_poll_callback(queue, CLOSE_STEP_MS);
+        end_of(s, rd_kafka_queue_poll(queue, CLOSE_STEP_MS));
     if (wrong != NULL)
         rd_kafka_error_destroy(wrong);
     rd_kafka_queue_destroy(queue);
