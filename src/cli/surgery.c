@@ -401,6 +401,15 @@ out:
     return rc;
 }
 
+/* A text without its quotes. */
+static void
+add_text(struct buf *out, struct slice raw)
+{
+    if (raw.len > 1 && json_type(raw) == JSON_STRING)
+        raw = slice_of((const char *)raw.data + 1, raw.len - 2);
+    clii_add_plain(out, raw);
+}
+
 /* One event of a sample, on a line. */
 static void
 put_sample_event(struct buf *out, struct slice event, const char *mark, const char *key)
@@ -409,10 +418,10 @@ put_sample_event(struct buf *out, struct slice event, const char *mark, const ch
 
     buf_add_str(out, mark);
     if (json_get(event, key, &raw))
-        clii_add_plain(out, raw);
+        add_text(out, raw);
     if (json_get(event, "type", &raw)) {
         buf_add_byte(out, ' ');
-        clii_add_plain(out, raw);
+        add_text(out, raw);
     }
     if (json_get(event, "data", &raw)) {
         buf_add_byte(out, ' ');
@@ -431,7 +440,7 @@ put_sample(struct buf *out, struct slice sample)
 
     buf_add_byte(out, '\n');
     if (json_get(sample, "stream", &raw))
-        clii_add_plain(out, raw);
+        add_text(out, raw);
     buf_add_byte(out, '\n');
     for (int i = 0; i < 2; i++)
         if (json_get(sample, parts[i][0], &raw) && json_array_iter(&it, raw, NULL) == 0)
