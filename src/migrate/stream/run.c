@@ -15,7 +15,8 @@
 #define GENTLE_BYTES (UINT64_C(384) << 10)
 #define LOSSES_MAX 100u
 #define FENCE_AFTER 3u /* lost races */
-#define FENCE_US 2000u /* for each of them */
+#define FENCE_US 6000u /* the first one; each further loss doubles it, on a slow machine */
+#define FENCE_DOUBLED 6u
 #define RETRY_US 1000000u
 
 static void
@@ -111,12 +112,16 @@ fence(struct streami_worker *w, const struct streami_move *lost, uint32_t losses
       struct log_fence **out, struct err *err)
 {
     struct slice *names = streami_alloc(&w->arena, lost->source_count * sizeof *names);
+    uint32_t      more = losses - FENCE_AFTER;
 
+    must(losses >= FENCE_AFTER);
     if (names == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a fence");
     for (uint32_t i = 0; i < lost->source_count; i++)
         names[i] = lost->sources[i].stream;
-    return log_fence(w->surgery->log, names, lost->source_count, FENCE_US * losses, out, err);
+    if (more > FENCE_DOUBLED)
+        more = FENCE_DOUBLED;
+    return log_fence(w->surgery->log, names, lost->source_count, FENCE_US << more, out, err);
 }
 
 /* Somebody writes to it: alone, and at once. */
