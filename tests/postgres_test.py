@@ -2,6 +2,7 @@
 folded stream by stream, is the table. OXBOW names the binary, KILL_AT_SYNC the library of
 kill_at_sync.c. SEED repeats a workload."""
 import collections
+import http.client
 import json
 import os
 import random
@@ -156,6 +157,17 @@ class Case(unittest.TestCase):
         if process.poll() is None:
             process.kill()
         process.wait()
+
+    def dies(self):
+        """By itself; or it is killed when it has nothing to do any more."""
+        while self.process.poll() is None:
+            try:
+                if self.show()['caught_up']:
+                    break
+            except (OSError, ValueError, http.client.HTTPException):
+                pass  # it is dead by now
+            time.sleep(0.01)
+        self.kill()
 
     def show(self):
         with urllib.request.urlopen(f'http://127.0.0.1:{self.port}/v1/sources/{self.name}',
@@ -609,7 +621,7 @@ class Large(Case):
         self.prepare()
         for n in [2, 4, 7, 11] if os.path.exists(KILLER) else []:
             self.serve(LD_PRELOAD=KILLER, KILL_AT=str(n))
-            self.process.wait(PATIENCE)
+            self.dies()
         self.serve()
         self.caught_up()
         seen = collections.Counter(e['stream'].split('-')[0] for e in self.events('$all')
