@@ -361,6 +361,13 @@ check_unseen(struct run *run, const struct log_read *read)
     return true;
 }
 
+/* Hidden, and behind it something is gone: an index that was made since need not know of it. */
+static bool
+may_be_unknown(const struct run *run, const struct seen *s)
+{
+    return run->scavenged_recs > 0 && s->version < state_low(&run->streams[s->stream]);
+}
+
 /* The event that the link leads to, where it may be read; else NULL. */
 static const struct seen *
 linked(const struct run *run, const struct log_read *read, const struct seen *s)
@@ -386,12 +393,14 @@ check_event(struct run *run, const struct log_read *read, const struct seen *s,
             const struct log_event *ev)
 {
     const struct seen *t = read->resolve ? linked(run, read, s) : NULL;
-    uint64_t           want_pos = t != NULL ? t->pos : s->pos;
-    uint64_t           place = t != NULL ? ev->link.pos.v : ev->pos.v;
-    uint64_t           version;
+    uint64_t           want_pos, place, version;
     uint32_t           w, e;
     bool               link = rec_link(run, s->rec, s->w, s->e, &w, &version);
 
+    if (t != NULL && ev->link.stream.len == 0 && may_be_unknown(run, t))
+        t = NULL;
+    want_pos = t != NULL ? t->pos : s->pos;
+    place = t != NULL ? ev->link.pos.v : ev->pos.v;
     if (ev->pos.v != want_pos || place != s->pos)
         run_fail(run,
                  "%" PRIu64 " (%" PRIu64 ") instead of %" PRIu64
@@ -404,12 +413,10 @@ check_event(struct run *run, const struct log_read *read, const struct seen *s,
     (void)rec_of_event(run, ev, &w, &e);
 }
 
-/* Hidden, and behind it something is gone: an index that was made since need not know of it. */
 static bool
 is_optional(const struct run *run, const struct log_read *read, const struct seen *s)
 {
-    return read->raw && read->stream.len > 0 && run->scavenged_recs > 0 &&
-           s->version < state_low(&run->streams[s->stream]);
+    return read->raw && read->stream.len > 0 && may_be_unknown(run, s);
 }
 
 static uint64_t
