@@ -136,7 +136,9 @@ class Postgres(Server):
         self.port = free_port()
         self.settings = {'wal_level': 'logical', 'max_wal_senders': 10, 'max_replication_slots': 10,
                          'max_prepared_transactions': 5, 'fsync': 'off', 'shared_buffers': '16MB',
-                         'autovacuum': 'off', **settings}
+                         'autovacuum': 'off',
+                         # In its folder: what a killed server leaves goes with that.
+                         'dynamic_shared_memory_type': 'mmap', **settings}
         self.once(self.own + '/initdb', '-D', 'data', '-A', 'trust', '-U', 'postgres', '--no-sync',
                   '--no-locale', '-E', 'UTF8')
 
