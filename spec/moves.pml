@@ -305,7 +305,7 @@ again:
         :: moved || routed -> RELEASE; goto done
         :: !(moved || routed) && version[S] != v && BUG != 1 -> LOST; goto again
         :: else ->
-            hid = from;
+            hid = (KIND == BACK -> from : 0);
             floor[S] = end;
             put(MARK, S, 0);
             copy(S, from, upto);
