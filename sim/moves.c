@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/must.h"
 #include "log/log.h"
 #include "migrate/stream/stream.h"
@@ -335,12 +336,13 @@ scavenge_run(const struct world *w)
 static bool
 was_rewritten(const struct log_event *ev, uint64_t *first, uint64_t *last)
 {
-    char text[300];
+    struct json_field f[] = {
+        {.name = "first"}, {.name = "last"}, {.name = "stream"}, {.name = "rollback"}};
 
-    (void)snprintf(text, sizeof text, "%.*s", SLICE_FMT(ev->data));
-    return slice_is(ev->type, "MigratedFrom") && strstr(text, "rollback") == NULL &&
-           sscanf(text, "{\"stream\":\"s-%*u\",\"first\":%" SCNu64 ",\"last\":%" SCNu64, first,
-                  last) == 2;
+    return slice_is(ev->type, "MigratedFrom") &&
+           json_pick(ev->data, f, 4, JSON_PICK_ANY, NULL) == 0 && f[3].value.len == 0 &&
+           slice_starts(f[2].value, slice_str("\"s-")) && json_uint64(f[0].value, first) &&
+           json_uint64(f[1].value, last);
 }
 
 /* The originals of a rewrite, to take it back. Not all are there: 0. */

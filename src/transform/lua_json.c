@@ -571,9 +571,10 @@ encode_value(struct encoder *e, int index, struct slice raw)
         return;
     default:
         decimal = transformi_decimal(L, index, &len);
-        if (decimal == NULL)
+        if (decimal != NULL)
+            buf_add(e->out, decimal, len);
+        else
             luaL_error(L, "a %s is no value of JSON", luaL_typename(L, index));
-        buf_add(e->out, decimal, len);
     }
 }
 
