@@ -181,13 +181,13 @@ struct log_change {
 };
 
 enum log_req_flags {
-    LOG_QUIET = 1,    /* a reader's own state: wakes nobody (DESIGN rule 3) */
-    LOG_BULK = 2,     /* takes at most 256 KiB of a group while anyone else waits */
-    LOG_SYSTEM = 4,   /* may write streams whose names begin with '$' */
-    LOG_MOVED_OK = 8, /* may write streams that were moved or are routed: who moves them */
-    LOG_GENTLE = 16,  /* with LOG_BULK: at most 512 KiB at once, and in no group that others are in
-                         or wait behind, unless four such have gone before it */
-    LOG_STAGED = 32,  /* all that it writes is in streams that its stage fills */
+    LOG_QUIET = 1,      /* a reader's own state: wakes nobody (DESIGN rule 3) */
+    LOG_BULK = 2,       /* takes at most 512 KiB of a group while anyone else waits */
+    LOG_SYSTEM = 4,     /* may write streams whose names begin with '$' */
+    LOG_MOVED_OK = 8,   /* may write streams that were moved or are routed: who moves them */
+    LOG_GENTLE = 16,    /* with LOG_BULK: at most 1 MiB at once, and in no group that others are in
+                           or wait behind, unless four such have gone before it */
+    LOG_STAGED = 32,    /* all that it writes is in streams that its stage fills */
     LOG_FENCED_OK = 64, /* no fence holds it back: who fences */
 };
 

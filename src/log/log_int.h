@@ -26,8 +26,8 @@
 
 #define LOGI_MAGIC 0x6f784c67u
 #define LOGI_GROUP_BYTES (UINT64_C(4) << 20)  /* a group takes no more commits beyond this */
-#define LOGI_BULK_BYTES (UINT64_C(256) << 10) /* bulk commits' part of a group */
-#define LOGI_GENTLE_BYTES (UINT64_C(512) << 10)
+#define LOGI_BULK_BYTES (UINT64_C(512) << 10) /* bulk commits' part of a group */
+#define LOGI_GENTLE_BYTES (UINT64_C(1024) << 10)
 #define LOGI_GENTLE_PASSED 4u
 /* A group with more than so many commits or bytes is synced while the next one is filled. */
 #define LOGI_INLINE_MAX 96

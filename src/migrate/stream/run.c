@@ -11,8 +11,8 @@
 #include "migrate/stream/stream_int.h"
 
 #define TAKE 256u                         /* streams that a worker takes at once */
-#define BATCH_BYTES (UINT64_C(192) << 10) /* of a commit; the log gives bulk 256 KiB of a group */
-#define GENTLE_BYTES (UINT64_C(384) << 10)
+#define BATCH_BYTES (UINT64_C(384) << 10) /* of a commit; the log gives bulk 512 KiB of a group */
+#define GENTLE_BYTES (UINT64_C(768) << 10)
 #define LOSSES_MAX 100u
 #define FENCE_AFTER 3u /* lost races */
 #define FENCE_US 6000u /* the first one; each further loss doubles it, on a slow machine */
@@ -351,7 +351,7 @@ is_gentle(const struct surgery *s)
 static bool
 take_names(struct surgery *s, struct streami_worker *w)
 {
-    uint32_t     n = 0, most = is_gentle(s) ? TAKE / 4 : TAKE;
+    uint32_t     n = 0, most = is_gentle(s) ? TAKE / 2 : TAKE;
     struct slice name;
     uint8_t      len[2];
 
