@@ -347,11 +347,20 @@ is_gentle(const struct surgery *s)
     return s->max_p99_ms != 0 || s->max_rate != 0;
 }
 
+/* Under the lock: how many streams at once, so that a bound is kept to from the beginning. */
+static uint32_t
+take_most(const struct surgery *s)
+{
+    uint64_t most = s->max_rate != 0 ? s->max_rate / 1000 + 1 : TAKE / 2;
+
+    return !is_gentle(s) ? TAKE : most < TAKE / 2 ? (uint32_t)most : TAKE / 2;
+}
+
 /* Under the lock: names for the worker; false: the page has no more. */
 static bool
 take_names(struct surgery *s, struct streami_worker *w)
 {
-    uint32_t     n = 0, most = is_gentle(s) ? TAKE / 2 : TAKE;
+    uint32_t     n = 0, most = take_most(s);
     struct slice name;
     uint8_t      len[2];
 
