@@ -209,12 +209,14 @@ class FileSink(SinkCase):
         self.fill(20, 50)
         self.delivered()
         self.oxbow('sink', 'replay', 'out', '--from', 'beginning')
+        first = self.seen()[0]
+        self.until(lambda: 'replay' in self.show() or self.seen().count(first) >= 2, 'not begun')
         self.kill()
         self.start()
         self.append('order-1', 1)
         self.delivered()
         self.until(lambda: 'replay' not in self.show() and
-                   self.seen().count(self.seen()[0]) >= 2, 'it was forgotten')
+                   self.seen().count(first) >= 2, 'it was forgotten')
         self.assertEqual(self.seen()[-1].stream, 'order-1')
         self.assertIn('must come after', self.fails('sink', 'replay', 'out', '--from', '50', '--to',
                                                    '20'))
