@@ -86,9 +86,10 @@ class QueueNats(QueueCase):
         self.make()
         self.settle(event='{type}')
         self.start()
-        self.send(self.client(), f'{self.name}.a', b'{"n": 1}',
+        client = self.client()
+        self.send(client, f'{self.name}.a', b'{"n": 1}',
                   {'ce-type': 'Paid', 'Nats-Msg-Id': 'm-1', 'X-Of': 'shop'})
-        self.send(self.client(), f'{self.name}.a', b'\x00\xff')
+        self.send(client, f'{self.name}.a', b'\x00\xff')
         self.published[f'{self.name}.a'] = [1, None]
         self.until(lambda: self.lacks() <= 0, 'it does not come')
         first, second = self.events()[f'{self.name}.a']
