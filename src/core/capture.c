@@ -201,7 +201,7 @@ note_failure(struct capture *c, struct capture_flight *f)
             f->req.rc == E_LIMIT && f->req.err.kind == ERR_DATA && f->changes > 1 ? f->changes : 0;
         /* Not our own stream: rows of the outbox that are there already, under their ids. */
         c->again = f->req.rc == E_WRONG_VERSION && !c->looking && c->outbox != NULL &&
-                   !slice_eq(f->req.wrong_stream, f->writes[f->req.write_count - 1].stream);
+                   !slice_eq(f->req.wrong_stream, f->req.writes[f->req.write_count - 1].stream);
         c->looking = c->looking || c->again;
         if (f->req.rc == E_WRONG_VERSION)
             (void)err_set(&c->failure, __FILE__, __LINE__, E_FENCED, ERR_FATAL,

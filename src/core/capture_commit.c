@@ -305,55 +305,24 @@ drop_known(struct capture *c, struct capture_flight *f, const struct source_batc
     return rc;
 }
 
-/* Which write a stream has; a new one is added. */
-static uint32_t
-write_for(struct capture_flight *f, uint32_t mask, struct slice name)
+/* The changes' events, in the source's order. */
+static void
+lay_out(struct capture *c, struct capture_flight *f, const struct change *changes, uint32_t n)
 {
-    uint64_t h = 1469598103934665603u;
-    uint32_t i;
+    const struct capture_build *b = f->builds;
 
-    for (size_t k = 0; k < name.len; k++)
-        h = (h ^ ((const uint8_t *)name.data)[k]) * 1099511628211u;
-    for (i = (uint32_t)(h >> 32) & mask; f->table[i] != 0; i = (i + 1) & mask)
-        if (slice_eq(f->writes[f->table[i] - 1].stream, name))
-            return f->table[i] - 1;
-    f->writes[f->req.write_count] =
-        (struct log_write){.stream = name, .expected = LOG_ANY, .count = 0};
-    f->table[i] = ++f->req.write_count;
-    return f->table[i] - 1;
-}
-
-/* Events lie write by write; `order` keeps the source's order in the log. Returns how many. */
-static uint32_t
-lay_out(struct capture *c, struct capture_flight *f, const struct change *changes, uint32_t n,
-        uint32_t mask)
-{
-    uint32_t *at, made = 0;
-
-    for (uint32_t i = 0; i < n; i++) {
-        struct slice name = slice_of(f->text.data + f->builds[i].name_at, f->builds[i].name_len);
-
-        if (f->builds[i].nothing)
-            continue;
-        f->write_of[i] = write_for(f, mask, name);
-        f->writes[f->write_of[i]].count++;
-        f->order[made++] = f->write_of[i];
-    }
-    at = f->table; /* not needed any more: now where each write's next event goes */
-    for (uint32_t w = 0, sum = 0; w < f->req.write_count; w++) {
-        f->writes[w].events = &f->events[sum];
-        at[w] = sum;
-        sum += f->writes[w].count;
-    }
     for (uint32_t i = 0; i < n; i++)
-        if (!f->builds[i].nothing)
-            fill_event(c, f, &changes[i], &f->builds[i], &f->events[at[f->write_of[i]]++]);
-    return made;
+        if (!b[i].nothing)
+            (void)writes_add(&f->writes, slice_of(f->text.data + b[i].name_at, b[i].name_len));
+    writes_lay_out(&f->writes);
+    for (uint32_t i = 0; i < n; i++)
+        if (!b[i].nothing)
+            fill_event(c, f, &changes[i], &b[i], writes_next(&f->writes));
 }
 
 /* The last write of the commit, and the last event in its order. */
 static void
-add_checkpoint(struct capture *c, struct capture_flight *f, uint32_t n, const char *state)
+add_checkpoint(struct capture *c, struct capture_flight *f, const char *state)
 {
     size_t       name_at = f->text.len, name_len, data_at;
     struct slice checkpoint = buf_slice(&f->checkpoint);
@@ -366,41 +335,24 @@ add_checkpoint(struct capture *c, struct capture_flight *f, uint32_t n, const ch
     if (state != NULL)
         buf_printf(&f->text, ",\"state\":\"%s\"", state);
     buf_add_str(&f->text, "}");
-    f->events[n] =
-        (struct log_new_event){.type = slice_str("$checkpoint"),
-                               .data = slice_of(f->text.data + data_at, f->text.len - data_at),
-                               .flags = LOG_JSON};
-    f->writes[f->req.write_count] =
-        (struct log_write){.stream = slice_of(f->text.data + name_at, name_len),
-                           .expected = c->sent_version,
-                           .events = &f->events[n],
-                           .count = 1};
-    f->order[n] = f->req.write_count++;
+    writes_end(
+        &f->writes, slice_of(f->text.data + name_at, name_len), c->sent_version,
+        &(struct log_new_event){.type = slice_str("$checkpoint"),
+                                .data = slice_of(f->text.data + data_at, f->text.len - data_at),
+                                .flags = LOG_JSON},
+        &f->req);
 }
 
 static bool
-make_room(struct capture_flight *f, uint32_t n, uint32_t table)
+make_room(struct capture_flight *f, uint32_t n)
 {
     if (f->room < n) {
-        capturei_flight_fini(f);
-        f->writes = calloc(n, sizeof f->writes[0]);
-        f->events = calloc(n, sizeof f->events[0]);
-        f->order = calloc(n, sizeof f->order[0]);
-        f->write_of = calloc(n, sizeof f->write_of[0]);
+        free(f->builds);
         f->builds = calloc(n, sizeof f->builds[0]);
-        if (f->writes == NULL || f->events == NULL || f->order == NULL || f->write_of == NULL ||
-            f->builds == NULL)
-            return false;
-        f->room = n;
+        f->room = f->builds == NULL ? 0 : n;
     }
-    if (f->table_room < table) {
-        free(f->table);
-        f->table = malloc(table * sizeof f->table[0]);
-        f->table_room = f->table == NULL ? 0 : table;
-    }
-    if (f->table_room < table)
+    if (f->room < n || !writes_begin(&f->writes, n))
         return false;
-    memset(f->table, 0, table * sizeof f->table[0]);
     if (f->text.cap > TEXT_KEPT)
         buf_fini(&f->text);
     buf_clear(&f->text);
@@ -410,12 +362,8 @@ make_room(struct capture_flight *f, uint32_t n, uint32_t table)
 void
 capturei_flight_fini(struct capture_flight *f)
 {
-    free(f->writes);
-    free(f->events);
-    free(f->order);
-    free(f->write_of);
+    writes_fini(&f->writes);
     free(f->builds);
-    free(f->table);
     buf_fini(&f->text);
     buf_fini(&f->checkpoint);
     *f = (struct capture_flight){0};
@@ -437,13 +385,11 @@ capturei_commit(struct capture *c, const struct source_batch *batch, const char 
                 struct capture_call *call, struct err *err)
 {
     struct capture_flight *f = &c->flights[(c->first_flight + c->flying) % CAPTUREI_FLIGHTS];
-    uint32_t               n = batch->count, made, table = 1;
+    uint32_t               n = batch->count;
     int                    rc = 0;
 
     must(c->flying < CAPTUREI_FLIGHTS);
-    while (table < n * 2)
-        table *= 2;
-    if (!make_room(f, n + 1, table))
+    if (!make_room(f, n))
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a batch");
     memset(&f->req, 0, sizeof f->req);
     buf_clear(&f->checkpoint);
@@ -464,13 +410,11 @@ capturei_commit(struct capture *c, const struct source_batch *batch, const char 
     if (!buf_reserve(&f->text, batch->checkpoint.len + strlen(c->name) + 96) ||
         f->checkpoint.failed || c->sent.failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a batch");
-    made = lay_out(c, f, batch->changes, n, table - 1);
-    add_checkpoint(c, f, made, state);
+    lay_out(c, f, batch->changes, n);
+    add_checkpoint(c, f, state);
     must(!f->text.failed);
-    f->req.writes = f->writes;
-    f->req.order = f->order;
     /* A checkpoint alone is a reader's own state: it wakes nobody. */
-    f->req.flags = made == 0 ? LOG_SYSTEM | LOG_QUIET : LOG_SYSTEM;
+    f->req.flags = f->writes.made == 0 ? LOG_SYSTEM | LOG_QUIET : LOG_SYSTEM;
     f->req.done = committed;
     f->req.arg = f;
     f->capture = c;

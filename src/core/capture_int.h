@@ -7,6 +7,7 @@
 #include "base/lock.h"
 #include "core/capture.h"
 #include "core/outbox.h"
+#include "core/writes.h"
 
 #define CAPTUREI_MAGIC 0x43617074u
 /* Commits under way at once: while one is being synced the source is asked for the next. */
@@ -24,11 +25,9 @@ struct capture_flight {
     struct capture       *capture;
     _Atomic bool          done;
     struct log_req        req;
-    struct log_write     *writes;
-    struct log_new_event *events; /* ordered by write */
-    uint32_t             *order, *write_of, *table;
+    struct writes         writes;
     struct capture_build *builds;
-    uint32_t              room, table_room;
+    uint32_t              room;  /* builds */
     struct buf            text;  /* names, metadata, rows, parked records */
     size_t                bytes; /* of it, as counted in flying_bytes */
     struct buf            checkpoint;

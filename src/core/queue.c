@@ -78,7 +78,7 @@ static bool
 is_own(const struct queue_flight *f)
 {
     return f->req.rc == E_WRONG_VERSION &&
-           slice_eq(f->req.wrong_stream, f->writes[f->req.write_count - 1].stream);
+           slice_eq(f->req.wrong_stream, f->req.writes[f->req.write_count - 1].stream);
 }
 
 /* What the log refused, it refuses again: what is known of it is noted for the next attempt. */
@@ -122,7 +122,7 @@ static bool
 note_parked(struct queue *q, const struct queue_flight *f)
 {
     for (uint32_t i = 0; i < f->parked; i++)
-        if (!queuei_parked_add(q, f->writes[f->parked_write].first_version + i))
+        if (!queuei_parked_add(q, f->req.writes[f->parked_write].first_version + i))
             return false;
     q->parked_coming -= f->parked;
     return true;

@@ -160,28 +160,15 @@ out:
 /* the commit */
 
 static bool
-make_room(struct queue_flight *f, uint32_t n, uint32_t table)
+make_room(struct queue_flight *f, uint32_t n)
 {
     if (f->room < n) {
-        queuei_flight_fini(f);
-        f->writes = calloc(n, sizeof f->writes[0]);
-        f->events = calloc(n, sizeof f->events[0]);
-        f->order = calloc(n, sizeof f->order[0]);
-        f->write_of = calloc(n, sizeof f->write_of[0]);
+        free(f->items);
         f->items = calloc(n, sizeof f->items[0]);
-        if (f->writes == NULL || f->events == NULL || f->order == NULL || f->write_of == NULL ||
-            f->items == NULL)
-            return false;
-        f->room = n;
+        f->room = f->items == NULL ? 0 : n;
     }
-    if (f->table_room < table) {
-        free(f->table);
-        f->table = malloc(table * sizeof f->table[0]);
-        f->table_room = f->table == NULL ? 0 : table;
-    }
-    if (f->table_room < table)
+    if (f->room < n || !writes_begin(&f->writes, n))
         return false;
-    memset(f->table, 0, table * sizeof f->table[0]);
     if (f->text.cap > TEXT_KEPT)
         buf_fini(&f->text);
     buf_clear(&f->text);
@@ -191,31 +178,23 @@ make_room(struct queue_flight *f, uint32_t n, uint32_t table)
 void
 queuei_flight_fini(struct queue_flight *f)
 {
-    free(f->writes);
-    free(f->events);
-    free(f->order);
-    free(f->write_of);
+    writes_fini(&f->writes);
     free(f->items);
-    free(f->table);
     buf_fini(&f->text);
     *f = (struct queue_flight){0};
 }
 
 /* A free flight with room for so many messages, empty. */
 static struct queue_flight *
-begin(struct queue *q, uint32_t count, uint32_t *mask, struct err *err)
+begin(struct queue *q, uint32_t count, struct err *err)
 {
     struct queue_flight *f = &q->flights[(q->first_flight + q->flying) % QUEUEI_FLIGHTS];
-    uint32_t             table = 4;
 
     must(q->flying < QUEUEI_FLIGHTS);
-    while (table < count * 2)
-        table *= 2;
-    if (!make_room(f, count + 3, table)) {
+    if (!make_room(f, count)) {
         (void)err_set(err, __FILE__, __LINE__, E_NOMEM, ERR_RETRY, "out of memory for a batch");
         return NULL;
     }
-    *mask = table - 1;
     memset(&f->req, 0, sizeof f->req);
     f->queue = q;
     f->messages = f->appended = f->duplicates = f->parked = f->without_id = f->redelivered = 0;
@@ -224,23 +203,6 @@ begin(struct queue *q, uint32_t count, uint32_t *mask, struct err *err)
     f->call = NULL;
     f->sent = false;
     return f;
-}
-
-/* Which write a stream has; a new one is added. */
-static uint32_t
-write_for(struct queue_flight *f, uint32_t mask, struct slice name)
-{
-    uint64_t h = 1469598103934665603u;
-    uint32_t i;
-
-    for (size_t k = 0; k < name.len; k++)
-        h = (h ^ ((const uint8_t *)name.data)[k]) * 1099511628211u;
-    for (i = (uint32_t)(h >> 32) & mask; f->table[i] != 0; i = (i + 1) & mask)
-        if (slice_eq(f->writes[f->table[i] - 1].stream, name))
-            return f->table[i] - 1;
-    f->writes[f->req.write_count] = (struct log_write){.stream = name, .expected = LOG_ANY};
-    f->table[i] = ++f->req.write_count;
-    return f->table[i] - 1;
 }
 
 static struct log_new_event
@@ -254,31 +216,24 @@ event_of(const struct queue_flight *f, const struct queue_event *e)
                                   .flags = e->json ? (uint32_t)LOG_JSON : 0u};
 }
 
-/* Events lie write by write; `order` keeps the queue's order in the log. Returns how many. */
-static uint32_t
-lay_out(struct queue_flight *f, uint32_t count, uint32_t mask)
+/* The messages' events, in the queue's order. */
+static void
+lay_out(struct queue_flight *f, uint32_t count)
 {
-    uint32_t *at = f->table, made = 0;
+    const struct queue_item *it = f->items;
+    uint32_t                 write;
 
     for (uint32_t i = 0; i < count; i++) {
-        if (f->items[i].fate == QUEUEI_DUPLICATE)
+        if (it[i].fate == QUEUEI_DUPLICATE)
             continue;
-        f->write_of[i] = write_for(f, mask, text_of(f, f->items[i].event.stream));
-        f->writes[f->write_of[i]].count++;
-        f->order[made++] = f->write_of[i];
-        if (f->items[i].fate == QUEUEI_PARK)
-            f->parked_write = f->write_of[i];
+        write = writes_add(&f->writes, text_of(f, it[i].event.stream));
+        if (it[i].fate == QUEUEI_PARK)
+            f->parked_write = write;
     }
-    /* The table is not needed any more: now it says where each write's next event goes. */
-    for (uint32_t w = 0, sum = 0; w < f->req.write_count; w++) {
-        f->writes[w].events = &f->events[sum];
-        at[w] = sum;
-        sum += f->writes[w].count;
-    }
+    writes_lay_out(&f->writes);
     for (uint32_t i = 0; i < count; i++)
-        if (f->items[i].fate != QUEUEI_DUPLICATE)
-            f->events[at[f->write_of[i]]++] = event_of(f, &f->items[i].event);
-    return made;
+        if (it[i].fate != QUEUEI_DUPLICATE)
+            *writes_next(&f->writes) = event_of(f, &it[i].event);
 }
 
 /* {"checkpoint":…, and what follows of it. */
@@ -340,21 +295,18 @@ committed(struct log_req *req)
 
 /* The last write is that of $source-NAME, whose text is the last thing in `text`. */
 static void
-send(struct queue *q, struct queue_flight *f, uint32_t made, size_t name_at, size_t data_at)
+send(struct queue *q, struct queue_flight *f, size_t name_at, size_t data_at)
 {
     struct slice stream = slice_of(f->text.data + name_at, data_at - name_at);
 
-    f->events[made] =
-        (struct log_new_event){.type = slice_str("$checkpoint"),
-                               .data = slice_of(f->text.data + data_at, f->text.len - data_at),
-                               .flags = LOG_JSON};
-    f->writes[f->req.write_count] = (struct log_write){
-        .stream = stream, .expected = q->sent_version, .events = &f->events[made], .count = 1};
-    f->order[made] = f->req.write_count++;
+    writes_end(
+        &f->writes, stream, q->sent_version,
+        &(struct log_new_event){.type = slice_str("$checkpoint"),
+                                .data = slice_of(f->text.data + data_at, f->text.len - data_at),
+                                .flags = LOG_JSON},
+        &f->req);
     add_truncation(q, f, stream);
-    f->req.writes = f->writes;
-    f->req.order = f->order;
-    f->req.flags = made == 0 ? LOG_SYSTEM | LOG_QUIET : LOG_SYSTEM;
+    f->req.flags = f->writes.made == 0 ? LOG_SYSTEM | LOG_QUIET : LOG_SYSTEM;
     f->req.done = committed;
     f->req.arg = f;
     f->sent = true;
@@ -380,8 +332,7 @@ int
 queuei_commit(struct queue *q, const struct queue_message *messages, uint32_t count,
               struct slice checkpoint, struct err *err)
 {
-    uint32_t             mask, made;
-    struct queue_flight *f = begin(q, count, &mask, err);
+    struct queue_flight *f = begin(q, count, err);
     size_t               name_at, data_at;
     bool                 moved;
     int                  rc = 0;
@@ -406,9 +357,9 @@ queuei_commit(struct queue *q, const struct queue_message *messages, uint32_t co
     put_ids(f, count);
     if (f->text.failed || q->checkpoint.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a batch");
-    made = lay_out(f, count, mask);
-    must(made == f->appended + f->parked);
-    send(q, f, made, name_at, data_at);
+    lay_out(f, count);
+    must(f->writes.made == f->appended + f->parked);
+    send(q, f, name_at, data_at);
 out:
     return rc;
 }
@@ -416,8 +367,7 @@ out:
 int
 queuei_commit_state(struct queue *q, const char *state, struct queue_call *call, struct err *err)
 {
-    uint32_t             mask;
-    struct queue_flight *f = begin(q, 1, &mask, err);
+    struct queue_flight *f = begin(q, 0, err);
     size_t               name_at = 0, data_at;
 
     if (f == NULL)
@@ -429,7 +379,7 @@ queuei_commit_state(struct queue *q, const char *state, struct queue_call *call,
     if (f->text.failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a mark");
     f->call = call;
-    send(q, f, 0, name_at, data_at);
+    send(q, f, name_at, data_at);
     return 0;
 }
 
@@ -462,8 +412,8 @@ int
 queuei_commit_closed(struct queue *q, uint64_t version, const struct queue_message *m,
                      struct err *err)
 {
-    uint32_t             mask, made, count = m == NULL ? 1 : 2;
-    struct queue_flight *f = begin(q, count, &mask, err);
+    uint32_t             count = m == NULL ? 1 : 2;
+    struct queue_flight *f = begin(q, count, err);
     size_t               name_at, data_at;
     int                  rc = 0;
 
@@ -484,10 +434,10 @@ queuei_commit_closed(struct queue *q, uint64_t version, const struct queue_messa
     buf_add_byte(&f->text, '}');
     if (f->text.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a parked message");
-    made = lay_out(f, count, mask);
+    lay_out(f, count);
     f->closes = true;
     f->closed = version;
-    send(q, f, made, name_at, data_at);
+    send(q, f, name_at, data_at);
 out:
     return rc;
 }

@@ -7,6 +7,7 @@
 #include "base/lock.h"
 #include "base/template.h"
 #include "core/queue.h"
+#include "core/writes.h"
 
 #define QUEUEI_MAGIC 0x51756575u
 #define QUEUEI_FLIGHTS 8
@@ -92,23 +93,21 @@ struct queue_item {
 
 /* A commit on its way; it owns all that it is made of. */
 struct queue_flight {
-    struct queue         *queue;
-    _Atomic bool          done;
-    bool                  sent; /* false: duplicates alone, there is nothing to commit */
-    struct log_req        req;
-    struct log_write     *writes;
-    struct log_new_event *events; /* ordered by write */
-    uint32_t             *order, *write_of, *table;
-    struct queue_item    *items;
-    uint32_t              room, table_room;
-    struct log_change     change;
-    struct buf            text;
-    uint64_t              tag; /* of its last message */
-    uint32_t              messages, appended, duplicates, parked, without_id, redelivered;
-    uint32_t              parked_write; /* UINT32_MAX: none */
-    bool                  closes;       /* the record `closed`, and it has no messages */
-    uint64_t              closed;
-    struct queue_call    *call; /* answered when it is durable */
+    struct queue      *queue;
+    _Atomic bool       done;
+    bool               sent; /* false: duplicates alone, there is nothing to commit */
+    struct log_req     req;
+    struct writes      writes;
+    struct queue_item *items;
+    uint32_t           room; /* items */
+    struct log_change  change;
+    struct buf         text;
+    uint64_t           tag; /* of its last message */
+    uint32_t           messages, appended, duplicates, parked, without_id, redelivered;
+    uint32_t           parked_write; /* UINT32_MAX: none */
+    bool               closes;       /* the record `closed`, and it has no messages */
+    uint64_t           closed;
+    struct queue_call *call; /* answered when it is durable */
 };
 
 /* What the log said of a stream while a batch is gone through one commit at a time. */
