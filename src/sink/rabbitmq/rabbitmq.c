@@ -14,7 +14,7 @@
 #include <stdlib.h>
 
 #include "base/conf.h"
-#include "rmq/rmq.h"
+#include "broker/rabbitmq.h"
 #include "sink/broker.h"
 #include "sink/fill.h"
 
@@ -30,29 +30,29 @@ struct returned {
     bool     pending; /* its header is not here yet */
     uint64_t body;    /* bytes to come */
     int      code;
-    char     exchange[RMQ_SHORT_MAX + 1], key[RMQ_SHORT_MAX + 1], why[WHY_MAX];
+    char exchange[BROKER_RABBITMQ_SHORT_MAX + 1], key[BROKER_RABBITMQ_SHORT_MAX + 1], why[WHY_MAX];
 };
 
 enum way { EXCHANGE, KEY };
 
 struct rabbitmq_sink {
-    struct sink             base;
-    struct rmq_def          def;
-    amqp_connection_state_t conn;
-    struct sink_broker      out;
-    bool                    park_unroutable, exchange_varies;
-    uint64_t                next_tag, low_tag; /* all below low_tag are confirmed */
-    size_t                  written;           /* bytes, about, since there was room for more */
-    struct returned         ret;
-    bool                    blocked;
-    char                   *known[EXCHANGES_MAX];
-    uint32_t                known_count;
+    struct sink                base;
+    struct broker_rabbitmq_def def;
+    amqp_connection_state_t    conn;
+    struct sink_broker         out;
+    bool                       park_unroutable, exchange_varies;
+    uint64_t                   next_tag, low_tag; /* all below low_tag are confirmed */
+    size_t                     written;           /* bytes, about, since there was room for more */
+    struct returned            ret;
+    bool                       blocked;
+    char                      *known[EXCHANGES_MAX];
+    uint32_t                   known_count;
 };
 
 static const char *const unroutable[] = {"park", "retry", NULL};
 
 static const struct conf_field fields[] = {
-    RMQ_FIELDS,
+    BROKER_RABBITMQ_FIELDS,
     {.name = "exchange",
      .type = {.kind = CONF_STRING, .max = 1024},
      .preset = "",
@@ -100,7 +100,7 @@ forget_exchanges(struct rabbitmq_sink *s)
 static void
 disconnect(struct rabbitmq_sink *s)
 {
-    rmq_disconnect(s->conn);
+    broker_rabbitmq_disconnect(s->conn);
     s->conn = NULL;
     s->blocked = false;
     s->ret = (struct returned){0};
@@ -126,7 +126,7 @@ open_sink(struct sink *base, const struct conf *conf, struct err *err)
     int                   rc;
 
     (void)snprintf(part, sizeof part, "sink %s", base->instance);
-    TRY(rmq_def_open(conf, part, &s->def, err));
+    TRY(broker_rabbitmq_def_open(conf, part, &s->def, err));
     s->park_unroutable = conf_enum(conf, "unroutable") == 0;
     TRY(sink_broker_open(&s->out, base, conf, &def, err));
     s->exchange_varies = template_count(s->out.ways[EXCHANGE]) > 0;
@@ -140,21 +140,21 @@ out:
 
 /* Connected, and its channel takes confirmed messages. */
 static int
-connect_to(const struct rmq_def *def, amqp_connection_state_t *out, struct err *err)
+connect_to(const struct broker_rabbitmq_def *def, amqp_connection_state_t *out, struct err *err)
 {
     amqp_connection_state_t conn = NULL;
     int                     rc;
 
     *out = NULL;
-    TRY(rmq_connect(def, &conn, err));
-    TRY(rmq_open_channel(conn, CHANNEL, err));
+    TRY(broker_rabbitmq_connect(def, &conn, err));
+    TRY(broker_rabbitmq_open_channel(conn, CHANNEL, err));
     (void)amqp_confirm_select(conn, CHANNEL);
-    TRY(rmq_reply(amqp_get_rpc_reply(conn), "confirms", err));
-    TRY(rmq_open_channel(conn, LOOK_CHANNEL, err));
+    TRY(broker_rabbitmq_reply(amqp_get_rpc_reply(conn), "confirms", err));
+    TRY(broker_rabbitmq_open_channel(conn, LOOK_CHANNEL, err));
     *out = conn;
     conn = NULL;
 out:
-    rmq_disconnect(conn);
+    broker_rabbitmq_disconnect(conn);
     return rc;
 }
 
@@ -167,8 +167,8 @@ find_exchange(amqp_connection_state_t conn, const char *name, struct err *err)
 
     (void)amqp_exchange_declare(conn, LOOK_CHANNEL, amqp_cstring_bytes(name), amqp_empty_bytes, 1,
                                 0, 0, 0, amqp_empty_table);
-    rc = rmq_reply(amqp_get_rpc_reply(conn), "exchange", err);
-    if (rc == E_NOTFOUND && rmq_reopen_channel(conn, LOOK_CHANNEL, &again) != 0) {
+    rc = broker_rabbitmq_reply(amqp_get_rpc_reply(conn), "exchange", err);
+    if (rc == E_NOTFOUND && broker_rabbitmq_reopen_channel(conn, LOOK_CHANNEL, &again) != 0) {
         *err = again;
         return err->code == E_NOTFOUND ? E_REMOTE : err->code;
     }
@@ -288,10 +288,11 @@ fill_route(struct rabbitmq_sink *s, const struct sink_item *item, struct err *er
 
     TRY(sink_broker_ways(&s->out, item, err));
     exchange = sink_broker_way(&s->out, EXCHANGE);
-    if (exchange.len > RMQ_SHORT_MAX || sink_broker_way(&s->out, KEY).len > RMQ_SHORT_MAX ||
+    if (exchange.len > BROKER_RABBITMQ_SHORT_MAX ||
+        sink_broker_way(&s->out, KEY).len > BROKER_RABBITMQ_SHORT_MAX ||
         memchr(exchange.data, 0, exchange.len) != NULL)
         FAIL(err, E_SCHEMA, ERR_DATA, "its exchange or routing key is longer than %d bytes",
-             RMQ_SHORT_MAX);
+             BROKER_RABBITMQ_SHORT_MAX);
 out:
     return rc;
 }
@@ -435,7 +436,7 @@ publish(struct rabbitmq_sink *s, struct sink_slot *slot, struct err *err)
         p._flags |= AMQP_BASIC_CONTENT_TYPE_FLAG;
         p.content_type = amqp_cstring_bytes(m->content_type);
     }
-    if (item->type.len <= RMQ_SHORT_MAX) {
+    if (item->type.len <= BROKER_RABBITMQ_SHORT_MAX) {
         p._flags |= AMQP_BASIC_TYPE_FLAG;
         p.type = bytes_of(item->type);
     }
@@ -461,7 +462,7 @@ need_broker(struct rabbitmq_sink *s, struct err *err)
     if (s->conn == NULL)
         TRY(sink_broker_connect(&s->out, try_connect, err));
     TRY(need_exchange(s, sink_broker_text(&s->out, EXCHANGE), err));
-    if (!s->blocked && s->written >= WRITTEN_MAX && rmq_is_writable(s->conn))
+    if (!s->blocked && s->written >= WRITTEN_MAX && broker_rabbitmq_is_writable(s->conn))
         s->written = 0;
     if (s->blocked || s->written >= WRITTEN_MAX)
         FAIL(err, E_BUSY, ERR_RETRY,

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 
 #include "base/json.h"
-#include "rmq/rmq.h"
+#include "broker/rabbitmq.h"
 #include "source/rabbitmq/rabbitmq_int.h"
 
 #define CHANNEL 1
@@ -24,16 +24,16 @@
 #define LOOK_US UINT64_C(1000000)
 
 struct rabbitmq_source {
-    struct queue_reader     base;
-    struct rmq_def          def;
-    const char             *queue;
-    bool                    exclusive;
-    uint16_t                prefetch;
-    uint32_t                window;
-    amqp_connection_state_t conn;
-    struct rabbitmqi_slot  *slots; /* those that are out, then the one that comes in */
-    struct queue_message   *messages;
-    uint32_t                room, count;
+    struct queue_reader        base;
+    struct broker_rabbitmq_def def;
+    const char                *queue;
+    bool                       exclusive;
+    uint16_t                   prefetch;
+    uint32_t                   window;
+    amqp_connection_state_t    conn;
+    struct rabbitmqi_slot     *slots; /* those that are out, then the one that comes in */
+    struct queue_message      *messages;
+    uint32_t                   room, count;
     enum { WANT_METHOD, WANT_HEADER, WANT_BODY } want;
     uint64_t delivered, confirmed; /* tags, since the start */
     uint64_t looked_us, ready, consumers;
@@ -41,9 +41,9 @@ struct rabbitmq_source {
 };
 
 static const struct conf_field fields[] = {
-    RMQ_FIELDS,
+    BROKER_RABBITMQ_FIELDS,
     {.name = "queue",
-     .type = {.kind = CONF_STRING, .min = 1, .max = RMQ_SHORT_MAX},
+     .type = {.kind = CONF_STRING, .min = 1, .max = BROKER_RABBITMQ_SHORT_MAX},
      .required = true,
      .doc = "the queue that is consumed; it has to be there"},
     {.name = "prefetch",
@@ -73,7 +73,7 @@ open_source(struct queue_reader *base, const struct conf *conf, struct err *err)
     int                     rc;
 
     (void)snprintf(part, sizeof part, "source %s", base->instance);
-    rc = rmq_def_open(conf, part, &s->def, err);
+    rc = broker_rabbitmq_def_open(conf, part, &s->def, err);
     s->def.heartbeat_s = HEARTBEAT_S;
     s->queue = conf_str(conf, "queue");
     s->prefetch = (uint16_t)conf_int(conf, "prefetch");
@@ -93,7 +93,7 @@ stop(struct queue_reader *base)
         (void)amqp_set_rpc_timeout(s->conn, &limit);
         (void)amqp_connection_close(s->conn, AMQP_REPLY_SUCCESS);
     }
-    rmq_disconnect(s->conn);
+    broker_rabbitmq_disconnect(s->conn);
     s->conn = NULL;
     s->count = 0;
     s->want = WANT_METHOD;
@@ -103,7 +103,7 @@ stop(struct queue_reader *base)
 static int
 lose(struct rabbitmq_source *s, int code, const char *why, int len, struct err *err)
 {
-    rmq_disconnect(s->conn);
+    broker_rabbitmq_disconnect(s->conn);
     s->conn = NULL;
     RETURN_ERR(err, code, ERR_RETRY, "RabbitMQ: %.*s", len, why);
 }
@@ -127,7 +127,7 @@ look(struct rabbitmq_source *s, amqp_connection_state_t conn, struct err *err)
 {
     amqp_queue_declare_ok_t *ok = amqp_queue_declare(
         conn, LOOK_CHANNEL, amqp_cstring_bytes(s->queue), 1, 0, 0, 0, amqp_empty_table);
-    int rc = rmq_reply(amqp_get_rpc_reply(conn), "queue", err);
+    int rc = broker_rabbitmq_reply(amqp_get_rpc_reply(conn), "queue", err);
 
     if (rc == 0 && ok != NULL) {
         s->ready = ok->message_count;
@@ -141,11 +141,11 @@ connect_to(struct rabbitmq_source *s, amqp_connection_state_t *conn, struct err 
 {
     int rc;
 
-    TRY(rmq_connect(&s->def, conn, err));
-    TRY(rmq_open_channel(*conn, LOOK_CHANNEL, err));
+    TRY(broker_rabbitmq_connect(&s->def, conn, err));
+    TRY(broker_rabbitmq_open_channel(*conn, LOOK_CHANNEL, err));
 out:
     if (rc != 0) {
-        rmq_disconnect(*conn);
+        broker_rabbitmq_disconnect(*conn);
         *conn = NULL;
     }
     return rc;
@@ -183,7 +183,7 @@ check(struct queue_reader *base, finding_fn *say, void *arg, struct err *err)
             "window is smaller than prefetch: what comes again after a crash may be appended "
             "twice");
 out:
-    rmq_disconnect(conn);
+    broker_rabbitmq_disconnect(conn);
     return rc;
 }
 
@@ -207,13 +207,13 @@ prepare(struct queue_reader *base, bool dry_run, finding_fn *say, void *arg, str
         say(arg, FINDING_MISSING, "a durable queue would be declared; it needs bindings too");
         goto out;
     }
-    TRY(rmq_reopen_channel(conn, LOOK_CHANNEL, err));
+    TRY(broker_rabbitmq_reopen_channel(conn, LOOK_CHANNEL, err));
     (void)amqp_queue_declare(conn, LOOK_CHANNEL, amqp_cstring_bytes(s->queue), 0, 1, 0, 0,
                              amqp_empty_table);
-    TRY(rmq_reply(amqp_get_rpc_reply(conn), "queue", err));
+    TRY(broker_rabbitmq_reply(amqp_get_rpc_reply(conn), "queue", err));
     say(arg, FINDING_OK, "a durable queue was declared; bind it where it has to be");
 out:
-    rmq_disconnect(conn);
+    broker_rabbitmq_disconnect(conn);
     return rc;
 }
 
@@ -243,17 +243,17 @@ start(struct queue_reader *base, struct slice checkpoint, bool gap, struct err *
     s->looked_us = s->ready = 0;
     s->can_look = true;
     TRY(connect_to(s, &conn, err));
-    TRY(rmq_open_channel(conn, CHANNEL, err));
+    TRY(broker_rabbitmq_open_channel(conn, CHANNEL, err));
     (void)amqp_basic_qos(conn, CHANNEL, 0, s->prefetch, 0);
-    TRY(rmq_reply(amqp_get_rpc_reply(conn), "prefetch", err));
+    TRY(broker_rabbitmq_reply(amqp_get_rpc_reply(conn), "prefetch", err));
     (void)amqp_basic_consume(conn, CHANNEL, amqp_cstring_bytes(s->queue), amqp_empty_bytes, 0, 0,
                              s->exclusive, amqp_empty_table);
-    TRY(rmq_reply(amqp_get_rpc_reply(conn), "consume", err));
+    TRY(broker_rabbitmq_reply(amqp_get_rpc_reply(conn), "consume", err));
     (void)amqp_set_rpc_timeout(conn, &limit);
     s->conn = conn;
     conn = NULL;
 out:
-    rmq_disconnect(conn);
+    broker_rabbitmq_disconnect(conn);
     return rc;
 }
 
@@ -423,7 +423,7 @@ poll_source(struct queue_reader *base, uint32_t max, uint64_t bytes, uint32_t wa
     if (rc != 0 && s->count == 0)
         return rc;
     if (rc != 0 && s->conn != NULL) {
-        rmq_disconnect(s->conn);
+        broker_rabbitmq_disconnect(s->conn);
         s->conn = NULL;
     }
     for (uint32_t i = 0; i < s->count; i++)

@@ -1,4 +1,4 @@
-#include "rmq/rmq.h"
+#include "broker/rabbitmq.h"
 
 #include <amqp_ssl_socket.h>
 #include <amqp_tcp_socket.h>
@@ -11,10 +11,11 @@
 
 #define FRAME_MAX 131072
 
-const char *const rmq_schemes[] = {"amqp", "amqps", NULL};
+const char *const broker_rabbitmq_schemes[] = {"amqp", "amqps", NULL};
 
 int
-rmq_def_open(const struct conf *conf, const char *part, struct rmq_def *def, struct err *err)
+broker_rabbitmq_def_open(const struct conf *conf, const char *part, struct broker_rabbitmq_def *def,
+                         struct err *err)
 {
     struct url url;
     int        rc = url_parse(slice_str(conf_str(conf, "url")), &url, err);
@@ -23,11 +24,11 @@ rmq_def_open(const struct conf *conf, const char *part, struct rmq_def *def, str
         return rc;
     if (url.host.len == 0 || url.host.len >= sizeof def->host || url.path.len > 1)
         return conf_fail(conf_child(conf, "url"), err, "must be amqp://HOST:PORT");
-    *def = (struct rmq_def){.user = conf_str(conf, "user"),
-                            .password = conf_str(conf, "password"),
-                            .vhost = conf_str(conf, "vhost"),
-                            .ca_file = conf_str(conf, "ca_file"),
-                            .connect_us = conf_duration_us(conf, "connect_timeout")};
+    *def = (struct broker_rabbitmq_def){.user = conf_str(conf, "user"),
+                                        .password = conf_str(conf, "password"),
+                                        .vhost = conf_str(conf, "vhost"),
+                                        .ca_file = conf_str(conf, "ca_file"),
+                                        .connect_us = conf_duration_us(conf, "connect_timeout")};
     (void)snprintf(def->name, sizeof def->name, "oxbow %s", part);
     memcpy(def->host, url.host.data, url.host.len);
     def->tls = slice_is(url.scheme, "amqps");
@@ -44,7 +45,7 @@ timeval_of(uint64_t us)
 }
 
 int
-rmq_reply(amqp_rpc_reply_t r, const char *what, struct err *err)
+broker_rabbitmq_reply(amqp_rpc_reply_t r, const char *what, struct err *err)
 {
     switch (r.reply_type) {
     case AMQP_RESPONSE_NORMAL:
@@ -75,7 +76,7 @@ rmq_reply(amqp_rpc_reply_t r, const char *what, struct err *err)
 }
 
 static int
-open_socket(const struct rmq_def *def, amqp_connection_state_t conn, struct err *err)
+open_socket(const struct broker_rabbitmq_def *def, amqp_connection_state_t conn, struct err *err)
 {
     struct timeval limit = timeval_of(def->connect_us);
     amqp_socket_t *socket = def->tls ? amqp_ssl_socket_new(conn) : amqp_tcp_socket_new(conn);
@@ -105,7 +106,7 @@ entry(const char *name, amqp_field_value_t value)
 }
 
 static int
-log_in(const struct rmq_def *def, amqp_connection_state_t conn, struct err *err)
+log_in(const struct broker_rabbitmq_def *def, amqp_connection_state_t conn, struct err *err)
 {
     amqp_field_value_t yes = {.kind = AMQP_FIELD_KIND_BOOLEAN, .value.boolean = 1};
     amqp_field_value_t name = {.kind = AMQP_FIELD_KIND_UTF8,
@@ -117,14 +118,15 @@ log_in(const struct rmq_def *def, amqp_connection_state_t conn, struct err *err)
     amqp_table_entry_t entries[2] = {entry("capabilities", table), entry("connection_name", name)};
     amqp_table_t       properties = {2, entries};
 
-    return rmq_reply(amqp_login_with_properties(conn, def->vhost, 0, FRAME_MAX, def->heartbeat_s,
-                                                &properties, AMQP_SASL_METHOD_PLAIN, def->user,
-                                                def->password),
-                     "login", err);
+    return broker_rabbitmq_reply(
+        amqp_login_with_properties(conn, def->vhost, 0, FRAME_MAX, def->heartbeat_s, &properties,
+                                   AMQP_SASL_METHOD_PLAIN, def->user, def->password),
+        "login", err);
 }
 
 int
-rmq_connect(const struct rmq_def *def, amqp_connection_state_t *out, struct err *err)
+broker_rabbitmq_connect(const struct broker_rabbitmq_def *def, amqp_connection_state_t *out,
+                        struct err *err)
 {
     amqp_connection_state_t conn = amqp_new_connection();
     struct timeval          limit = timeval_of(def->connect_us);
@@ -140,36 +142,37 @@ rmq_connect(const struct rmq_def *def, amqp_connection_state_t *out, struct err 
     *out = conn;
     conn = NULL;
 out:
-    rmq_disconnect(conn);
+    broker_rabbitmq_disconnect(conn);
     return rc;
 }
 
 void
-rmq_disconnect(amqp_connection_state_t conn)
+broker_rabbitmq_disconnect(amqp_connection_state_t conn)
 {
     if (conn != NULL)
         (void)amqp_destroy_connection(conn);
 }
 
 int
-rmq_open_channel(amqp_connection_state_t conn, amqp_channel_t channel, struct err *err)
+broker_rabbitmq_open_channel(amqp_connection_state_t conn, amqp_channel_t channel, struct err *err)
 {
     (void)amqp_channel_open(conn, channel);
-    return rmq_reply(amqp_get_rpc_reply(conn), "channel", err);
+    return broker_rabbitmq_reply(amqp_get_rpc_reply(conn), "channel", err);
 }
 
 int
-rmq_reopen_channel(amqp_connection_state_t conn, amqp_channel_t channel, struct err *err)
+broker_rabbitmq_reopen_channel(amqp_connection_state_t conn, amqp_channel_t channel,
+                               struct err *err)
 {
     amqp_channel_close_ok_t ok = {0};
 
     if (amqp_send_method(conn, channel, AMQP_CHANNEL_CLOSE_OK_METHOD, &ok) != AMQP_STATUS_OK)
         RETURN_ERR(err, E_REMOTE, ERR_RETRY, "RabbitMQ: the connection was lost");
-    return rmq_open_channel(conn, channel, err);
+    return broker_rabbitmq_open_channel(conn, channel, err);
 }
 
 bool
-rmq_is_writable(amqp_connection_state_t conn)
+broker_rabbitmq_is_writable(amqp_connection_state_t conn)
 {
     struct pollfd p = {.fd = amqp_get_sockfd(conn), .events = POLLOUT};
 

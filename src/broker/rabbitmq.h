@@ -3,8 +3,8 @@
  * of a connection, connecting within seconds, errors mapped to ours. A connection
  * belongs to one thread.
  */
-#ifndef OX_RMQ_RMQ_H
-#define OX_RMQ_RMQ_H
+#ifndef OX_BROKER_RABBITMQ_H
+#define OX_BROKER_RABBITMQ_H
 
 #include <amqp.h>
 
@@ -12,10 +12,10 @@
 #include "base/err.h"
 #include "base/slice.h"
 
-#define RMQ_SHORT_MAX 255 /* bytes of AMQP's short strings */
+#define BROKER_RABBITMQ_SHORT_MAX 255 /* bytes of AMQP's short strings */
 
 /* What a connection is made with; texts are the configuration's, which outlives it. */
-struct rmq_def {
+struct broker_rabbitmq_def {
     char        name[80]; /* shown by the broker */
     char        host[256];
     const char *user, *password, *vhost, *ca_file;
@@ -25,24 +25,24 @@ struct rmq_def {
     int         heartbeat_s; /* 0: none; else somebody has to read all the time */
 };
 
-extern const char *const rmq_schemes[];
+extern const char *const broker_rabbitmq_schemes[];
 
-/* Entries of a schema that rmq_def_open reads. */
-#define RMQ_FIELDS                                                                                 \
+/* Entries of a schema that broker_rabbitmq_def_open reads. */
+#define BROKER_RABBITMQ_FIELDS                                                                     \
     {.name = "url",                                                                                \
-     .type = {.kind = CONF_URL, .values = rmq_schemes},                                            \
+     .type = {.kind = CONF_URL, .values = broker_rabbitmq_schemes},                                \
      .required = true,                                                                             \
      .doc = "amqp://HOST:PORT or amqps://…"},                                                      \
         {.name = "vhost",                                                                          \
-         .type = {.kind = CONF_STRING, .min = 1, .max = RMQ_SHORT_MAX},                            \
+         .type = {.kind = CONF_STRING, .min = 1, .max = BROKER_RABBITMQ_SHORT_MAX},                \
          .preset = "/",                                                                            \
          .doc = "the virtual host"},                                                               \
         {.name = "user",                                                                           \
-         .type = {.kind = CONF_STRING, .min = 1, .max = RMQ_SHORT_MAX},                            \
+         .type = {.kind = CONF_STRING, .min = 1, .max = BROKER_RABBITMQ_SHORT_MAX},                \
          .preset = "guest",                                                                        \
          .doc = "who Oxbow is"},                                                                   \
         {.name = "password",                                                                       \
-         .type = {.kind = CONF_SECRET, .min = 1, .max = RMQ_SHORT_MAX},                            \
+         .type = {.kind = CONF_SECRET, .min = 1, .max = BROKER_RABBITMQ_SHORT_MAX},                \
          .preset = "guest",                                                                        \
          .doc = "of `user`"},                                                                      \
         {.name = "ca_file",                                                                        \
@@ -54,23 +54,25 @@ extern const char *const rmq_schemes[];
     }
 
 /* `part`: "sink orders". */
-int rmq_def_open(const struct conf *, const char *part, struct rmq_def *, struct err *);
+int broker_rabbitmq_def_open(const struct conf *, const char *part, struct broker_rabbitmq_def *,
+                             struct err *);
 
 /* Connected and logged in, without a channel. */
-int  rmq_connect(const struct rmq_def *, amqp_connection_state_t *, struct err *);
-void rmq_disconnect(amqp_connection_state_t); /* NULL is fine; without a farewell */
-int  rmq_open_channel(amqp_connection_state_t, amqp_channel_t, struct err *);
+int  broker_rabbitmq_connect(const struct broker_rabbitmq_def *, amqp_connection_state_t *,
+                             struct err *);
+void broker_rabbitmq_disconnect(amqp_connection_state_t); /* NULL is fine; without a farewell */
+int  broker_rabbitmq_open_channel(amqp_connection_state_t, amqp_channel_t, struct err *);
 
 /*
  * The answer to what was asked last. E_NOTFOUND, E_AUTH, E_REMOTE; ERR_RETRY. The broker's words
  * are of names and rights, never of messages.
  */
-int rmq_reply(amqp_rpc_reply_t, const char *what, struct err *);
+int broker_rabbitmq_reply(amqp_rpc_reply_t, const char *what, struct err *);
 
 /* After E_NOTFOUND, which closes a channel: it is opened again. */
-int rmq_reopen_channel(amqp_connection_state_t, amqp_channel_t, struct err *);
+int broker_rabbitmq_reopen_channel(amqp_connection_state_t, amqp_channel_t, struct err *);
 
 /* Whether the broker takes bytes just now. */
-bool rmq_is_writable(amqp_connection_state_t);
+bool broker_rabbitmq_is_writable(amqp_connection_state_t);
 
 #endif
