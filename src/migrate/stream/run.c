@@ -750,7 +750,7 @@ set_state(struct surgery *s, enum stream_state state, bool final, struct err *er
 static int
 wrong_state(const struct surgery *s, const char *what, struct err *err)
 {
-    RETURN_ERR(err, E_STATE, ERR_DATA, "surgery %s is %s: it cannot %s now", s->spec->name,
+    RETURN_ERR(err, E_STATE, ERR_DATA, "surgery %s is %s: it cannot %s", s->spec->name,
                stream_state_name(s->state), what);
 }
 
@@ -867,7 +867,7 @@ stream_drop(struct surgery *s, struct err *err)
             err, E_STATE, ERR_DATA,
             "a rewrite in place has hidden its originals: oxbow log scavenge gives them back");
     return go_through(s, STREAM_DROPPING,
-                      s->spec->route ? "drop its originals: oxbow stream unroute comes first, and"
+                      s->spec->route ? "drop its originals before oxbow stream unroute"
                                      : "drop its originals",
                       err);
 }
