@@ -3,6 +3,7 @@
 
 #define LOOK_US 100000u /* between two looks at the foreground */
 #define RATE_US 1000000u
+#define NS UINT64_C(1000000000)
 #define LOOK_LEAST 50u /* appends that say something about 1 in 100 */
 #define GOAL 7         /* of 1,000 appends may be above the bound */
 #define PAUSE_MIN_US 100u
@@ -89,6 +90,24 @@ keep_latency(struct surgery *s, uint64_t now)
     return s->pause_us;
 }
 
+/*
+ * As many workers as the rate needs by what the moves of the last second took, and an eighth
+ * more: others would only take turns with the foreground on the processors. The rests of a move
+ * in stages count as work.
+ */
+static void
+follow_need(struct surgery *s, uint64_t moved)
+{
+    uint64_t need = s->spec->workers, each_ns;
+
+    if (s->max_rate != 0 && moved != 0) {
+        each_ns = s->work_us * 1000 / moved;
+        need = ((each_ns < NS ? each_ns : NS) * s->max_rate / 8 * 9 + NS - 1) / NS;
+    }
+    s->work_us = 0;
+    s->at_work = need < 1 ? 1 : need < s->spec->workers ? (uint32_t)need : s->spec->workers;
+}
+
 uint64_t
 streami_pace(struct surgery *s, uint64_t moved)
 {
@@ -100,6 +119,7 @@ streami_pace(struct surgery *s, uint64_t moved)
     if (now - s->rate_us >= RATE_US) { /* fewer than before: stages that were for nothing */
         s->events_per_s =
             events < s->rate_events ? 0 : (events - s->rate_events) * 1000000 / (now - s->rate_us);
+        follow_need(s, events < s->rate_events ? 0 : events - s->rate_events);
         s->rate_us = now;
         s->rate_events = events;
     }

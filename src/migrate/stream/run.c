@@ -18,6 +18,7 @@
 #define FENCE_US 6000u /* the first one; each further loss doubles it, on a slow machine */
 #define FENCE_DOUBLED 6u
 #define RETRY_US 1000000u
+#define NEED_US 100000u /* until a worker that is not needed asks again */
 
 static void
 add_counts(struct streami_counts *to, const struct streami_counts *c)
@@ -488,7 +489,7 @@ step(void *arg)
     struct surgery        *s = w->surgery;
     enum stream_state      state;
     struct err             err;
-    uint64_t               wait;
+    uint64_t               wait, began;
     int                    rc;
 
     lock_take(&s->lock);
@@ -498,6 +499,10 @@ step(void *arg)
         wait = w == s->workers ? keep_left(s) : ENV_STEP_WAIT;
         lock_give(&s->lock);
         return wait;
+    }
+    if (!w->busy && w - s->workers >= s->at_work) {
+        lock_give(&s->lock);
+        return NEED_US;
     }
     if (!w->busy && !take_names(s, w)) {
         s->turning = s->outstanding == 0;
@@ -510,10 +515,12 @@ step(void *arg)
     w->failed = false;
     state = s->state;
     w->gentle = is_gentle(s);
+    began = s->env->ops->mono_us(s->env);
     lock_give(&s->lock);
     err_clear(&err);
     rc = work(w, state, &err);
     lock_take(&s->lock);
+    s->work_us += s->env->ops->mono_us(s->env) - began;
     w->progress.moved = 0; /* it is counted now, or is not */
     if (rc == 0) {
         w->busy = false;
@@ -589,6 +596,7 @@ new_surgery(struct ox_env *env, struct log *log, struct streami_spec **spec, str
     s->page.last = true;
     s->max_p99_ms = s->spec->max_p99_ms;
     s->max_rate = s->spec->max_rate;
+    s->at_work = s->max_rate != 0 ? 1 : s->spec->workers;
     s->rate_us = s->looked_us = env->ops->mono_us(env);
     s->workers = calloc(s->spec->workers, sizeof *s->workers);
     if (s->workers == NULL)

@@ -410,6 +410,8 @@ struct surgery {
     int64_t  debt;             /* of 1,000 appends a look: above the bound, beyond what may be */
     uint64_t latency[LOG_LATENCY_BUCKETS];
     uint64_t rate_us, rate_events, events_per_s;
+    uint64_t work_us; /* that moves took, of all workers, since rate_us */
+    uint32_t at_work; /* the first so many workers take names */
 };
 
 /* Under the lock: how long a worker rests after it moved so many events, in µs; pace.c. */
