@@ -1,8 +1,9 @@
 /*
- * gRPC load: a number of connections, one outstanding append each, one thread.
+ * gRPC load: a number of connections, one outstanding append each, or for each of the clients that
+ * share one; one thread.
  *
  *   grpc_load append PORT CONNECTIONS SECONDS BYTES STREAMS
- *   grpc_load batch  PORT CONNECTIONS SECONDS BYTES STREAMS
+ *   grpc_load batch  PORT CONNECTIONS SECONDS BYTES STREAMS [CLIENTS-OF-EACH]
  *   grpc_load follow PORT 1           0       0     EVENTS
  *
  * append: Streams/Append, a call for each event. batch: Streams/BatchAppend, one call that lasts,
@@ -30,6 +31,7 @@
 #include "base/pb.h"
 
 #define CONNECTIONS_MAX 1024
+#define CLIENTS_MAX 64u /* of a connection */
 #define DIGITS 7
 #define PREFIX 5
 #define UUID 36
@@ -55,17 +57,18 @@ struct conn {
     int64_t              call_window;  /* ... and of this one */
     int64_t              first_window; /* of each call */
     bool                 greeted;      /* the far side's settings are here */
-    uint64_t             began;
-    bool                 asks, ok; /* a request is to be sent; the answer was a success */
-    struct buf           in;       /* frames that have come */
-    struct buf           body;     /* of the answer: a message that is not whole */
-    size_t               taken;    /* bytes that were not given back to the far side's window */
+    uint64_t             began[CLIENTS_MAX];
+    uint64_t             asks;  /* a bit for each client whose request is to be sent */
+    bool                 ok;    /* the answer was a success */
+    struct buf           in;    /* frames that have come */
+    struct buf           body;  /* of the answer: a message that is not whole */
+    size_t               taken; /* bytes that were not given back to the far side's window */
 };
 
 static enum mode  mode;
 static size_t     event_bytes;
 static uint64_t   streams, until, events_seen, event_bytes_seen;
-static unsigned   open_conns;
+static unsigned   open_clients, clients = 1;
 static struct buf request, frames; /* all but the numbers stays as it is */
 static struct buf first_head,
     head; /* compressed: of a connection's first call, and of each other */
@@ -322,7 +325,7 @@ put_request(struct conn *c)
 }
 
 static void
-ask(struct conn *c, uint64_t now)
+ask(struct conn *c, unsigned client, uint64_t now)
 {
     uint64_t number;
 
@@ -332,25 +335,46 @@ ask(struct conn *c, uint64_t now)
             request.data[number_at + (size_t)i] = (uint8_t)('0' + number % 10);
         put_uuid(request.data + id_at);
     }
-    if (mode == BATCH)
+    if (mode == BATCH) { /* it says whose it is */
         put_uuid(request.data + correlation_at);
-    c->began = now;
-    c->ok = c->asks = false;
+        request.data[correlation_at] = (uint8_t)('0' + client / 8);
+        request.data[correlation_at + 1] = (uint8_t)('0' + client % 8);
+    }
+    c->began[client] = now;
+    c->ok = false;
+    c->asks &= ~(UINT64_C(1) << client);
     put_request(c);
 }
 
 /* Answers. */
 
+/* Of BatchAppend. */
+static unsigned
+whose(struct slice correlation)
+{
+    struct pb_in    in;
+    struct pb_field f;
+    unsigned        client = CLIENTS_MAX;
+
+    pb_in_init(&in, correlation);
+    while (pb_next(&in, &f))
+        if (f.key == PB_BYTES(2) && f.bytes.len == UUID)
+            client = (unsigned)((((const uint8_t *)f.bytes.data)[0] - '0') * 8 +
+                                ((const uint8_t *)f.bytes.data)[1] - '0');
+    must(client < clients);
+    return client;
+}
+
 static void
-answered(struct conn *c)
+answered(struct conn *c, unsigned client)
 {
     uint64_t now = load_now_us();
 
-    load_sample(now - c->began);
+    load_sample(now - c->began[client]);
     if (now < until)
-        c->asks = true;
+        c->asks |= UINT64_C(1) << client;
     else
-        open_conns--;
+        open_clients--;
 }
 
 /* ReadEvent: taken apart as a client would. */
@@ -372,7 +396,7 @@ take_event(struct slice message)
     }
     must(!in.bad);
     if (++events_seen == streams)
-        open_conns = 0;
+        open_clients = 0;
 }
 
 static void
@@ -381,10 +405,13 @@ take_message(struct conn *c, struct slice message)
     struct pb_in    in;
     struct pb_field f;
     bool            success = false;
+    unsigned        client = 0;
 
     pb_in_init(&in, message);
     while (pb_next(&in, &f)) {
-        if (mode == FOLLOW && f.key == PB_BYTES(1) && open_conns != 0)
+        if (mode == BATCH && f.key == PB_BYTES(1))
+            client = whose(f.bytes);
+        if (mode == FOLLOW && f.key == PB_BYTES(1) && open_clients != 0)
             take_event(f.bytes);
         success = success || f.key == PB_BYTES(mode == APPEND ? 1 : 3);
     }
@@ -394,7 +421,7 @@ take_message(struct conn *c, struct slice message)
         fail("refused", message);
     c->ok = true;
     if (mode == BATCH)
-        answered(c);
+        answered(c, client);
 }
 
 /* Messages: usually one, in one frame. */
@@ -509,7 +536,7 @@ take_frame(struct conn *c, const uint8_t *h, struct slice payload)
     if (mode != APPEND || !c->ok)
         fail("a call ended", (struct slice){0});
     c->call = 0;
-    answered(c);
+    answered(c, 0);
 }
 
 static void
@@ -541,8 +568,8 @@ pull(struct conn *c)
         buf_consume(&c->in, at);
     else
         buf_add(&c->in, (const uint8_t *)all.data + at, all.len - at);
-    if (c->asks)
-        ask(c, load_now_us());
+    while (c->asks != 0)
+        ask(c, (unsigned)__builtin_ctzll(c->asks), load_now_us());
     flush(c);
 }
 
@@ -570,7 +597,7 @@ run(int poll)
 {
     struct epoll_event ready[64];
 
-    while (open_conns > 0) {
+    while (open_clients > 0) {
         int n = epoll_wait(poll, ready, 64, 10000);
 
         must(n > 0);
@@ -587,13 +614,18 @@ main(int argc, char **argv)
     uint64_t     began, us;
     int          poll = epoll_create1(0);
 
-    if (argc != 7) {
-        (void)fprintf(stderr, "usage: grpc_load append|batch PORT CONNECTIONS SECONDS BYTES "
-                              "STREAMS\n       grpc_load follow PORT 1 0 0 EVENTS\n");
+    if (argc != 7 && argc != 8) {
+        (void)fprintf(stderr,
+                      "usage: grpc_load append|batch PORT CONNECTIONS SECONDS BYTES "
+                      "STREAMS [CLIENTS-OF-EACH]\n       grpc_load follow PORT 1 0 0 EVENTS\n");
         return 2;
     }
     mode = strcmp(argv[1], "append") == 0 ? APPEND : strcmp(argv[1], "batch") == 0 ? BATCH : FOLLOW;
-    n = open_conns = (unsigned)strtoul(argv[3], NULL, 10);
+    n = (unsigned)strtoul(argv[3], NULL, 10);
+    if (argc == 8)
+        clients = (unsigned)strtoul(argv[7], NULL, 10);
+    must(clients > 0 && clients <= (mode == BATCH ? CLIENTS_MAX : 1));
+    open_clients = n * clients;
     event_bytes = strtoul(argv[5], NULL, 10);
     streams = strtoull(argv[6], NULL, 10);
     must(n > 0 && n <= CONNECTIONS_MAX && streams > 0 && poll >= 0);
@@ -606,7 +638,8 @@ main(int argc, char **argv)
     began = load_now_us();
     until = began + strtoull(argv[4], NULL, 10) * 1000000;
     for (unsigned i = 0; i < n; i++) {
-        ask(&conns[i], load_now_us());
+        for (unsigned k = 0; k < clients; k++)
+            ask(&conns[i], k, load_now_us());
         flush(&conns[i]);
     }
     run(poll);
