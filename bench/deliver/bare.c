@@ -3,11 +3,14 @@
  * confirms, with the library that the sink has; and an HTTP service that does nothing but answer.
  *
  *   bare rabbit HOST PORT QUEUE EVENTS BYTES WINDOW
+ *   bare consume HOST PORT QUEUE EVENTS
  *   bare nats URL SUBJECT EVENTS BYTES WINDOW
  *   bare kafka BROKERS TOPIC EVENTS BYTES
  *   bare http PORT          until it is ended: 204 to every request
  *
- * The publishers print messages confirmed a second.
+ * The publishers print messages confirmed a second. consume takes so many messages of different
+ * ids, and prints how many it got twice, and the p50 and p99, in ms, of how long ago the time in
+ * their "at" was (0 without it; the first tenth does not count).
  */
 #include <amqp.h>
 #include <amqp_tcp_socket.h>
@@ -77,6 +80,21 @@ make_id(uint64_t n, char id[ID_ROOM])
 
 /* RabbitMQ */
 
+static amqp_connection_state_t
+rabbit_open(const char *host, int port)
+{
+    amqp_connection_state_t conn = amqp_new_connection();
+    amqp_socket_t          *socket = amqp_tcp_socket_new(conn);
+
+    check(amqp_socket_open(socket, host, port) == AMQP_STATUS_OK, "connect");
+    check(
+        amqp_login(conn, "/", 1, 131072, 0, AMQP_SASL_METHOD_PLAIN, "guest", "guest").reply_type ==
+            AMQP_RESPONSE_NORMAL,
+        "login");
+    (void)amqp_channel_open(conn, 1);
+    return conn;
+}
+
 static void
 rabbit_publish(amqp_connection_state_t conn, const char *queue, uint64_t n, size_t bytes)
 {
@@ -100,18 +118,11 @@ static void
 rabbit(const char *host, int port, const char *queue, uint64_t events, size_t bytes,
        uint64_t window)
 {
-    amqp_connection_state_t conn = amqp_new_connection();
-    amqp_socket_t          *socket = amqp_tcp_socket_new(conn);
+    amqp_connection_state_t conn = rabbit_open(host, port);
     bool                   *confirmed = calloc(events + 1, 1);
     uint64_t                sent = 0, done = 0, low = 1;
 
     check(confirmed != NULL, "memory");
-    check(amqp_socket_open(socket, host, port) == AMQP_STATUS_OK, "connect");
-    check(
-        amqp_login(conn, "/", 1, 131072, 0, AMQP_SASL_METHOD_PLAIN, "guest", "guest").reply_type ==
-            AMQP_RESPONSE_NORMAL,
-        "login");
-    (void)amqp_channel_open(conn, 1);
     (void)amqp_confirm_select(conn, 1);
     check(amqp_get_rpc_reply(conn).reply_type == AMQP_RESPONSE_NORMAL, "confirm.select");
     begin(bytes);
@@ -139,6 +150,87 @@ rabbit(const char *host, int port, const char *queue, uint64_t events, size_t by
     }
     say_rate(events);
     free(confirmed);
+    (void)amqp_destroy_connection(conn);
+}
+
+/* As the 64-bit FNV-1a hash of each. */
+static bool
+is_new(uint64_t *seen, size_t room, amqp_bytes_t id)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+
+    for (size_t i = 0; i < id.len; i++)
+        hash = (hash ^ ((const uint8_t *)id.bytes)[i]) * UINT64_C(0x100000001b3);
+    hash += hash == 0;
+    for (size_t at = hash % room;; at = (at + 1) % room) {
+        if (seen[at] == hash)
+            return false;
+        if (seen[at] != 0)
+            continue;
+        seen[at] = hash;
+        return true;
+    }
+}
+
+static double
+late_ms(amqp_bytes_t text)
+{
+    struct timespec ts;
+    char            number[40];
+    const char     *at = memmem(text.bytes, text.len, "\"at\":", 5);
+    size_t          n;
+
+    if (at == NULL)
+        return 0;
+    at += 5;
+    n = (size_t)((const char *)text.bytes + text.len - at);
+    n = n < sizeof number - 1 ? n : sizeof number - 1;
+    memcpy(number, at, n);
+    number[n] = 0;
+    (void)clock_gettime(CLOCK_REALTIME, &ts);
+    return ((double)ts.tv_sec + (double)ts.tv_nsec / 1e9 - strtod(number, NULL)) * 1000;
+}
+
+static int
+by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static void
+consume(const char *host, int port, const char *queue, uint64_t events)
+{
+    amqp_connection_state_t conn = rabbit_open(host, port);
+    size_t                  room = events * 2 + 1;
+    uint64_t *seen = calloc(room, sizeof *seen), got = 0, twice = 0, skip = events / 10;
+    double   *late = calloc(events, sizeof *late);
+
+    check(events > 0 && seen != NULL && late != NULL, "memory");
+    (void)amqp_basic_qos(conn, 1, 0, 2000, 0);
+    (void)amqp_basic_consume(conn, 1, amqp_cstring_bytes(queue), amqp_empty_bytes, 0, 0, 0,
+                             amqp_empty_table);
+    check(amqp_get_rpc_reply(conn).reply_type == AMQP_RESPONSE_NORMAL, "basic.consume");
+    while (got < events) {
+        amqp_envelope_t e;
+
+        amqp_maybe_release_buffers(conn);
+        check(amqp_consume_message(conn, &e, NULL, 0).reply_type == AMQP_RESPONSE_NORMAL,
+              "a message");
+        if (is_new(seen, room, e.message.properties.message_id))
+            late[got++] = late_ms(e.message.body);
+        else
+            twice++;
+        if (got % 500 == 0 || got == events || late[got - 1] > 0)
+            check(amqp_basic_ack(conn, 1, e.delivery_tag, 1) == AMQP_STATUS_OK, "ack");
+        amqp_destroy_envelope(&e);
+    }
+    qsort(late + skip, events - skip, sizeof *late, by_size);
+    (void)printf("%llu %.3f %.3f\n", (unsigned long long)twice, late[skip + (events - skip) / 2],
+                 late[skip + (events - skip) * 99 / 100]);
+    free(seen);
+    free(late);
     (void)amqp_destroy_connection(conn);
 }
 
@@ -342,6 +434,8 @@ main(int argc, char **argv)
     if (strcmp(what, "rabbit") == 0 && argc == 8)
         rabbit(argv[2], (int)strtol(argv[3], NULL, 10), argv[4], strtoull(argv[5], NULL, 10),
                strtoul(argv[6], NULL, 10), strtoull(argv[7], NULL, 10));
+    else if (strcmp(what, "consume") == 0 && argc == 6)
+        consume(argv[2], (int)strtol(argv[3], NULL, 10), argv[4], strtoull(argv[5], NULL, 10));
     else if (strcmp(what, "nats") == 0 && argc == 7)
         publish_nats(argv[2], argv[3], strtoull(argv[4], NULL, 10), strtoul(argv[5], NULL, 10),
                      strtoll(argv[6], NULL, 10));
@@ -350,6 +444,6 @@ main(int argc, char **argv)
     else if (strcmp(what, "http") == 0 && argc == 3)
         serve_http((uint16_t)strtoul(argv[2], NULL, 10));
     else
-        check(false, "rabbit, nats, kafka or http; the head of bare.c has the rest:");
+        check(false, "rabbit, consume, nats, kafka or http; the head of bare.c has the rest:");
     return 0;
 }
