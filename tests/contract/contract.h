@@ -62,6 +62,9 @@ struct source_fixture {
     void (*mutate)(void *world, unsigned step);
     /* The table as it is. */
     void (*state)(void *world, struct fold *out);
+    /* It is sent what happens: what did may still be on its way when it says that nothing comes. Its
+     * table only grows. */
+    bool pushed;
 };
 
 extern const struct source_fixture source_fixture_sqlite, source_fixture_http, source_fixture_fake,

@@ -210,5 +210,5 @@ open_one(void *world)
     return s;
 }
 
-const struct source_fixture source_fixture_fake = {"fake",   setup,  teardown,
-                                                   open_one, mutate, state};
+const struct source_fixture source_fixture_fake = {"fake", setup, teardown, open_one,
+                                                   mutate, state, false};

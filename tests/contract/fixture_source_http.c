@@ -66,5 +66,5 @@ state(void *world, struct fold *out)
     buf_fini(&row);
 }
 
-const struct source_fixture source_fixture_http = {"http",   setup,  teardown,
-                                                   open_one, mutate, state};
+const struct source_fixture source_fixture_http = {"http", setup, teardown, open_one,
+                                                   mutate, state, false};

@@ -83,5 +83,5 @@ state(void *world, struct fold *out)
     log_iter_close(it);
 }
 
-const struct source_fixture source_fixture_kurrentdb = {"kurrentdb", setup,  teardown,
-                                                        open_one,    mutate, state};
+const struct source_fixture source_fixture_kurrentdb = {"kurrentdb", setup, teardown, open_one,
+                                                        mutate,      state, true};

@@ -166,5 +166,5 @@ state(void *world, struct fold *out)
     buf_fini(&row);
 }
 
-const struct source_fixture source_fixture_mariadb = {"mariadb", setup,  teardown,
-                                                      open_one,  mutate, state};
+const struct source_fixture source_fixture_mariadb = {"mariadb", setup, teardown, open_one,
+                                                      mutate,    state, false};
