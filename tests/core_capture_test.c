@@ -1,6 +1,7 @@
 /* Capture into the real log, from a source over an array. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -250,15 +251,72 @@ test_retry(void **state)
 {
     struct fix *f = *state;
 
-    f->feed->fail_polls = 2;
+    f->feed->fail_polls = UINT32_MAX; /* until it was seen */
     f->feed->fail_kind = ERR_RETRY;
     start(f);
     fake_until(is_retrying, f, "it was retrying");
     assert_string_equal(status(f).error, "the far side says retry");
+    (void)pthread_mutex_lock(&f->feed->lock);
+    f->feed->fail_polls = 0;
+    (void)pthread_mutex_unlock(&f->feed->lock);
     until(f, 2000);
     assert_int_equal(status(f).state, CAPTURE_RUNNING);
     stop(f);
     assert_int_equal(check_all(f), 2000);
+}
+
+struct order {
+    struct capture_call call;
+    struct fix         *f;
+    enum capture_state  shown; /* to whoever looks as soon as it is answered */
+    atomic_bool         done;
+};
+
+static void
+on_done(struct capture_call *call)
+{
+    struct order *o = call->arg;
+
+    o->shown = status(o->f).state;
+    atomic_store(&o->done, true);
+}
+
+static bool
+is_done(void *arg)
+{
+    return atomic_load(&((struct order *)arg)->done);
+}
+
+static enum capture_state
+command(struct fix *f, enum capture_command what)
+{
+    struct order o = {.call = {.command = what, .done = on_done}, .f = f};
+
+    o.call.arg = &o;
+    capture_submit(f->c, &o.call);
+    fake_until(is_done, &o, "the command was answered");
+    fake_ok(o.call.rc, &o.call.err);
+    return o.shown;
+}
+
+/* What was ordered shows as soon as it is answered. */
+static void
+test_commands(void **state)
+{
+    struct fix *f = *state;
+
+    f->feed->count = 100;
+    start(f);
+    until(f, 100);
+    assert_int_equal(command(f, CAPTURE_PAUSE), CAPTURE_PAUSED);
+    (void)pthread_mutex_lock(&f->feed->lock);
+    f->feed->count = 200;
+    (void)pthread_mutex_unlock(&f->feed->lock);
+    (void)command(f, CAPTURE_RESUME);
+    until(f, 200);
+    assert_int_equal(command(f, CAPTURE_DROP), CAPTURE_DROPPED);
+    stop(f);
+    assert_int_equal(check_all(f), 200);
 }
 
 static void
@@ -377,6 +435,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_fenced, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retry, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fatal, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_commands, setup, teardown),
         cmocka_unit_test_setup_teardown(test_parked, setup, teardown),
         cmocka_unit_test_setup_teardown(test_large_rows, setup, teardown),
         cmocka_unit_test_setup_teardown(test_large_commits, setup, teardown),

@@ -248,13 +248,18 @@ expect_reason(struct fix *f, uint64_t version, const char *begins)
 
 struct order {
     struct queue_call call;
+    struct fix       *f;
+    enum queue_state  shown; /* to whoever looks as soon as it is answered */
     atomic_bool       done;
 };
 
 static void
 on_done(struct queue_call *call)
 {
-    atomic_store(&((struct order *)call->arg)->done, true);
+    struct order *o = call->arg;
+
+    o->shown = status(o->f).state;
+    atomic_store(&o->done, true);
 }
 
 static bool
@@ -266,11 +271,15 @@ is_done(void *arg)
 static struct queue_call
 command(struct fix *f, enum queue_command what, uint64_t version)
 {
-    struct order o = {.call = {.command = what, .version = version, .done = on_done}};
+    struct order o = {.call = {.command = what, .version = version, .done = on_done}, .f = f};
 
     o.call.arg = &o;
     queue_submit(f->q, &o.call);
     fake_until(is_done, &o, "the command was answered");
+    if (o.call.rc == 0 && what == QUEUE_PAUSE)
+        assert_int_equal(o.shown, QUEUE_PAUSED);
+    if (o.call.rc == 0 && what == QUEUE_DROP)
+        assert_int_equal(o.shown, QUEUE_DROPPED);
     return o.call;
 }
 
@@ -551,10 +560,13 @@ test_retry(void **state)
     struct fix *f = *state;
 
     publish(f, 300, 3);
-    f->broker->fail_starts = 2;
+    f->broker->fail_starts = UINT32_MAX; /* until it was seen */
     start(f);
     fake_until(is_retrying, f, "it was retrying");
     assert_string_equal(status(f).error, "the broker says retry");
+    (void)pthread_mutex_lock(&f->broker->lock);
+    f->broker->fail_starts = 0;
+    (void)pthread_mutex_unlock(&f->broker->lock);
     until_acked(f, 300);
     fake_until(is_running, f, "it ran again");
     (void)pthread_mutex_lock(&f->broker->lock);
@@ -825,8 +837,10 @@ test_places(void **state)
     start(f);
     f->want = 100;
     fake_until(taken, f, "all were taken");
-    restart(f);
+    stop(f);
     f->broker->lose_confirms = false;
+    fake_log_reopen(&f->log);
+    start(f);
     f->want = 100;
     fake_until(taken, f, "all came again");
     assert_int_equal(status(f).duplicates, 100);

@@ -180,6 +180,12 @@ note_durable(struct capture *c, const struct capture_flight *f)
 }
 
 static void
+show_rest(struct capture *c)
+{
+    set_state(c, c->rest == CAPTUREI_PAUSED ? CAPTURE_PAUSED : CAPTURE_DROPPED, NULL);
+}
+
+static void
 answer(struct capture *c, struct capture_call *call, int rc, const struct err *err)
 {
     if (call == NULL)
@@ -223,6 +229,8 @@ note_success(struct capture *c, struct capture_flight *f)
     if (c->batch_now < c->batch_max)
         c->batch_now++;
     note_durable(c, f);
+    if (f->call != NULL && c->rest != CAPTUREI_AWAKE)
+        show_rest(c); /* whoever gave the order may look as soon as it is answered */
     answer(c, f->call, 0, NULL);
 }
 
@@ -635,7 +643,7 @@ work(struct capture *c)
     if (!c->known && read_checkpoint(c, &err) != 0)
         return failed(c, &err);
     if (c->rest != CAPTUREI_AWAKE) {
-        set_state(c, c->rest == CAPTUREI_PAUSED ? CAPTURE_PAUSED : CAPTURE_DROPPED, NULL);
+        show_rest(c);
         return ENV_STEP_WAIT;
     }
     if (!c->started) {

@@ -146,6 +146,12 @@ note_durable(struct queue *q, const struct queue_flight *f)
     lock_give(&q->lock);
 }
 
+static void
+show_rest(struct queue *q)
+{
+    queuei_set_state(q, q->rest == QUEUEI_PAUSED ? QUEUE_PAUSED : QUEUE_DROPPED, NULL);
+}
+
 /* Of the batch in the driver's hands. */
 static void
 note_held(struct queue *q, const struct queue_flight *f)
@@ -187,6 +193,8 @@ note_success(struct queue *q, struct queue_flight *f)
         queuei_closed(q, NULL);
     }
     note_durable(q, f);
+    if (f->call != NULL && q->rest != QUEUEI_AWAKE)
+        show_rest(q); /* whoever gave the order may look as soon as it is answered */
     queuei_answer(q, f->call, 0, NULL);
 }
 
@@ -377,7 +385,7 @@ work(struct queue *q)
             return failed(q, &err);
     }
     if (q->rest != QUEUEI_AWAKE) {
-        queuei_set_state(q, q->rest == QUEUEI_PAUSED ? QUEUE_PAUSED : QUEUE_DROPPED, NULL);
+        show_rest(q);
         return ENV_STEP_WAIT;
     }
     if (!q->started) {
