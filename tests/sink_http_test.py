@@ -37,7 +37,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers.get('Content-Length', 0)))
+        length = int(self.headers.get('Content-Length', 0))
+        body = self.rfile.read(length)
+        if len(body) < length:  # of a client that was killed
+            self.close_connection = True
+            return
         request = Request(self.path, self.headers, body, time.monotonic())
         with self.server.lock:
             status, text = self.server.answer(request)
