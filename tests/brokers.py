@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -168,10 +169,27 @@ class NatsCluster(Server):
                 return NatsClient(self.ports[i])
         raise OSError('no NATS server runs')
 
+    def ask(self, fn):
+        """What fn(client) gives. While they choose a leader, for themselves or for a stream, nobody
+        answers, or a server that knows too few of the others refuses: then it is asked again."""
+        got = []
+
+        def answered():
+            try:
+                client = self.client()
+                try:
+                    client.socket.settimeout(5)
+                    got[:] = [fn(client)]
+                finally:
+                    client.close()
+            except (OSError, AssertionError, KeyError, ValueError):
+                return False
+            return True
+        until(answered, 'the NATS servers do not answer')
+        return got[0]
+
     def kill_leader(self, stream):
-        client = self.client()
-        name = client.api(f'STREAM.INFO.{stream}')['cluster']['leader']
-        client.close()
+        name = self.ask(lambda c: c.api(f'STREAM.INFO.{stream}')['cluster']['leader'])
         process = self.nodes.pop(int(name[1:]))
         self.processes.remove(process)
         process.kill()
@@ -185,7 +203,7 @@ class NatsClient:
         self.socket = socket.create_connection(('127.0.0.1', port), PATIENCE)
         self.file = self.socket.makefile('rb')
         self.file.readline()
-        self.inbox = f'_INBOX.test{os.getpid()}{id(self)}'
+        self.inbox = f'_INBOX.test{secrets.token_hex(8)}'  # no answer to another one comes here
         self.send('CONNECT {"verbose":false,"headers":true}\r\n' + f'SUB {self.inbox}.> 1\r\n')
 
     def send(self, text, body=b''):

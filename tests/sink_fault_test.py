@@ -92,28 +92,16 @@ class NatsFaults(SinkCase):
         cls.cluster.start()
 
     def make(self, name):
-        client = self.cluster.client()
-        self.addCleanup(client.close)
-        client.stream(name, f'{name}.>', num_replicas=3)
+        self.cluster.ask(lambda c: c.stream(name, f'{name}.>', num_replicas=3))
         self.configure(f'    type: nats\n    servers: {self.cluster.urls()}\n    timeout: 3s\n'
                        f'    subject: "{name}.{{stream}}"\n    retry_max: 500ms\n')
 
     def seen(self, name):
-        client = self.cluster.client()
-        self.addCleanup(client.close)
         return [Seen(h['ce-subject'], int(h['ce-sequence']), h['ce-id'])
-                for h, _ in client.read(name)]
+                for h, _ in self.cluster.ask(lambda c: c.read(name))]
 
     def count(self, name):
-        try:
-            client = self.cluster.client()
-            try:
-                client.socket.settimeout(5)  # while they choose a leader, nobody answers
-                return client.count(name)
-            finally:
-                client.close()
-        except (OSError, AssertionError):
-            return 0
+        return self.cluster.ask(lambda c: c.count(name))
 
     def test_leader_killed(self):
         """While it publishes; the others choose a new one, and know what they have by its id."""
