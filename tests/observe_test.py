@@ -99,7 +99,7 @@ class Figures(Case):
             conn.request('GET', '/v1/all', headers={'Accept': 'text/event-stream'})
             answer = conn.getresponse()
             self.until(lambda: self.metrics(url)['oxbow_subscriptions_live'] == 1)
-            self.assertEqual(self.metrics(url)['oxbow_subscriptions_lag_bytes'], 0)
+            self.until(lambda: self.metrics(url)['oxbow_subscriptions_lag_bytes'] == 0)
             answer.close()
             conn.close()
             self.until(lambda: self.metrics(url)['oxbow_subscriptions_live'] == 0)
