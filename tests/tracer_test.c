@@ -18,6 +18,7 @@
 #include "tests/tracer_fake.h"
 
 #define KEYS 300
+#define CONF "workers: 3\nverify: {chunk: 64, stale_max: 200}\n"
 
 struct fix {
     char           dir[64];
@@ -86,7 +87,7 @@ setup(void **state)
     tmp_dir(f->dir, sizeof f->dir);
     open_log(f);
     fake_world_new();
-    f->conf = fake_conf("workers: 3\nverify: {chunk: 64, stale_max: 200}\nlease: 1s\n");
+    f->conf = fake_conf(CONF "lease: 60s\n"); /* a slow machine's, too */
     fill(0, KEYS);
     open_tracer(f);
     *state = f;
@@ -112,6 +113,16 @@ reopen(struct fix *f)
 {
     tracer_close(f->t);
     f->t = NULL;
+    open_tracer(f);
+}
+
+static void
+reopen_with(struct fix *f, const char *conf)
+{
+    tracer_close(f->t);
+    f->t = NULL;
+    conf_free(f->conf);
+    f->conf = fake_conf(conf);
     open_tracer(f);
 }
 
@@ -302,7 +313,7 @@ await_divergent(struct fix *f, uint64_t want)
 {
     struct tracer_status s;
 
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0; i < 120000; i++) {
         tracer_get_status(f->t, &s);
         if (s.divergent == want && s.error[0] != '\0')
             return;
@@ -482,6 +493,7 @@ missed_deadline(void **state)
     struct store_guard  g;
     struct fake_row     row = {"x", "", "ready"};
 
+    reopen_with(f, CONF "lease: 1s\n");
     to_ready(f);
     tracer_route(f->t, slice_str("1"), slice_str("x"), &before);
     fake_feed_stop(FAKE_OLD, true);
@@ -496,6 +508,8 @@ missed_deadline(void **state)
     assert_true(fake_write(FAKE_OLD, 4, &row, 0));
     assert_false(fake_write(FAKE_NEW, 4, &row, r.epoch));
     fake_feed_stop(FAKE_OLD, false);
+    await(f, TRACER_READY);
+    reopen_with(f, CONF "lease: 60s\n");
     await(f, TRACER_READY);
     command(f, TRACER_SWITCH);
     await_equal();
@@ -681,7 +695,7 @@ crashes_in_switches(void **state)
         fake_crash_at(UINT64_MAX);
         open_tracer(f);
         atomic_store(&a.t, f->t);
-        for (int i = 0; i < 40000; i++) {
+        for (int i = 0; i < 120000; i++) {
             enum tracer_phase   p = phase(f);
             struct tracer_route r;
 
@@ -753,7 +767,7 @@ await_preflight_error(struct fix *f, const char *says)
 {
     struct tracer_status s;
 
-    for (int i = 0; i < 40000; i++) {
+    for (int i = 0; i < 120000; i++) {
         tracer_get_status(f->t, &s);
         if (s.phase == TRACER_DRAFT && s.error[0] != '\0')
             break;
@@ -799,10 +813,7 @@ canary_off(void **state)
 {
     struct fix *f = *state;
 
-    tracer_close(f->t);
-    conf_free(f->conf);
-    f->conf = fake_conf("canary: false\n");
-    open_tracer(f);
+    reopen_with(f, "canary: false\n");
     canary_world(f, NULL, 0, ERR_NONE);
     command(f, TRACER_START);
     await(f, TRACER_BACKFILLING);
