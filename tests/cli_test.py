@@ -629,7 +629,7 @@ class Configuration(Case):
 
     def sqlite(self, *statements):
         import sqlite3
-        with contextlib.closing(sqlite3.connect(self.path('shop.db'))) as db:
+        with contextlib.closing(sqlite3.connect(self.path('shop.db'), timeout=PATIENCE)) as db:
             for statement in statements:
                 db.execute(statement)
             db.commit()

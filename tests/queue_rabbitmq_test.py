@@ -192,7 +192,7 @@ class Rabbitmq(outbox_test.Case):
         """Messages come by the queue before their transactions end: a proof decides of them."""
         path = os.path.join(self.top, self.name + '.db')
         sql = outbox_test.outbox_sql('sqlite')
-        with sqlite3.connect(path) as db:
+        with sqlite3.connect(path, timeout=outbox_test.PATIENCE) as db:
             db.executescript('PRAGMA journal_mode = wal;' + sql)
         relay = self.relay(self.source(verify='shop'))
         with open(relay.conf, encoding='utf-8') as f:
@@ -202,7 +202,7 @@ class Rabbitmq(outbox_test.Case):
         with open(relay.conf, 'w', encoding='utf-8') as f:
             json.dump(conf, f)
         relay.serve()
-        with sqlite3.connect(path) as db:
+        with sqlite3.connect(path, timeout=outbox_test.PATIENCE) as db:
             db.execute("INSERT INTO oxbow_proof (id) VALUES ('yes')")
         db.close()
         for ident in ('yes', 'no', 'yes'):

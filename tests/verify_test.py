@@ -285,7 +285,7 @@ class Mariadb(Case):
 class Sqlite(Case):
     def test_one_writer(self):
         path = os.path.join(self.top, 'shop.db')
-        db = sqlite3.connect(path, isolation_level=None)
+        db = sqlite3.connect(path, timeout=outbox_test.PATIENCE, isolation_level=None)
         self.addCleanup(db.close)
         db.executescript('PRAGMA journal_mode = wal;' + outbox_test.outbox_sql('sqlite'))
         relay = self.serve({'type': 'verify-sqlite', 'path': path})
