@@ -158,11 +158,11 @@ class Case(unittest.TestCase):
             process.kill()
         process.wait()
 
-    def dies(self):
-        """By itself; or it is killed when it has nothing to do any more."""
+    def dies(self, busy=lambda: False):
+        """By itself; or it is killed when it has nothing to do any more, and nothing more will come."""
         while self.process.poll() is None:
             try:
-                if self.show()['caught_up']:
+                if not busy() and self.show()['caught_up']:
                     break
             except (OSError, ValueError, http.client.HTTPException):
                 pass  # it is dead by now
@@ -985,11 +985,7 @@ class Faults(Case):
         work.start()
         for n in [1, 2, 3, 5, 8, 13, 21, 40]:
             self.serve(LD_PRELOAD=KILLER, KILL_AT=str(n))
-            # The first ones come for certain; for the others there may be too little left to write.
-            while self.process.poll() is None and (n <= 5 or work.is_alive()):
-                time.sleep(0.01)
-            if self.process.poll() is None:
-                break
+            self.dies(work.is_alive)  # there may be too little left to write
         work.join()
         self.kill()
         self.serve()
