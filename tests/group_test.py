@@ -143,13 +143,13 @@ class Http(Case):
             name, event = member.next()
             self.assertEqual((name, event['version'], event['retry_count']), ('message', version, 0))
             self.assertEqual(event['data'], {'n': version})
-            shown = self.ok('GET', path)
-            self.assertEqual((shown['in_flight'], shown['members'][0]['name']), (1, 'me'))
+            self.until(lambda: (shown := self.ok('GET', path))['in_flight'] == 1 and
+                       shown['members'][0]['name'] == 'me', 'it is in flight')
             said = self.ok('POST', path + '/ack', {'member': hello['member'],
                                                    'positions': [event['ack'], 7]})
             self.assertEqual(said, {'taken': 1, 'unknown': [7]})
-        shown = self.ok('GET', path)
-        self.assertEqual((shown['lag_events'], shown['acked'], shown['state']), (0, 3, 'live'))
+        self.until(lambda: [self.ok('GET', path)[k] for k in ('lag_events', 'acked', 'state')] ==
+                   [0, 3, 'live'], 'all is settled')
         # What it has when it goes is given to another one.
         self.append('orders/ü 1')
         _, event = member.next()
@@ -170,12 +170,12 @@ class Http(Case):
         self.append('s', 5)
         path = '/v1/groups/s/g'
         self.ok('PUT', path, {'from': 'beginning', 'max_retry_count': 0}, 201)
-        first = self.ok('GET', path + '/events?max=2&wait_ms=10000')
+        first = self.ok('GET', path + '/events?max=2&wait_ms=60000')
         me = first['member']
         self.assertEqual(len(first['events']), 2)
         ids = [e['id'] for e in first['events']]
         self.assertEqual(self.ok('POST', path + '/ack', {'member': me, 'ids': ids})['taken'], 2)
-        more = self.ok('GET', f'{path}/events?max=9&wait_ms=10000&member={me}')['events']
+        more = self.ok('GET', f'{path}/events?max=9&wait_ms=60000&member={me}')['events']
         self.assertEqual([e['version'] for e in more], [2, 3, 4])
         self.ok('POST', path + '/nack', {'member': me, 'positions': [more[0]['ack']],
                                          'action': 'park', 'reason': 'no "good"'})
@@ -190,20 +190,20 @@ class Http(Case):
         page = self.ok('GET', path + '/parked?limit=1')
         self.assertEqual((len(page['parked']), page['next']), (1, 1))
         self.assertEqual(self.ok('POST', path + '/replay?limit=1', status=202)['events'], 1)
-        again = self.ok('GET', f'{path}/events?wait_ms=10000&member={me}')['events']
+        again = self.ok('GET', f'{path}/events?wait_ms=60000&member={me}')['events']
         self.assertEqual([e['version'] for e in again], [2])
         self.ok('POST', path + '/ack', {'member': me, 'positions': [again[0]['ack']]})
         self.assertEqual(self.ok('POST', path + '/skip')['events'], 1)
-        self.assertEqual(self.ok('GET', path)['parked'], 0)
+        self.until(lambda: self.ok('GET', path)['parked'] == 0, 'none is parked')
         self.assertEqual(self.ok('GET', f'{path}/events?max=1&member={me}')['events'], [])
         # One that leaves, and one whose lease is over.
         self.append('s')
-        self.assertEqual(len(self.ok('GET', f'{path}/events?wait_ms=9000&member={me}')['events']), 1)
+        self.assertEqual(len(self.ok('GET', f'{path}/events?wait_ms=60000&member={me}')['events']), 1)
         self.ok('DELETE', f'{path}/members/{me}', status=204)
         self.refused('GET', f'{path}/events?member={me}', 404, 'not-found')
         self.ok('PATCH', path, {'max_retry_count': 5})
         self.append('s')
-        first = self.ok('GET', path + '/events?wait_ms=10000&lease_ms=1000')
+        first = self.ok('GET', path + '/events?wait_ms=60000&lease_ms=1000')
         second = self.ok('GET', path + '/events?wait_ms=60000')
         self.assertEqual([e['ack'] for e in second['events']], [e['ack'] for e in first['events']])
 

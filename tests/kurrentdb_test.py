@@ -64,7 +64,7 @@ class Node:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signum)
         if self.process is not None:
-            self.process.wait(60)
+            self.process.wait(cli_test.PATIENCE)
 
 
 class Case(cli_test.Case):

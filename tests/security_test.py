@@ -13,7 +13,7 @@ import uuid
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import grpc_client  # noqa: E402
-from cli_test import OXBOW, REFUSED, UNREACHABLE, USAGE, Case as Base, event  # noqa: E402
+from cli_test import OXBOW, PATIENCE, REFUSED, UNREACHABLE, USAGE, Case as Base, event  # noqa: E402
 from grpc_client import pb  # noqa: E402
 from tls_test import Certificates  # noqa: E402
 
@@ -178,7 +178,7 @@ class Start(Case):
 
             def __exit__(self, *_):
                 self.process.terminate()
-                case.assertEqual(self.process.wait(60), 0)
+                case.assertEqual(self.process.wait(PATIENCE), 0)
         return Serving()
 
     def test_modes(self):

@@ -359,7 +359,7 @@ async function groups() {
   }
   same(got.map(g => g[0]).sort(), [0n, 0n, 1n, 2n, 3n, 4n, 5n], 'each event, one of them again');
   ok(got.some(g => g[0] === 0n && g[1] === 1), 'the retry is counted');
-  for (let i = 0; i < 200; i++) {
+  for (let i = 0; i < 4000; i++) {
     const now = await client.getPersistentSubscriptionToStreamInfo(stream, 'g');
     if (now.stats.parkedMessageCount === 1n && now.stats.totalInFlightMessages === 0)
       break;
@@ -550,7 +550,7 @@ async function reconnecting() {
       try {
         return await work();
       } catch (error) {
-        if (i === 50)
+        if (i === 2000)
           throw error;
         await new Promise(resolve => setTimeout(resolve, 20));
       }
