@@ -8,11 +8,15 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from harness import BIN, Folder, Service, compare, run, wait_for
+from harness import BIN, HERE, Folder, Service, compare, run, wait_for
+
+sys.path.insert(0, os.path.join(HERE, "../../tests"))
+from servers import free_port  # noqa: E402
 
 PARTS = ("restaurant", "driver", "delivery_state", "delivery_note")
 
@@ -94,7 +98,7 @@ class Mover:
     def finish(self):
         self.done.set()
         if self.thread.is_alive():
-            self.thread.join(20)
+            self.thread.join(120)
 
     def stop(self):
         self.finish()
@@ -182,7 +186,8 @@ class WithAll(Folder):
         self.shop_db, self.journal = self.path("shop.db"), self.path("journal")
         status, _, errors = self.make()
         self.assertEqual((status, errors), (0, ""))
-        self.service = Service(self.path("f.db"))
+        # A port that stays its own, also while it is down: another one comes back to it.
+        self.service = Service(self.path("f.db"), "--port", str(free_port()))
         self.addCleanup(lambda: self.service.stop())
         self.route = Route()
         self.addCleanup(self.route.stop)
@@ -210,7 +215,7 @@ class WithAll(Folder):
     def end(self):
         if self.shop.poll() is None:
             self.shop.send_signal(signal.SIGTERM)
-        return self.shop.wait(30)
+        return self.shop.wait(120)
 
     def stats(self, name):
         try:
@@ -309,7 +314,7 @@ class Moves(WithAll):
         self.service.call("POST", "/fault", {"mode": "422", "on": "writes"})
         self.more("rejected", 10)
         self.shop.kill()
-        self.shop.wait(20)
+        self.shop.wait(120)
         self.service.call("POST", "/fault", {"mode": "none"})
         self.settle()
         status, report = self.audit("--limit", "0")
@@ -317,7 +322,7 @@ class Moves(WithAll):
         unfinished = report["unfinished"]
         self.assertGreater(unfinished, 0)
         self.start("--seconds", "2")
-        self.assertEqual(self.shop.wait(30), 0)
+        self.assertEqual(self.shop.wait(120), 0)
         while self.mover.forward():
             pass
         status, report = self.audit()
@@ -330,7 +335,7 @@ class Moves(WithAll):
         self.mover.backfill()
         self.mover.switch()
         self.start("--seconds", "1")
-        self.assertEqual(self.shop.wait(30), 0)  # its changes are not carried back yet
+        self.assertEqual(self.shop.wait(120), 0)  # its changes are not carried back yet
         os.unlink(self.path("stats"))
         answer, self.route.answer = self.route.answer, {}
         self.shop = self.spawn()
