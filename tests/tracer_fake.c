@@ -36,7 +36,7 @@ static struct {
     pthread_mutex_t  lock;
     struct side      sides[2];
     _Atomic uint64_t calls, crash_at;
-    _Atomic bool     crashed, stopped[2];
+    _Atomic bool     crashed, stopped[2], forgetful;
     void (*before_insert)(uint32_t key);
     void (*before_call)(const char *call, enum fake_side);
 } * world;
@@ -256,6 +256,12 @@ fake_calls(void)
 }
 
 void
+fake_forget_applied(bool forget)
+{
+    atomic_store(&world->forgetful, forget);
+}
+
+void
 fake_feed_stop(enum fake_side s, bool stop)
 {
     atomic_store(&world->stopped[s], stop);
@@ -303,7 +309,7 @@ __wrap_log_append(struct log *log, struct log_req *req)
 {
     /* The feeds' own checkpoints come at any time: they must not move the others' numbers. */
     if (world != NULL &&
-        ((req->flags & LOG_QUIET) != 0 ? fake_crashed()
+        ((req->flags & LOG_QUIET) != 0 ? fake_crashed() || atomic_load(&world->forgetful)
                                        : alive("append", FAKE_OLD, &req->err) != 0))
         return req->rc = err_set(&req->err, __FILE__, __LINE__, E_CLOSED, ERR_RETRY, "dead");
     return __real_log_append(log, req);

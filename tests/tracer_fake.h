@@ -47,6 +47,7 @@ uint64_t fake_applied(enum fake_side); /* writes of Oxbow's that changed somethi
 void     fake_crash_at(uint64_t nth); /* UINT64_MAX: never */
 bool     fake_crashed(void);
 uint64_t fake_calls(void);
+void     fake_forget_applied(bool);            /* the feeds do not get to keep how far they are */
 void     fake_feed_stop(enum fake_side, bool); /* its feed says nothing while it stands still */
 /* The next so many writes of Oxbow's to this side fail with this kind; ERR_UNSURE: done as well. */
 void fake_fail_writes(enum fake_side, uint32_t count, enum err_kind);

@@ -515,6 +515,33 @@ missed_deadline(void **state)
     await_equal();
 }
 
+/* What a side wrote before the other one had the authority is not applied once more. */
+static void
+read_again(void **state)
+{
+    struct fix         *f = *state;
+    struct tracer_route r;
+    struct fake_row     row = {"old's", "", "ready"};
+
+    fake_forget_applied(true);
+    to_ready(f);
+    assert_true(fake_write(FAKE_OLD, 3, &row, 0));
+    await_equal();
+    command(f, TRACER_SWITCH);
+    tracer_route(f->t, slice_str("1"), slice_str("x"), &r);
+    row.driver = "new's";
+    assert_true(fake_write(FAKE_NEW, 3, &row, r.epoch));
+    await_equal();
+    command(f, TRACER_REVERSE);
+    row.driver = "old's last";
+    assert_true(fake_write(FAKE_OLD, 4, &row, 0));
+    await_equal();
+    reopen(f);
+    await(f, TRACER_READY);
+    command(f, TRACER_SWITCH); /* all that it reads again is applied */
+    assert_int_equal(fake_differing(), 0);
+}
+
 static void
 no_ping_pong(void **state)
 {
@@ -962,6 +989,7 @@ main(void)
         cmocka_unit_test_setup_teardown(divergences, setup, teardown),
         cmocka_unit_test_setup_teardown(under_load, setup, teardown),
         cmocka_unit_test_setup_teardown(missed_deadline, setup, teardown),
+        cmocka_unit_test_setup_teardown(read_again, setup, teardown),
         cmocka_unit_test_setup_teardown(no_ping_pong, setup, teardown),
         cmocka_unit_test_setup_teardown(backfill_race, setup, teardown),
         cmocka_unit_test_setup_teardown(failing_writes, setup, teardown),

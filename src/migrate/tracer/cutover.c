@@ -7,6 +7,7 @@
  *   4  all of the feed up to there captured and applied
  *   5  every key that is not verified since its last change: equal
  *   6  record: the other side has the authority                    the point of no return
+ *      from the log's end on, where nothing of its own is under way
  *   7  its feed becomes active, and only then
  *   8  guard at the other side: that epoch, writable               writes go on
  *
@@ -170,11 +171,12 @@ hand_over(struct tracer *t, enum tracer_side to, uint64_t began_us, struct err *
     next.authority = to;
     next.phase = to == TRACER_NEW ? TRACER_NEW_SOAK : TRACER_READY;
     next.switches++;
+    next.since = log_end(t->log).v;
     next.upto = traceri_verify_upto(t->verify);
     next.error[0] = '\0';
     TRY(traceri_save(t, &next, err));
-    traceri_feed_activate(t->ends[to].feed, true);
-    traceri_feed_activate(t->ends[from].feed, false);
+    traceri_feed_follow(t->ends[to].feed, t->rec.since);
+    traceri_feed_ignore(t->ends[from].feed);
     if (!open_surely(t, to))
         FAIL(err, E_INTERRUPTED, ERR_RETRY, "stopped: the next start goes on");
     traceri_publish(t, to, t->rec.epoch);
@@ -230,8 +232,8 @@ traceri_cutover_recover(struct tracer *t, struct err *err)
         TRY(traceri_save(t, &next, err));
     }
     side = t->rec.authority;
-    traceri_feed_activate(t->ends[side].feed, true);
-    traceri_feed_activate(t->ends[traceri_other(side)].feed, false);
+    traceri_feed_follow(t->ends[side].feed, t->rec.since);
+    traceri_feed_ignore(t->ends[traceri_other(side)].feed);
     TRY(open_side(t, side, err));
     traceri_publish(t, side, t->rec.epoch);
 out:

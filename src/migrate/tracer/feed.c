@@ -10,7 +10,9 @@
  *
  * Progress is the position up to which everything was dealt with. It is kept
  * in the stream `$migration-NAME-apply-SIDE`; after a crash the feed reads
- * from there again, in order, with the same request ids.
+ * from there again, in order, with the same request ids. That may be before the
+ * other side had the authority: what was applied then is not applied again, as
+ * the echoes of what the other one wrote since, which are over it, are dropped.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,7 +37,7 @@ struct traceri_feed {
     uint64_t             saved, saved_us;
     struct buf           row;
     bool                 ready, started;
-    _Atomic bool         active;
+    _Atomic uint64_t     since; /* applies what is from there on; UINT64_MAX: nothing */
     _Atomic uint64_t     done_upto, applied, echoes, flying;
 };
 
@@ -186,7 +188,7 @@ read_on(struct traceri_feed *f, struct err *err)
         TRY(rc);
         if (is_echo(f, &ev))
             (void)atomic_fetch_add(&f->echoes, 1);
-        else if (atomic_load(&f->active))
+        else if (ev.pos.v >= atomic_load(&f->since))
             TRY(hand_on(f, &ev, err));
         f->read = log_iter_pos(f->iter);
     }
@@ -252,6 +254,7 @@ traceri_feed_new(struct tracer *t, enum tracer_side side, struct traceri_feed **
         FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
     f->t = t;
     f->side = side;
+    atomic_store(&f->since, UINT64_MAX);
     f->ring = calloc(TRACERI_RING, sizeof f->ring[0]);
     if (f->ring == NULL)
         FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
@@ -299,11 +302,18 @@ traceri_feed_free(struct traceri_feed *f)
 }
 
 void
-traceri_feed_activate(struct traceri_feed *f, bool active)
+traceri_feed_follow(struct traceri_feed *f, uint64_t since)
 {
-    atomic_store(&f->active, active);
+    must(since != UINT64_MAX);
+    atomic_store(&f->since, since);
     if (f->task != NULL)
         wake_feed(f);
+}
+
+void
+traceri_feed_ignore(struct traceri_feed *f)
+{
+    atomic_store(&f->since, UINT64_MAX);
 }
 
 struct log_pos

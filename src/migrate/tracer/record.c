@@ -85,6 +85,7 @@ traceri_record_put(const struct traceri_record *r, struct buf *out)
     json_out_str(&o, sides[r->authority]);
     json_out_key(&o, "fenced");
     json_out_str(&o, sides[r->fenced]);
+    put_u64(&o, "since", r->since);
     put_u64(&o, "seed", r->seed);
     json_out_key(&o, "backfill");
     json_out_object(&o);
@@ -219,7 +220,8 @@ enum {
     F_HELD,
     F_ERROR,
     F_GONE,
-    F_CANARY
+    F_CANARY,
+    F_SINCE
 };
 
 int
@@ -238,7 +240,8 @@ traceri_record_get(struct slice json, struct traceri_record *r, struct err *err)
         {.name = "held_us", .required = true},
         {.name = "error", .required = true},
         {.name = "dismantled", .required = true},
-        {.name = "canary"}, /* records of before there was one have none */
+        {.name = "canary"}, /* older records have none of these */
+        {.name = "since"},
     };
     unsigned phase = 0, from = 0, authority = 0, fenced = 0;
     int      rc;
@@ -255,7 +258,8 @@ traceri_record_get(struct slice json, struct traceri_record *r, struct err *err)
     r->fenced = (enum tracer_side)fenced;
     if (!json_uint64(f[F_EPOCH].value, &r->epoch) || !json_uint64(f[F_SEED].value, &r->seed) ||
         !json_uint64(f[F_N].value, &r->switches) || !json_bool(f[F_GONE].value, &r->dismantled) ||
-        (f[F_CANARY].value.len > 0 && !json_bool(f[F_CANARY].value, &r->canary)))
+        (f[F_CANARY].value.len > 0 && !json_bool(f[F_CANARY].value, &r->canary)) ||
+        (f[F_SINCE].value.len > 0 && !json_uint64(f[F_SINCE].value, &r->since)))
         FAIL(err, E_FORMAT, ERR_FATAL, "a number of the record is none");
     TRY(read_backfill(f[F_FILL].value, r, err));
     TRY(read_verify(f[F_VERIFY].value, r, err));

@@ -32,7 +32,8 @@ traceri_run_start(struct tracer *t, struct err *err)
     for (enum tracer_side side = TRACER_OLD; side <= TRACER_NEW; side++) {
         TRY(traceri_feed_new(t, side, &t->ends[side].feed, err));
         /* Before it reads anything: what the wrong side's feed drops is lost to nobody. */
-        traceri_feed_activate(t->ends[side].feed, side == traceri_leader(t));
+        if (side == traceri_leader(t))
+            traceri_feed_follow(t->ends[side].feed, t->rec.since);
     }
     for (enum tracer_side side = TRACER_OLD; side <= TRACER_NEW; side++)
         TRY(traceri_feed_start(t->ends[side].feed, err));

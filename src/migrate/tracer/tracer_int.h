@@ -29,6 +29,7 @@ struct traceri_record {
     uint64_t          epoch, seed;
     enum tracer_side  authority; /* TRACER_HOLD: fenced … */
     enum tracer_side  fenced;    /* … at this side, and the other one is to have it */
+    uint64_t          since;     /* what the log has before, its feed does not apply (again) */
     bool              backfill_on, backfill_done, clean, dismantled;
     bool              canary; /* its row may be at the new side */
     uint64_t          backfill_rows, verified_rows, repaired;
@@ -99,8 +100,9 @@ void traceri_lanes_add(struct traceri_lanes *, struct traceri_item *);
 /* Captures one side, and applies to the other one while that follows. */
 int  traceri_feed_new(struct tracer *, enum tracer_side, struct traceri_feed **, struct err *);
 int  traceri_feed_start(struct traceri_feed *, struct err *);
-void traceri_feed_free(struct traceri_feed *); /* stops it */
-void traceri_feed_activate(struct traceri_feed *, bool);
+void traceri_feed_free(struct traceri_feed *);                   /* stops it */
+void traceri_feed_follow(struct traceri_feed *, uint64_t since); /* applies from there on */
+void traceri_feed_ignore(struct traceri_feed *);                 /* from now on */
 /* Everything before this position of the log was dealt with. */
 struct log_pos traceri_feed_applied(struct traceri_feed *);
 /* Is the log known to have all that the side's feed had at `position`? Then up to *upto. */
