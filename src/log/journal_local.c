@@ -36,8 +36,11 @@ local_close(struct ox_journal *j)
 static enum journal_verdict
 local_commit(struct ox_journal *j, const struct journal_group *group, struct err *err)
 {
-    must(group->first.v >= j->end.v);
+    must(group->frames > 0);
+    must(group->bytes.len % 8 == 0);
+    must(group->first.v == j->end.v || j->end.v == 0); /* nothing is left out between two */
     must(group->end.v == group->first.v + group->bytes.len);
+    must(group->end.v <= logi_segs_end(j->segs));
     if (logi_segs_write(j->segs, group->first.v, group->bytes.data, group->bytes.len, err) != 0)
         return JOURNAL_UNSURE;
     if (logi_segs_sync(j->segs, err) != 0)

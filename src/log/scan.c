@@ -11,6 +11,8 @@ logi_scan_in(const struct seg_view *view, uint32_t seed, uint64_t pos, uint64_t 
 {
     uint64_t end = view->end < bound ? view->end : bound;
 
+    must(!view->sparse);
+    must(pos >= view->first);
     if (end < pos || end - pos < FRAME_MIN)
         return false;
     out->bytes = view->bytes + (pos - view->first);
@@ -46,6 +48,7 @@ logi_scan_table(const struct seg_view *view, uint32_t seed)
     uint64_t size = view->entries * SEG_TABLE_ENTRY;
     uint64_t pos = view->first, at = SEG_HEADER, end = view->length + SEG_HEADER;
 
+    must(view->sparse);
     if (get_u32(view->table + size) != crc32c(seed, view->table, (size_t)size))
         return false;
     if (view->entries == 0)
@@ -71,6 +74,7 @@ entry_from(const struct seg_view *view, uint64_t pos)
 {
     uint64_t lo = 0, hi = view->entries;
 
+    must(view->whole);
     while (lo < hi) {
         uint64_t mid = lo + (hi - lo) / 2;
 
@@ -85,8 +89,15 @@ entry_from(const struct seg_view *view, uint64_t pos)
 static bool
 frame_of_entry(const struct seg_view *view, uint32_t seed, uint64_t i, struct frame *out)
 {
-    uint64_t pos = entry_pos(view, i), at = entry_at(view, i), room = entry_at(view, i + 1) - at;
+    uint64_t pos, at, room;
 
+    must(i < view->entries);
+    pos = entry_pos(view, i);
+    at = entry_at(view, i);
+    room = entry_at(view, i + 1) - at;
+    /* As logi_scan_table has found it. */
+    must(room >= FRAME_MIN);
+    must(at + room <= view->length);
     out->bytes = view->bytes + at;
     out->next = entry_pos(view, i + 1);
     out->sparse = true;
@@ -163,6 +174,7 @@ logi_scan_record(const struct frame *frame, uint32_t seed, uint32_t off, bool ch
 {
     uint32_t end = frame->head.length - FRAME_TRAILER;
 
+    must(frame->head.length >= FRAME_MIN);
     if (off < FRAME_HEADER || off >= end || off % 8 != 0)
         return false;
     if (!fmt_record_get(frame->bytes + off, end - off, seed, check, out))
@@ -181,6 +193,7 @@ logi_scan_record_before(const struct frame *frame, uint32_t seed, uint32_t off, 
 {
     uint32_t length;
 
+    must(frame->head.length >= FRAME_MIN);
     if (off < FRAME_HEADER + RECORD_MIN || off > frame->head.length - FRAME_TRAILER || off % 8 != 0)
         return false;
     length = get_u32(frame->bytes + off - 4);
@@ -210,6 +223,7 @@ find_sparse(const struct seg_view *view, uint32_t seed, uint64_t pos, bool check
         return FOUND_NONE;
     if (!frame_of_entry(view, seed, i - 1, frame))
         return FOUND_BAD;
+    must(frame->head.pos <= pos);
     for (uint32_t n = 0; n < frame->head.records; n++, off += out->length) {
         if (!logi_scan_record(frame, seed, off, false, out))
             return FOUND_BAD;
@@ -354,6 +368,9 @@ logi_scan_commit(struct segments *segs, uint64_t pos, uint64_t bound, struct com
         if ((f.head.flags & FRAME_LAST) != 0)
             break;
     }
+    must(out->frames > 0);
+    must(out->first < out->end);
+    must(out->end <= bound);
     return true;
 }
 
@@ -367,11 +384,13 @@ logi_scan_commit_records(struct segments *segs, const struct commit *commit, sca
     enum scan     scan;
     int           rc = 0;
 
+    must(commit->first < commit->end);
     while ((scan = logi_scan_from(segs, pos, commit->end, &f)) != SCAN_END) {
         uint32_t off = FRAME_HEADER;
 
         if (scan != SCAN_FRAME)
             FAIL(err, E_DAMAGED, ERR_FATAL, "damaged frame at position %" PRIu64, pos);
+        must(f.next > pos);
         for (uint32_t i = 0; i < f.head.records; i++) {
             if (!logi_scan_record(&f, logi_segs_seed(segs), off, false, &r))
                 FAIL(err, E_DAMAGED, ERR_FATAL, "damaged record at position %" PRIu64,
@@ -394,6 +413,7 @@ logi_scan_proof_behind(struct segments *segs, uint64_t from, uint64_t durable, u
 
     *last_byte = from;
     while (logi_segs_at(segs, pos, &view)) {
+        must(view.end > pos);
         if (view.sparse) { /* it would not be, were not all of it durable */
             *last_byte = view.end;
             if (proof == 0 && view.end > durable)
@@ -413,6 +433,7 @@ logi_scan_proof_behind(struct segments *segs, uint64_t from, uint64_t durable, u
                 proof = pos;
         }
     }
+    must(*last_byte >= from);
     return proof;
 }
 
@@ -432,6 +453,7 @@ walk_to(struct segments *segs, uint64_t pos, uint64_t want, uint64_t bound, uint
             *out = f.head.pos; /* the caller passes over what lies before in it */
             return 0;
         }
+        must(f.next > pos);
         pos = f.next;
     }
     return E_END;
@@ -481,6 +503,7 @@ logi_scan_assemble(struct segments *segs, const struct record *head, const struc
     struct frame  f = *frame;
     struct record r;
 
+    must(names <= head->body_len);
     /* A fragment that is continued is full to its last byte: there is no padding in it. */
     have = head->body_len - names;
     if (have > want)
@@ -503,5 +526,6 @@ logi_scan_assemble(struct segments *segs, const struct record *head, const struc
         memcpy(payload + have, r.body, (size_t)part);
         have += part;
     }
+    must(have == want);
     return 0;
 }

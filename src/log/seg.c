@@ -37,12 +37,22 @@ logi_segs_path(struct segments *s, uint64_t first, const char *end, char out[LOG
     return 0;
 }
 
+/* First position behind it. */
+static uint64_t
+end_of(const struct segment *seg)
+{
+    return seg->first + seg->span;
+}
+
 static int
 table_add(struct segments *s, struct segment *seg, struct err *err)
 {
     int rc = 0;
 
+    must(seg->map != NULL); /* readers see it from here on */
     lock_take(&s->lock);
+    must(s->count > 0 || seg->first == FMT_FIRST_POS);
+    must(s->count == 0 || seg->first == end_of(s->table[s->count - 1]));
     if (s->count == s->room) {
         uint32_t         room = s->room == 0 ? 16 : s->room * 2;
         struct segment **table = NULL;
@@ -73,6 +83,8 @@ next_span(const struct segments *s)
     uint64_t full = s->setting - SEG_HEADER;
     uint64_t bytes = FIRST_SPAN_MAX;
 
+    must(s->setting >= 2 * SEG_HEADER);
+    must(s->setting <= SETTING_MAX);
     for (uint32_t i = 0; i < s->count && bytes < s->setting; i++)
         bytes *= 4;
     return bytes >= s->setting ? full : bytes - SEG_HEADER;
@@ -132,6 +144,8 @@ logi_segment_map(struct segments *s, struct segment *seg, struct err *err)
                        ? seg->span + SEG_HEADER
                        : seg->table_at + seg->table_count * SEG_TABLE_ENTRY + SEG_TABLE_END;
 
+    must(seg->map == NULL);
+    must(len > SEG_HEADER);
     seg->map_len = (size_t)len;
     return s->env->ops->file_map(s->env, seg->file, seg->map_len, &seg->map, err);
 }
@@ -155,9 +169,8 @@ table_can_be(const struct seg_head *h)
            h->table_count <= (h->table_at - SEG_HEADER) / FRAME_MIN;
 }
 
-/* A header that is whole was written by somebody, but maybe not by this program. */
-static bool
-can_be(const struct seg_head *h)
+bool
+logi_seg_head_can_be(const struct seg_head *h)
 {
     return table_can_be(h) && h->first % 8 == 0 && h->first < UINT64_MAX / 2 && h->span % 8 == 0 &&
            h->span >= SEG_HEADER && h->span <= SETTING_MAX && h->segment_bytes % SEG_HEADER == 0 &&
@@ -185,7 +198,7 @@ read_header(struct segments *s, struct ox_file *file, const char *path, struct s
     if (head->kind != SEG_PLAIN && head->kind != SEG_SCAVENGED)
         FAIL(err, E_FORMAT, ERR_FATAL, "%s: segment kind %u is not known here: use a newer oxbow",
              path, head->kind);
-    if (!can_be(head))
+    if (!logi_seg_head_can_be(head))
         FAIL(err, E_DAMAGED, ERR_FATAL, "%s: the segment's header says what cannot be", path);
     TRY(s->env->ops->file_size(s->env, file, &size, err));
     if (size < file_bytes(head) && head->kind == SEG_SCAVENGED)
@@ -265,10 +278,10 @@ check_follows(struct segments *s, const struct seg_head *head, const char *path,
     }
     if (!id_eq(&s->log_id, &head->log_id))
         RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: belongs to another log", path);
-    if (head->first != last->first + last->span)
+    if (head->first != end_of(last))
         RETURN_ERR(err, E_DAMAGED, ERR_FATAL,
                    "%s: begins at position %" PRIu64 ", expected %" PRIu64 ": a segment is missing",
-                   path, head->first, last->first + last->span);
+                   path, head->first, end_of(last));
     return 0;
 }
 
@@ -326,6 +339,7 @@ open_all(struct segments *s, struct err *err)
         qsort(l.found, l.count, sizeof *l.found, by_hint);
     for (uint32_t i = 0; i < l.count; i++)
         TRY(open_segment(s, l.found[i].name, i + 1 == l.count, err));
+    must(s->count == l.count || s->count + 1 == l.count); /* the last one may be unfinished */
     TRY(logi_segs_sweep(s, err));
 out:
     free(l.found);
@@ -340,6 +354,8 @@ logi_segs_open(struct ox_env *env, const char *dir, uint64_t segment_bytes, bool
     int              rc;
 
     must(segment_bytes % SEG_HEADER == 0);
+    must(segment_bytes >= 2 * SEG_HEADER);
+    must(segment_bytes <= SETTING_MAX);
     *out = NULL;
     *created = false;
     s = calloc(1, sizeof *s);
@@ -371,6 +387,7 @@ logi_segs_open(struct ox_env *env, const char *dir, uint64_t segment_bytes, bool
         *created = true;
         TRY(logi_segs_grow(s, err));
     }
+    must(s->table[0]->first == FMT_FIRST_POS);
     *out = s;
     s = NULL;
 out:
@@ -386,6 +403,7 @@ logi_segs_close(struct segments *s)
     must(s->pins == NULL);
     logi_segs_reclaim(s);
     must(s->retired == NULL);
+    must(s->retired_bytes == 0);
     for (uint32_t i = 0; i < s->count; i++)
         logi_segment_free(s->env, s->table[i]);
     free(s->table);
@@ -453,6 +471,7 @@ logi_segs_first(struct segments *s)
 
     /* It never changes, but the table moves when it grows. */
     lock_take(&s->lock);
+    must(s->count > 0);
     first = s->table[0]->first;
     lock_give(&s->lock);
     return first;
@@ -466,7 +485,7 @@ logi_segs_end(struct segments *s)
 
     lock_take(&s->lock);
     last = last_segment(s);
-    end = last == NULL ? FMT_FIRST_POS : last->first + last->span;
+    end = last == NULL ? FMT_FIRST_POS : end_of(last);
     lock_give(&s->lock);
     return end;
 }
@@ -476,9 +495,10 @@ logi_segs_find(struct segments *s, uint64_t pos)
 {
     uint32_t lo = 0, hi = s->count;
 
+    must_slow(lock_held());
     while (lo < hi) {
         uint32_t mid = lo + (hi - lo) / 2;
-        if (s->table[mid]->first + s->table[mid]->span <= pos)
+        if (end_of(s->table[mid]) <= pos)
             lo = mid + 1;
         else
             hi = mid;
@@ -499,8 +519,8 @@ logi_segs_read(struct segments *s, uint64_t pos, uint8_t *out, size_t len, size_
     if (seg != NULL && seg->generation == 0) {
         file = seg->file;
         at = SEG_HEADER + (pos - seg->first);
-        if (len > seg->first + seg->span - pos)
-            len = (size_t)(seg->first + seg->span - pos);
+        if (len > end_of(seg) - pos)
+            len = (size_t)(end_of(seg) - pos);
     }
     lock_give(&s->lock);
     return file != NULL && s->env->ops->file_read(s->env, file, out, len, at, got, NULL) == 0;
@@ -522,6 +542,7 @@ write_header(struct segments *s, struct segment *seg, struct err *err)
         .created_us = s->env->ops->wall_us(s->env),
     };
 
+    must(logi_seg_head_can_be(&head)); /* or the next opening refuses it */
     fmt_seg_put(bytes, &head);
     return s->env->ops->file_write(s->env, seg->file, bytes, sizeof bytes, 0, err);
 }
@@ -532,6 +553,8 @@ prepare(struct segments *s, struct segment *seg, struct err *err)
 {
     int rc;
 
+    must(seg->generation == 0);
+    must(!seg->dirty);
     seg->in_use = false;
     seg->filled = 0;
     TRY(s->env->ops->file_resize(s->env, seg->file, 0, err));
@@ -580,6 +603,8 @@ cut_segment(struct segments *s, struct segment *seg, uint64_t pos, struct err *e
 {
     int rc;
 
+    must(pos > seg->first);
+    must(pos < end_of(seg));
     TRY(s->env->ops->file_resize(s->env, seg->file, SEG_HEADER + (pos - seg->first), err));
     TRY(s->env->ops->file_resize(s->env, seg->file, SEG_HEADER + seg->span, err));
     TRY(s->env->ops->file_sync(s->env, seg->file, err));
@@ -595,6 +620,9 @@ remove_last(struct segments *s, struct err *err)
     struct segment *seg = s->table[--s->count];
     int             rc;
 
+    must(s->count > 0);
+    must(seg->generation == 0); /* nobody replaces one that nothing is in */
+    must(!seg->dirty);
     rc = logi_segs_path(s, seg->first, "", path, err);
     logi_segment_free(s->env, seg);
     TRY(rc);
@@ -620,7 +648,7 @@ logi_segs_cut(struct segments *s, uint64_t pos, struct err *err)
     must(last->generation == 0);
     if (last->first >= pos)
         TRY(prepare(s, last, err));
-    else if (last->first + last->span > pos)
+    else if (end_of(last) > pos)
         TRY(cut_segment(s, last, pos, err));
     rc = 0;
 out:
@@ -634,6 +662,8 @@ logi_segs_rewrite(struct segments *s, uint64_t from, uint64_t upto, struct err *
     struct seg_view view;
     int             rc = 0;
 
+    must(from >= logi_segs_first(s));
+    must(upto <= logi_segs_end(s));
     if (copy == NULL)
         FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
     while (from < upto) {
@@ -668,8 +698,10 @@ logi_segs_fill(struct segments *s, double share, bool *more, struct err *err)
     seg = last_segment(s);
     lock_give(&s->lock);
     must(seg != NULL);
+    must(seg->filled <= seg->span);
     if (seg->in_use || share <= 0)
         goto out;
+    must(seg->generation == 0);
     upto = share >= 1 ? seg->span : (uint64_t)(share * (double)seg->span);
     if (upto <= seg->filled)
         goto out;
@@ -709,7 +741,8 @@ logi_segs_write(struct segments *s, uint64_t pos, const uint8_t *bytes, uint64_t
         lock_give(&s->lock);
         must(seg != NULL);
         must(seg->generation == 0);
-        part = seg->first + seg->span - pos;
+        part = end_of(seg) - pos;
+        must(part > 0);
         if (part > len)
             part = len;
         if (!seg->dirty)

@@ -54,6 +54,9 @@ struct segments {
     uint64_t         retired_bytes;
 };
 
+/* A header that is whole was written by somebody, but maybe not by this program. */
+bool logi_seg_head_can_be(const struct seg_head *);
+
 /* The segment that holds the position, or NULL; under `lock`. */
 struct segment *logi_segs_find(struct segments *, uint64_t pos);
 int  logi_segs_path(struct segments *, uint64_t first, const char *end, char out[LOGI_SEG_PATH_MAX],

@@ -24,6 +24,8 @@ logi_segment_view(const struct segment *seg, struct seg_view *out)
         .first = seg->first, .end = seg->first + seg->span, .bytes = seg->map + SEG_HEADER};
     if (seg->generation == 0)
         return;
+    must(seg->table_at >= SEG_HEADER);
+    must(seg->table_at + seg->table_count * SEG_TABLE_ENTRY < seg->map_len);
     out->sparse = true;
     out->table = seg->map + seg->table_at;
     out->entries = seg->table_count;
@@ -55,6 +57,8 @@ logi_segs_at(struct segments *s, uint64_t pos, struct seg_view *out)
     lock_give(&s->lock);
     if (seg == NULL)
         return false;
+    must(pos >= out->first);
+    must(pos < out->end);
     if (out->sparse)
         out->whole = table_whole(s, seg, out);
     return true;
@@ -79,6 +83,7 @@ void
 logi_segs_pin_drop(struct segments *s, struct seg_pin *pin)
 {
     lock_take(&s->lock);
+    must(pin->prev == NULL ? s->pins == pin : pin->prev->next == pin); /* it was added */
     if (pin->prev != NULL)
         pin->prev->next = pin->next;
     else
@@ -92,8 +97,10 @@ logi_segs_pin_drop(struct segments *s, struct seg_pin *pin)
 void
 logi_segs_pin(struct segments *s, struct seg_pin *pin)
 {
-    atomic_store_explicit(&pin->epoch, atomic_load_explicit(&s->epoch, memory_order_acquire),
-                          memory_order_release);
+    uint64_t epoch = atomic_load_explicit(&s->epoch, memory_order_acquire);
+
+    must(epoch != 0); /* that would be none */
+    atomic_store_explicit(&pin->epoch, epoch, memory_order_release);
 }
 
 bool
@@ -136,12 +143,15 @@ logi_segs_reclaim(struct segments *s)
             link = &seg->next;
             continue;
         }
+        must(seg->gone > 1); /* the first epoch is of before anything was replaced */
+        must(s->retired_bytes >= seg->map_len);
         *link = seg->next;
         s->retired_bytes -= seg->map_len;
         seg->next = done;
         done = seg;
     }
     left = s->retired_bytes;
+    must((left == 0) == (s->retired == NULL));
     lock_give(&s->lock);
     while ((seg = done) != NULL) {
         done = seg->next;
@@ -187,20 +197,22 @@ static void
 put_in_place(struct segments *s, struct segment *seg)
 {
     struct segment *old;
+    uint32_t        i = 0;
 
     lock_take(&s->lock);
-    for (uint32_t i = 0; i < s->count; i++) {
-        if (s->table[i]->first != seg->first)
-            continue;
-        old = s->table[i];
-        must(!old->dirty);
-        s->table[i] = seg;
-        old->gone = atomic_fetch_add(&s->epoch, 1) + 1;
-        old->next = s->retired;
-        s->retired = old;
-        s->retired_bytes += old->map_len;
-        break;
-    }
+    while (i < s->count && s->table[i]->first != seg->first)
+        i++;
+    must(i < s->count);
+    old = s->table[i];
+    must(!old->dirty);
+    must(old->in_use);
+    must(old->span == seg->span); /* positions stay what they are */
+    must(old->generation + 1 == seg->generation);
+    s->table[i] = seg;
+    old->gone = atomic_fetch_add(&s->epoch, 1) + 1;
+    old->next = s->retired;
+    s->retired = old;
+    s->retired_bytes += old->map_len;
     lock_give(&s->lock);
 }
 
@@ -213,7 +225,8 @@ logi_segs_swap(struct segments *s, const struct seg_head *head, struct ox_file *
     int             rc;
 
     must(head->kind == SEG_SCAVENGED);
-    must(head->generation > 0);
+    must(logi_seg_head_can_be(head)); /* or the next opening refuses it */
+    must(*file != NULL);
     if (seg == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "%s: out of memory", s->dir);
     seg->first = head->first;

@@ -50,6 +50,7 @@ grow_due(struct log *log)
     struct seg_view last;
     uint64_t        end = logi_segs_end(log->segs), used = atomic_load(&log->end);
 
+    must(used <= end);
     if (end < atomic_load(&log->want_end))
         return true;
     if (!logi_segs_at(log->segs, end - 8, &last) || used < last.first)
@@ -60,11 +61,13 @@ grow_due(struct log *log)
 static int
 grow(struct log *log)
 {
+    uint64_t   end = logi_segs_end(log->segs);
     struct err err;
     int        rc;
 
     err_clear(&err);
     rc = logi_segs_grow(log->segs, &err);
+    must((rc == 0) == (logi_segs_end(log->segs) > end));
     lock_take(&log->admin);
     err_copy(&log->grow_error, &err);
     lock_give(&log->admin);
@@ -81,6 +84,8 @@ logi_upkeep_step(void *arg)
     double      share;
     bool        more = false;
 
+    must(log->magic == LOGI_MAGIC);
+    must(!log->conf.read_only);
     look_at_disk(log);
     if (atomic_load(&log->failed))
         return DISK_EVERY_US;

@@ -19,6 +19,7 @@ load(struct window *w, struct segments *segs, uint64_t from, uint64_t end, uint6
     if (end - from < least)
         return false;
     must(end > from);
+    must(end - from <= WINDOW_BYTES_MAX);
     if (end - from > w->room) {
         free(w->bytes);
         w->room = 0;
@@ -29,6 +30,7 @@ load(struct window *w, struct segments *segs, uint64_t from, uint64_t end, uint6
     }
     if (!logi_segs_read(segs, from, w->bytes, (size_t)(end - from), &got) || got < least)
         return false;
+    must(got <= end - from);
     w->view = (struct seg_view){.first = from, .end = from + got, .bytes = w->bytes};
     return true;
 }
@@ -39,6 +41,7 @@ logi_window_frame(struct window *w, struct segments *segs, uint64_t pos, uint64_
 {
     uint32_t seed = logi_segs_seed(segs);
 
+    must(pos <= bound);
     if (pos >= w->view.first && pos < w->view.end &&
         logi_scan_in(&w->view, seed, pos, w->view.end, out) && out->head.length <= bound - pos)
         return true;
@@ -79,6 +82,7 @@ logi_window_before(struct window *w, struct segments *segs, uint64_t pos, struct
         return true;
     if (pos == 0 || !logi_segs_at(segs, pos - 1, &seg) || seg.sparse)
         return false;
+    must(pos <= seg.end);
     for (uint64_t bytes = WINDOW_BYTES;; bytes = WINDOW_BYTES_MAX) {
         uint64_t from = pos - seg.first < bytes ? seg.first : pos - bytes;
 
