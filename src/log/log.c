@@ -111,6 +111,8 @@ start_tasks(struct log *log, struct err *err)
 {
     int rc;
 
+    must(atomic_load(&log->end) == log->next_pos);
+    must(atomic_load(&log->indexed) <= log->next_pos);
     /*
      * Index and upkeep may have work at once and wake the log task, which has to be there; it
      * wakes others only for requests, and there are none before the log is open.
@@ -241,11 +243,13 @@ wait_idle(struct log *log)
 {
     struct ox_gate gate;
 
+    must(!atomic_load(&log->closing)); /* it is closed once */
     gate_init(&gate);
     atomic_store(&log->closing, true);
     atomic_store(&log->idle, &gate);
     log->env->ops->task_wake(log->env, log->task);
     (void)log->env->ops->gate_wait(log->env, &gate, UINT64_MAX);
+    must(atomic_load(&log->queue_bytes) == 0); /* all that was submitted is answered */
 }
 
 void
@@ -276,7 +280,10 @@ log_end(struct log *log)
 void
 log_listen(struct log *log, struct log_listener *l)
 {
+    must(log->magic == LOGI_MAGIC);
+    must(l->wake != NULL);
     lock_take(&log->admin);
+    must(l != log->listeners);
     l->prev = NULL;
     l->next = log->listeners;
     if (l->next != NULL)
@@ -288,7 +295,9 @@ log_listen(struct log *log, struct log_listener *l)
 void
 log_unlisten(struct log *log, struct log_listener *l)
 {
+    must(log->magic == LOGI_MAGIC);
     lock_take(&log->admin);
+    must(l->prev == NULL ? log->listeners == l : l->prev->next == l); /* it listens */
     if (l->prev != NULL)
         l->prev->next = l->next;
     else
@@ -311,6 +320,7 @@ log_get_info(struct log *log, struct log_info *out)
     out->end = LOG_POS(atomic_load(&log->end));
     out->indexed = LOG_POS(atomic_load(&log->indexed));
     out->streams = atomic_load(&log->stream_count);
+    must(out->first.v <= out->end.v);
     out->last_time_us = atomic_load(&log->end_us);
     out->commits = atomic_load(&log->commits);
     out->events = atomic_load(&log->events);
@@ -340,6 +350,7 @@ segment_of_time(struct log *log, int64_t us, uint64_t end, struct seg_view *out)
          pos < end && logi_segs_at(log->segs, pos, &view); pos = view.end) {
         enum scan scan = logi_scan_from(log->segs, pos, view.end < end ? view.end : end, &f);
 
+        must(view.first == pos); /* without a gap */
         if (scan == SCAN_END)
             continue; /* all of it is gone */
         if (scan == SCAN_BAD || f.head.time_us > us)
@@ -369,6 +380,7 @@ pos_of_time(struct log *log, int64_t us, struct log_pos *out, struct err *err)
                        pos);
         if (f.head.time_us > us)
             break;
+        must(f.next > pos);
         *out = LOG_POS(f.next - 1);
     }
     return 0;

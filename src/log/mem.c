@@ -191,6 +191,7 @@ slots_grow(struct gen *g, struct err *err)
     struct slot *slots = realloc(g->slots, room * sizeof *slots);
     uint32_t    *table = calloc(table_room(room), sizeof *table);
 
+    must(room > g->slot_room);
     if (slots != NULL)
         g->slots = slots;
     if (slots == NULL || table == NULL) {
@@ -220,6 +221,7 @@ slot_get(struct gen *g, uint64_t id, struct slot **out, struct err *err)
         g->slot_table[i] = ++g->slot_count;
     }
     *out = &g->slots[g->slot_table[i] - 1];
+    must((*out)->id == id);
 out:
     return rc;
 }
@@ -245,6 +247,7 @@ names_grow(struct gen *g, struct err *err)
     uint32_t    *table = calloc(table_room(room), sizeof *table);
     uint32_t     mask = (uint32_t)table_room(room) - 1;
 
+    must(room > g->name_room);
     if (names != NULL)
         g->names = names;
     if (names == NULL || table == NULL) {
@@ -276,6 +279,8 @@ name_add(struct gen *g, struct slice name, const struct slot *slot, struct err *
     uint32_t i;
     int      rc = 0;
 
+    must((size_t)(slot - g->slots) < g->slot_count);
+    must(g->text.len + name.len <= UINT32_MAX); /* what a place in it is kept in */
     if (g->name_count == g->name_room)
         TRY(names_grow(g, err));
     i = name_place(g, name, hash);
@@ -359,6 +364,8 @@ kind_of(struct gen *g, struct slice category, struct slice type, uint32_t *out, 
             return 0;
         }
     }
+    must(g->kind_count < g->kind_room);
+    must(g->text.len + category.len + type.len <= UINT32_MAX);
     if (!buf_reserve(&g->text, category.len + type.len))
         FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
     g->kinds[g->kind_count] =
@@ -416,6 +423,9 @@ active_ready(struct mem *m, struct err *err)
         m->active = g;
         if (g == NULL)
             RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
+        must(g->count + g->state_count == 0);
+        must(g->slot_count == 0);
+        must(g->text.len == 0);
     }
     if (g->count >> CHUNK_BITS >= CHUNKS_MAX)
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "too much is not indexed");
@@ -461,6 +471,7 @@ states_grow(struct gen *g, struct err *err)
     uint32_t      room = g->state_room == 0 ? 64 : g->state_room * 2;
     struct state *states = realloc(g->states, room * sizeof *states);
 
+    must(room > g->state_room);
     if (states == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
     g->states = states;
@@ -507,7 +518,8 @@ newest(const struct gen *g, uint64_t id, uint64_t bound)
     if (slot == NULL)
         return NONE;
     for (i = slot->last; i != NONE && entry_at(g, i)->pos >= bound; i = entry_at(g, i)->prev)
-        ;
+        must_slow(entry_at(g, i)->prev == NONE || entry_at(g, i)->prev < i);
+    must(i == NONE || i < g->count);
     return i;
 }
 
@@ -533,6 +545,7 @@ gen_find(const struct gen *g, struct slice name, uint32_t hash, uint64_t bound, 
     n = g->name_table[name_place(g, name, hash)];
     if (n == 0)
         return false;
+    must(n <= g->name_count);
     slot = &g->slots[g->names[n - 1].slot];
     *id = slot->id;
     return newest(g, slot->id, bound) != NONE || newest_state(g, slot, bound) != NULL;
@@ -561,6 +574,8 @@ add_names(const struct gen *g, struct slice prefix, struct slice after, struct m
         struct slice       text = slice_of(g->text.data + n->off, n->len);
         struct mem_name   *all;
 
+        must(n->off + n->len <= g->text.len);
+        must(n->slot < g->slot_count);
         if (!slice_starts(text, prefix) || slice_cmp(text, after) <= 0)
             continue;
         if (out->count == out->room) {
@@ -636,6 +651,8 @@ logi_mem_head(struct mem *m, uint64_t id, uint64_t bound, struct index_head *hea
     known = gen_head(m->active, id, bound, 0, head);
     known = gen_head(m->frozen, id, bound, known, head);
     lock_give(&m->lock);
+    /* Where only a state is known, that said what is next. */
+    must((known & MEM_EMPTY) == 0 || (known & (MEM_NEXT | MEM_STATE)) == (MEM_NEXT | MEM_STATE));
     return known;
 }
 
@@ -645,6 +662,7 @@ collect(const struct gen *g, uint64_t id, uint64_t bound, uint64_t low, uint32_t
 {
     for (uint32_t i = newest(g, id, bound); i != NONE; i = entry_at(g, i)->prev) {
         const struct entry *e = entry_at(g, i);
+        must_slow(e->prev == NONE || entry_at(g, e->prev)->version < e->version);
         if (e->version < low)
             return;
         if (e->version - low < n)
@@ -717,6 +735,7 @@ logi_mem_freeze(struct mem *m, uint64_t *last_pos)
     lock_take(&m->lock);
     must(m->frozen == NULL);
     if (m->active != NULL && m->active->count + m->active->state_count > 0) {
+        must(m->active->slot_count > 0);
         m->frozen = m->active;
         m->active = NULL;
         *last_pos = m->frozen->last_pos;
@@ -794,8 +813,12 @@ fill_update(const struct gen *g, const struct slot *s, uint64_t bound, uint64_t 
     for (; i != NONE; i = entry_at(g, i)->prev)
         u->first = entry_at(g, i)->pos; /* of $streams, wherever batches end */
     i = last;
-    for (uint32_t k = n; k > 0; i = entry_at(g, i)->prev)
+    for (uint32_t k = n; k > 0; i = entry_at(g, i)->prev) {
         positions[--k] = entry_at(g, i)->pos;
+        must(k + 1 == n || positions[k] < positions[k + 1]);
+    }
+    must(n == 0 || positions[n - 1] < bound);
+    must(n <= u->head.next);
     return true;
 }
 
@@ -816,6 +839,7 @@ give_names(const struct gen *g, struct index_batch *out, struct scratch *s)
     sorted = sort_keys(s->keys, n, most);
     for (uint32_t i = 0; i < n; i++) {
         const struct name *name = &g->names[sorted[i].at];
+        must(i == 0 || sorted[i - 1].id < sorted[i].id); /* a stream has one name */
         while (u < out->update_count && out->updates[u].id < sorted[i].id)
             u++;
         if (u < out->update_count && out->updates[u].id == sorted[i].id)
@@ -838,10 +862,12 @@ fill_updates(const struct gen *g, uint64_t bound, struct index_batch *out, struc
     }
     sorted = sort_keys(s->keys, n, most);
     for (uint32_t i = 0; i < n; i++) {
+        must(i == 0 || sorted[i - 1].id < sorted[i].id); /* each stream once */
         if (!fill_update(g, &g->slots[sorted[i].at], bound, s->positions + used,
                          &s->updates[updates]))
             continue;
         used += s->updates[updates++].count;
+        must(used <= g->count);
     }
     out->updates = s->updates;
     out->update_count = updates;
@@ -858,6 +884,8 @@ fill_events(const struct gen *g, uint64_t bound, struct index_batch *out, struct
 
         if (e->pos >= bound)
             break;
+        must(n == 0 || s->events[n - 1].pos < e->pos);
+        must(e->kind < g->kind_count);
         s->events[n].pos = e->pos;
         s->events[n].category = text_at(g, k->off, k->category_len);
         s->events[n].type = text_at(g, k->off + k->category_len, k->type_len);
@@ -918,6 +946,7 @@ logi_mem_drop(struct mem *m)
     lock_give(&m->lock);
     if (g == NULL)
         return;
+    must(logi_mem_bytes(m) >= gen_bytes(g));
     atomic_fetch_sub_explicit(&m->bytes, gen_bytes(g), memory_order_relaxed);
     if (m->scratch.entries > KEEP_ENTRIES)
         scratch_fini(&m->scratch);

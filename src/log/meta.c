@@ -21,6 +21,7 @@ static int
 number(struct slice raw, const char *key, uint64_t least, bool *there, uint64_t *out,
        struct err *err)
 {
+    must(least <= 1); /* the text of the refusal says so */
     *there = raw.data != NULL && !json_is_null(raw);
     if (!*there)
         return 0;
@@ -93,6 +94,7 @@ log_meta_parse(struct slice json, struct log_meta *out, struct err *err)
     if (age > (uint64_t)MAX_AGE_S)
         age = (uint64_t)MAX_AGE_S; /* longer than any clock runs */
     out->max_age_us = (int64_t)age * 1000000;
+    must(out->max_age_us >= 0);
     out->deleted = out->has_truncate && out->truncate == (uint64_t)TB_DELETED;
     if (f[ACL].value.data != NULL && !json_is_null(f[ACL].value)) {
         TRY(check_acl(f[ACL].value, err));

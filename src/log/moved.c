@@ -69,6 +69,7 @@ logi_moved_names(struct log *log, uint64_t id, uint64_t moved, struct buf *array
     if (pos == 0 || !logi_scan_record_at(log->segs, pos, end, true, &r, &f) ||
         r.kind != RECORD_EVENT || r.stream_id != id)
         FAIL(err, E_GONE, ERR_DATA, "the event that says where the stream went is gone");
+    must(pos < end);
     TRY(data_of(log, &r, &f, &hold, &data, err));
     TRY(names_of(data, &list, err));
     buf_add_slice(array, list);
@@ -141,6 +142,7 @@ log_moved_follow(struct log *log, struct slice stream, struct buf *name, struct 
     for (int hops = 0;; hops++) {
         struct slice now = slice_of(at, name->len);
 
+        must(name->len <= sizeof at);
         memcpy(at, name->data, name->len);
         buf_clear(&array);
         rc = log_moved_to(log, now, &array, err);

@@ -30,6 +30,7 @@ logi_clean_put(struct ox_env *env, const char *dir, const struct ox_id *log_id, 
     struct ox_file *file = NULL;
     int             rc;
 
+    must(end >= FMT_FIRST_POS);
     memcpy(bytes, CLEAN_MAGIC, 8);
     memcpy(bytes + 16, log_id->b, 16);
     put_u64(bytes + 32, end);
@@ -48,6 +49,9 @@ out:
 int
 logi_clean_write(struct log *log, struct err *err)
 {
+    must(!log->conf.read_only);
+    must(!atomic_load(&log->failed));
+    must(atomic_load(&log->end) == log->next_pos); /* all that was prepared is durable */
     return logi_clean_put(log->env, log->dir, logi_segs_log_id(log->segs), atomic_load(&log->end),
                           log->last_time_us, err);
 }
@@ -58,6 +62,7 @@ logi_clean_remove(struct log *log, struct err *err)
     char path[PATH_BYTES];
     int  rc;
 
+    must(!log->conf.read_only);
     clean_path(log, path);
     rc = log->env->ops->path_remove(log->env, path, err);
     if (rc == E_NOTFOUND)
@@ -133,6 +138,7 @@ settle(struct replay *rp, uint64_t upto, struct err *err)
     if (log->conf.read_only || upto <= rp->durable)
         return 0;
     must(rp->durable >= logi_segs_first(log->segs));
+    must(upto <= logi_segs_end(log->segs));
     TRY(logi_segs_rewrite(log->segs, rp->durable, upto, err));
     TRY(logi_segs_sync(log->segs, err));
     rp->durable = upto;
@@ -234,6 +240,7 @@ walk_start(struct log *log, uint64_t covers, uint64_t *out, struct err *err)
     uint64_t     bound = logi_segs_end(log->segs), pos;
     struct frame f;
 
+    must(covers <= bound);
     *out = logi_segs_first(log->segs);
     if (covers <= *out || sparse_start(log, covers, out))
         return 0;
@@ -266,7 +273,8 @@ walk(struct log *log, struct replay *rp, uint64_t *pos, struct err *err)
     int           rc = 0;
 
     while (logi_scan_commit(log->segs, *pos, bound, &c)) {
-        must(c.end > *pos);
+        must(c.first >= *pos);
+        must(c.end > c.first);
         must(c.end <= bound);
         TRY(logi_scan_commit_records(log->segs, &c, replay_record, rp, err));
         *pos = c.end;
@@ -301,6 +309,7 @@ check_tail(struct log *log, uint64_t pos, uint64_t covers, uint64_t clean,
         return 0;
     }
     proof = logi_scan_proof_behind(log->segs, pos, pos, &last);
+    must(last >= pos);
     if (proof == 0 && covers > pos)
         proof = covers;
     if (proof == 0 && clean > pos)
@@ -356,6 +365,7 @@ settle_all(struct replay *rp, uint64_t end, struct err *err)
 {
     int rc;
 
+    must(!rp->log->conf.read_only);
     TRY(sync_names(rp->log, err));
     TRY(logi_segs_cut(rp->log->segs, end, err));
     TRY(settle(rp, end, err));
@@ -374,6 +384,7 @@ recent_start(struct log *log, struct window *w, uint64_t end, uint32_t events)
 
     while (records < events && (logi_window_before(w, log->segs, pos, &f) ||
                                 logi_scan_back(log->segs, pos, &f) == SCAN_FRAME)) {
+        must(f.head.pos < pos);
         pos = f.head.pos;
         records += f.head.records;
     }
@@ -439,6 +450,7 @@ fill_recent(struct log *log, struct err *err)
                 FAIL(err, E_DAMAGED, ERR_FATAL, "%s: damaged frame at position %" PRIu64, log->dir,
                      pos);
         }
+        must(f.next > pos);
         if ((f.head.flags & FRAME_PAD) == 0)
             log->last_time_us = f.head.time_us;
         for (uint32_t i = 0; i < f.head.records; i++, off += r.length) {
@@ -487,7 +499,12 @@ logi_recover(struct log *log, struct log_report *report, struct err *err)
         TRY(logi_index_all(log, err));
         covers = pos;
     }
+    /* Nothing is built on what a crash may still take back. */
+    must(rp.durable >= pos || log->conf.read_only);
     must(pos >= covers || covers == 0);
+    must(pos >= logi_segs_first(log->segs));
+    must(pos <= logi_segs_end(log->segs));
+    must(pos % 8 == 0);
     must(log->next_stream_id >= log->conf.index->stream_count(log->index));
     atomic_store(&log->end, pos);
     atomic_store(&log->indexed, covers);

@@ -78,6 +78,8 @@ take_folder(struct restore *r, struct err *err)
     bool                     other;
     int                      rc;
 
+    must(r->to_lock == NULL);
+    must(!r->began); /* what is found there is not ours */
     TRY(ops->dir_make(r->env, r->conf->to, err));
     /* Looked at before anything is written there. */
     TRY(logi_dir_has_other(r->env, r->conf->to, known, &other, err));
@@ -149,6 +151,7 @@ restore_one(struct restore *r, const struct manifest_seg *s, struct err *err)
         FAIL(err, E_DAMAGED, ERR_FATAL, "%s: is in the manifest, but not there", path);
     TRY(rc);
     TRY(check_copy(&f, s, err));
+    must(s->bytes <= size);
     if (r->conf->to != NULL) {
         (void)snprintf(path, sizeof path, "%s/segments/%016" PRIx64 ".seg", r->conf->to, s->first);
         TRY(ops->file_open(r->env, path, ENV_WRITE | ENV_CREATE, &to, err));
@@ -183,6 +186,7 @@ copy_all(struct restore *r, struct err *err)
         r->pace.all += r->m.segs[i].bytes;
     for (uint32_t i = 0; i < r->m.count; i++)
         TRY(restore_one(r, &r->m.segs[i], err));
+    must(r->report->bytes == r->pace.all);
     if (r->conf->to != NULL) {
         TRY(ops->dir_sync(r->env, path, err));
         TRY(logi_parent_sync(r->env, r->conf->to, err));
@@ -203,6 +207,8 @@ give_up(struct restore *r)
     bool                     gone = true;
     int                      rc;
 
+    must(r->began); /* or it would remove what is not ours */
+    must(r->conf->to != NULL);
     for (uint32_t i = 0; i < r->m.count; i++) {
         (void)snprintf(path, sizeof path, "%s/segments/%016" PRIx64 ".seg", r->conf->to,
                        r->m.segs[i].first);

@@ -23,6 +23,8 @@ push(struct log *log, struct log_req *in)
 {
     struct log_req *top = atomic_load_explicit(&log->to_route, memory_order_relaxed);
 
+    must(atomic_load(&log->routing) > 0); /* it is counted, so the log is not closed yet */
+    must(in->routings < ROUTINGS_MAX);
     do
         in->next = top;
     while (!atomic_compare_exchange_weak(&log->to_route, &top, in));
@@ -34,6 +36,7 @@ answer(struct log *log, struct log_req *in, int rc, const struct err *err)
 {
     struct ox_env *env = log->env;
 
+    must(atomic_load(&log->routing) > 0);
     logi_answer(log, in, rc, err);
     /* The log may be waiting for the last one, and is closed only when its task has seen this. */
     if (atomic_fetch_sub(&log->routing, 1) == 1)
@@ -65,9 +68,12 @@ take_results(struct log_req *in, const struct log_req *out)
 {
     uint64_t last = 0;
 
+    must(out->write_count >= in->write_count);
     for (uint32_t i = 0; i < in->write_count; i++) {
         struct log_write *w = &in->writes[i];
 
+        must(out->writes[i].count >= w->count);
+        must_slow(slice_eq(out->writes[i].stream, w->stream));
         w->first_version = out->writes[i].first_version;
         w->last_version = w->first_version + w->count - 1;
         for (uint32_t k = 0; k < w->count && !out->idempotent; k++)
@@ -79,6 +85,8 @@ take_results(struct log_req *in, const struct log_req *out)
     in->last = last != 0 ? LOG_POS(last) : out->last;
     in->end = out->end;
     in->idempotent = out->idempotent;
+    must(in->pos.v <= in->last.v);
+    must(in->last.v < in->end.v);
 }
 
 static void
@@ -141,6 +149,8 @@ route(struct log *log, struct log_req *in)
         return;
     }
     must(r->out.write_count >= in->write_count);
+    must(r->out.check_count >= in->check_count);
+    must(r->out.change_count >= in->change_count);
     must(in->write_count > 0);
     r->out.asked = in->write_count;
     r->out.flags = in->flags;
@@ -154,8 +164,10 @@ static uint64_t
 step(void *arg)
 {
     struct log     *log = arg;
-    struct log_req *req = atomic_exchange(&log->to_route, NULL), *fifo = NULL;
+    struct log_req *req, *fifo = NULL;
 
+    must(log->magic == LOGI_MAGIC);
+    req = atomic_exchange(&log->to_route, NULL);
     while (req != NULL) {
         struct log_req *next = req->next;
 
@@ -178,6 +190,7 @@ logi_route(struct log *log, struct log_req *req)
     struct slice stream = req->write_count > 0 ? req->writes[0].stream : slice_str("");
     struct err   err;
 
+    must(req->asked == 0); /* a router's own commit names all of its streams */
     if (!atomic_load(&log->has_router)) {
         (void)err_set(&err, __FILE__, __LINE__, E_STATE, ERR_DATA,
                       "stream \"%.*s\": its appends go on to other streams, and nothing here knows "
@@ -197,6 +210,8 @@ log_set_router(struct log *log, const struct log_router *router, struct err *err
 
     must(log->magic == LOGI_MAGIC);
     must(!atomic_load(&log->has_router));
+    must(router->expand != NULL);
+    must(router->release != NULL);
     if (log->conf.read_only)
         return 0;
     log->router = *router;

@@ -11,7 +11,7 @@
 struct log_sealed {
     const struct log_new_event **callers; /* of each write */
     struct log_new_event        *events;
-    uint8_t                     *bytes;
+    uint8_t                     *bytes, *end;
 };
 
 static void
@@ -48,19 +48,23 @@ new_sealed(const struct log_req *req)
     if (s == NULL)
         return NULL;
     sizes(req, &events, &bytes);
-    must(req->write_count > 0 && events > 0 && bytes > 0); /* one at least is under a key */
+    must(req->write_count > 0);
+    must(events >= req->subjects);
+    must(bytes >= req->subjects * (uint64_t)SUBJECTS_OVERHEAD);
     s->callers = calloc(req->write_count, sizeof *s->callers);
     s->events = calloc(events, sizeof *s->events);
     s->bytes = malloc(bytes);
-    if (s->callers != NULL && s->events != NULL && s->bytes != NULL)
+    if (s->callers != NULL && s->events != NULL && s->bytes != NULL) {
+        s->end = s->bytes + bytes;
         return s;
+    }
     free_sealed(s);
     return NULL;
 }
 
 static int
 seal_event(struct log *log, const struct log_new_event *from, struct log_new_event *to,
-           uint8_t **bytes, struct err *err)
+           uint8_t **bytes, const uint8_t *end, struct err *err)
 {
     struct ox_subjects *subjects = log->conf.subjects;
     int                 rc;
@@ -70,6 +74,8 @@ seal_event(struct log *log, const struct log_new_event *from, struct log_new_eve
         return 0;
     if (id_is_zero(&to->id))
         to->id = id_new(log->env); /* the data is bound to it */
+    must((to->flags & LOG_SEALED) == 0);
+    must((size_t)(end - *bytes) >= from->data.len + SUBJECTS_OVERHEAD);
     rc = subjects->ops->seal(subjects, from->subject, &to->id, from->data, *bytes, err);
     to->data = slice_of(*bytes, from->data.len + SUBJECTS_OVERHEAD);
     to->flags |= LOG_SEALED;
@@ -85,13 +91,16 @@ logi_seal(struct log *log, struct log_req *req, struct err *err)
     uint8_t              *bytes;
     int                   rc = 0;
 
+    must(req->subjects > 0);
+    must(req->sealed == NULL);
     if (s == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
     to = s->events;
     bytes = s->bytes;
     for (uint32_t n = 0; n < req->write_count; n++)
         for (uint32_t i = 0; i < req->writes[n].count; i++)
-            TRY(seal_event(log, &req->writes[n].events[i], to++, &bytes, err));
+            TRY(seal_event(log, &req->writes[n].events[i], to++, &bytes, s->end, err));
+    must(bytes == s->end);
     to = s->events;
     for (uint32_t n = 0; n < req->write_count; n++) {
         s->callers[n] = req->writes[n].events;
@@ -108,6 +117,7 @@ out:
 void
 logi_unseal(struct log_req *req)
 {
+    must(req->sealed != NULL);
     for (uint32_t n = 0; n < req->write_count; n++)
         req->writes[n].events = req->sealed->callers[n];
     free_sealed(req->sealed);
@@ -127,6 +137,7 @@ logi_seal_open(struct log *log, struct log_event *e, struct buf *plain, char *na
     size_t              name_len = 0;
     int                 rc;
 
+    must((e->flags & LOG_SEALED) != 0);
     if (e->data.len < SUBJECTS_OVERHEAD)
         FAIL(err, E_DAMAGED, ERR_FATAL, "its data is too short for what is under a subject's key");
     if (subjects == NULL)
@@ -139,6 +150,7 @@ logi_seal_open(struct log *log, struct log_event *e, struct buf *plain, char *na
     rc = subjects->ops->open(subjects, &e->id, e->data, plain->data, name, &name_len, err);
     if (rc != 0 && rc != E_GONE)
         goto out;
+    must(name_len <= SUBJECTS_NAME_MAX);
     e->flags &= ~(uint32_t)LOG_SEALED;
     e->subject = slice_of(name, name_len);
     e->data = slice_of(plain->data, e->data.len - SUBJECTS_OVERHEAD);

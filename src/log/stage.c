@@ -44,6 +44,7 @@ add(struct names *n, const uint64_t fp[2], struct err *err)
         uint32_t room = n->room == 0 ? 4 : n->room * 2;
         void    *more = realloc(n->fps, room * sizeof *n->fps);
 
+        must(room > n->room);
         if (more == NULL)
             RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a move");
         n->fps = more;
@@ -62,6 +63,7 @@ stage_with(struct log *log, const uint64_t fp[2])
 {
     struct log_stage *s = log->stages;
 
+    must_slow(lock_held());
     while (s != NULL && !has(&s->names, fp))
         s = s->next;
     return s;
@@ -110,10 +112,14 @@ log_stage_close(struct log *log, struct log_stage *s)
     if (s == NULL)
         return;
     lock_take(&log->admin);
-    while (*at != s)
+    while (*at != s) {
+        must(*at != NULL); /* it is open, and of this log */
         at = &(*at)->next;
+    }
     *at = s->next;
+    must(atomic_load(&log->stage_count) > 0);
     atomic_fetch_sub(&log->stage_count, 1);
+    must((atomic_load(&log->stage_count) == 0) == (log->stages == NULL));
     /* Who waited for its end. */
     for (struct log_listener *l = log->listeners; l != NULL; l = l->next)
         l->wake(l);
@@ -181,10 +187,15 @@ log_unfence(struct log *log, struct log_fence *f)
     if (f == NULL)
         return;
     lock_take(&log->admin);
-    while (*at != f)
+    while (*at != f) {
+        must(*at != NULL); /* it stands, and in this log */
         at = &(*at)->next;
+    }
     *at = f->next;
+    must(f->gate == NULL); /* who waits at it has gone on */
+    must(atomic_load(&log->fence_count) > 0);
     atomic_fetch_sub(&log->fence_count, 1);
+    must((atomic_load(&log->fence_count) == 0) == (log->fences == NULL));
     lock_give(&log->admin);
     log->env->ops->task_wake(log->env, log->task);
     free(f->names.fps);
@@ -195,6 +206,7 @@ log_unfence(struct log *log, struct log_fence *f)
 static bool
 fenced(struct log *log, uint64_t now, const uint64_t fp[2])
 {
+    must_slow(lock_held());
     for (const struct log_fence *f = log->fences; f != NULL; f = f->next)
         if (now < f->until_us && has(&f->names, fp))
             return true;
@@ -236,6 +248,7 @@ logi_fences_look(struct log *log)
     for (struct log_fence *f = log->fences; f != NULL; f = f->next) {
         if (f->upto == 0)
             f->upto = log->next_pos;
+        must(f->upto <= log->next_pos);
         if (f->gate != NULL && (end >= f->upto || atomic_load(&log->failed))) {
             log->env->ops->gate_open(log->env, f->gate);
             f->gate = NULL;

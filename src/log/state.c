@@ -79,6 +79,7 @@ logi_marks_load(struct log *log, struct err *err)
 
     do {
         TRY(log->conf.index->restricted(log->index, from, ids, 256, &n, err));
+        must(n <= 256);
         for (uint32_t i = 0; i < n; i++)
             TRY(logi_mark(log, ids[i], err));
         if (n > 0)
@@ -116,6 +117,7 @@ logi_head(struct log *log, uint64_t id, uint64_t bound, struct index_head *out, 
     int               rc;
 
     memset(out, 0, sizeof *out);
+    must(bound > 0);
     /*
      * Memory first: between the two looks what it has may go to the index, never the other way.
      */
@@ -194,6 +196,7 @@ retention_new(const struct log_retention *list, uint32_t count, struct retention
             memcpy(at, list[i].category.data, list[i].category.len);
         at += list[i].category.len;
     }
+    must(at == (uint8_t *)&r->list[count] + names);
     if (count > 0)
         qsort(r->list, count, sizeof *r->list, by_category);
     *out = r;
@@ -207,6 +210,7 @@ logi_retention_get(struct log *log)
 
     lock_take(&log->admin);
     r = log->retention;
+    must(r == NULL || atomic_load(&r->refs) > 0); /* the log's own */
     if (r != NULL)
         atomic_fetch_add(&r->refs, 1);
     lock_give(&log->admin);
@@ -216,7 +220,10 @@ logi_retention_get(struct log *log)
 void
 logi_retention_put(struct retention *r)
 {
-    if (r != NULL && atomic_fetch_sub(&r->refs, 1) == 1)
+    if (r == NULL)
+        return;
+    must(atomic_load(&r->refs) > 0);
+    if (atomic_fetch_sub(&r->refs, 1) == 1)
         free(r);
 }
 

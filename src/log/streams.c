@@ -7,6 +7,8 @@ void
 logi_describe(struct slice name, uint64_t id, const struct index_head *head, const struct view *v,
               struct log_stream *out)
 {
+    must(v->next == head->next); /* of the same moment */
+    must(v->low <= v->next);
     memset(out, 0, sizeof *out);
     out->name = name;
     out->id = id;
@@ -74,6 +76,8 @@ struct listing {
 static struct slice
 name_at(const struct listing *l, uint32_t i)
 {
+    must(i < l->names.count);
+    must(l->names.all[i].at + l->names.all[i].len <= l->names.text.len);
     return slice_of(l->names.text.data + l->names.all[i].at, l->names.all[i].len);
 }
 
@@ -101,9 +105,11 @@ sift(struct listing *l, uint32_t i)
 static void
 drop_lowest(struct listing *l)
 {
-    must(l->names.count > 0);
+    struct slice was = name_at(l, 0);
+
     l->names.all[0] = l->names.all[--l->names.count];
     sift(l, 0);
+    must_slow(l->names.count == 0 || slice_cmp(was, name_at(l, 0)) <= 0);
 }
 
 static int

@@ -64,6 +64,7 @@ log_verify(struct log *log, log_progress_fn *fn, void *arg, struct log_counts *o
     logi_segs_pin_add(log->segs, &v.pin);
     TRY(logi_flush(log, err));
     end = atomic_load(&log->end);
+    must(first <= end);
     for (;;) {
         logi_segs_pin(log->segs, &v.pin);
         scan = logi_scan_from(log->segs, pos, end, &f);
@@ -76,7 +77,8 @@ log_verify(struct log *log, log_progress_fn *fn, void *arg, struct log_counts *o
         logi_segs_unpin(&v.pin);
         out->commits++;
         out->frames += c.frames;
-        must(c.end > pos);
+        must(c.first >= pos);
+        must(c.end > c.first);
         must(c.end <= end);
         pos = c.end;
         if (fn != NULL && (pos - told >= PROGRESS_BYTES || pos == end)) {
