@@ -12,6 +12,7 @@
 static bool
 is_dropped(const struct scav_look *look, uint64_t n)
 {
+    must(n / 8 < look->drop_room);
     return (look->drop[n / 8] & 1u << (n % 8)) != 0;
 }
 
@@ -33,6 +34,12 @@ logi_scav_copy_begin(struct scavenge *s, struct err *err)
     uint64_t          bytes = logi_scav_new_bytes(look);
     int               rc;
 
+    must(c->file == NULL);
+    must(look->at.pos == look->end); /* all of it was looked at */
+    must(look->end <= atomic_load(&log->end));
+    must(look->end <= atomic_load(&log->indexed));
+    must(look->kept_bytes % 8 == 0);
+    must(bytes < look->old_bytes);
     buf_clear(&c->frames);
     buf_clear(&c->table);
     c->at = (struct scav_place){look->first, 0};
@@ -70,7 +77,10 @@ put_stub(struct scavenge *s, uint64_t n, const struct record *of, uint32_t frame
     const struct scav_stub *stub = (const struct scav_stub *)(const void *)s->look.stubs.data;
     struct record           r = *of;
 
-    if (c->stub == s->look.stubs.len / sizeof *stub || stub[c->stub].record != n)
+    if (c->stub == s->look.stubs.len / sizeof *stub)
+        return 0;
+    must(stub[c->stub].record >= n); /* none was passed over */
+    if (stub[c->stub].record != n)
         return 0;
     r.kind = RECORD_STUB;
     r.flags &= RECORD_NEW_STREAM;
@@ -78,6 +88,7 @@ put_stub(struct scavenge *s, uint64_t n, const struct record *of, uint32_t frame
     r.meta_len = 0;
     r.data_len = sizeof stub->to;
     r.frame_off = frame_off;
+    must(r.length <= of->length); /* the room that the record has */
     memset(to, 0, r.length);
     fmt_record_put(to, &r);
     memcpy(to + RECORD_HEADER, of->body, (size_t)of->name_len + of->type_len);
@@ -132,6 +143,9 @@ copy_frame(struct scavenge *s, const struct frame *f, struct err *err)
     }
     c->frames.len += FRAME_TRAILER;
     head.length = (uint32_t)(c->frames.len - begun);
+    must(head.length <= f->head.length);
+    must(head.records <= f->head.records);
+    must(c->entries < c->head.table_count);
     fmt_frame_put(c->frames.data + begun, &head, seed);
     put_u64(c->table.data + c->table.len, head.pos);
     put_u64(c->table.data + c->table.len + 8, c->frames_at + begun);
@@ -150,6 +164,7 @@ write_frames(struct scavenge *s, struct err *err)
 
     if (c->frames.len == 0)
         return 0;
+    must(c->frames_at + c->frames.len <= c->head.table_at); /* not into the table */
     TRY(ops->file_write(s->log->env, c->file, c->frames.data, c->frames.len, c->frames_at, err));
     TRY(ops->file_start(s->log->env, c->file, c->frames_at, c->frames.len, err));
     c->frames_at += c->frames.len;
@@ -166,6 +181,8 @@ write_table(struct scavenge *s, struct err *err)
 
     if (c->table.len == 0)
         return 0;
+    must(c->table.len % SEG_TABLE_ENTRY == 0);
+    must(c->table_at >= c->head.table_at);
     c->table_crc = crc32c(c->table_crc, c->table.data, c->table.len);
     TRY(s->log->env->ops->file_write(s->log->env, c->file, c->table.data, c->table.len, c->table_at,
                                      err));
@@ -189,6 +206,8 @@ finish(struct scavenge *s, struct err *err)
     must(c->entries == s->look.kept_frames);
     must(c->stub == s->look.stubs.len / sizeof(struct scav_stub));
     must(c->frames_at == c->head.table_at);
+    must(c->table_at == c->head.table_at + c->entries * SEG_TABLE_ENTRY);
+    must(c->at.record == s->look.at.record);
     put_u32(bytes, c->table_crc);
     put_u32(bytes + 4, 0);
     TRY(ops->file_write(s->log->env, c->file, bytes, SEG_TABLE_END, c->table_at, err));
@@ -215,6 +234,8 @@ logi_scav_copy_on(struct scavenge *s, bool *done, struct err *err)
             break;
         if (scan == SCAN_BAD)
             FAIL(err, E_DAMAGED, ERR_FATAL, "damaged at position %" PRIu64, c->at.pos);
+        must(f.next > c->at.pos);
+        must(f.next <= s->look.end);
         TRY(copy_frame(s, &f, err));
         c->at.pos = f.next;
     }
@@ -237,6 +258,7 @@ logi_scav_copy_swap(struct scavenge *s, struct err *err)
     struct scav_copy *c = &s->copy;
     int               rc;
 
+    must(c->entries == c->head.table_count);
     TRY(s->log->env->ops->file_sync(s->log->env, c->file, err));
     TRY(logi_segs_swap(s->log->segs, &c->head, &c->file, err));
 out:

@@ -1,5 +1,6 @@
 /* A scavenge as an object of JSON: one text for the command line, HTTP and the log of lines. */
 #include "base/json.h"
+#include "base/must.h"
 #include "base/rfc3339.h"
 #include "log/log.h"
 
@@ -8,6 +9,7 @@ log_scavenge_state_name(enum log_scavenge_state state)
 {
     static const char *const names[] = {"none", "running", "done", "stopped", "failed"};
 
+    must((size_t)state < sizeof names / sizeof names[0]);
     return names[state];
 }
 

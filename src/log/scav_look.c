@@ -31,6 +31,7 @@ left_over(struct scavenge *s, uint64_t id, struct slice stream, const struct ind
     uint64_t          fp[2];
     int               rc = 0;
 
+    must((head->flags & INDEX_STAGED) != 0);
     logi_heads_fp(s->log->heads, stream, fp);
     if (logi_staging(s->log, fp, NULL))
         return 0;
@@ -92,6 +93,7 @@ remember(struct scavenge *s, const struct scav_stream *st)
 {
     uint64_t below = st->below;
 
+    must(st->round == s->look.round); /* it is what this look has found */
     if (st->moves || st->count_low != 0 || st->max_age_us != 0 || s->no_limits ||
         st->id_plus_1 > UINT32_MAX)
         return;
@@ -114,6 +116,7 @@ event_is_dead(struct scavenge *s, const struct record *r, const struct frame *f,
     bool                    stays;
     int                     rc;
 
+    must(r->kind == RECORD_EVENT);
     *to = 0;
     if (known->id_plus_1 == r->stream_id + 1) {
         *dead = r->version < known->below;
@@ -128,9 +131,11 @@ event_is_dead(struct scavenge *s, const struct record *r, const struct frame *f,
     }
     if (rc == 0 && !*dead)
         rc = logi_scav_by_limit(s, st, r, dead, err);
-    if (rc == 0)
-        remember(s, st);
-    return rc;
+    if (rc != 0)
+        return rc;
+    must(!*dead || r->version + 1 < st->next); /* never the last event */
+    remember(s, st);
+    return 0;
 }
 
 /* The rest of an event goes with its head, and only then: no event is ever left without its rest.
@@ -231,6 +236,10 @@ logi_scav_look_begin(struct scavenge *s, const struct seg_view *view, struct err
     size_t            room = (size_t)((view->end - view->first) / RECORD_MIN / 8 + 1);
     uint64_t          round = look->round + 1;
 
+    must(view->first == s->pos);
+    must(view->end > view->first);
+    must(view->end <= atomic_load(&s->log->end));
+    must(view->end <= atomic_load(&s->log->indexed)); /* or nobody knows what is hidden */
     if (look->drop_room < room) {
         drop = realloc(drop, room);
         if (drop == NULL)
@@ -272,6 +281,7 @@ look_at_frame(struct scavenge *s, const struct frame *f, struct err *err)
         if (!logi_scan_record(f, seed, off, true, &r))
             FAIL(err, E_DAMAGED, ERR_FATAL, "damaged at position %" PRIu64, f->head.pos + off);
         must(n / 8 < look->drop_room);
+        must((look->drop[n / 8] & 1u << (n % 8)) == 0);
         look->drop[n / 8] |= (uint8_t)(1u << (n % 8));
         if (to != 0) {
             struct scav_stub stub = {n, to};
@@ -287,6 +297,7 @@ look_at_frame(struct scavenge *s, const struct frame *f, struct err *err)
     look->at.record = n;
     if (f->head.records > 0)
         look->last_time_us = f->head.time_us;
+    must(kept <= f->head.length - FRAME_MIN);
     if (kept > 0) {
         look->kept_bytes += kept + FRAME_MIN;
         look->kept_frames++;
@@ -315,6 +326,8 @@ logi_scav_look_on(struct scavenge *s, bool *done, struct err *err)
         }
         if (scan == SCAN_BAD)
             FAIL(err, E_DAMAGED, ERR_FATAL, "damaged at position %" PRIu64, look->at.pos);
+        must(f.next > look->at.pos);
+        must(f.next <= look->end);
         TRY(look_at_frame(s, &f, err));
         look->at.pos = f.next;
     }

@@ -34,6 +34,9 @@ logi_scav_mark(struct scavenge *s)
     if (s->conf.dry_run)
         return;
     must(s->pos > logi_segs_first(log->segs));
+    must(s->pos <= s->until);
+    must(s->conf.min_share > 0);
+    must(s->conf.min_share <= 100);
     memcpy(bytes, MARK_MAGIC, 8);
     put_u32(bytes + 12, s->conf.min_share);
     memcpy(bytes + 16, logi_segs_log_id(log->segs)->b, 16);
@@ -68,6 +71,7 @@ logi_scav_marked(struct log *log, const struct log_scavenge_conf *conf)
     uint64_t                 pos = 0;
     size_t                   got = 0;
 
+    must(conf->min_share > 0); /* the default is in its place: it is compared */
     mark_path(log, path);
     if (conf->dry_run || ops->file_open(log->env, path, ENV_READ, &file, NULL) != 0)
         return 0;

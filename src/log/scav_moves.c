@@ -37,6 +37,7 @@ struct scav_moves {
 static void
 forget(struct scav_moves *m, struct known *k)
 {
+    must(m->pairs >= k->pairs.len / sizeof(struct pair));
     m->pairs -= k->pairs.len / sizeof(struct pair);
     buf_fini(&k->ranges);
     buf_fini(&k->pairs);
@@ -50,6 +51,7 @@ logi_scav_moves_free(struct scav_moves *m)
         return;
     for (unsigned i = 0; i < STREAMS; i++)
         forget(m, &m->known[i]);
+    must(m->pairs == 0);
     free(m);
 }
 
@@ -95,6 +97,8 @@ add_range(void *arg, const struct logi_move *move)
     struct known *k = arg;
     struct range  r = {move->first, move->last, k->pairs.len / sizeof(struct pair), 0};
 
+    must(k->ranges.len % sizeof r == 0);
+    must(k->pairs.len % sizeof(struct pair) == 0);
     if (logi_move_copies(k->log, move, add_pair, k) != 0)
         return 1;
     r.count = k->pairs.len / sizeof(struct pair) - r.begin;
@@ -196,6 +200,7 @@ logi_scav_stub(struct scavenge *s, const struct record *r, const struct frame *f
         const struct pair  *pairs = (const struct pair *)(const void *)k->pairs.data + range->begin;
         size_t              lo = 0, hi = range->count;
 
+        must(range->begin + range->count <= k->pairs.len / sizeof(struct pair));
         if (r->version < range->first || r->version >= range->last)
             continue;
         TRY(origin_of(s, r, f, &origin, stays, err));

@@ -17,6 +17,9 @@ logi_scav_limits(struct scavenge *s, struct slice stream, const struct index_hea
 {
     struct view v;
 
+    must(st->id_plus_1 > 0);
+    must(st->next == head->next);
+    must(st->raise_no == 0);
     st->raise = st->below;
     if ((head->flags & (INDEX_DELETED | INDEX_TOMBSTONE | INDEX_STAGED)) != 0 || s->no_limits ||
         logi_is_metastream(stream))
@@ -36,6 +39,8 @@ all_old(struct scavenge *s, const struct scav_stream *st, uint64_t from, uint64_
     uint64_t      pos;
     int           rc = 0;
 
+    must(from <= upto);
+    must(st->max_age_us != 0);
     *yes = upto - from <= OLD_MAX;
     for (; *yes && from < upto; from++) {
         rc = logi_position(s->log, st->id_plus_1 - 1, from, UINT64_MAX, &pos, err);
@@ -54,6 +59,8 @@ note(struct scavenge *s, struct scav_stream *st, const struct record *r, uint64_
     struct scav_raises *list = &s->raises;
     struct scav_raise  *x;
 
+    must(!list->begun); /* what is committed is not added to */
+    must(st->round == s->look.round);
     if (st->raise_no == 0) {
         if (list->count == RAISE_MAX)
             return false;
@@ -122,6 +129,8 @@ on_done(struct log_req *req)
 {
     struct scavenge *s = req->arg;
 
+    must(req == &s->raises.req);
+    must(atomic_load(&s->raises.waiting));
     atomic_store(&s->raises.waiting, false);
     s->log->env->ops->task_wake(s->log->env, s->task);
 }
@@ -132,6 +141,7 @@ submit(struct scavenge *s)
     struct scav_raises *list = &s->raises;
     uint32_t            n = 0;
 
+    must(list->next < list->count);
     for (; list->next < list->count && n < RAISE_COMMIT; list->next++) {
         const struct scav_raise *x = &list->all[list->next];
 
@@ -143,6 +153,7 @@ submit(struct scavenge *s)
                                 .what = LOG_SET_TRUNCATE,
                                 .truncate = x->truncate};
     }
+    must(n > 0);
     list->req = (struct log_req){.changes = list->changes,
                                  .change_count = n,
                                  .flags = LOG_QUIET | LOG_SYSTEM | LOG_BULK,
@@ -172,6 +183,7 @@ logi_scav_raise_on(struct scavenge *s, bool *done, struct err *err)
             qsort(list->all, list->count, sizeof *list->all, by_id);
         list->begun = true;
     }
+    must(list->next <= list->count);
     *done = list->next == list->count;
     if (!*done)
         submit(s);

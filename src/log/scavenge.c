@@ -51,6 +51,7 @@ set_pace(struct scavenge *s)
     uint64_t    worst = atomic_exchange(&log->sync_worst_us, 0);
     uint64_t    slow = atomic_load(&log->sync_usual_us) * SYNC_FACTOR;
 
+    must(syncs >= s->seen_syncs);
     if (syncs != s->seen_syncs) {
         s->seen_syncs = syncs;
         s->calm_us = now;
@@ -108,6 +109,9 @@ end_run(struct scavenge *s, int rc, const struct err *err)
 {
     struct log *log = s->log;
 
+    must(rc != 0 || s->pos == s->until);
+    must(rc != 0 || s->status.examined == s->status.segments);
+    must(s->copy.file == NULL || s->phase == SCAV_COPY);
     logi_scav_copy_end(s);
     logi_scav_look_end(s);
     end_look(s);
@@ -115,6 +119,7 @@ end_run(struct scavenge *s, int rc, const struct err *err)
     if (rc != E_INTERRUPTED)
         logi_scav_unmark(s);
     lock_take(&log->admin);
+    must(s->status.state == LOG_SCAVENGE_RUNNING);
     s->status.state = rc == 0               ? LOG_SCAVENGE_DONE
                       : rc == E_INTERRUPTED ? LOG_SCAVENGE_STOPPED
                                             : LOG_SCAVENGE_FAILED;
@@ -134,6 +139,9 @@ count_segment(struct scavenge *s, bool rewritten)
     uint64_t          after = logi_scav_new_bytes(look);
 
     lock_take(&s->log->admin);
+    must(s->status.state == LOG_SCAVENGE_RUNNING);
+    must(s->status.examined < s->status.segments);
+    must(look->end > s->status.pos.v);
     s->status.examined++;
     s->status.examined_bytes += look->end - look->first;
     s->status.pos = LOG_POS(look->end);
@@ -206,6 +214,10 @@ begin_segment(struct scavenge *s, bool *over, struct err *err)
     s->waits = wait;
     if (*over || wait)
         goto out;
+    must(view.end <= s->until);
+    must(s->retention == NULL);
+    must(s->raises.count == 0);
+    must(!s->raises.begun);
     s->retention = logi_retention_get(s->log);
     TRY(logi_scav_look_begin(s, &view, err));
     s->phase = SCAV_LOOK;
@@ -216,6 +228,7 @@ out:
 static void
 to_next(struct scavenge *s, bool rewritten)
 {
+    must(s->look.first == s->pos);
     must(s->look.end > s->pos);
     must(s->look.end <= s->until);
     count_segment(s, rewritten);
@@ -235,6 +248,7 @@ look_on(struct scavenge *s, struct err *err)
     TRY(logi_scav_look_on(s, &done, err));
     if (!done)
         goto out;
+    must(s->look.at.pos == s->look.end);
     if (!is_worth_it(s) || s->conf.dry_run) {
         to_next(s, is_worth_it(s));
         goto out;
@@ -252,6 +266,7 @@ raise_on(struct scavenge *s, struct err *err)
     int  rc = logi_scav_raise_on(s, &done, err);
 
     if (rc != 0 && !atomic_load(&s->log->failed)) {
+        must(s->raises.count == 0 || !s->no_limits); /* the next look notes none */
         end_look(s);
         s->no_limits = true;
         s->phase = SCAV_NEXT;
@@ -338,6 +353,8 @@ logi_scavenge_new(struct log *log, struct err *err)
 {
     struct scavenge *s = calloc(1, sizeof *s);
 
+    must(log->scavenge == NULL);
+    must(!log->conf.read_only);
     if (s == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
     s->log = log;
@@ -369,6 +386,7 @@ logi_scavenge_halt(struct log *log)
 
     if (log->scavenge == NULL)
         return;
+    must(atomic_load(&log->scavenge->halt) == NULL);
     gate_init(&gate);
     atomic_store(&log->scavenge->cancel, true);
     atomic_store(&log->scavenge->halt, &gate);
@@ -395,6 +413,10 @@ reset(struct scavenge *s, const struct log_scavenge_conf *conf, uint64_t resume)
     uint64_t        run = s->status.run + 1;
     struct seg_view view;
 
+    must_slow(lock_held());
+    must(!atomic_load(&s->wanted));
+    must(s->copy.file == NULL);
+    must(s->raises.count == 0);
     s->conf = *conf;
     s->status = (struct log_scavenge){.state = LOG_SCAVENGE_RUNNING,
                                       .run = run,
@@ -412,6 +434,7 @@ reset(struct scavenge *s, const struct log_scavenge_conf *conf, uint64_t resume)
     for (uint64_t pos = s->pos;
          logi_segs_at(log->segs, pos, &view) && view.end <= atomic_load(&log->end);
          pos = view.end) {
+        must(view.first == pos);
         s->status.segments++;
         s->status.all_bytes += view.end - view.first;
         s->until = view.end;
@@ -446,6 +469,8 @@ log_scavenge_start(struct log *log, const struct log_scavenge_conf *conf, struct
         FAIL(err, E_STATE, ERR_RETRY, "a scavenge is running already");
     atomic_store(&s->cancel, false);
     reset(s, &own, resume);
+    must(s->cache == NULL); /* the run before has given its own back */
+    must(s->dead == NULL);
     s->cache = cache;
     s->dead = dead;
     cache = NULL;
