@@ -740,6 +740,67 @@ a_damaged_segment_is_told_and_left(void **state)
     assert_int_equal(s.rc, E_DAMAGED);
 }
 
+/* An event of so many bytes; where its commit ends. */
+static struct log_req
+append_bytes(struct fix *f, const char *stream, size_t len)
+{
+    uint8_t             *bytes = calloc(1, len + 1);
+    struct log_new_event e = {.type = slice_str("t"), .data = slice_of(bytes, len)};
+    struct log_write     w = {
+            .stream = slice_str(stream), .expected = LOG_ANY, .events = &e, .count = 1};
+    struct log_req req = {.writes = &w, .write_count = 1};
+
+    assert_non_null(bytes);
+    if (log_append(f->log, &req) != 0)
+        fail_msg("append: %s", req.err.text);
+    free(bytes);
+    return req;
+}
+
+static void
+truncate_at(struct fix *f, const char *stream, uint64_t version)
+{
+    struct log_change change = {.stream = slice_str(stream),
+                                .expected = LOG_ANY,
+                                .what = LOG_SET_TRUNCATE,
+                                .truncate = version};
+    struct log_req    req = {.changes = &change, .change_count = 1};
+
+    if (log_append(f->log, &req) != 0)
+        fail_msg("truncate: %s", req.err.text);
+}
+
+/* The log ends where a segment does, all of it is scavenged, and then the machine stops. */
+static void
+what_ends_with_a_scavenged_segment_opens_after_a_crash(void **state)
+{
+    const size_t             around = FRAME_MIN + RECORD_MIN + sizeof "s-1" - 1 + sizeof "t" - 1;
+    struct fix              *f = *state;
+    struct log_scavenge_conf conf = {.min_share = 1};
+    struct log_scavenge      s;
+    struct log_req           req;
+    char                     path[120];
+
+    open_log(f);
+    for (unsigned i = 0; i < 3; i++)
+        (void)append_bytes(f, "s-0", 500000);
+    truncate_at(f, "s-0", 2);
+    req = append_bytes(f, "s-1", 10);
+    req = append_bytes(f, "s-1", LOG_SEGMENT_MIN - req.end.v - around);
+    assert_int_equal(req.end.v, LOG_SEGMENT_MIN);
+    s = scavenge(f, &conf);
+    assert_int_equal(s.state, LOG_SCAVENGE_DONE);
+    assert_int_equal(s.rewritten, 1);
+    close_log(f);
+    (void)snprintf(path, sizeof path, "%s/CLEAN", f->dir);
+    assert_int_equal(remove(path), 0);
+    open_log(f);
+    assert_int_equal(log_end(f->log).v, LOG_SEGMENT_MIN);
+    (void)append_bytes(f, "s-1", 10);
+    note_all(f);
+    assert_int_equal(f->count, 4);
+}
+
 static void
 one_run_at_a_time_and_it_can_be_stopped(void **state)
 {
@@ -791,6 +852,8 @@ main(void)
         cmocka_unit_test_setup_teardown(what_limits_hide_goes_for_good, setup, teardown),
         cmocka_unit_test_setup_teardown(what_a_crash_left_is_removed, setup, teardown),
         cmocka_unit_test_setup_teardown(a_damaged_segment_is_told_and_left, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_ends_with_a_scavenged_segment_opens_after_a_crash,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(one_run_at_a_time_and_it_can_be_stopped, setup, teardown),
     };
 
