@@ -801,6 +801,27 @@ what_ends_with_a_scavenged_segment_opens_after_a_crash(void **state)
     assert_int_equal(f->count, 4);
 }
 
+/* A dry run passes over the rest of an event whose beginning cannot be read, as a run does. */
+static void
+a_dry_run_believes_no_damaged_beginning(void **state)
+{
+    struct fix              *f = *state;
+    struct log_scavenge_conf conf = {.min_share = 1, .dry_run = true};
+    struct log_scavenge      s;
+    struct log_req           req;
+
+    open_log(f);
+    req = append_bytes(f, "s-0", 2 * LOG_SEGMENT_MIN);
+    (void)append_bytes(f, "s-0", LOG_SEGMENT_MIN);
+    close_log(f);
+    damage(f, FMT_FIRST_POS, req.pos.v + 1000);
+    open_log(f);
+    s = scavenge(f, &conf);
+    assert_int_equal(s.state, LOG_SCAVENGE_DONE);
+    assert_true(s.examined > 1);
+    assert_int_equal(s.events, 0);
+}
+
 static void
 one_run_at_a_time_and_it_can_be_stopped(void **state)
 {
@@ -854,6 +875,7 @@ main(void)
         cmocka_unit_test_setup_teardown(a_damaged_segment_is_told_and_left, setup, teardown),
         cmocka_unit_test_setup_teardown(what_ends_with_a_scavenged_segment_opens_after_a_crash,
                                         setup, teardown),
+        cmocka_unit_test_setup_teardown(a_dry_run_believes_no_damaged_beginning, setup, teardown),
         cmocka_unit_test_setup_teardown(one_run_at_a_time_and_it_can_be_stopped, setup, teardown),
     };
 

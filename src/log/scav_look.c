@@ -147,6 +147,7 @@ rest_is_dead(struct scavenge *s, const struct record *r, bool *dead, struct err 
     uint64_t          pos, to;
     struct record     head;
     struct frame      at;
+    bool              there = false; /* an event's head, whole, in an earlier segment */
     int               rc = 0;
 
     if (!look->head_known || look->head_id != r->stream_id || look->head_version != r->version) {
@@ -158,11 +159,12 @@ rest_is_dead(struct scavenge *s, const struct record *r, bool *dead, struct err 
         look->head_version = r->version;
         if (pos == 0 || pos >= look->first)
             look->head_dropped = false;
-        else if (logi_scan_record_at(s->log->segs, pos, look->end, true, &head, &at))
+        else if (logi_scan_record_at(s->log->segs, pos, look->end, true, &head, &at)) {
             look->head_dropped = head.kind == RECORD_STUB;
-        else
+            there = head.kind == RECORD_EVENT;
+        } else
             look->head_dropped = logi_scan_gone(s->log->segs, pos);
-        if (s->conf.dry_run && pos < look->first && !look->head_dropped)
+        if (s->conf.dry_run && there)
             rc = event_is_dead(s, &head, &at, &look->head_dropped, &to, err); /* by now */
     }
     *dead = look->head_dropped;
