@@ -822,6 +822,69 @@ a_dry_run_believes_no_damaged_beginning(void **state)
     assert_int_equal(s.events, 0);
 }
 
+#define LIMITED 256u      /* streams: as many as have their `truncate` raised in one commit */
+#define SAME_PLACE 14074u /* shares its place in what a run remembers with stream 0 */
+
+/* Events of new streams "NAME-first" and on, one of each, in few commits. */
+static void
+append_many(struct fix *f, const char *name, unsigned first, unsigned count, size_t len)
+{
+    static char          names[500][16];
+    struct log_write     w[500];
+    uint8_t             *bytes = calloc(1, len + 1);
+    struct log_new_event e = {.type = slice_str("t"), .data = slice_of(bytes, len)};
+    struct log_req       req = {.writes = w};
+
+    assert_non_null(bytes);
+    for (unsigned i = 0; i < count; i++) {
+        unsigned n = req.write_count++;
+
+        (void)snprintf(names[n], sizeof names[n], "%s-%u", name, first + i);
+        w[n] = (struct log_write){
+            .stream = slice_str(names[n]), .expected = LOG_ANY, .events = &e, .count = 1};
+        if (n + 1 < 500 && i + 1 < count)
+            continue;
+        if (log_append(f->log, &req) != 0)
+            fail_msg("append: %s", req.err.text);
+        req.write_count = 0;
+    }
+    free(bytes);
+}
+
+/* One that was forgotten and found again, behind as many as go into one commit. */
+static void
+a_stream_that_was_found_twice_is_raised_once(void **state)
+{
+    const struct log_retention keep[] = {
+        {.category = slice_str("x"), .max_count = 1},
+        {.category = slice_str("old"), .max_age_us = INT64_C(1) << 50}};
+    struct fix              *f = *state;
+    struct log_scavenge_conf conf = {.min_share = 1};
+    struct log_scavenge      s;
+    struct log_stream        info;
+    char                     last[16];
+
+    (void)snprintf(last, sizeof last, "x-%u", SAME_PLACE);
+    f->conf.retention = keep;
+    f->conf.retention_count = 2;
+    open_log(f);
+    (void)append_bytes(f, "old-0", 1);
+    append_many(f, "x", 1, LIMITED - 1, 1500);
+    append_many(f, "x", 1, LIMITED - 1, 1);
+    append_many(f, "f", LIMITED, SAME_PLACE - LIMITED, 1);
+    (void)append_bytes(f, last, 1500);
+    assert_int_equal(log_stream_info(f->log, slice_str(last), &info, &f->err), 0);
+    assert_int_equal(info.id, SAME_PLACE);
+    (void)append_bytes(f, "old-0", 1);
+    (void)append_bytes(f, last, 1);
+    (void)append_bytes(f, last, 1);
+    assert_true(log_end(f->log).v < LOG_SEGMENT_MIN);
+    (void)append_bytes(f, "f-0", LOG_SEGMENT_MIN);
+    s = scavenge(f, &conf);
+    assert_int_equal(s.state, LOG_SCAVENGE_DONE);
+    assert_int_equal(s.events, LIMITED - 1 + 2);
+}
+
 static void
 one_run_at_a_time_and_it_can_be_stopped(void **state)
 {
@@ -876,6 +939,8 @@ main(void)
         cmocka_unit_test_setup_teardown(what_ends_with_a_scavenged_segment_opens_after_a_crash,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(a_dry_run_believes_no_damaged_beginning, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_stream_that_was_found_twice_is_raised_once, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(one_run_at_a_time_and_it_can_be_stopped, setup, teardown),
     };
 

@@ -124,6 +124,20 @@ by_id(const void *a, const void *b)
     return (x->truncate < y->truncate) - (x->truncate > y->truncate);
 }
 
+/* Each stream once, in the order of their ids, with the highest that was noted of it. */
+static void
+sort(struct scav_raises *list)
+{
+    uint32_t n = 0;
+
+    if (list->count > 0)
+        qsort(list->all, list->count, sizeof *list->all, by_id);
+    for (uint32_t i = 0; i < list->count; i++)
+        if (n == 0 || list->all[n - 1].id != list->all[i].id)
+            list->all[n++] = list->all[i];
+    list->count = n;
+}
+
 static void
 on_done(struct log_req *req)
 {
@@ -141,12 +155,10 @@ submit(struct scavenge *s)
     struct scav_raises *list = &s->raises;
     uint32_t            n = 0;
 
-    must(list->next < list->count);
     for (; list->next < list->count && n < RAISE_COMMIT; list->next++) {
         const struct scav_raise *x = &list->all[list->next];
 
-        if (list->next > 0 && x[-1].id == x->id)
-            continue;
+        must(x->truncate > 0);
         list->changes[n++] =
             (struct log_change){.stream = slice_of(list->names.data + x->name_at, x->name_len),
                                 .expected = LOG_ANY,
@@ -179,8 +191,7 @@ logi_scav_raise_on(struct scavenge *s, bool *done, struct err *err)
         list->changes = calloc(RAISE_COMMIT, sizeof *list->changes);
         if (list->changes == NULL)
             RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
-        if (list->count > 0)
-            qsort(list->all, list->count, sizeof *list->all, by_id);
+        sort(list);
         list->begun = true;
     }
     must(list->next <= list->count);
