@@ -822,6 +822,38 @@ a_dry_run_believes_no_damaged_beginning(void **state)
     assert_int_equal(s.events, 0);
 }
 
+/* What stood first behind the end that a verification goes up to is gone before it comes there. */
+static int
+scavenge_meanwhile(void *arg, uint64_t done_bytes, uint64_t all_bytes)
+{
+    struct log_scavenge_conf conf = {.min_share = 1};
+    struct fix              *f = arg;
+
+    if (f->count++ > 0)
+        return 0;
+    assert_true(done_bytes < all_bytes);
+    for (unsigned i = 0; i < 5; i++)
+        (void)append_bytes(f, "s-1", 500000);
+    truncate_at(f, "s-1", 4);
+    (void)append_bytes(f, "s-0", 2 * LOG_SEGMENT_MIN);
+    assert_true(scavenge(f, &conf).rewritten > 0);
+    return 0;
+}
+
+static void
+a_verification_goes_on_beside_a_run(void **state)
+{
+    struct fix       *f = *state;
+    struct log_counts counts;
+
+    open_log(f);
+    while (log_end(f->log).v < 10 * LOG_SEGMENT_MIN)
+        (void)append_bytes(f, "s-0", 300000);
+    if (log_verify(f->log, scavenge_meanwhile, f, &counts, &f->err) != 0)
+        fail_msg("verify: %s", f->err.text);
+    assert_true(f->count > 1);
+}
+
 #define LIMITED 256u      /* streams: as many as have their `truncate` raised in one commit */
 #define SAME_PLACE 14074u /* shares its place in what a run remembers with stream 0 */
 
@@ -939,6 +971,7 @@ main(void)
         cmocka_unit_test_setup_teardown(what_ends_with_a_scavenged_segment_opens_after_a_crash,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(a_dry_run_believes_no_damaged_beginning, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_verification_goes_on_beside_a_run, setup, teardown),
         cmocka_unit_test_setup_teardown(a_stream_that_was_found_twice_is_raised_once, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(one_run_at_a_time_and_it_can_be_stopped, setup, teardown),
