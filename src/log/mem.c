@@ -89,6 +89,7 @@ struct mem {
     struct scratch   scratch; /* the indexer's */
     _Atomic uint64_t bytes;   /* of active and frozen */
     uint64_t         drops;   /* generations that went to the index */
+    bool             own;     /* what is added is this program's own */
 };
 
 /* Of the table beside `room` elements, a power of 2: at most half full. */
@@ -284,7 +285,8 @@ name_add(struct gen *g, struct slice name, const struct slot *slot, struct err *
     if (g->name_count == g->name_room)
         TRY(names_grow(g, err));
     i = name_place(g, name, hash);
-    must(g->name_table[i] == 0);
+    if (g->name_table[i] != 0)
+        FAIL(err, E_DAMAGED, ERR_FATAL, "a stream of this name is there already");
     if (!buf_reserve(&g->text, name.len))
         FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
     g->names[g->name_count] =
@@ -425,7 +427,6 @@ active_ready(struct mem *m, struct err *err)
             RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
         must(g->count + g->state_count == 0);
         must(g->slot_count == 0);
-        must(g->text.len == 0);
     }
     if (g->count >> CHUNK_BITS >= CHUNKS_MAX)
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "too much is not indexed");
@@ -437,6 +438,30 @@ active_ready(struct mem *m, struct err *err)
     return 0;
 }
 
+void
+logi_mem_own(struct mem *m)
+{
+    lock_take(&m->lock);
+    m->own = true;
+    lock_give(&m->lock);
+}
+
+/*
+ * Does the record stand behind all that is in here, and its number above those of its stream? They
+ * need not be neighbours: between two of them others may be scavenged.
+ */
+static bool
+follows(const struct gen *g, const struct slot *slot, uint64_t pos, uint64_t version, bool is_new)
+{
+    const struct state *st = slot->state == NONE ? NULL : &g->states[slot->state];
+
+    if (slot->last != NONE && entry_at(g, slot->last)->version >= version)
+        return false;
+    if (st != NULL && st->head.next > version)
+        return false;
+    return pos > g->last_pos && (!is_new || (slot->last == NONE && st == NULL));
+}
+
 int
 logi_mem_add(struct mem *m, const struct mem_event *e, struct err *err)
 {
@@ -446,20 +471,23 @@ logi_mem_add(struct mem *m, const struct mem_event *e, struct err *err)
     uint32_t     kind;
     int          rc;
 
+    must(e->pos % 8 == 0);
     lock_take(&m->lock);
     before = gen_bytes(m->active);
+    must_slow(m->frozen == NULL || m->frozen->last_pos < e->pos);
     TRY(active_ready(m, err));
     g = m->active;
     TRY(kind_of(g, category_of(e->stream), e->type, &kind, err));
     TRY(slot_get(g, e->id, &slot, err));
+    if (!follows(g, slot, e->pos, e->version, e->is_new))
+        FAIL(err, E_DAMAGED, ERR_FATAL, "it does not follow what stands before it");
     if (e->is_new)
         TRY(name_add(g, e->stream, slot, err));
-    /* Read again: between two of them others may be scavenged. */
-    must(slot->last == NONE || entry_at(g, slot->last)->version < e->version);
     *entry_at(g, g->count) = (struct entry){e->version, e->pos, slot->last, kind};
     slot->last = g->count++;
     g->last_pos = e->pos;
 out:
+    must(rc != E_DAMAGED || !m->own);
     atomic_fetch_add_explicit(&m->bytes, gen_bytes(m->active) - before, memory_order_relaxed);
     lock_give(&m->lock);
     return rc;
@@ -487,19 +515,24 @@ logi_mem_add_state(struct mem *m, const struct mem_state *st, struct err *err)
     uint64_t     before;
     int          rc;
 
+    must(st->pos % 8 == 0);
     lock_take(&m->lock);
     before = gen_bytes(m->active);
+    must_slow(m->frozen == NULL || m->frozen->last_pos < st->pos);
     TRY(active_ready(m, err));
     g = m->active;
     if (g->state_count == g->state_room)
         TRY(states_grow(g, err));
     TRY(slot_get(g, st->id, &slot, err));
+    if (!follows(g, slot, st->pos, st->head.next, st->is_new))
+        FAIL(err, E_DAMAGED, ERR_FATAL, "it does not follow what stands before it");
     if (st->is_new)
         TRY(name_add(g, st->stream, slot, err));
     g->states[g->state_count] = (struct state){st->pos, st->head, slot->state};
     slot->state = g->state_count++;
     g->last_pos = st->pos;
 out:
+    must(rc != E_DAMAGED || !m->own);
     atomic_fetch_add_explicit(&m->bytes, gen_bytes(m->active) - before, memory_order_relaxed);
     lock_give(&m->lock);
     return rc;

@@ -21,6 +21,12 @@ struct mem;
 int  logi_mem_new(struct mem **out, struct err *err);
 void logi_mem_free(struct mem *); /* NULL is fine */
 
+/*
+ * From now on what is added is this program's own. Before, it is read off the disk, and E_DAMAGED
+ * where it does not follow what is in here.
+ */
+void logi_mem_own(struct mem *);
+
 struct mem_event {
     uint64_t     id, version, pos;
     struct slice stream; /* for its category, and its name where is_new */

@@ -146,6 +146,23 @@ out:
     return rc;
 }
 
+static int
+damaged(const struct replay *rp, const struct record *r, struct err *err)
+{
+    RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: damaged record at position %" PRIu64, rp->log->dir,
+               r->pos);
+}
+
+/* What a checksum lets through need not be what this program wrote. */
+static bool
+can_be(const struct record *r)
+{
+    if (r->stream_id >= INT64_MAX || r->version >= INT64_MAX)
+        return false;
+    return (r->kind != RECORD_EVENT && r->kind != RECORD_STATE) ||
+           (r->name_len > 0 && r->name_len <= LOG_NAME_MAX);
+}
+
 /* A stream whose first record was scavenged begins with whatever is left of it. */
 static int
 is_new(struct replay *rp, const struct record *r, bool *yes, struct err *err)
@@ -177,8 +194,7 @@ replay_state(struct replay *rp, const struct record *r, struct err *err)
 
     if (r->meta_len != 0 || r->data_len > r->body_len - r->name_len - r->type_len ||
         !fmt_state_get(r->body + r->name_len + r->type_len, r->data_len, &s))
-        FAIL(err, E_DAMAGED, ERR_FATAL, "%s: damaged record at position %" PRIu64, rp->log->dir,
-             r->pos);
+        return damaged(rp, r, err);
     m.stream = slice_of(r->body, r->name_len);
     TRY(is_new(rp, r, &m.is_new, err));
     m.head = (struct index_head){.next = r->version,
@@ -188,7 +204,9 @@ replay_state(struct replay *rp, const struct record *r, struct err *err)
                                  .flags = s.flags,
                                  .moved = fmt_state_moved(&s, r->version)};
     TRY(logi_mark(rp->log, r->stream_id, err));
-    TRY(logi_mem_add_state(rp->log->mem, &m, err));
+    rc = logi_mem_add_state(rp->log->mem, &m, err);
+    if (rc == E_DAMAGED)
+        return damaged(rp, r, err);
 out:
     return rc;
 }
@@ -202,6 +220,8 @@ replay_record(void *arg, const struct frame *frame, const struct record *r, stru
     int              rc;
 
     (void)frame;
+    if (!can_be(r))
+        return damaged(rp, r, err);
     if (r->stream_id >= log->next_stream_id)
         log->next_stream_id = r->stream_id + 1;
     if (r->kind == RECORD_STATE && r->pos >= rp->covers)
@@ -211,8 +231,10 @@ replay_record(void *arg, const struct frame *frame, const struct record *r, stru
     e.stream = slice_of(r->body, r->name_len);
     e.type = slice_of(r->body + r->name_len, r->type_len);
     TRY(is_new(rp, r, &e.is_new, err));
-    TRY(logi_mem_add(log->mem, &e, err));
-    rp->events++;
+    rc = logi_mem_add(log->mem, &e, err);
+    if (rc == E_DAMAGED)
+        return damaged(rp, r, err);
+    rp->events += rc == 0;
 out:
     return rc;
 }
@@ -248,16 +270,15 @@ walk_start(struct log *log, uint64_t covers, uint64_t *out, struct err *err)
     if (logi_scan_frame(log->segs, covers, bound, &f) && (f.head.flags & FRAME_FIRST) != 0)
         return 0;
     /* In the middle of a commit (of which the index has a part), or the log's very end. */
-    if (logi_scan_record_at(log->segs, covers - 1, bound, true, &(struct record){0}, &f)) {
-        *out = f.head.commit;
+    if (logi_scan_record_at(log->segs, covers - 1, bound, true, &(struct record){0}, &f) ||
+        logi_scan_frame(log->segs, covers, bound, &f)) {
+        if ((f.head.flags & FRAME_PAD) == 0)
+            *out = f.head.commit;
+        if (*out <= covers)
+            return 0;
+    } else if (logi_scan_back(log->segs, covers, &f) != SCAN_BAD) {
         return 0;
     }
-    if (logi_scan_frame(log->segs, covers, bound, &f)) {
-        *out = (f.head.flags & FRAME_PAD) != 0 ? covers : f.head.commit;
-        return 0;
-    }
-    if (logi_scan_back(log->segs, covers, &f) != SCAN_BAD)
-        return 0;
     pos = covers;
     RETURN_ERR(err, E_DAMAGED, ERR_FATAL,
                "%s: the index covers position %" PRIu64
@@ -512,6 +533,7 @@ logi_recover(struct log *log, struct log_report *report, struct err *err)
     atomic_store(&log->stream_count, log->next_stream_id);
     TRY(fill_recent(log, err));
     atomic_store(&log->end_us, log->last_time_us);
+    logi_mem_own(log->mem);
     report->end = LOG_POS(pos);
     report->replayed = rp.events;
 out:
