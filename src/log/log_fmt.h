@@ -224,6 +224,8 @@ fmt_record_seal(uint8_t *p, uint32_t length, uint32_t seed)
 static inline bool
 fmt_record_get(const uint8_t *p, uint64_t room, uint32_t seed, bool check, struct record *r)
 {
+    uint32_t names;
+
     if (room < RECORD_MIN)
         return false;
     r->length = get_u32(p);
@@ -249,7 +251,12 @@ fmt_record_get(const uint8_t *p, uint64_t room, uint32_t seed, bool check, struc
     r->frame_off = get_u32(p + 68);
     r->body = p + RECORD_HEADER;
     r->body_len = r->length - RECORD_MIN;
-    return (uint32_t)r->name_len + r->type_len <= r->body_len;
+    names = (uint32_t)r->name_len + r->type_len;
+    if (names > r->body_len)
+        return false;
+    /* Only what goes on in other frames may be longer than the record. */
+    return r->kind == RECORD_CONT || (r->flags & RECORD_CONTINUED) != 0 ||
+           (uint64_t)r->meta_len + r->data_len <= r->body_len - names;
 }
 
 #define LINK_TYPE "$>"

@@ -214,9 +214,8 @@ logi_scav_stub(struct scavenge *s, const struct record *r, const struct frame *f
         }
         if (lo < range->count && pairs[lo].original == origin)
             *to = pairs[lo].copy;
-        /* One that saves nothing is not made. */
-        *stays = *stays || (*to != 0 && logi_scav_stub_bytes(r) >= r->length &&
-                            (r->flags & RECORD_CONTINUED) == 0);
+        /* One that saves nothing is not made, nor one that is longer than what it stands for. */
+        *stays = *stays || (*to != 0 && logi_scav_stub_bytes(r) >= r->length);
     }
 out:
     return rc;
