@@ -477,7 +477,8 @@ check_room(struct log *log, struct log_req *req)
         err_copy(&req->err, &log->grow_error);
         lock_give(&log->admin);
         req->rc = req->err.code;
-        return CHECK_ANSWER;
+        if (req->rc != 0) /* 0: it has grown meanwhile, and the mark is about to go */
+            return CHECK_ANSWER;
     }
     atomic_store(&log->want_end, want);
     log->env->ops->task_wake(log->env, log->upkeep);

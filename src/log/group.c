@@ -352,12 +352,15 @@ memory_full(struct log *log)
     atomic_store(&log->flush_wanted, true);
     log->env->ops->task_wake(log->env, log->indexer);
     if (atomic_load(&log->index_stuck)) {
-        struct log_req *req = list_pop(&log->fifo);
+        struct log_req *req;
         struct err      err;
 
         lock_take(&log->admin);
         err_copy(&err, &log->index_error);
         lock_give(&log->admin);
+        if (err.code == 0)
+            return true; /* it was written meanwhile, and the mark is about to go */
+        req = list_pop(&log->fifo);
         err_prefix(&err, "the index cannot be written");
         if (req == NULL)
             req = list_pop(&log->bulk);
