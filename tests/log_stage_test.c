@@ -245,6 +245,29 @@ test_readers_wait(void **state)
     buf_fini(&all);
 }
 
+/* A reader that waits may be asked for what stands elsewhere meanwhile. */
+static void
+test_waiting_reader_finds_by_position(void **state)
+{
+    struct fix      *f = *state;
+    struct log_iter *it;
+    struct log_event e;
+    struct log_pos   a;
+
+    assert_int_equal(append(f, "a-1", LOG_ANY, 99, 0, 0), 0);
+    a = f->req.pos;
+    begin(f);
+    it = reader(f, "", "");
+    assert_next(f, it, "a-1@0");
+    if (log_iter_at(it, a, &e, &f->err) != 0)
+        fail_msg("%s", f->err.text);
+    assert_true(slice_is(e.stream, "a-1"));
+    assert_next(f, it, "");
+    end(f);
+    assert_next(f, it, "t-1@0 t-1@1 u-1@0 t-1@2");
+    log_iter_close(it);
+}
+
 /* From the index's lists, and from a scan: where the index has all of it already. */
 static void
 test_readers_of_the_index(void **state)
@@ -428,6 +451,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_hidden, setup, teardown),
         cmocka_unit_test_setup_teardown(test_readers_wait, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_waiting_reader_finds_by_position, setup, teardown),
         cmocka_unit_test_setup_teardown(test_readers_of_the_index, setup, teardown),
         cmocka_unit_test_setup_teardown(test_without_end, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cut_off, setup, teardown),

@@ -534,6 +534,32 @@ a_reader_keeps_what_it_sees(void **state)
     assert_int_equal(check_all(f), s.events);
 }
 
+/* The same of one that was asked for by its position. */
+static void
+an_event_at_a_position_stays(void **state)
+{
+    struct fix              *f = *state;
+    struct log_scavenge_conf conf = {.min_share = 1};
+    struct log_scavenge      s;
+    struct log_read          read;
+    struct log_iter         *it;
+    struct log_event         e;
+    struct ev                ev, first;
+
+    fill(f, 90);
+    read = read_all(0, false);
+    it = open_iter(f, &read);
+    assert_int_equal(log_iter_at(it, LOG_POS(f->evs[0].pos), &e, &f->err), 0);
+    first = ev_of(&e);
+    s = scavenge(f, &conf);
+    assert_true(s.events > 0);
+    ev = ev_of(&e);
+    same(&first, &ev);
+    same(&f->evs[0], &ev);
+    log_iter_close(it);
+    assert_int_equal(check_all(f), s.events);
+}
+
 static void
 appends_go_on_and_repeats_are_known(void **state)
 {
@@ -964,6 +990,7 @@ main(void)
         cmocka_unit_test_setup_teardown(a_share_that_is_too_small_leaves_the_segments, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_reader_keeps_what_it_sees, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_event_at_a_position_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(appends_go_on_and_repeats_are_known, setup, teardown),
         cmocka_unit_test_setup_teardown(what_limits_hide_goes_for_good, setup, teardown),
         cmocka_unit_test_setup_teardown(what_a_crash_left_is_removed, setup, teardown),

@@ -497,6 +497,9 @@ log_iter_at(struct log_iter *it, struct log_pos pos, struct log_event *out, stru
 
     must(it->magic == LOGI_MAGIC);
     must(it->kind == ITER_ALL);
+    it->held = false;
+    if (!it->in_frame && !it->seg_held)
+        logi_segs_pin(it->log->segs, &it->pin);
     take_retention(it);
     if (!logi_scan_record_at(it->log->segs, pos.v, end, true, &r, &f) ||
         (r.kind != RECORD_EVENT && r.kind != RECORD_STUB))
@@ -509,6 +512,8 @@ log_iter_at(struct log_iter *it, struct log_pos pos, struct log_event *out, stru
         FAIL(err, E_NOTFOUND, ERR_DATA, "the event at position %" PRIu64 " is not for this reader",
              pos.v);
 out:
+    if (rc != 0 && !it->in_frame && !it->seg_held)
+        logi_segs_unpin(&it->pin); /* else what was given stays mapped until the next call */
     return rc;
 }
 
