@@ -266,6 +266,48 @@ test_header_that_cannot_be_is_refused(void **state)
     free_paths(paths, n);
 }
 
+/* Names that are longer than any is: no record, whatever its checksum says. */
+static void
+test_names_that_cannot_be_are_refused(void **state)
+{
+    static const struct {
+        unsigned at; /* of the length in the record */
+        uint16_t len;
+    } names[] = {{6, 256}, {56, 256}};
+    struct fix     *f = *state;
+    struct seg_head head = {0};
+    struct record   r;
+    uint8_t         bytes[SEG_HEADER + 1024], *at = bytes + SEG_HEADER + FRAME_HEADER;
+    char           *paths[128];
+    FILE           *file;
+
+    open_log(f);
+    append_bytes(f, 1, 600);
+    close_log(f);
+    free_paths(paths + 1, segments_of(f, paths) - 1);
+    for (int i = 0; i < 2; i++) {
+        file = fopen(paths[0], "r+b");
+        assert_non_null(file);
+        assert_int_equal(fread(bytes, 1, sizeof bytes, file), sizeof bytes);
+        assert_true(fmt_seg_get(bytes, &head));
+        assert_true(fmt_record_get(at, 1024 - FRAME_HEADER, fmt_seed(&head.log_id), true, &r));
+        put_u16(at + names[i].at, names[i].len);
+        fmt_record_seal(at, r.length, fmt_seed(&head.log_id));
+        rewind(file);
+        assert_int_equal(fwrite(bytes, 1, sizeof bytes, file), sizeof bytes);
+        assert_int_equal(fclose(file), 0);
+        assert_int_equal(log_reindex(&world, f->dir, &f->conf, NULL, &f->err), E_DAMAGED);
+        put_u16(at + names[i].at, 1);
+        fmt_record_seal(at, r.length, fmt_seed(&head.log_id));
+        file = fopen(paths[0], "r+b");
+        assert_non_null(file);
+        assert_int_equal(fwrite(bytes, 1, sizeof bytes, file), sizeof bytes);
+        assert_int_equal(fclose(file), 0);
+    }
+    assert_int_equal(log_reindex(&world, f->dir, &f->conf, NULL, &f->err), 0);
+    free_paths(paths, 1);
+}
+
 /* What is not there is not made by one that may not write. */
 static void
 test_read_only_leaves_the_folder_alone(void **state)
@@ -776,6 +818,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_missing_segments_are_no_new_log, setup, teardown),
         cmocka_unit_test_setup_teardown(test_renamed_segment_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_header_that_cannot_be_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_names_that_cannot_be_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_read_only_leaves_the_folder_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reindex_needs_a_log_but_no_lock_file, setup, teardown),
         cmocka_unit_test_setup_teardown(test_listing_ends_where_the_disk_fails, setup, teardown),

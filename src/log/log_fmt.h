@@ -159,6 +159,7 @@ fmt_frame_length_before(const uint8_t *end)
 #define RECORD_HEADER 72u
 #define RECORD_TRAILER 8u
 #define RECORD_MIN (RECORD_HEADER + RECORD_TRAILER)
+#define RECORD_TEXT_MAX 255u /* bytes of its stream's name, or of its type */
 
 enum record_kind {
     RECORD_EVENT = 1,
@@ -252,7 +253,7 @@ fmt_record_get(const uint8_t *p, uint64_t room, uint32_t seed, bool check, struc
     r->body = p + RECORD_HEADER;
     r->body_len = r->length - RECORD_MIN;
     names = (uint32_t)r->name_len + r->type_len;
-    if (names > r->body_len)
+    if (r->name_len > RECORD_TEXT_MAX || r->type_len > RECORD_TEXT_MAX || names > r->body_len)
         return false;
     /* Only what goes on in other frames may be longer than the record. */
     return r->kind == RECORD_CONT || (r->flags & RECORD_CONTINUED) != 0 ||
