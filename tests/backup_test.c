@@ -20,6 +20,7 @@
 #include "base/must.h"
 #include "env/env_real.h"
 #include "log/backup.h"
+#include "log/backup_int.h"
 #include "log/index.h"
 #include "log/log.h"
 #include "tests/tmp.h"
@@ -615,6 +616,20 @@ can_be_stopped(void **state)
     restore_well(f, f->other);
 }
 
+/* A manifest of more is not read, so none is made. */
+static void
+as_many_copies_as_are_read(void **state)
+{
+    struct fix         *f = *state;
+    struct manifest     m = {0};
+    struct manifest_seg s = {.first = FMT_FIRST_POS, .span = 8, .bytes = SEG_HEADER + 8};
+
+    for (; m.count < 1000000; s.first += s.span)
+        assert_int_equal(logi_manifest_add(&m, &s, &f->err), 0);
+    assert_int_equal(logi_manifest_add(&m, &s, &f->err), E_LIMIT);
+    logi_manifest_fini(&m);
+}
+
 int
 main(void)
 {
@@ -632,6 +647,7 @@ main(void)
         cmocka_unit_test_setup_teardown(beside_appends, setup, teardown),
         cmocka_unit_test_setup_teardown(of_a_folder_at_rest, setup, teardown),
         cmocka_unit_test_setup_teardown(can_be_stopped, setup, teardown),
+        cmocka_unit_test_setup_teardown(as_many_copies_as_are_read, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

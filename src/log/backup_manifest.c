@@ -26,12 +26,12 @@ logi_manifest_fini(struct manifest *m)
 int
 logi_manifest_add(struct manifest *m, const struct manifest_seg *seg, struct err *err)
 {
+    if (m->count == SEGMENTS_MAX)
+        RETURN_ERR(err, E_LIMIT, ERR_FATAL, "a backup has at most %u segments", SEGMENTS_MAX);
     if (m->count == m->room) {
         uint32_t             room = m->room == 0 ? 16 : m->room * 2;
-        struct manifest_seg *segs = NULL;
+        struct manifest_seg *segs = realloc(m->segs, room * sizeof *segs);
 
-        if (room <= 2 * SEGMENTS_MAX)
-            segs = realloc(m->segs, room * sizeof *segs);
         if (segs == NULL)
             RETURN_ERR(err, E_NOMEM, ERR_RETRY, "no memory for the list of copies");
         m->segs = segs;
