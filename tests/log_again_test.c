@@ -172,12 +172,112 @@ test_index_is_written_again(void **state)
     append_past(f, wants_index);
 }
 
+static struct ox_index_ops    once_failing;
+static atomic_uint            applies;
+static atomic_bool            let_first, let_rest;
+static struct log            *flushed;
+static _Thread_local unsigned flush_waits; /* 0: this thread does not flush */
+
+static int
+apply_once_failing(struct ox_index *ix, const struct index_batch *batch, struct err *err)
+{
+    unsigned n = atomic_fetch_add(&applies, 1);
+
+    while (n == 0 && !atomic_load(&let_first))
+        pause_ms(1);
+    if (n == 0)
+        RETURN_ERR(err, E_NOSPC, ERR_RETRY, "no room");
+    while (n > 1 && !atomic_load(&let_rest))
+        pause_ms(1);
+    return log_index_lmdb.apply(ix, batch, err);
+}
+
+static bool
+index_is_well(void)
+{
+    bool well;
+
+    lock_take(&flushed->admin);
+    well = flushed->index_error.code == 0;
+    lock_give(&flushed->admin);
+    return well;
+}
+
+/* Who flushes goes on only when what it was woken for is over. */
+static bool
+gate_wait_late(struct ox_env *env, struct ox_gate *gate, uint64_t us)
+{
+    bool opened;
+
+    if (flush_waits == 2)
+        atomic_store(&let_rest, true);
+    opened = env_real()->ops->gate_wait(env, gate, us);
+    if (flush_waits == 1)
+        while (atomic_load(&applies) < 2 || !index_is_well())
+            pause_ms(1);
+    flush_waits += flush_waits != 0;
+    return opened;
+}
+
+static void *
+flush(void *arg)
+{
+    bool *covered = arg;
+
+    flush_waits = 1;
+    *covered =
+        logi_flush(flushed, NULL) == 0 && atomic_load(&flushed->indexed) >= log_end(flushed).v;
+    atomic_store(&let_rest, true);
+    return NULL;
+}
+
+static bool
+is_flushing(void)
+{
+    bool yes;
+
+    lock_take(&flushed->admin);
+    yes = flushed->flush_waiters != NULL;
+    lock_give(&flushed->admin);
+    return yes;
+}
+
+/* A flush that was woken because the index could not be written has not been covered by that. */
+static void
+test_flush_after_an_error(void **state)
+{
+    struct fix *f = *state;
+    pthread_t   flusher;
+    bool        covered = false;
+
+    once_failing = log_index_lmdb;
+    once_failing.apply = apply_once_failing;
+    atomic_store(&applies, 0);
+    atomic_store(&let_first, false);
+    atomic_store(&let_rest, false);
+    world_ops.gate_wait = gate_wait_late;
+    f->conf.index = &once_failing;
+    open_log(f);
+    flushed = f->log;
+    append(f);
+    while (atomic_load(&applies) == 0)
+        pause_ms(1);
+    append(f); /* in the next transaction */
+    assert_int_equal(pthread_create(&flusher, NULL, flush, &covered), 0);
+    while (!is_flushing())
+        pause_ms(1);
+    atomic_store(&let_first, true);
+    assert_int_equal(pthread_join(flusher, NULL), 0);
+    assert_true(covered);
+}
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_segments_grow_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_index_is_written_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_flush_after_an_error, setup, teardown),
     };
 
     return cmocka_run_group_tests_name("log_again", tests, NULL, NULL);

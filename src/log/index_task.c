@@ -142,26 +142,26 @@ out:
 int
 logi_flush(struct log *log, struct err *err)
 {
-    struct waiter w;
+    struct waiter w = {.pos = atomic_load(&log->end)};
     int           rc = 0;
 
     if (log->indexer == NULL)
         return 0;
-    gate_init(&w.gate);
-    w.pos = 0;
-    lock_take(&log->admin);
-    w.pos = atomic_load(&log->end);
-    w.next = log->flush_waiters;
-    log->flush_waiters = &w;
-    atomic_store(&log->flush_wanted, true);
-    lock_give(&log->admin);
-    log->env->ops->task_wake(log->env, log->indexer);
-    (void)log->env->ops->gate_wait(log->env, &w.gate, UINT64_MAX);
-    lock_take(&log->admin);
-    if (log->index_error.code != 0) {
-        err_copy(err, &log->index_error);
-        rc = log->index_error.code;
-    }
-    lock_give(&log->admin);
+    do { /* again where it was woken for an error that is over by now */
+        gate_init(&w.gate);
+        lock_take(&log->admin);
+        w.next = log->flush_waiters;
+        log->flush_waiters = &w;
+        atomic_store(&log->flush_wanted, true);
+        lock_give(&log->admin);
+        log->env->ops->task_wake(log->env, log->indexer);
+        (void)log->env->ops->gate_wait(log->env, &w.gate, UINT64_MAX);
+        lock_take(&log->admin);
+        if (log->index_error.code != 0) {
+            err_copy(err, &log->index_error);
+            rc = log->index_error.code;
+        }
+        lock_give(&log->admin);
+    } while (rc == 0 && atomic_load(&log->indexed) < w.pos && !atomic_load(&log->failed));
     return rc;
 }
