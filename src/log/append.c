@@ -11,12 +11,17 @@
 void
 logi_answer(struct log *log, struct log_req *req, int rc, const struct err *err)
 {
+    must(rc == 0 || err != NULL || req->err.code != 0); /* a refusal says why */
+    must(rc != 0 || req->pos.v != 0);
+    must(rc != 0 || req->pos.v <= req->last.v);
+    must(rc != 0 || req->last.v < req->end.v);
+    must(rc != 0 || req->end.v <= atomic_load(&log->end)); /* durable before confirmed */
     req->rc = rc;
     if (rc != 0 && err != NULL)
         err_copy(&req->err, err);
     logi_note_latency(log, req);
     if (req->bytes != 0)
-        atomic_fetch_sub(&log->queue_bytes, req->bytes);
+        must(atomic_fetch_sub(&log->queue_bytes, req->bytes) >= req->bytes);
     req->bytes = 0;
     free(req->own);
     req->own = NULL;
@@ -41,12 +46,14 @@ bucket_of(uint64_t us)
         return (unsigned)us;
     top = 63u - (unsigned)__builtin_clzll(us);
     b = 4 * (top - 1) + (unsigned)(us >> (top - 2) & 3);
+    must_slow(b >= LOG_LATENCY_BUCKETS || log_latency_us(b) > us);
     return b < LOG_LATENCY_BUCKETS ? b : LOG_LATENCY_BUCKETS - 1;
 }
 
 uint64_t
 log_latency_us(unsigned bucket)
 {
+    must(bucket < LOG_LATENCY_BUCKETS);
     return bucket < 4 ? bucket : (UINT64_C(4) + bucket % 4 + 1) << (bucket / 4 - 1);
 }
 
@@ -148,6 +155,7 @@ struct names {
 static struct slice
 name_of(const struct log_req *req, uint32_t number)
 {
+    must(number < req->write_count + req->own_count);
     return number < req->write_count ? req->writes[number].stream
                                      : req->own[number - req->write_count].change.stream;
 }
@@ -165,6 +173,7 @@ put_name(struct names *n, uint32_t number)
     while (n->slots[at] != 0 && !slice_eq(name_of(n->req, n->slots[at] - 1), name))
         at = (at + 1) & n->mask;
     other = n->slots[at];
+    must(other <= number); /* they come in their order */
     n->slots[at] = number + 1;
     return other == 0 ? UINT32_MAX : other - 1;
 }
@@ -177,6 +186,7 @@ check_distinct(const struct log *log, const struct log_req *req, struct err *err
     struct names n = {.log = log, .req = req, .mask = 1};
     int          rc = 0;
 
+    must(all >= req->write_count); /* each takes bytes of the commit, of which so many fit */
     if (all < 2)
         return 0;
     while (n.mask < (uint64_t)all * 2)
@@ -236,6 +246,7 @@ meta_change(const struct log_write *w, bool system, struct log_change *c, bool *
     struct log_meta m;
     int             rc = 0;
 
+    must(logi_is_metastream(w->stream));
     *makes = false;
     for (uint32_t i = 0; i < w->count; i++) {
         if (!slice_is(w->events[i].type, LOG_META_TYPE)) {
@@ -270,6 +281,8 @@ joins_change(struct log_req *req, const struct log_change *c, uint32_t *at)
     const uint32_t moves = LOG_SET_MOVED | LOG_SET_UNMOVED | LOG_SET_ROUTED | LOG_SET_FED |
                            LOG_SET_UNFED | LOG_SET_UNSTAGED;
 
+    must((c->what & LOG_SET_LIMITS) != 0); /* both are taken from it */
+    must(*at == 0 || *at < req->change_count);
     for (uint32_t n = 0; n < req->change_count; n++) {
         struct log_change *own = &req->own[(*at + n) % req->change_count].change;
 
@@ -296,6 +309,7 @@ gather_changes(struct log_req *req, uint64_t *bytes, struct err *err)
         metas += logi_is_metastream(req->writes[i].stream);
     if (metas + req->change_count == 0)
         return 0;
+    must(req->own == NULL);
     req->own = calloc(metas + req->change_count, sizeof *req->own);
     if (req->own == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
@@ -306,12 +320,15 @@ gather_changes(struct log_req *req, uint64_t *bytes, struct err *err)
 
         if (!logi_is_metastream(req->writes[i].stream))
             continue;
+        must(n < metas + req->change_count);
         req->own[n].write = UINT32_MAX;
         req->own[n].meta = true;
         TRY(meta_change(&req->writes[i], (req->flags & LOG_SYSTEM) != 0, &req->own[n].change,
                         &makes, err));
         n += makes && !joins_change(req, &req->own[n].change, &at);
     }
+    must(n >= req->change_count);
+    must(n <= metas + req->change_count);
     req->own_count = n;
     for (uint32_t i = 0; i < n; i++)
         TRY(check_change(&req->own[i].change, bytes, err));
@@ -380,6 +397,8 @@ check_moves(const struct log_req *req, struct err *err)
         const struct log_own   *own = &req->own[i];
         const struct log_write *w = own->write == UINT32_MAX ? NULL : &req->writes[own->write];
 
+        must(w == NULL || own->write < req->write_count);
+        must(w == NULL || w->count > 0); /* check_write saw to it */
         if ((own->change.what & LOG_SET_MOVED) != 0 && own->change.moved == 0 &&
             (w == NULL || !slice_is(w->events[w->count - 1].type, LOG_MOVED_TYPE)))
             RETURN_ERR(err, E_INVALID, ERR_DATA,
@@ -409,6 +428,8 @@ validate(struct log *log, struct log_req *req, uint64_t *bytes, struct err *err)
         FAIL(err, E_LIMIT, ERR_DATA,
              "a commit of %" PRIu64 " bytes, at most %" PRIu64 " are allowed", *bytes,
              log->conf.commit_bytes_max);
+    must(*bytes >= RECORD_MIN);
+    must(req->subjects == 0 || log->conf.subjects != NULL);
     TRY(check_distinct(log, req, err));
     TRY(check_order(req, err));
     TRY(check_moves(req, err));
@@ -451,6 +472,7 @@ log_submit(struct log *log, struct log_req *req)
     int             rc;
 
     must(log->magic == LOGI_MAGIC);
+    must((req->gate == NULL) != (req->done == NULL)); /* one way to be answered */
     reset(req);
     rc = validate(log, req, &bytes, &err);
     if (rc == 0 && atomic_load(&log->queue_bytes) + bytes > log->conf.queue_bytes_max &&
@@ -463,6 +485,7 @@ log_submit(struct log *log, struct log_req *req)
         logi_answer(log, req, rc, &err);
         return;
     }
+    must((req->subjects == 0) == (req->sealed == NULL));
     req->bytes = bytes;
     if ((req->flags & (LOG_BULK | LOG_QUIET)) == 0 && req->asked == 0)
         req->submitted_us = log->env->ops->mono_us(log->env);
@@ -484,6 +507,7 @@ log_append(struct log *log, struct log_req *req)
     struct log_req *a, *b;
 
     must(req->done == NULL);
+    must(req->gate == NULL); /* nobody else waits for it */
     gate_init(&gate);
     req->gate = &gate;
     log_submit(log, req);
@@ -491,6 +515,9 @@ log_append(struct log *log, struct log_req *req)
     /* Those that were answered together wake each other: a tree is quicker than a queue. */
     a = req->wake[0];
     b = req->wake[1];
+    must(a != NULL || b == NULL);
+    must(req->bytes == 0);
+    must(req->own == NULL);
     if (a != NULL)
         env->ops->gate_open(env, a->gate);
     if (b != NULL)

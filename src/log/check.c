@@ -56,8 +56,11 @@ logi_position(struct log *log, uint64_t id, uint64_t version, uint64_t bound, ui
     int      rc;
 
     *pos = 0;
-    if (logi_mem_positions(log->mem, id, version, false, bound, pos, 1, &n))
+    if (logi_mem_positions(log->mem, id, version, false, bound, pos, 1, &n)) {
+        must(n == 1);
+        must(*pos < bound);
         return 0;
+    }
     rc = log->conf.index->positions(log->index, id, version, false, pos, 1, &n, err);
     if (rc != 0)
         return rc;
@@ -107,6 +110,8 @@ same_at(struct log *log, const struct log_write *w, const struct target *t, uint
     struct record r;
     struct frame  f;
 
+    must(!t->is_new);
+    must(w->count > 0);
     if (t->next <= version)
         return SAME_NONE;
     for (uint32_t i = 0; i < w->count && version + i < t->next; i++) {
@@ -124,6 +129,7 @@ same_at(struct log *log, const struct log_write *w, const struct target *t, uint
             *first_pos = pos;
         *last_pos = pos;
     }
+    must(same <= w->count);
     return same == w->count ? SAME_ALL : same > 0 ? SAME_SOME : SAME_NONE;
 }
 
@@ -185,6 +191,7 @@ partly_there(struct log_req *req, struct slice stream, int64_t expected, const s
 static enum check_result
 closed_stream(struct log_req *req, struct slice stream, const struct target *t)
 {
+    must((t->flags & (INDEX_TOMBSTONE | INDEX_CLOSED)) != 0);
     req->wrong_stream = stream;
     req->gone_flags = t->flags;
     req->rc = err_set(&req->err, __FILE__, __LINE__, E_GONE, ERR_DATA,
@@ -233,6 +240,8 @@ moved_stream(struct log *log, struct log_req *req, struct slice stream, const st
     uint64_t          pos = 0;
     struct buf        names = {0};
 
+    must((t->flags & INDEX_MOVED) != 0);
+    must(!t->is_new);
     req->wrong_stream = stream;
     req->gone_flags = t->flags;
     if (logi_head(log, t->id, UINT64_MAX, &head, NULL) == 0 && head.moved != 0 &&
@@ -268,12 +277,16 @@ load_state(struct log *log, struct log_req *req, struct target *t)
 {
     struct index_head head = {0};
 
+    must(!t->by_write); /* the write's target has the state of both */
     if (t->state)
         return CHECK_OK;
     if (!t->is_new && logi_marked(log, t->id)) {
         req->rc = logi_head(log, t->id, UINT64_MAX, &head, &req->err);
         if (req->rc != 0)
             return CHECK_ANSWER;
+        must_slow(head.next == t->next); /* the cache says what memory and index do */
+        must_slow(head.truncate == t->truncate);
+        must_slow(head.flags == t->flags);
     }
     t->state = true;
     t->max_count = head.max_count;
@@ -287,8 +300,11 @@ load_state(struct log *log, struct log_req *req, struct target *t)
 static enum check_result
 revive(struct log *log, struct log_req *req, struct target *t)
 {
-    enum check_result result = load_state(log, req, t);
+    enum check_result result;
 
+    must((t->flags & (INDEX_DELETED | INDEX_STAGED)) != 0);
+    must((t->flags & INDEX_TOMBSTONE) == 0);
+    result = load_state(log, req, t);
     if ((t->flags & INDEX_STAGED) != 0)
         t->truncate = t->next;
     t->flags &= ~(uint32_t)(INDEX_DELETED | INDEX_STAGED);
@@ -298,6 +314,10 @@ revive(struct log *log, struct log_req *req, struct target *t)
 static void
 change_target(const struct log_change *c, uint64_t next, struct target *t)
 {
+    const uint64_t before = t->truncate;
+
+    must(t->state);
+    must(next >= t->next);
     if ((c->what & (LOG_SET_DELETED | LOG_SET_TOMBSTONE)) != 0) {
         t->truncate = next;
         t->flags &= ~(uint32_t)INDEX_STAGED;
@@ -333,11 +353,14 @@ change_target(const struct log_change *c, uint64_t next, struct target *t)
     if ((c->what & LOG_SET_MOVED) != 0) {
         t->flags = (t->flags | INDEX_MOVED) & ~(uint32_t)INDEX_ROUTED;
         t->moved = c->moved != 0 ? c->moved : next; /* its version, and 1 */
+        must(t->moved > 0);
+        must(t->moved <= next);
     }
     if ((c->what & LOG_SET_LIMITS) != 0) {
         t->max_count = c->max_count;
         t->max_age_us = c->max_age_us;
     }
+    must(t->truncate >= before || before > t->next); /* what is hidden stays hidden */
 }
 
 /* The target that change `i` is about: its own, or that of the write to its stream. */
@@ -346,6 +369,8 @@ target_of_change(struct log *log, struct log_req *req, uint32_t i, uint64_t *nex
 {
     uint32_t n = req->own[i].write;
 
+    must(i < req->own_count);
+    must(n == UINT32_MAX || n < req->write_count);
     if (n != UINT32_MAX) {
         *next = log->targets[n].next + req->writes[n].count;
         return &log->targets[n];
@@ -374,6 +399,8 @@ check_change(struct log *log, struct log_req *req, uint32_t i)
         return wrong_version(req, c->stream, c->expected, own);
     t = target_of_change(log, req, i, &next);
     own->by_write = t != own;
+    must(t->next == own->next); /* one stream */
+    must(t->is_new == own->is_new);
     if (c->moved > next) {
         req->rc =
             err_set(&req->err, __FILE__, __LINE__, E_INVALID, ERR_DATA,
@@ -396,6 +423,7 @@ check_write(struct log *log, struct log_req *req, uint32_t i)
     enum same         same = SAME_NONE;
     bool              ok;
 
+    must(w->count > 0);
     if (i == 0)
         memcpy(t->fp, req->fp, sizeof t->fp);
     else
@@ -416,6 +444,7 @@ check_write(struct log *log, struct log_req *req, uint32_t i)
         return CHECK_ANSWER;
     }
     if (same == SAME_ALL) {
+        must(!t->is_new);
         must(version + w->count <= t->next);
         must(first_pos <= last_pos);
         t->there = true;
@@ -462,15 +491,16 @@ check_others(struct log *log, struct log_req *req)
 static enum check_result
 check_room(struct log *log, struct log_req *req)
 {
-    uint64_t want = log->next_pos + logi_room_needed(req);
+    uint64_t want = log->next_pos + logi_room_needed(req), end = logi_segs_end(log->segs);
 
+    must(log->next_pos <= end);
     if (atomic_load(&log->low_disk)) {
         req->rc = err_set(&req->err, __FILE__, __LINE__, E_NOSPC, ERR_RETRY,
                           "%s: free disk is below the watermark of %" PRIu64 " bytes", log->dir,
                           log->conf.free_bytes_min);
         return CHECK_ANSWER;
     }
-    if (logi_segs_end(log->segs) >= want)
+    if (end >= want)
         return CHECK_OK;
     if (atomic_load(&log->grow_stuck)) {
         lock_take(&log->admin);
@@ -498,7 +528,7 @@ answer_again(struct log *log, struct log_req *req)
     must(req->pos.v <= req->last.v);
     must(req->last.v < end);
     if (!logi_scan_record_at(log->segs, req->last.v, end, true, &r, &f) ||
-        !logi_scan_commit(log->segs, f.head.commit, end, &c)) {
+        !logi_scan_commit(log->segs, f.head.commit, end, &c) || c.end <= req->last.v) {
         req->rc = err_set(&req->err, __FILE__, __LINE__, E_DAMAGED, ERR_FATAL,
                           "%s: damaged at position %" PRIu64, log->dir, req->last.v);
         return CHECK_ANSWER;
@@ -515,6 +545,8 @@ logi_check(struct log *log, struct log_req *req)
     uint32_t          there = 0;
     enum check_result result;
 
+    must(asked <= req->write_count);
+    must(req->write_count + req->own_count > 0);
     if (!targets_room(log, req->write_count + req->own_count)) {
         req->rc = err_set(&req->err, __FILE__, __LINE__, E_NOMEM, ERR_RETRY, "out of memory");
         return CHECK_ANSWER;
@@ -542,6 +574,7 @@ logi_check(struct log *log, struct log_req *req)
                 return partly_there(req, req->writes[i].stream, req->writes[i].expected, t);
         }
     }
+    must(there == 0);
     req->pos = req->last = LOG_POS(0);
     for (uint32_t i = 0; i < req->own_count; i++) {
         result = check_change(log, req, i);

@@ -26,6 +26,7 @@ logi_room_needed(const struct log_req *req)
     /* A segment's end wastes less than a frame, and segments are at least two frames. */
     uint64_t states = (uint64_t)req->write_count * (RECORD_MIN + 8 + LOG_NAME_MAX + STATE_BYTES);
 
+    must(req->bytes > 0);
     return (req->bytes + states) * 2 + 3 * LOG_FRAME_MAX;
 }
 
@@ -49,9 +50,14 @@ close_frame(struct enc *e, bool last)
     };
 
     must(e->records > 0);
+    must(e->frame_at != SIZE_MAX);
+    must(h.number == 0 ? h.commit == h.pos : h.commit < h.pos);
     e->g->bytes.len += FRAME_TRAILER;
     h.length = (uint32_t)(e->g->bytes.len - e->frame_at);
     must(h.length <= LOG_FRAME_MAX);
+    must(h.length % 8 == 0);
+    must(enc_pos(e) <= e->seg_end);
+    must(enc_pos(e) == e->seg_end || e->seg_end - enc_pos(e) >= FRAME_MIN); /* padding has room */
     fmt_frame_put(e->g->bytes.data + e->frame_at, &h, e->seed);
     e->g->frames++;
     e->frame_at = SIZE_MAX;
@@ -69,9 +75,11 @@ pad(struct enc *e, struct err *err)
                            .length = (uint32_t)length,
                            .flags = FRAME_PAD};
 
+    must(e->frame_at == SIZE_MAX);
     if (length == 0)
         return 0;
     must(length >= FRAME_MIN);
+    must(length < LOG_FRAME_MAX + FRAME_MIN); /* else the record had fitted */
     if (!buf_reserve(&e->g->bytes, length))
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory for a group");
     memset(e->g->bytes.data + e->g->bytes.len, 0, length);
@@ -87,6 +95,7 @@ room(const struct enc *e)
 {
     uint64_t cur = enc_pos(e), cap = e->g->first + e->frame_at + LOG_FRAME_MAX;
 
+    must(e->frame_at != SIZE_MAX);
     if (cap > e->seg_end)
         cap = e->seg_end;
     return cur + FRAME_TRAILER + RECORD_MIN > cap ? 0 : cap - cur - FRAME_TRAILER;
@@ -109,7 +118,10 @@ open_frame(struct enc *e, struct err *err)
 {
     struct seg_view view;
 
+    must(e->frame_at == SIZE_MAX);
+    must((enc_pos(e) & 7) == 0);
     must(logi_segs_at(e->log->segs, enc_pos(e), &view)); /* check_room saw to it */
+    must(!view.sparse);                                  /* only what is full is scavenged */
     e->seg_end = view.end;
     if (!buf_reserve(&e->g->bytes, FRAME_HEADER))
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory for a group");
@@ -161,7 +173,11 @@ put_record(struct enc *e, struct record *r, struct slice name, const struct log_
     uint64_t meta = from < ev->meta.len ? ev->meta.len - from : 0;
     uint8_t *p, *at;
 
+    must(from + payload <= ev->meta.len + ev->data.len);
+    must(r->name_len == 0 || r->name_len == name.len);
+    must(r->type_len == 0 || r->type_len == ev->type.len);
     r->length = (uint32_t)(align8(used) + RECORD_TRAILER);
+    must(fits(e, r->length));
     if (!buf_reserve(&e->g->bytes, r->length + FRAME_TRAILER))
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory for a group");
     p = e->g->bytes.data + e->g->bytes.len;
@@ -183,6 +199,7 @@ put_record(struct enc *e, struct record *r, struct slice name, const struct log_
     if (payload > meta)
         memcpy(at, (const uint8_t *)ev->data.data + (from + meta - ev->meta.len), payload - meta);
     at += payload - meta;
+    must((size_t)(p + r->length - RECORD_TRAILER - at) < 8);
     memset(at, 0, (size_t)(p + r->length - RECORD_TRAILER - at));
     fmt_record_seal(p, r->length, e->seed);
     e->g->bytes.len += r->length;
@@ -227,6 +244,8 @@ put_fragments(struct enc *e, struct record *r, struct slice name, const struct l
         part = all - done;
         if (!fits(e, length))
             part = fragment_length(e, length) - RECORD_MIN - names;
+        must(part > 0);
+        must(part <= all - done);
         r->flags = (uint8_t)(done + part < all ? r->flags | RECORD_CONTINUED
                                                : r->flags & ~RECORD_CONTINUED);
         TRY(put_record(e, r, name, ev, done, part, err));
@@ -237,6 +256,7 @@ put_fragments(struct enc *e, struct record *r, struct slice name, const struct l
         r->flags &= (uint8_t)~RECORD_NEW_STREAM;
         r->name_len = r->type_len = 0;
     }
+    must((r->flags & RECORD_CONTINUED) == 0);
     rc = 0;
 out:
     return rc;
@@ -271,6 +291,7 @@ completed(const struct log_new_event *ev)
     if (l == NULL)
         return own;
     must(l->of->pos != 0);
+    must(l->pos_at > l->version_at || l->version_at == UINT32_MAX); /* the later one first */
     text = l->data ? &own.data : &own.meta;
     must(text->data == l->text);
     text->len = put_late(l->text, text->len, l->pos_at, l->of->pos);
@@ -306,6 +327,10 @@ put_event(struct enc *e, const struct log_write *w, const struct target *t, uint
         align8(RECORD_HEADER + w->stream.len + ev->type.len + payload) + RECORD_TRAILER;
     int rc;
 
+    must(w->stream.len > 0);
+    must(w->stream.len <= LOG_NAME_MAX);
+    must(ev->type.len <= LOG_TYPE_MAX);
+    must(payload <= LOG_EVENT_MAX);
     if (length > RECORD_MAX)
         return put_fragments(e, &r, w->stream, ev, pos, err);
     TRY(make_room(e, length, length, err));
@@ -345,12 +370,15 @@ encode_event(struct enc *e, struct log_req *req, uint32_t n, struct err *err)
     int               rc;
 
     must(i < w->count);
+    must(!t->there); /* nothing is written twice */
     if (i == 0 && t->is_new)
         t->id = log->next_stream_id++;
     if (id_is_zero(&id))
         id = make_id(log, e->time_us);
     logi_recent_expect(log->recent, t->id, id.b);
     TRY(put_event(e, w, t, i, id.b, &pos, err));
+    must(pos > req->last.v);
+    must(pos < enc_pos(e));
     if (w->events[i].place != NULL)
         *w->events[i].place = (struct log_place){t->next + i, pos};
     TRY(logi_mem_add(log->mem,
@@ -373,6 +401,9 @@ note_head(struct log *log, const struct target *t)
 
     if (h == NULL)
         h = logi_heads_put(log->heads, t->fp);
+    else
+        must(h->id == t->id);
+    must(h->next <= t->next + t->done);
     h->id = t->id;
     h->next = t->next + t->done;
     h->truncate = t->truncate;
@@ -398,6 +429,9 @@ put_state(struct enc *e, struct log_req *req, struct slice stream, struct target
     uint64_t             length = align8(RECORD_HEADER + stream.len + sizeof data) + RECORD_TRAILER;
     int                  rc;
 
+    must(t->max_age_us >= 0);
+    must((t->flags & INDEX_DELETED) == 0 || (t->flags & INDEX_TOMBSTONE) == 0);
+    must(s.moved == 0 || fmt_state_moved(&s, t->next + t->done) == t->moved);
     if (m.is_new)
         t->id = e->log->next_stream_id++;
     TRY(logi_mark(e->log, t->id, err));
@@ -443,6 +477,7 @@ encode_ends(struct enc *e, struct log_req *req, struct err *err)
         if (t->by_write)
             continue;
         must(t->state);
+        must(t->done == 0);
         TRY(put_state(e, req, req->own[i].change.stream, t, err));
         note_head(e->log, t);
     }
@@ -489,10 +524,15 @@ logi_encode(struct log *log, struct group *g, struct log_req *req, struct err *e
         log->last_time_us = now;
     e.time_us = log->last_time_us;
     must(g->first + g->bytes.len == log->next_pos);
+    must(log->target_room >= req->write_count + req->own_count);
+    must(req->last.v == 0); /* nothing of it is there */
     req->pos = LOG_POS(0);
     TRY(encode_events(&e, req, err));
     TRY(encode_ends(&e, req, err));
     close_frame(&e, true);
+    must(g->bytes.len - before <= logi_room_needed(req));
+    must(req->pos.v > e.commit);
+    must(g->commits == 0 || g->time_us <= e.time_us);
     g->commits++;
     g->time_us = e.time_us;
     if ((req->flags & (LOG_QUIET | LOG_STAGED)) == 0)
@@ -501,6 +541,7 @@ logi_encode(struct log *log, struct group *g, struct log_req *req, struct err *e
         g->bulk_bytes += g->bytes.len - before;
     log->next_pos = g->first + g->bytes.len;
     req->end = LOG_POS(log->next_pos);
+    must(req->end.v > req->last.v);
     rc = 0;
 out:
     return rc;

@@ -11,6 +11,7 @@
 static void
 list_add(struct req_list *list, struct log_req *req)
 {
+    must(*list->tail == NULL);
     req->next = NULL;
     *list->tail = req;
     list->tail = &req->next;
@@ -21,6 +22,7 @@ list_pop(struct req_list *list)
 {
     struct log_req *req = list->head;
 
+    must(req != NULL || list->tail == &list->head);
     if (req == NULL)
         return NULL;
     list->head = req->next;
@@ -44,6 +46,7 @@ take_incoming(struct log *log)
     }
     while (fifo != NULL) {
         struct log_req *next = fifo->next;
+        must(fifo->bytes > 0);
         logi_heads_prefetch(log->heads, fifo->fp);
         list_add((fifo->flags & LOG_BULK) != 0 ? &log->bulk : &log->fifo, fifo);
         fifo = next;
@@ -53,6 +56,7 @@ take_incoming(struct log *log)
 void
 logi_fail(struct log *log, const struct err *err)
 {
+    must(err->code != 0);
     lock_take(&log->admin);
     if (!atomic_load(&log->failed)) {
         err_copy(&log->failure, err);
@@ -82,6 +86,7 @@ answer_late(struct log *log, struct group *g, int rc, const struct err *err)
     while (req != NULL) {
         struct log_req *next = req->next;
 
+        must(req->rc != 0);
         logi_answer(log, req, rc != 0 ? rc : req->rc, rc != 0 ? &own : NULL);
         req = next;
     }
@@ -92,13 +97,20 @@ static void
 answer_group(struct log *log, struct group *g, int rc, const struct err *err)
 {
     struct log_req *req = g->reqs, *root = NULL, *parent = NULL, *last = NULL;
+    uint64_t        before = g->first;
     unsigned        child = 0;
 
+    must(rc == 0 || err != NULL);
+    must(rc != 0 || g->end <= atomic_load(&log->end)); /* durable before confirmed */
     g->reqs = NULL;
     g->tail = &g->reqs;
     while (req != NULL) {
         struct log_req *next = req->next;
 
+        must(req->pos.v >= before);
+        must(req->end.v > req->last.v);
+        before = req->end.v;
+        must(rc != 0 || before <= g->end);
         if (req->gate == NULL) {
             logi_answer(log, req, rc, err);
             req = next;
@@ -108,7 +120,7 @@ answer_group(struct log *log, struct group *g, int rc, const struct err *err)
         if (rc != 0)
             err_copy(&req->err, err);
         logi_note_latency(log, req);
-        atomic_fetch_sub(&log->queue_bytes, req->bytes);
+        must(atomic_fetch_sub(&log->queue_bytes, req->bytes) >= req->bytes);
         req->bytes = 0;
         free(req->own);
         req->own = NULL;
@@ -116,6 +128,8 @@ answer_group(struct log *log, struct group *g, int rc, const struct err *err)
         if (root == NULL) {
             root = parent = req;
         } else {
+            must(parent != NULL);
+            must(parent->wake[child] == NULL);
             parent->wake[child++] = req;
             last->next = req;
             if (child == 2) {
@@ -134,6 +148,8 @@ answer_group(struct log *log, struct group *g, int rc, const struct err *err)
 static void
 reset_group(struct group *g)
 {
+    must(g->reqs == NULL); /* all are answered */
+    must(g->late == NULL);
     if (g->bytes.cap > GROUP_KEEP)
         buf_fini(&g->bytes);
     buf_clear(&g->bytes);
@@ -147,7 +163,11 @@ static void
 publish(struct log *log, struct group *g, struct log_pos durable)
 {
     must(durable.v == g->end);
-    must(atomic_load(&log->end) <= durable.v);
+    must(g->first < g->end);
+    must(g->first == atomic_load(&log->end)); /* groups follow each other without a gap */
+    must(g->bytes.len == g->end - g->first);
+    must(g->events + g->states > 0);
+    must(g->time_us >= atomic_load(&log->end_us));
     atomic_store(&log->end_us, g->time_us);
     atomic_store(&log->end, durable.v);
     if (g->states > 0)
@@ -176,6 +196,8 @@ commit_group(struct log *log, struct group *g)
     uint64_t             began, took;
 
     must(atomic_load(&g->state) == GROUP_SYNCING);
+    must(g->commits > 0);
+    must(g->frames >= g->commits);
     err_clear(&err);
     if (atomic_load(&log->failed)) {
         lock_take(&log->admin);
@@ -187,6 +209,7 @@ commit_group(struct log *log, struct group *g)
         publish(log, g, LOG_POS(g->end));
         answer_group(log, g, 0, NULL);
 #endif
+        must(g == &log->groups[log->sync_next]); /* in the order of positions */
         began = log->env->ops->mono_us(log->env);
         verdict = JOURNAL_REFUSED;
         if (log->conf.subjects == NULL || logi_seal_sync(log, &err) == 0)
@@ -271,6 +294,7 @@ refused_early(struct log *log, const struct log_req *req)
     struct index_head now, then;
     uint64_t          end = atomic_load(&log->end);
 
+    must(log->next_pos >= end);
     if ((req->rc != E_WRONG_VERSION && req->rc != E_GONE && req->rc != E_MOVED) ||
         log->next_pos == end)
         return false;
@@ -290,6 +314,8 @@ take_held(struct log *log)
 {
     if (log->held.head == NULL)
         return;
+    must(log->held.tail != &log->held.head);
+    must(*log->held.tail == NULL);
     *log->held.tail = log->fifo.head;
     if (log->fifo.head == NULL)
         log->fifo.tail = log->held.tail;
@@ -305,6 +331,7 @@ take_one(struct log *log, struct group *g, struct req_list *list)
     enum check_result result;
     struct err        err;
 
+    must(req->bytes > 0); /* it is not answered yet */
     if (logi_fenced(log, req)) {
         list_add(&log->held, list_pop(list));
         return true;
@@ -331,12 +358,14 @@ take_one(struct log *log, struct group *g, struct req_list *list)
         logi_answer(log, req, req->rc, NULL);
         return true;
     }
+    must(result == CHECK_OK);
     if (logi_encode(log, g, req, &err) != 0) {
         /* Half a commit is in the group: nothing of it may reach the disk. */
         logi_fail(log, &err);
         logi_answer(log, req, err.code, &err);
         return true;
     }
+    must(*g->tail == NULL);
     req->next = NULL;
     *g->tail = req;
     g->tail = &req->next;
@@ -387,6 +416,7 @@ bulk_fits(const struct log *log, const struct group *g)
     const struct log_req *head = log->bulk.head;
     bool                  alone = g->bulk_bytes == g->bytes.len;
 
+    must(g->bulk_bytes <= g->bytes.len);
     if (head == NULL || g->bytes.len >= LOGI_GROUP_BYTES)
         return false;
     if ((head->flags & LOG_GENTLE) == 0)
@@ -400,6 +430,7 @@ bulk_fits(const struct log *log, const struct group *g)
 static bool
 fill(struct log *log, struct group *g)
 {
+    must(atomic_load(&g->state) == GROUP_FILLING);
     while (log->fifo.head != NULL && g->bytes.len < LOGI_GROUP_BYTES) {
         if (memory_full(log) || !take_one(log, g, &log->fifo))
             return true;
@@ -429,6 +460,7 @@ own_group(struct log *log)
     if (log->handed && !log->full &&
         atomic_compare_exchange_strong(&g->state, &ready, GROUP_FILLING)) {
         log->handed = false;
+        must(g->first + g->bytes.len == log->next_pos); /* nothing came behind it */
         return g;
     }
     if (log->handed) {
@@ -439,11 +471,14 @@ own_group(struct log *log)
         g = other;
     }
     if (atomic_load(&g->state) == GROUP_FREE) {
+        must(g->bytes.len == 0);
+        must(g->reqs == NULL);
         atomic_store(&g->state, GROUP_FILLING);
         g->first = log->next_pos;
         g->started_us = log->env->ops->mono_us(log->env);
     }
     must(atomic_load(&g->state) == GROUP_FILLING);
+    must(g->first + g->bytes.len == log->next_pos);
     return g;
 }
 
@@ -451,7 +486,10 @@ own_group(struct log *log)
 static uint64_t
 hand_over(struct log *log, struct group *g)
 {
+    must(atomic_load(&g->state) == GROUP_FILLING);
+    must(g->reqs != NULL);
     g->end = g->first + g->bytes.len;
+    must(g->end == log->next_pos);
     log->passed = g->bulk_bytes > 0 || log->bulk.head == NULL ? 0 : log->passed + 1;
     if (log->conf.sync_delay_us > 0 && !atomic_load(&log->closing)) {
         uint64_t age = log->env->ops->mono_us(log->env) - g->started_us;
@@ -478,9 +516,11 @@ drain_failed(struct log *log, struct group *g)
 {
     struct err err;
 
+    must(atomic_load(&log->failed));
     lock_take(&log->admin);
     err_copy(&err, &log->failure);
     lock_give(&log->admin);
+    must(err.code != 0);
     if (g != NULL) {
         answer_group(log, g, err.code, &err);
         reset_group(g);
@@ -510,6 +550,7 @@ logi_log_step(void *arg)
     bool          stuck;
 
     must(log->magic == LOGI_MAGIC);
+    must(!log->conf.read_only);
     take_incoming(log);
     take_held(log);
     fences = logi_fences_look(log);
@@ -530,7 +571,9 @@ logi_log_step(void *arg)
                 wait = 10000; /* room or memory: those who make it wake us too */
         }
     }
-    if (atomic_load(&log->idle) != NULL && all_idle(log))
+    if (atomic_load(&log->idle) != NULL && all_idle(log)) {
+        must(atomic_load(&log->failed) || log->next_pos == atomic_load(&log->end));
         log->env->ops->gate_open(log->env, atomic_exchange(&log->idle, NULL));
+    }
     return wait < fences ? wait : fences;
 }

@@ -69,6 +69,7 @@ logi_heads_fp(const struct heads *h, struct slice name, uint64_t fp[2])
 static uint64_t
 set_of(const struct heads *h, const uint64_t fp[2], unsigned which)
 {
+    must_slow(h->sets <= UINT32_MAX); /* or the product would not fit */
     return (fp[which] >> 32) * h->sets >> 32;
 }
 
@@ -86,8 +87,10 @@ find_in(const struct heads *h, uint64_t set, const uint64_t fp[2])
 
     for (uint32_t i = 0; i < WAYS; i++) {
         struct head *s = &h->slots[set * WAYS + i];
-        if (tags[i] == tag && s->fp[0] == fp[0] && s->fp[1] == fp[1])
+        if (tags[i] == tag && s->fp[0] == fp[0] && s->fp[1] == fp[1]) {
+            must(s->live != 0);
             return s;
+        }
     }
     return NULL;
 }
@@ -157,8 +160,11 @@ make_way(struct heads *h, uint64_t set, uint64_t *slot)
         const uint64_t *fp = h->slots[from].fp;
         uint64_t        other = set_of(h, fp, set_of(h, fp, 0) == set ? 1 : 0), to = 0;
 
+        must(set_of(h, fp, 0) == set || set_of(h, fp, 1) == set); /* it would not be found */
         if (other == set || taken(h, other, &to) == WAYS)
             continue;
+        must(h->tags[to] == 0);
+        must(h->tags[from] == tag_of(fp));
         h->slots[to] = h->slots[from];
         h->tags[to] = h->tags[from];
         *slot = from;
@@ -181,6 +187,7 @@ push_out(struct heads *h, const uint64_t sets[2])
     for (unsigned which = 0; which < 2; which++)
         for (uint64_t i = sets[which] * WAYS; i < (sets[which] + 1) * WAYS; i++)
             h->slots[i].used /= 2;
+    must(h->tags[least] != 0);
     for (unsigned which = 0; which < 2; which++)
         h->lost[set_of(h, h->slots[least].fp, which)] = 1;
     return least;
@@ -207,6 +214,7 @@ logi_heads_put(struct heads *h, const uint64_t fp[2])
     struct head *s = find(h, fp);
     uint64_t     slot = s != NULL ? (uint64_t)(s - h->slots) : new_slot(h, fp);
 
+    must(slot / WAYS == set_of(h, fp, 0) || slot / WAYS == set_of(h, fp, 1));
     s = &h->slots[slot];
     memset(s, 0, sizeof *s);
     s->fp[0] = fp[0];
@@ -220,6 +228,7 @@ logi_heads_put(struct heads *h, const uint64_t fp[2])
 void
 logi_heads_begin(struct heads *h)
 {
+    must(!h->began);
     h->began = true;
 }
 
@@ -293,8 +302,10 @@ table_slot(const struct recent *r, uint32_t ring)
 {
     uint32_t i = (uint32_t)r->fps[ring] & r->mask;
 
-    while (r->table[i] != ring + 1)
+    while (r->table[i] != ring + 1) {
+        must(r->table[i] != 0); /* a hole before it: it would not be found */
         i = (i + 1) & r->mask;
+    }
     return i;
 }
 
@@ -338,6 +349,8 @@ logi_recent_add(struct recent *r, uint64_t stream_id, const uint8_t *event_id, u
 {
     uint32_t ring = (uint32_t)(r->next % r->room), i;
 
+    must(pos != 0); /* says that an entry does not count */
+    must(r->next - r->first <= r->room);
     if (r->next - r->first == r->room) {
         __builtin_prefetch(&r->table[(uint32_t)r->fps[(ring + AHEAD) % r->room] & r->mask], 1);
         table_remove(r, ring);
@@ -347,8 +360,11 @@ logi_recent_add(struct recent *r, uint64_t stream_id, const uint8_t *event_id, u
     r->positions[ring] = pos;
     i = table_find(r, r->fps[ring]);
     /* One place for each fingerprint, or a client that repeats an id would make long runs. */
-    if (r->table[i] != 0)
+    if (r->table[i] != 0) {
+        must(r->positions[r->table[i] - 1] != 0);
+        must(r->table[i] != ring + 1); /* the one that was there is out of the table */
         r->positions[r->table[i] - 1] = 0;
+    }
     r->table[i] = ring + 1;
     r->next++;
 }
@@ -364,6 +380,7 @@ logi_recent_find(const struct recent *r, uint64_t stream_id, const uint8_t *even
 {
     uint32_t i = table_find(r, fingerprint(r, stream_id, event_id));
 
+    must(r->table[i] == 0 || r->positions[r->table[i] - 1] != 0);
     return r->table[i] == 0 ? 0 : r->positions[r->table[i] - 1];
 }
 
