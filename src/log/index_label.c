@@ -14,6 +14,7 @@ place(struct index_labels *set, uint32_t number)
     /* realloc kept the hashes. NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult) */
     uint64_t at = set->labels[number].hash & (set->table_cap - 1);
 
+    must(number < set->table_cap / 2); /* so there is a free place */
     while (set->table[at] != 0)
         at = (at + 1) & (set->table_cap - 1);
     set->table[at] = number + 1;
@@ -52,6 +53,8 @@ number_of(struct index_labels *set, struct slice name, uint32_t kind)
 
     if (!make_room(set))
         return 0;
+    must(set->count < set->cap);
+    must(set->cap == set->table_cap / 2);
     for (at = hash & (set->table_cap - 1); set->table[at] != 0;
          at = (at + 1) & (set->table_cap - 1)) {
         const struct index_label *have = &set->labels[set->table[at] - 1];
@@ -75,6 +78,8 @@ note(struct index_labels *set, struct slice name, uint32_t kind, uint32_t *last,
         *last = number_of(set, name, kind);
     if (*last == 0)
         return false;
+    must(*last <= set->count);
+    must(set->labels[*last - 1].kind == kind);
     set->labels[*last - 1].count++;
     *out = *last;
     return true;
@@ -83,7 +88,7 @@ note(struct index_labels *set, struct slice name, uint32_t kind, uint32_t *last,
 static void
 distribute(struct index_labels *set, const struct index_event *events, uint32_t count)
 {
-    uint32_t start = 0;
+    uint32_t start = 0, taken = 0;
 
     for (uint32_t i = 0; i < set->count; i++) {
         set->labels[i].start = start;
@@ -96,10 +101,13 @@ distribute(struct index_labels *set, const struct index_event *events, uint32_t 
 
         if (set->of_event[i] == 0)
             continue;
+        must(set->of_event[i] <= set->count);
         label = &set->labels[set->of_event[i] - 1];
         set->positions[label->start + label->count] = events[i / 2].pos;
         label->count++;
+        taken++;
     }
+    must(taken == start); /* every label has as many as were counted */
 }
 
 int

@@ -89,6 +89,8 @@ logi_lmdb_fail(struct err *err, const struct ox_index *ix, const char *what, int
                              ? ERR_RETRY
                              : ERR_FATAL;
 
+    must(mrc != 0);
+    must(code != 0);
     return err_set(err, __FILE__, __LINE__, code, kind, "%s: index: %s: %s", ix->dir, what,
                    mdb_strerror(mrc));
 }
@@ -105,6 +107,7 @@ empty_tables(struct ox_index *ix, MDB_txn *txn, struct err *err)
 {
     int rc = 0;
 
+    must(!ix->read_only);
     for (int t = 0; t < T_COUNT; t++)
         TRY_MDB(mdb_drop(txn, ix->dbi[t], 0), "empty");
     ix->meta.version = INDEX_VERSION;
@@ -173,6 +176,8 @@ logi_lmdb_env_free(struct ox_index *ix)
     if (ix == NULL)
         return;
     must(logi_lmdb_checked(ix)->in_use == 0);
+    must(ix->idle_count == ix->made); /* nobody has one of them */
+    must(!ix->growing);
     while (ix->idle_count > 0)
         mdb_txn_abort(ix->idle[--ix->idle_count]);
     if (ix->env != NULL)

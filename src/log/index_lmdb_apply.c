@@ -30,6 +30,9 @@ put_run(struct apply *a, uint64_t id, struct stream_rec *rec, struct err *err)
     MDB_val          val = val_of(rec->bytes, rec->len);
     int              rc = 0;
 
+    must(rec->count > 0);
+    must(rec->count <= RUN_MAX);
+    must(rec->len <= sizeof rec->bytes);
     logi_lmdb_pair_key(bytes, id, rec->first);
     TRY_MDB(mdb_cursor_put(a->runs, &key, &val, 0), "write a run");
     rec->first += rec->count;
@@ -54,10 +57,13 @@ add_positions(struct apply *a, const struct index_update *u, struct stream_rec *
     for (uint32_t i = 0; i < u->count; i++) {
         if (rec->count == RUN_MAX)
             TRY(put_run(a, u->id, rec, err));
+        must(rec->len <= rec->count * INDEX_VARINT_MAX);
         rec->len += logi_pos_put(rec->bytes + rec->len, rec->last, u->positions[i]);
         rec->last = u->positions[i];
         rec->count++;
     }
+    must(rec->first + rec->count == u->head.next); /* the head is read so */
+    must(u->count == 0 || rec->last < a->batch->covers.v);
 out:
     return rc;
 }
@@ -120,6 +126,8 @@ take_head(struct apply *a, const struct index_update *u, struct stream_rec *rec,
 {
     struct index_head before = rec->head;
 
+    must(before.next <= u->head.next);
+    must(u->count == 0 || u->head.last.v == u->positions[u->count - 1]);
     rec->head = u->head;
     if (u->count == 0)
         rec->head.last = before.last;
@@ -136,6 +144,8 @@ take_head(struct apply *a, const struct index_update *u, struct stream_rec *rec,
 static uint64_t
 first_of(const struct index_update *u)
 {
+    must(u->count > 0);
+    must(u->first == 0 || u->first < u->positions[0]);
     return u->first != 0 ? u->first : u->positions[0];
 }
 
@@ -168,6 +178,7 @@ put_update(struct apply *a, const struct index_update *u, struct err *err)
     int               rc = 0;
 
     must(u->count <= u->head.next);
+    must(u->id < a->batch->stream_count);
     if (!is_new)
         TRY(find_update(a, u, &rec, err));
     if (!is_new && u->count > 0 && u->head.next != u->count && rec.head.last.v == 0)
@@ -240,6 +251,7 @@ put_name(struct apply *a, const struct index_update *u, struct err *err)
     int              rc = 0;
     int              mrc;
 
+    must(u->name.len > 0);
     must(u->name.len <= NAME_MAX_BYTES);
     put_u64(bytes, u->id);
     mrc = mdb_put(a->txn, ix->dbi[T_NAMES], &key, &val, MDB_NOOVERWRITE);
@@ -286,8 +298,10 @@ put_names(struct apply *a, struct err *err)
         TRY_MDB(mrc, "write a name");
     }
     sort_names(sorted, count);
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
+        must_slow(i == 0 || slice_cmp(sorted[i - 1].update->name, sorted[i].update->name) < 0);
         TRY(put_name(a, sorted[i].update, err));
+    }
 out:
     if (ids != NULL)
         mdb_cursor_close(ids);
@@ -315,6 +329,7 @@ put_firsts(struct apply *a, struct err *err)
         if (u->count == 0 || (u->head.next != u->count && u->name.len == 0))
             continue;
         pos = first_of(u);
+        must(pos < a->batch->covers.v);
         mrc = mdb_cursor_put(firsts, &key, &val, MDB_APPEND);
         if (mrc == MDB_KEYEXIST)
             mrc = mdb_cursor_put(firsts, &key, &val, 0);
@@ -379,6 +394,9 @@ put_block(struct apply *a, uint64_t number, const struct block *block, struct er
     MDB_val          val = val_of(block->bytes, block->len);
     int              rc = 0;
 
+    must(block->used);
+    must(block->len <= BLOCK_BYTES);
+    must(block->first <= block->last);
     logi_lmdb_pair_key(bytes, number, block->first);
     TRY_MDB(mdb_cursor_put(a->lists, &key, &val, 0), "write a list");
 out:
@@ -393,6 +411,7 @@ put_label(struct apply *a, const struct index_label *label, const uint64_t *posi
     uint64_t     number = 0;
     int          rc;
 
+    must(label->count > 0);
     TRY(label_number(a, label, &number, err));
     TRY(last_block(a, number, &block, err));
     for (uint32_t i = 0; i < label->count; i++) {
@@ -473,6 +492,7 @@ apply_once(struct ox_index *ix, const struct index_batch *batch, const struct in
     txn = a.txn;
     a.txn = NULL; /* the commit frees it, whatever it answers */
     TRY_MDB(mdb_txn_commit(txn), "commit");
+    must(a.meta.label_count >= ix->meta.label_count); /* their numbers are for ever */
     ix->meta = a.meta;
     atomic_store(&ix->covers, a.meta.covers);
     atomic_store(&ix->stream_count, a.meta.stream_count);
@@ -491,6 +511,8 @@ logi_lmdb_apply(struct ox_index *ix, const struct index_batch *batch, struct err
     must(!logi_lmdb_checked(ix)->read_only);
     must(batch->covers.v >= ix->meta.covers);
     must(batch->stream_count >= ix->meta.stream_count);
+    must(batch->event_count == 0 ||
+         batch->events[batch->event_count - 1].pos < batch->covers.v); /* they come in order */
     TRY(logi_labels_init(&labels, batch->events, batch->event_count, err));
     rc = apply_once(ix, batch, &labels, err);
     for (int i = 0; rc == E_LIMIT && i < MAP_GROWTHS_MAX; i++) {

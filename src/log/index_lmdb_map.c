@@ -13,6 +13,7 @@
 static void
 wait_change(struct ox_index *ix)
 {
+    must(lock_held());
     must(pthread_cond_wait(&ix->changed, &ix->lock.mutex) == 0);
 }
 
@@ -32,6 +33,8 @@ static void
 end_growing(struct ox_index *ix)
 {
     lock_take(&ix->lock);
+    must(ix->growing);
+    must(ix->in_use == 0); /* nobody came in meanwhile */
     ix->growing = false;
     (void)pthread_cond_broadcast(&ix->changed);
     lock_give(&ix->lock);
@@ -51,6 +54,8 @@ take_reader(struct ox_index *ix)
     else
         ix->made++;
     ix->in_use++;
+    must(ix->made <= READERS_MAX);
+    must(ix->idle_count + ix->in_use == ix->made);
     lock_give(&ix->lock);
     return txn;
 }
@@ -65,6 +70,7 @@ give_reader(struct ox_index *ix, MDB_txn *txn)
         ix->idle[ix->idle_count++] = txn;
     else
         ix->made--;
+    must(ix->idle_count + ix->in_use == ix->made);
     if (ix->growing || ix->idle_count == 1 || txn == NULL)
         (void)pthread_cond_broadcast(&ix->changed);
     lock_give(&ix->lock);
@@ -128,6 +134,7 @@ logi_lmdb_allocate(struct ox_index *ix, uint64_t from, uint64_t to, struct err *
     int errnum;
     int rc = 0;
 
+    must(from < to);
     TRY_MDB(mdb_env_get_fd(ix->env, &fd), "allocate");
     do {
         errnum = posix_fallocate(fd, (off_t)from, (off_t)(to - from));
@@ -153,6 +160,7 @@ logi_lmdb_grow(struct ox_index *ix, struct err *err)
     TRY_MDB(mdb_env_info(ix->env, &info), "grow");
     size = info.me_mapsize;
     step = size < MAP_STEP_MAX ? size : MAP_STEP_MAX;
+    must(step > 0); /* or who calls would try for ever */
     TRY(logi_lmdb_allocate(ix, size, size + step, err));
     TRY_MDB(mdb_env_set_mapsize(ix->env, size + step), "grow");
 out:

@@ -214,6 +214,8 @@ get_positions(struct ox_index *ix, MDB_txn *txn, MDB_cursor *runs, uint64_t id, 
         }
         if (n == 0)
             break;
+        must(n <= RUN_MAX);
+        must(from - first < n); /* it is in there */
         if (backwards) {
             for (uint64_t i = from - first + 1; i > 0 && *count < max; i--)
                 out[(*count)++] = have[i - 1];

@@ -1,6 +1,7 @@
 /* The records of the index in LMDB: bytes to values and back, and how they are found. */
 #include "base/bytes.h"
 #include "base/must.h"
+#include "log/index_label.h"
 #include "log/index_lmdb_int.h"
 
 static void
@@ -46,6 +47,7 @@ logi_lmdb_write_meta(struct ox_index *ix, MDB_txn *txn, const struct meta *meta,
     MDB_val val = val_of(bytes, sizeof bytes);
     int     rc = 0;
 
+    must(meta->version == INDEX_VERSION);
     pack_meta(meta, bytes);
     TRY_MDB(mdb_put(txn, ix->dbi[T_META], &key, &val, 0), "meta");
 out:
@@ -58,6 +60,9 @@ logi_lmdb_pack_stream(const struct stream_rec *rec, uint8_t out[HEAD_BYTES])
     bool   limited = rec->head.max_count != 0 || rec->head.max_age_us != 0;
     size_t n = 0;
 
+    must(rec->count <= RUN_MAX);
+    must(rec->first + rec->count == rec->head.next); /* where it begins is not written */
+    must(rec->head.max_age_us >= 0);
     must((rec->head.last.v & 7) == 0);
     must((rec->head.flags & HEAD_LIMITED) == 0);
     n += logi_varint_put(out + n, rec->head.next);
@@ -70,6 +75,7 @@ logi_lmdb_pack_stream(const struct stream_rec *rec, uint8_t out[HEAD_BYTES])
     }
     if ((rec->head.flags & INDEX_MOVED) != 0)
         n += logi_varint_put(out + n, rec->head.moved);
+    must(n + rec->len <= HEAD_BYTES);
     memcpy(out + n, rec->bytes, rec->len);
     return n + rec->len;
 }
@@ -144,6 +150,8 @@ logi_lmdb_seek_floor(MDB_cursor *cursor, uint64_t major, uint64_t minor, uint64_
 size_t
 logi_lmdb_label_key(uint8_t out[1 + NAME_MAX_BYTES], uint32_t kind, struct slice name)
 {
+    must(kind == INDEX_CATEGORY || kind == INDEX_TYPE);
+    must(name.len > 0);
     must(name.len <= NAME_MAX_BYTES);
     out[0] = (uint8_t)kind;
     memcpy(out + 1, name.data, name.len);

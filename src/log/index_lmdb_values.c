@@ -257,6 +257,7 @@ put_entries(struct ox_values *v, MDB_txn *txn, const struct values_batch *b, str
         if (mrc == MDB_KEYEXIST)
             continue;
         TRY_MDB(mrc, "write an entry");
+        must(e->pos < mark_of(b, e->index)->state.covers);
         mark_of(b, e->index)->state.entries++;
     }
 out:
@@ -300,7 +301,10 @@ apply_once(struct ox_values *v, const struct values_batch *b, struct err *err)
         rc = get_state(v, txn, b->marks[i].index, &now, err);
         if (rc != E_NOTFOUND)
             TRY(rc);
+        must(mark_of(b, b->marks[i].index) == &b->marks[i]); /* one of each */
         must(b->marks[i].state.covers >= now.covers);
+        must(b->marks[i].state.skipped >= now.skipped);
+        must(b->marks[i].state.built || !now.built);
         b->marks[i].state.entries = now.entries;
     }
     TRY(put_entries(v, txn, b, err));
@@ -320,8 +324,10 @@ out:
 static int
 apply(struct ox_values *v, const struct values_batch *b, struct err *err)
 {
-    int rc = apply_once(checked(v), b, err);
+    int rc;
 
+    must(b->mark_count <= VALUES_MARKS_MAX);
+    rc = apply_once(checked(v), b, err);
     for (int i = 0; rc == E_LIMIT && i < MAP_GROWTHS_MAX; i++) {
         TRY(logi_lmdb_grow(v->ix, err));
         rc = apply_once(v, b, err);
@@ -388,8 +394,10 @@ static int
 drop(struct ox_values *v, uint64_t index, uint32_t most, struct err *err)
 {
     bool more = false;
-    int  rc = drop_once(checked(v), index, most, &more, err);
+    int  rc;
 
+    must(most > 0); /* or it would never be done */
+    rc = drop_once(checked(v), index, most, &more, err);
     for (int i = 0; rc == E_LIMIT && i < MAP_GROWTHS_MAX; i++) {
         TRY(logi_lmdb_grow(v->ix, err));
         rc = drop_once(v, index, most, &more, err);
@@ -484,6 +492,7 @@ positions(struct ox_values *v, uint64_t index, struct slice value, uint64_t from
     size_t           number;
     int              mrc, rc;
 
+    must(most > 0); /* the first one is written before it is counted */
     *count = 0;
     TRY(logi_lmdb_begin_read(ix, &txn, err));
     TRY(get_state(v, txn, index, now, err));

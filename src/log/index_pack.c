@@ -12,6 +12,7 @@ logi_varint_put(uint8_t *to, uint64_t v)
         v >>= 7;
     }
     to[n++] = (uint8_t)v;
+    must(n <= INDEX_VARINT_MAX);
     return n;
 }
 

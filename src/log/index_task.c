@@ -47,14 +47,17 @@ write_frozen(struct log *log, uint64_t end, struct err *err)
 
     must(end >= atomic_load(&log->indexed));
     must(end <= atomic_load(&log->end)); /* never what is not published */
+    must(logi_mem_is_frozen(log->mem));
     TRY(logi_mem_batch(log->mem, end, &batch, err));
     batch.covers = LOG_POS(end);
     batch.stream_count = log->conf.index->stream_count(log->index);
     for (uint32_t i = 0; i < batch.update_count; i++)
         if (batch.updates[i].id >= batch.stream_count)
             batch.stream_count = batch.updates[i].id + 1;
+    must(batch.event_count == 0 || batch.events[batch.event_count - 1].pos < end);
     TRY(log->conf.index->apply(log->index, &batch, err));
     must(log->conf.index->covers(log->index).v == end);
+    must(log->conf.index->stream_count(log->index) == batch.stream_count);
     logi_mem_drop(log->mem);
     atomic_store(&log->stream_count, batch.stream_count);
 out:
@@ -64,6 +67,7 @@ out:
 static void
 note_result(struct log *log, int rc, const struct err *err)
 {
+    must(rc == 0 || err->code == rc);
     lock_take(&log->admin);
     if (rc == 0)
         err_clear(&log->index_error);
@@ -97,6 +101,7 @@ logi_index_step(void *arg)
     if (!logi_mem_is_frozen(log->mem)) {
         if (!due(log)) {
             end = atomic_load(&log->end);
+            must(atomic_load(&log->indexed) <= end);
             if (logi_mem_active(log->mem) == 0)
                 atomic_store(&log->indexed, end); /* all below it went through memory */
             if (atomic_load(&log->flush_wanted))
@@ -132,8 +137,10 @@ logi_index_all(struct log *log, struct err *err)
     uint64_t end = atomic_load(&log->end), last;
     int      rc = 0;
 
-    if (logi_mem_freeze(log->mem, &last))
+    if (logi_mem_freeze(log->mem, &last)) {
+        must(last < end);
         TRY(write_frozen(log, end, err));
+    }
     atomic_store(&log->indexed, end);
 out:
     return rc;
