@@ -151,6 +151,9 @@ grow_copy(struct backup *b, const struct seg_file *f, const char *path, uint64_t
     struct ox_file *file = NULL;
     int             rc;
 
+    must(from >= SEG_HEADER); /* what the manifest names is not written again */
+    must(from < bytes);
+    must(bytes <= f->size);
     TRY(b->env->ops->file_open(b->env, path, ENV_WRITE, &file, err));
     TRY(b->env->ops->file_resize(b->env, file, bytes, err));
     TRY(logi_copy(f, from, bytes, file, b->sum, &b->counts, &b->pace, err));
@@ -169,6 +172,8 @@ new_copy(struct backup *b, const struct seg_file *f, const char *path, uint64_t 
     struct ox_file *file = NULL;
     int             rc;
 
+    must(bytes >= SEG_HEADER);
+    must(bytes <= f->size);
     logi_copy_path(new_path, b->conf->dir, f->head.first, f->head.generation, ".new");
     TRY(b->env->ops->file_open(b->env, new_path, ENV_WRITE | ENV_CREATE, &file, err));
     TRY(b->env->ops->file_resize(b->env, file, 0, err));
@@ -193,6 +198,9 @@ copy_segment(struct backup *b, const struct seg_file *f, struct manifest_seg *s,
     bool                       good = false;
     int                        rc = 0;
 
+    must(s->first == f->head.first);
+    must(s->generation == f->head.generation);
+    must(s->bytes <= f->size);
     logi_copy_path(path, b->conf->dir, s->first, s->generation, "");
     (void)XXH3_128bits_reset(b->sum);
     if (old != NULL && old->generation > s->generation)
@@ -228,6 +236,7 @@ backup_segment(struct backup *b, uint64_t first, struct err *err)
     char                path[LOGI_BACKUP_PATH];
     int                 rc;
 
+    must(first < b->end || b->now.count == 0);
     (void)snprintf(path, sizeof path, "%s/segments/%016" PRIx64 ".seg", b->log->dir, first);
     TRY(logi_seg_file_open(b->env, path, logi_segs_log_id(b->log->segs), &f, err));
     if (f.head.first != first)
@@ -272,6 +281,7 @@ copy_all(struct backup *b, struct err *err)
     /* The first one also where nothing is in it yet: it has the log's id. */
     do {
         must(logi_segs_at(b->log->segs, pos, &view));
+        must(view.first == pos); /* segments follow each other without a gap */
         TRY(backup_segment(b, view.first, err));
         pos = view.end;
     } while (pos < b->end);
@@ -311,6 +321,8 @@ finish(struct backup *b, struct err *err)
     char path[LOGI_BACKUP_PATH];
     int  rc;
 
+    must(b->now.count > 0);
+    must(b->old.count == 0 || b->old.end <= b->end); /* never less than before */
     b->now.log_id = *logi_segs_log_id(b->log->segs);
     b->now.segment_bytes = logi_segs_setting(b->log->segs);
     b->now.end = b->end;
@@ -354,6 +366,8 @@ log_backup(struct log *log, const struct log_backup_conf *conf, struct log_backu
     estimate(&b);
     TRY(copy_all(&b, err));
     TRY(finish(&b, err));
+    must(out->copied_segments <= out->segments);
+    must(out->copied_bytes <= out->bytes);
 out:
     (void)XXH3_freeState(b.sum);
     logi_manifest_fini(&b.old);

@@ -73,6 +73,7 @@ logi_seg_file_bytes(const struct seg_file *f, uint64_t end)
 
     if (f->head.kind != SEG_PLAIN)
         return f->head.table_at + f->head.table_count * SEG_TABLE_ENTRY + SEG_TABLE_END;
+    must(end >= f->head.first);
     if (end - f->head.first < span)
         span = end - f->head.first;
     return SEG_HEADER + span;
@@ -100,6 +101,7 @@ logi_seg_file_last_time(const struct seg_file *f, uint64_t bytes, int64_t *us)
     uint64_t          at = f->head.kind == SEG_PLAIN ? bytes : f->head.table_at;
     struct frame_head head;
 
+    must(at <= f->size);
     for (; at >= SEG_HEADER + FRAME_MIN; at -= length) {
         length = fmt_frame_length_before(f->map + at);
         if (length < FRAME_MIN || length > at - SEG_HEADER ||
@@ -117,6 +119,7 @@ logi_seg_file_last_time(const struct seg_file *f, uint64_t bytes, int64_t *us)
 static int
 bad(const struct seg_file *f, uint64_t at, struct err *err)
 {
+    must(at >= SEG_HEADER);
     if (f->head.kind == SEG_PLAIN)
         RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "%s: damaged at position %" PRIu64, f->path,
                    f->head.first + (at - SEG_HEADER));
@@ -132,6 +135,7 @@ records_hold(const struct seg_file *f, const struct frame *frame, uint32_t seed,
     uint32_t      off = FRAME_HEADER, end = frame->head.length - FRAME_TRAILER;
     struct record r;
 
+    must(frame->head.length >= FRAME_MIN);
     for (uint32_t i = 0; i < frame->head.records; i++) {
         if (off >= end || !fmt_record_get(frame->bytes + off, end - off, seed, true, &r))
             return false;
@@ -140,6 +144,7 @@ records_hold(const struct seg_file *f, const struct frame *frame, uint32_t seed,
             return false;
         counts->events += r.kind == RECORD_EVENT;
         off += r.length;
+        must(off <= end);
     }
     return (frame->head.flags & FRAME_PAD) != 0 || off == end;
 }
@@ -151,6 +156,8 @@ check_frame(const struct seg_file *f, uint64_t *at, uint64_t upto, struct copy_c
     uint32_t     seed = fmt_seed(&f->head.log_id);
     struct frame frame = {.bytes = f->map + *at};
 
+    must(*at < upto);
+    must(upto <= f->size);
     if (upto - *at < FRAME_MIN || !fmt_frame_get(frame.bytes, seed, &frame.head) ||
         frame.head.length > upto - *at ||
         fmt_frame_length_before(frame.bytes + frame.head.length) != frame.head.length)
@@ -171,6 +178,9 @@ check_table(const struct seg_file *f, uint64_t *at, uint64_t upto, struct err *e
     uint64_t len = f->head.table_count * SEG_TABLE_ENTRY;
     uint32_t seed = fmt_seed(&f->head.log_id);
 
+    must(f->head.kind == SEG_SCAVENGED);
+    must(*at >= f->head.table_at);
+    must(*at < upto);
     if (upto - *at < len + SEG_TABLE_END ||
         get_u32(f->map + *at + len) != crc32c(seed, f->map + *at, (size_t)len))
         return bad(f, *at, err);
@@ -196,6 +206,7 @@ logi_seg_file_check(const struct seg_file *f, uint64_t *at, uint64_t upto, uint6
         else
             rc = check_table(f, at, upto, err);
     }
+    must(rc != 0 || *at <= f->size);
     return rc;
 }
 
@@ -213,6 +224,7 @@ nap(struct ox_env *env, uint64_t us)
 int
 logi_pace(struct pace *p, uint64_t len, uint64_t read)
 {
+    must(read <= len);
     p->done += len;
     p->paid += read;
     if (p->all < p->done) /* it was a guess */
@@ -239,6 +251,7 @@ logi_copy(const struct seg_file *f, uint64_t from, uint64_t upto, struct ox_file
 
     for (; from < upto; from = at) {
         TRY(logi_seg_file_check(f, &at, upto, STRETCH, counts, err));
+        must(at > from);
         len = at - from;
         if (to != NULL)
             TRY(f->env->ops->file_write(f->env, to, f->map + from, (size_t)len, from, err));

@@ -26,6 +26,8 @@ logi_manifest_fini(struct manifest *m)
 int
 logi_manifest_add(struct manifest *m, const struct manifest_seg *seg, struct err *err)
 {
+    must(m->count <= m->room);
+    must(m->count == 0 || seg->first > m->segs[m->count - 1].first); /* they are found by halving */
     if (m->count == SEGMENTS_MAX)
         RETURN_ERR(err, E_LIMIT, ERR_FATAL, "a backup has at most %u segments", SEGMENTS_MAX);
     if (m->count == m->room) {
@@ -54,6 +56,8 @@ logi_manifest_find(const struct manifest *m, uint64_t first)
         else
             hi = mid;
     }
+    must(lo == m->count || m->segs[lo].first >= first);
+    must(lo == 0 || m->segs[lo - 1].first < first);
     return lo < m->count && m->segs[lo].first == first ? &m->segs[lo] : NULL;
 }
 
@@ -258,6 +262,7 @@ get_all(struct slice text, struct manifest *m, struct err *err)
             FAIL(err, E_DAMAGED, ERR_FATAL, "the manifest ends too soon");
         TRY(get_seg(line, m, &next, err));
     }
+    must(m->count == count);
     sum_of(slice_of(text.data, text.len - rest.len), want);
     if (!next_line(&rest, &line) || rest.len != 0)
         FAIL(err, E_DAMAGED, ERR_FATAL, "the manifest has no end of its own");
@@ -295,8 +300,10 @@ void
 logi_copy_path(char out[LOGI_BACKUP_PATH], const char *dir, uint64_t first, uint32_t generation,
                const char *more)
 {
-    (void)snprintf(out, LOGI_BACKUP_PATH, "%s/files/%016" PRIx64 "-%" PRIu32 ".seg%s", dir, first,
-                   generation, more);
+    int n = snprintf(out, LOGI_BACKUP_PATH, "%s/files/%016" PRIx64 "-%" PRIu32 ".seg%s", dir, first,
+                     generation, more);
+
+    must(n < LOGI_BACKUP_PATH); /* else it would be another file's */
 }
 
 int
@@ -335,6 +342,9 @@ logi_manifest_write(struct ox_env *env, const char *dir, const struct manifest *
     struct buf      text = {0};
     int             rc;
 
+    must(m->count > 0);
+    must(m->end >= FMT_FIRST_POS);
+    must(m->segs[0].first == FMT_FIRST_POS);
     (void)snprintf(path, sizeof path, "%s/MANIFEST", dir);
     (void)snprintf(new_path, sizeof new_path, "%s/MANIFEST.new", dir);
     logi_manifest_put(&text, m);

@@ -2,6 +2,7 @@
 #include "log/copied.h"
 
 #include "base/json.h"
+#include "base/must.h"
 
 /* The text of a raw string; `scratch` where it has escapes. */
 static bool
@@ -103,6 +104,8 @@ log_copied_alone(struct slice meta, struct slice *list)
     *list = meta;
     if (!pass_list(&meta, &count))
         return false;
+    must(count > 0);
+    must(list->len > meta.len);
     list->len -= meta.len;
     return meta.len == 1 && *(const char *)meta.data == '}';
 }
@@ -165,8 +168,12 @@ log_copied_from(struct slice meta, log_original_fn *fn, void *arg, bool *stopped
     /* All of it first: nobody is told of half a list. */
     if (!each(list, scratch, NULL, NULL, &count, &unused))
         count = 0;
-    if (count > 0 && fn != NULL)
-        (void)each(list, scratch, fn, arg, &count, stopped);
+    if (count > 0 && fn != NULL) {
+        const uint64_t first = count;
+
+        must(each(list, scratch, fn, arg, &count, stopped)); /* as it was the first time */
+        must(count == first);
+    }
     buf_fini(&scratch[0]);
     buf_fini(&scratch[1]);
     return count;

@@ -75,6 +75,7 @@ go_back(struct log *log, const struct record *r, const struct frame *f, back_fn 
     for (;;) {
         while (off > FRAME_HEADER && logi_scan_record_before(&at, seed, off, true, &found)) {
             off -= found.length;
+            must(at.sparse || found.pos < r->pos);
             if (fn(arg, &found, &at))
                 return;
         }
@@ -102,6 +103,7 @@ go_on(struct log *log, const struct record *r, const struct frame *f, back_fn *f
         while (off < at.head.length - FRAME_TRAILER &&
                logi_scan_record(&at, seed, off, true, &found)) {
             off += found.length;
+            must(at.sparse || found.pos > r->pos);
             if (fn(arg, &found, &at))
                 return;
         }
@@ -140,6 +142,7 @@ find_first(struct log *log, struct logi_move *move, uint64_t *last)
 {
     struct find_from find = {.stream = move->stream};
 
+    must(move->mark.kind == RECORD_EVENT);
     *last = UINT64_MAX;
     move->moved = true;
     move->staged = 0;
@@ -221,6 +224,7 @@ logi_moved_shown(struct log *log, uint64_t id, struct slice stream, const struct
     uint64_t low = UINT64_MAX;
     uint64_t bound = v->max_count != 0 && v->next > v->max_count ? v->next - v->max_count : 0;
 
+    must(v->low <= v->next);
     (void)logi_moves(log, id, stream, head, lower, &low);
     if (low < bound)
         low = bound;
@@ -244,6 +248,7 @@ follow(struct log *log, struct record *r, struct frame *f)
         to = get_u64(r->body + r->name_len + r->type_len + r->meta_len);
         if (to <= from || !logi_scan_record_at(log->segs, to, end, true, r, f))
             return false;
+        must(r->pos == to); /* so it ends */
     }
     return r->kind == RECORD_EVENT;
 }
@@ -288,13 +293,16 @@ collect(void *arg, const struct record *r, const struct frame *f)
     struct frame    at = *f;
     uint64_t        first, last;
 
+    must(c->rc == 0); /* else it was to be stopped */
     if (!c->move->moved && r->stream_id != c->move->mark.stream_id)
         return false;
     c->copy = r->pos;
     if (!follow(c->log, &event, &at))
         return false;
-    if (c->move->moved && !c->move->routed && is_from(r, c->move->stream, &first, &last))
+    if (c->move->moved && !c->move->routed && is_from(r, c->move->stream, &first, &last)) {
+        must(c->targets > 0);
         return --c->targets == 0;
+    }
     if (event.meta_len > 0)
         (void)log_copied_from(meta_of(c, &event, &at), tell, c, NULL);
     return c->rc != 0;
@@ -364,10 +372,12 @@ go_through_stages(struct log *log, const struct logi_move *move, struct collect 
     struct record r;
     struct frame  f;
 
+    must(move->moved);
     target_ids(log, &move->mark, &ids);
     while (c->rc == 0 && pos > move->staged && logi_scan_back(log->segs, pos, &f) == SCAN_FRAME) {
         uint32_t off = f.head.length - FRAME_TRAILER;
 
+        must(f.head.pos < pos);
         pos = f.head.pos;
         if ((f.head.flags & FRAME_STAGE) == 0)
             continue;
@@ -391,6 +401,7 @@ go_through_targets(struct log *log, const struct logi_move *move, struct collect
     struct frame  f;
     uint64_t      id, pos, end = atomic_load(&log->end);
 
+    must(move->moved);
     target_ids(log, &move->mark, &ids);
     for (size_t i = 0; i < ids.len && c->rc == 0; i += sizeof id) {
         struct index_head head;
@@ -413,6 +424,7 @@ logi_move_copies(struct log *log, const struct logi_move *move, logi_copy_fn *fn
 {
     struct collect c = {.log = log, .move = move, .fn = fn, .arg = arg};
 
+    must(move->staged == 0 || !move->routed);
     if (move->routed) {
         go_through_targets(log, move, &c);
         goto out;
@@ -464,6 +476,7 @@ logi_copied_wanted(struct log_iter *it, const struct record *r, const struct log
     bool        mine;
     int         rc = 0;
 
+    must(it->read.skip_moved);
     *yes = mark_wanted(it, ev);
     if (!*yes || log_copied_from(ev->meta, is_mine, &asks, &mine) == 0)
         return 0;
@@ -505,12 +518,15 @@ logi_stub_give(struct log_iter *it, const struct record *stub, const struct fram
     bool          first;
     int           rc = 0;
 
+    must(it->read.skip_moved);
+    must(stub->kind == RECORD_STUB);
     *given = false;
     if (!logi_iter_wanted(it, stub) || !follow(it->log, &r, &f))
         return 0;
     TRY(logi_iter_visible(it, &r, given, err));
     if (!*given)
         return 0;
+    must(r.pos > stub->pos); /* a copy stands behind its original */
     TRY(logi_iter_give(it, &r, &f, out, err));
     /* Where a copy stood that was copied on, nothing is given: its original was, or its copy is. */
     (void)log_copied_from(out->meta, stands_at, &pos, &first);
