@@ -101,6 +101,7 @@ logi_iter_view_of(struct log_iter *it, uint64_t id, struct slice stream,
     logi_view(head, stream, logi_retention_of(it->retention, stream), out);
     if (it->read.skip_moved)
         out->shown = logi_moved_shown(it->log, id, stream, head, out);
+    must(!it->read.skip_moved || out->shown <= out->low); /* a move hides, and shows nothing */
 }
 
 /* … at least as it was at the position `since`. */
@@ -113,6 +114,7 @@ view_since(struct log_iter *it, uint64_t id, struct slice stream, uint64_t since
     struct index_head head;
     int               rc;
 
+    must(since <= end);
     if (it->views == NULL)
         it->views = calloc(ITER_VIEWS, sizeof *it->views);
     if (it->views == NULL)
@@ -203,6 +205,7 @@ payload_of(struct log_iter *it, const struct record *r, const struct frame *f,
 {
     uint64_t bytes = (uint64_t)r->meta_len + r->data_len;
 
+    must((uint32_t)r->name_len + r->type_len <= r->body_len); /* or it was no record */
     *payload = r->body + r->name_len + r->type_len;
     if ((r->flags & RECORD_CONTINUED) == 0) {
         if (bytes > r->body_len - r->name_len - r->type_len)
@@ -224,6 +227,7 @@ fill(struct log_iter *it, const struct record *r, const struct frame *f, struct 
     const uint8_t *payload;
     int            rc;
 
+    must(atomic_load_explicit(&it->pin.epoch, memory_order_relaxed) != 0); /* it stays mapped */
     memset(out, 0, sizeof *out);
     rc = payload_of(it, r, f, &payload, err);
     if (rc != 0)
@@ -266,6 +270,7 @@ logi_iter_offer(struct log_iter *it, const struct record *r, const struct frame 
 {
     int rc;
 
+    must(!it->held);
     *given = false;
     if (r->kind == RECORD_STUB)
         return it->read.skip_moved ? logi_stub_give(it, r, f, out, given, err) : 0;
@@ -430,6 +435,7 @@ log_iter_open_stream(struct log *log, const struct log_read *read, struct log_st
         memcpy(it->name, read->stream.data, read->stream.len);
     it->read.stream.data = it->name;
     it->kind = kind_of(it->read.stream);
+    must(info == NULL || it->kind == ITER_STREAM);
     logi_segs_pin_add(log->segs, &it->pin);
     logi_segs_pin(log->segs, &it->pin);
     take_retention(it);
@@ -457,9 +463,12 @@ log_iter_open(struct log *log, const struct log_read *read, struct log_iter **ou
 int
 log_iter_next(struct log_iter *it, struct log_event *out, struct err *err)
 {
-    int rc;
+    uint64_t passed = it->passed;
+    int      rc;
 
     must(it->magic == LOGI_MAGIC);
+    must(it->next <= it->count);
+    must(it->count <= ITER_BATCH);
     it->looked = 0;
     it->held = false;
     if (!it->in_frame && !it->seg_held)
@@ -475,6 +484,7 @@ log_iter_next(struct log_iter *it, struct log_event *out, struct err *err)
         rc = logi_all_backward(it, out, err);
     else
         rc = logi_all_forward(it, out, err);
+    must(it->read.backwards || it->passed >= passed); /* whoever reads on meets nothing twice */
     if (it->over && rc != 0)
         it->in_frame = false;
     if (rc == E_END)
@@ -528,6 +538,7 @@ log_iter_close(struct log_iter *it)
 {
     if (it == NULL)
         return;
+    must(it->magic == LOGI_MAGIC);
     logi_segs_pin_drop(it->log->segs, &it->pin);
     logi_window_free(&it->window);
     buf_fini(&it->text);

@@ -45,6 +45,8 @@ next_frame(struct log_iter *it, uint64_t end, uint32_t seed)
 static int
 stay(struct log_iter *it, uint64_t pos)
 {
+    must(pos > it->frame.head.pos);
+    must(pos < it->frame.next);
     it->read.from = it->passed = pos;
     it->pos = it->frame.head.pos;
     it->in_frame = false;
@@ -83,6 +85,7 @@ logi_all_forward(struct log_iter *it, struct log_event *out, struct err *err)
             }
             it->off += r.length;
             it->left--;
+            must(it->off < it->frame.head.length);
             if (r.pos < it->read.from || !is_offered(it, &r))
                 continue;
             rc = logi_iter_offer(it, &r, &it->frame, out, &given, err);
@@ -92,6 +95,7 @@ logi_all_forward(struct log_iter *it, struct log_event *out, struct err *err)
             if (rc != 0 || given)
                 return rc;
         }
+        must(it->frame.next <= end || it->frame.sparse);
         it->pos = it->frame.next;
         if (it->pos > it->passed && it->pos > it->read.from)
             it->passed = it->pos;
@@ -122,6 +126,7 @@ logi_all_backward(struct log_iter *it, struct log_event *out, struct err *err)
             }
             if (scan == SCAN_BAD)
                 return logi_iter_damaged(it, it->pos, err);
+            must(it->frame.head.pos < it->pos);
             it->in_frame = true;
             it->off = it->frame.head.length - FRAME_TRAILER;
             it->left = frame_wanted(it) ? it->frame.head.records : 0;
@@ -131,6 +136,7 @@ logi_all_backward(struct log_iter *it, struct log_event *out, struct err *err)
                 return logi_iter_damaged(it, it->frame.head.pos + it->off, err);
             it->off -= r.length;
             it->left--;
+            must(it->off >= FRAME_HEADER);
             if (r.pos > it->read.from || r.pos < it->floor || !is_offered(it, &r))
                 continue;
             it->passed = r.pos - 1;
@@ -152,7 +158,9 @@ logi_all_open(struct log_iter *it, struct err *err)
     struct frame f;
     int          rc;
 
+    must(!it->in_frame);
     it->floor = logi_segs_first(it->log->segs);
+    must(it->floor <= end);
     if (it->read.backwards) {
         if (it->read.floor.v > it->floor)
             it->floor = it->read.floor.v;

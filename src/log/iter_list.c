@@ -19,9 +19,11 @@ load_list(struct log_iter *it, struct err *err)
     it->next = 0;
     if (it->kind == ITER_FIRSTS)
         return ops->firsts(ix, it->at, back, it->positions, it->ids, ITER_BATCH, &it->count, err);
+    must(it->label.len > 0);
     if (it->kind == ITER_CATEGORY)
         return ops->category(ix, it->label, it->at, back, it->positions, ITER_BATCH, &it->count,
                              err);
+    must(it->kind == ITER_TYPE);
     return ops->type(ix, it->label, it->at, back, it->positions, ITER_BATCH, &it->count, err);
 }
 
@@ -67,6 +69,7 @@ offer_first(struct log_iter *it, uint64_t pos, uint64_t id, struct log_event *ou
         r.stream_id == id;
 
     TRY(it->log->conf.index->name_of(it->log->index, id, name, &len, err));
+    must(len <= LOG_NAME_MAX);
     if (found && logi_iter_wanted(it, &r))
         TRY(logi_iter_hold(it, &r, &f, err));
     if (it->held)
@@ -193,6 +196,7 @@ logi_list_open(struct log_iter *it, struct err *err)
     uint64_t covers = atomic_load(&it->log->indexed);
     int      rc = 0;
 
+    must(it->kind == ITER_FIRSTS || it->read.stream.len > 4); /* "$ce-", "$et-" and a name */
     it->label =
         it->kind == ITER_FIRSTS ? it->read.stream : slice_of(it->name + 4, it->read.stream.len - 4);
     /* The scan finds by the filter what the list has by its label; both have to hold. */

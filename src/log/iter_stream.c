@@ -42,6 +42,7 @@ look(struct log_iter *it, const struct index_head *head, uint64_t end, struct er
     } else if (it->read.skip_moved) {
         it->view.low = it->view.shown;
     }
+    must(it->view.low <= it->view.next);
     return refuse_hidden(it, &it->view, err);
 }
 
@@ -120,6 +121,7 @@ static void
 step(struct log_iter *it)
 {
     must(it->version >= it->view.low);
+    must(it->next < it->count);
     it->next++;
     it->passed = it->version;
     if (!it->read.backwards)
@@ -183,6 +185,7 @@ versions_at(struct log *log, uint64_t id, uint64_t next, struct log_pos at, uint
 {
     uint64_t lo = 0, hi = next, pos;
 
+    must(at.v != 0); /* says that there is no bound */
     while (lo < hi) {
         uint64_t mid = lo + (hi - lo) / 2;
         int      rc = logi_position(log, id, mid, UINT64_MAX, &pos, err);
@@ -222,7 +225,9 @@ logi_stream_open(struct log_iter *it, struct log_stream *info, struct err *err)
         if (it->version >= next)
             it->version = next - 1;
         it->over = next == 0;
+        must(it->over || it->version < next);
     }
+    must(next <= head.next);
     rc = 0;
 out:
     return rc;
