@@ -257,6 +257,35 @@ test_range_goes_on(void **state)
     stop(f);
 }
 
+static bool
+range_moved(void *arg)
+{
+    struct fix *f = arg;
+
+    return status(f).replay_at.v > f->last.v;
+}
+
+/* How far one from the log's beginning got is in the checkpoint as well. */
+static void
+test_range_from_the_beginning(void **state)
+{
+    struct fix    *f = *state;
+    struct log_pos middle;
+
+    f->conf.checkpoint_items = 10;
+    append(f, 200, 5);
+    middle = f->last;
+    append_data(f, "z-1", "{\"n\":%llu}", 1);
+    start(f);
+    until_caught_up(f);
+    tell(f, retry_stream, "z-1", UINT32_MAX);
+    command(f, deliver_range(f->d, LOG_POS(0), LOG_POS(0), &f->err));
+    f->last = middle;
+    fake_until(range_moved, f, "the range's checkpoint moved");
+    tell(f, NULL, "", 0);
+    stop(f);
+}
+
 static unsigned long long
 now_ms(void)
 {
@@ -416,6 +445,7 @@ main(void)
         TEST(test_range),
         TEST(test_range_in_transactions),
         TEST(test_range_goes_on),
+        TEST(test_range_from_the_beginning),
         TEST(test_scheduled),
         TEST(test_scheduled_in_transactions),
         TEST(test_scheduled_and_refused),

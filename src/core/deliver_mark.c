@@ -119,16 +119,16 @@ bool
 deliveri_mark_due(struct deliver *d)
 {
     struct log_pos upto = deliveri_done_upto(d, false);
-    uint64_t       last = d->range.on ? d->range.at - 1 : d->mark.v;
+    uint64_t       next = d->range.on ? d->range.at : d->mark.v + 1; /* as the last one has it */
     uint64_t       news = d->delivered - d->mark_delivered;
 
     if (d->mark_changed)
         return true;
     deliveri_later_settle(d);
-    if (upto.v <= last && d->later.marked.us == d->later.done.us &&
+    if (upto.v < next && d->later.marked.us == d->later.done.us &&
         d->later.marked.pos == d->later.done.pos)
         return false;
-    if (news >= d->conf.checkpoint_items || (upto.v > last && upto.v - last > PASSED_MAX))
+    if (news >= d->conf.checkpoint_items || (upto.v >= next && upto.v - next >= PASSED_MAX))
         return true;
     return news > 0 && (atomic_load(&d->stopping) ||
                         d->now_us >= d->mark_us + (uint64_t)d->conf.checkpoint_ms * 1000);
