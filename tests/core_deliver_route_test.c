@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "base/json.h"
 #include "deliver_fix.h"
 #include "env/env_real.h"
 #include "transform/transform.h"
@@ -286,6 +287,175 @@ test_range_from_the_beginning(void **state)
     stop(f);
 }
 
+/* The delivery stepped by hand, under a clock that jumps after the first look at it. */
+static struct {
+    int64_t          first_us, us;
+    bool             asked;
+    uint64_t         records; /* so many are in the log before the time is told */
+    struct fake_log *log;
+} clock_of;
+
+static int64_t
+wall_us(struct ox_env *env)
+{
+    (void)env;
+    while (clock_of.asked && clock_of.records > 0 &&
+           fake_count(clock_of.log, "$later-sink-far") < clock_of.records)
+        ;
+    if (clock_of.asked)
+        return clock_of.us;
+    clock_of.asked = true;
+    return clock_of.first_us;
+}
+
+static void
+start_by_hand(struct fix *f, int64_t us)
+{
+    struct sink   *sink = fake_sink(f->world, f->transactional);
+    struct ox_env *env = fake_hand_env();
+
+    clock_of.first_us = clock_of.us = us;
+    clock_of.records = 0;
+    clock_of.log = &f->log;
+    fake_hand.ops.wall_us = wall_us;
+    f->conf.deliver_at = "data.at";
+    f->conf.checkpoint_ms = 3600000; /* nothing is in the way of the records' commits */
+    fake_ok(deliver_new(env, f->log.log, &f->conf, &sink, &f->d, &f->err), &f->err);
+    fake_ok(deliver_start(f->d, &f->err), &f->err);
+}
+
+/* From the next step on it is `first_us` once, and then `us`. */
+static void
+set_clock(int64_t first_us, int64_t us)
+{
+    clock_of.first_us = first_us;
+    clock_of.us = us;
+    clock_of.asked = false;
+}
+
+static bool
+step_scheduled(void *arg)
+{
+    struct fix *f = arg;
+
+    fake_hand_step();
+    return status(f).scheduled == f->want;
+}
+
+static bool
+step_arrived(void *arg)
+{
+    fake_hand_step();
+    if (is_failed(arg))
+        fail_msg("%s", status(arg).error);
+    return arrived(arg);
+}
+
+#define HAND_US INT64_C(10000000000)
+
+/* One whose record is still on its way when its time comes goes before what is due after it. */
+static void
+test_due_while_recorded(void **state)
+{
+    struct fix *f = *state;
+
+    f->world->credit = 1;
+    append_data(f, "s-0", "{\"at\":%llu}", HAND_US / 1000 + 1000);
+    start_by_hand(f, HAND_US);
+    f->want = 1;
+    fake_until(step_scheduled, f, "the first is recorded");
+    append_data(f, "s-1", "{\"at\":%llu}", HAND_US / 1000 + 500);
+    set_clock(HAND_US, HAND_US + 2000000);
+    f->want = 2;
+    fake_until(step_arrived, f, "both came");
+    assert_string_equal(f->world->arrivals[0].stream, "s-1");
+    assert_string_equal(f->world->arrivals[1].stream, "s-0");
+    stop(f);
+}
+
+static int64_t
+last_due(struct fix *f)
+{
+    struct log_read read = {
+        .stream = slice_str("$later-sink-far"), .from = UINT64_MAX, .backwards = true};
+    struct log_iter *it = NULL;
+    struct log_event ev;
+    struct slice     raw;
+    int64_t          us = 0;
+
+    fake_ok(log_iter_open(f->log.log, &read, &it, &f->err), &f->err);
+    fake_ok(log_iter_next(it, &ev, &f->err), &f->err);
+    assert_true(json_get(ev.data, "due", &raw) && json_int64(raw, &us));
+    log_iter_close(it);
+    return us;
+}
+
+static bool
+step_tried(void *arg)
+{
+    fake_hand_step();
+    return status(arg).in_flight == 1;
+}
+
+/* Where the clock goes back, nothing gets in before what was given already: the checkpoint says
+ * how far that was. */
+static void
+test_clock_goes_back(void **state)
+{
+    struct fix *f = *state;
+
+    append_data(f, "s-0", "{\"at\":%llu}", HAND_US / 1000 + 1000);
+    start_by_hand(f, HAND_US);
+    f->want = 1;
+    fake_until(step_scheduled, f, "the first is recorded");
+    (void)pthread_mutex_lock(&f->world->lock);
+    f->world->paused = true;
+    (void)pthread_mutex_unlock(&f->world->lock);
+    set_clock(HAND_US + 2000000, HAND_US + 2000000);
+    fake_until(step_tried, f, "it was given");
+    append_data(f, "s-1", "{\"at\":%llu}", HAND_US / 1000 + 500);
+    set_clock(HAND_US, HAND_US);
+    fake_until(step_scheduled, f, "the second is recorded");
+    assert_true(last_due(f) > HAND_US + 1000000);
+    (void)pthread_mutex_lock(&f->world->lock);
+    f->world->paused = false;
+    (void)pthread_mutex_unlock(&f->world->lock);
+    set_clock(HAND_US + 2000000, HAND_US + 2000000);
+    f->want = 2;
+    fake_until(step_arrived, f, "both came");
+    stop(f);
+}
+
+/* Those that have no place in memory are not read while a commit brings more of them. */
+static void
+test_read_again_while_recorded(void **state)
+{
+    struct fix *f = *state;
+
+    f->conf.later_max = 2;
+    for (unsigned n = 1; n <= 2; n++)
+        append_data(f, "s-0", "{\"at\":%llu}", HAND_US / 1000 + n * 1000);
+    start_by_hand(f, HAND_US);
+    f->want = 2;
+    fake_until(step_scheduled, f, "two are recorded");
+    set_clock(HAND_US + 1000000, HAND_US + 1000000);
+    f->want = 1;
+    fake_until(step_arrived, f, "the first came");
+    append_data(f, "s-1", "{\"at\":%llu}", HAND_US / 1000 + 3000);
+    fake_hand_step();     /* its record is on its way … */
+    clock_of.records = 3; /* … and in the log before the time is known */
+    set_clock(HAND_US + 2000000, HAND_US + 2000000);
+    clock_of.asked = true;
+    f->want = 2;
+    fake_until(step_arrived, f, "the second came");
+    append_data(f, "s-2", "{\"at\":%llu}", HAND_US / 1000 + 2500);
+    set_clock(HAND_US + 2000000, HAND_US + 4000000);
+    f->want = 4;
+    fake_until(step_arrived, f, "all came");
+    assert_int_equal(f->world->count, 4);
+    stop(f);
+}
+
 static unsigned long long
 now_ms(void)
 {
@@ -446,6 +616,9 @@ main(void)
         TEST(test_range_in_transactions),
         TEST(test_range_goes_on),
         TEST(test_range_from_the_beginning),
+        TEST(test_due_while_recorded),
+        TEST(test_clock_goes_back),
+        TEST(test_read_again_while_recorded),
         TEST(test_scheduled),
         TEST(test_scheduled_in_transactions),
         TEST(test_scheduled_and_refused),

@@ -2,6 +2,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,85 @@ fake_until(bool (*fn)(void *arg), void *arg, const char *what)
     fail_msg("it never came that %s", what);
 }
 
+/* environments */
+
+static atomic_bool held;
+
+void
+fake_log_hold(bool hold)
+{
+    atomic_store(&held, hold);
+}
+
+static int
+sync_when_let(struct ox_env *env, struct ox_file *file, struct err *err)
+{
+    struct timespec wait = {0, 1000000};
+
+    while (atomic_load(&held))
+        (void)nanosleep(&wait, NULL);
+    return env_real()->ops->file_sync(env, file, err);
+}
+
+static struct ox_env *
+log_env(void)
+{
+    static struct ox_env_ops ops;
+    static struct ox_env     env;
+
+    if (env.ops == NULL) {
+        ops = *env_real()->ops;
+        ops.file_sync = sync_when_let;
+        env.ops = &ops;
+    }
+    return &env;
+}
+
+struct fake_hand fake_hand;
+
+static int
+hand_start(struct ox_env *env, const struct ox_task_def *def, struct ox_task **out, struct err *err)
+{
+    (void)env;
+    (void)err;
+    fake_hand.task = *def;
+    *out = (struct ox_task *)&fake_hand;
+    return 0;
+}
+
+static void
+hand_wake(struct ox_env *env, struct ox_task *task)
+{
+    (void)env;
+    (void)task;
+}
+
+static bool
+hand_wait(struct ox_env *env, struct ox_gate *gate, uint64_t timeout_us)
+{
+    (void)timeout_us;
+    while (!env_real()->ops->gate_wait(env, gate, 1000))
+        fake_hand_step();
+    return true;
+}
+
+struct ox_env *
+fake_hand_env(void)
+{
+    fake_hand = (struct fake_hand){.ops = *env_real()->ops};
+    fake_hand.ops.task_start = hand_start;
+    fake_hand.ops.task_wake = fake_hand.ops.task_stop = hand_wake;
+    fake_hand.ops.gate_wait = hand_wait;
+    fake_hand.env.ops = &fake_hand.ops;
+    return &fake_hand.env;
+}
+
+void
+fake_hand_step(void)
+{
+    (void)fake_hand.task.step(fake_hand.task.arg);
+}
+
 /* the log */
 
 static void
@@ -43,7 +123,7 @@ open_log(struct fake_log *f)
 {
     struct err err;
 
-    fake_ok(log_open(env_real(), f->dir, &f->conf, NULL, &f->log, &err), &err);
+    fake_ok(log_open(log_env(), f->dir, &f->conf, NULL, &f->log, &err), &err);
 }
 
 void

@@ -28,6 +28,21 @@ void fake_log_close(struct fake_log *f);
 struct log_pos fake_append(struct fake_log *f, const char *stream, const char *data);
 uint64_t       fake_count(struct fake_log *f, const char *stream);
 
+/* What the log has written is not durable for as long as this is so. */
+void fake_log_hold(bool hold);
+
+/* An environment with one task, which runs only where a test says so, or waits for it. */
+struct fake_hand {
+    struct ox_env_ops  ops;
+    struct ox_env      env;
+    struct ox_task_def task;
+};
+
+extern struct fake_hand fake_hand;
+
+struct ox_env *fake_hand_env(void); /* anew */
+void           fake_hand_step(void);
+
 /* Until `fn` holds, at most 30 s; then the test fails with `what`. */
 void fake_until(bool (*fn)(void *arg), void *arg, const char *what);
 void fake_ok(int rc, const struct err *err);

@@ -233,8 +233,8 @@ deliveri_schedule(struct deliver *d, struct shaped *s, bool *out, struct err *er
     *out = true;
     if (d->range.on || s->ev.pos.v <= d->later.last)
         return 0;
-    if (!before(d->later.done, due))
-        due.us = d->later.done.us + 1; /* the clock went back */
+    if (!before(d->later.taken, due))
+        due.us = d->later.taken.us + 1; /* the clock went back */
     TRY(deliveri_admit(d, s, ADMIT_TO_PARK, &it, err));
     it->state = ITEM_RECORDING;
     it->lane->recording++;
@@ -279,10 +279,26 @@ out:
     return rc;
 }
 
+/* The first of those whose records are not durable yet: what is due after it waits for it. */
+static struct due
+first_coming(const struct deliver *d)
+{
+    const struct queue *const queues[] = {&d->committed, &d->later_records};
+    struct due                first = {INT64_MAX, UINT64_MAX};
+
+    for (int i = 0; i < 2; i++)
+        for (const struct item *it = queues[i]->head; it != NULL;
+             it = (const struct item *)it->base.next)
+            if (it->state == ITEM_RECORDING && before(it->due, first))
+                first = it->due;
+    return first;
+}
+
 int
 deliveri_read_later(struct deliver *d, bool *progress, struct err *err)
 {
     struct later *l = &d->later;
+    struct due    coming = first_coming(d);
     int64_t       now = d->env->ops->wall_us(d->env);
     int           rc = 0;
 
@@ -291,10 +307,14 @@ deliveri_read_later(struct deliver *d, bool *progress, struct err *err)
             deliveri_later_settle(d);
             if (before(l->done, l->taken))
                 return 0; /* those first that are on their way */
+            if (d->commit_is_later && d->committed.head != NULL)
+                return 0; /* what is in the stream by then comes in with the commit */
             TRY(deliveri_load_later(d, err));
         }
-        if (l->count == 0 || l->heap[0].us > now || !deliveri_has_room(d, sizeof(struct item)))
+        if (l->count == 0 || l->heap[0].us > now || before(coming, l->heap[0]) ||
+            !deliveri_has_room(d, sizeof(struct item)))
             return 0;
+        must(!before(l->heap[0], l->taken));
         TRY(load(d, l->heap[0], err));
         l->taken = pop(l);
         l->open--;
