@@ -529,7 +529,8 @@ take_commit(struct deliver *d)
             goto again;
         return;
     }
-    if (err.kind == ERR_UNSURE || !d->claimed)
+    /* Durable, and no memory to take it over: it is read anew. */
+    if (err.kind == ERR_UNSURE || !d->claimed || d->req.rc == 0)
         goto again;
     failed(d, &err);
     return;
