@@ -121,7 +121,7 @@ struct group {
     char             error[ERR_TEXT_MAX];
     bool             loaded;
     bool             closing;   /* no commit is begun any more, and nobody joins */
-    bool             paused;    /* nothing is handed out, and nobody joins */
+    bool             paused;    /* nothing is handed out, nor written but what is wanted at once */
     uint64_t         resume_us; /* after a failure */
     uint32_t         failures;
 
@@ -252,6 +252,7 @@ void groupi_timeouts(struct group *g, uint64_t *next_us);
 /* Hands out at most `budget`; false: nothing more can go. Failures are of reading. */
 int  groupi_hand_out(struct group *g, uint32_t budget, bool *more, struct err *err);
 void groupi_end_members(struct group *g, const struct err *why);
+void groupi_share_anew(struct group *g);
 void groupi_bucket_list(struct group *g, struct bucket *b);
 void groupi_bucket_unlist(struct bucket *b);
 

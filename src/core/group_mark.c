@@ -256,7 +256,7 @@ groupi_mark_due(const struct group *g)
     uint64_t listed =
         g->live.count + g->again.count - g->ready; /* a long list is not written often */
 
-    if (!g->loaded || g->committing || g->closing)
+    if (!g->loaded || g->committing || g->closing || (g->paused && g->groups->committing))
         return false;
     if (g->parking.count > 0 || g->mark_wanted)
         return true;

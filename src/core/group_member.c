@@ -96,6 +96,17 @@ share_out(struct group *g, struct member *to)
     }
 }
 
+/* The buckets are other ones. */
+void
+groupi_share_anew(struct group *g)
+{
+    for (struct member *m = g->members; m != NULL; m = m->next) {
+        must(m->ready_head == NULL);
+        m->buckets = 0;
+    }
+    share_out(g, NULL);
+}
+
 /* what was out */
 
 static void

@@ -410,7 +410,8 @@ begin_update(struct groups *gs, struct group_command *c, struct err *err)
         lock_take(&gs->lock);
         g->paused = true;
         groupi_end_members(g, &why);
-        g->mark_wanted = g->settled != g->mark_settled && g->state != GROUP_FAILED;
+        g->mark_wanted = (g->settled != g->mark_settled || g->parking.count > 0) &&
+                         g->state != GROUP_FAILED;
         lock_give(&gs->lock);
     }
 out:
@@ -435,6 +436,7 @@ apply_update(struct groups *gs, struct group *g, struct err *err)
         g->settings = changed;
         TRY(groupi_read_init(g, err));
         TRY(make_buckets(g, err));
+        groupi_share_anew(g); /* among those that have joined meanwhile */
     }
     g->settings = changed;
     buf_fini(&g->texts);
