@@ -14,7 +14,7 @@
 #include <cmocka.h>
 
 #include "base/json.h"
-#include "core/queue.h"
+#include "core/queue_int.h"
 #include "core_fake.h"
 #include "env/env_real.h"
 #include "moves_fake.h"
@@ -878,6 +878,26 @@ test_verify(void **state)
     assert_int_equal(fake_count(&f->log, "$unverified-pub"), 1);
 }
 
+/* One that there is no memory for is tried again. */
+static void
+test_verify_without_memory(void **state)
+{
+    struct fix          *f = *state;
+    struct queue_message m = {
+        .body = slice_str("{\"id\":\"v1\",\"stream\":\"order-1\",\"type\":\"Paid\"}")};
+    struct queue_form  form;
+    struct queue_event e;
+    struct buf         text;
+
+    f->conf.verify_stream = "$unverified-pub";
+    buf_init(&text, 4);
+    fake_ok(queuei_form_open(&form, &f->conf, &f->err), &f->err);
+    assert_int_equal(queuei_message_event(&form, &m, &text, &e, &f->err), E_NOMEM);
+    assert_int_equal(f->err.kind, ERR_RETRY);
+    queuei_form_close(&form);
+    buf_fini(&text);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int
@@ -903,6 +923,7 @@ main(void)
         TEST(test_pause),
         TEST(test_places),
         TEST(test_verify),
+        TEST(test_verify_without_memory),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -350,6 +350,8 @@ take_unverified(struct queue_form *f, const struct queue_message *m, struct buf 
     copy_span(text, held.meta, &e->meta);
     e->id = held.id;
     e->json = true;
+    if (text->failed)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a message");
     return check_fit(text, e, err);
 }
 
