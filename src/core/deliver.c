@@ -93,6 +93,7 @@ failed(struct deliver *d, const struct err *err)
 static void
 restart(struct deliver *d, enum restart how)
 {
+    must(how != RESTART_NONE);
     if (d->restart < how)
         d->restart = how;
 }
@@ -124,6 +125,9 @@ load(struct deliver *d, struct err *err)
         d->loaded = true;
         return 0;
     }
+    must(d->claimed);
+    must(d->items == 0);
+    must(!d->committing);
     TRY(deliveri_load_parked(d, err));
     TRY(deliveri_load_later(d, err));
     TRY(deliveri_open_reader(d, err));
@@ -136,6 +140,8 @@ restart_now(struct deliver *d, struct err *err)
 {
     int rc = 0;
 
+    must(d->flying == 0);
+    must(!d->committing);
     if (d->restart == RESTART_ALL) {
         d->loaded = false;
         close_readers(d);
@@ -230,6 +236,7 @@ on_done(struct sink *sink, struct sink_item *item, int rc, const struct err *err
     must(d->magic == DELIVERI_MAGIC);
     must(it->state == ITEM_FLYING);
     must(d->flying > 0);
+    must(item->owner == d);
     d->flying--;
     d->heard_us = d->now_us;
     deliveri_trace_done(d, it, rc);
@@ -270,6 +277,8 @@ submit(struct deliver *d, bool *progress)
         if (it->faulty && !it->skip && d->transactional && d->flying > 0)
             return;
         (void)deliveri_pop(&d->ready);
+        must(it->state == ITEM_WAITING);
+        must_slow(d->transactional || it->lane->head == it);
         *progress = true;
         if (it->skip) {
             deliveri_unpark(d, it, it->how);
@@ -312,6 +321,8 @@ wake_sleepers(struct deliver *d)
                 d->next_due_us = it->due_us;
             continue;
         }
+        must(it->state == ITEM_SLEEPING);
+        must(d->sleepers > 0);
         d->sleepers--;
         it->state = ITEM_WAITING;
         deliveri_make_ready(d, it->lane);
@@ -325,6 +336,7 @@ sleep_item(struct deliver *d, struct item *it)
     uint64_t us = backoff_us(d, it->base.attempt, it->retry_ms);
     uint64_t grain = us / 8 < GRAIN_MAX_US ? us / 8 + 1 : GRAIN_MAX_US;
 
+    must_slow(it->lane->head == it);
     it->state = ITEM_SLEEPING;
     it->due_us = (d->now_us + us + grain - 1) / grain * grain;
     it->base.attempt++;
@@ -341,6 +353,8 @@ decide_done(struct deliver *d, struct item *it)
 {
     struct lane *lane = it->lane;
 
+    must(it->state == ITEM_FLYING);
+    must(d->room <= d->conf.window_items);
     d->delivered++;
     d->failures = 0;
     if (d->room < d->conf.window_items)
@@ -361,6 +375,7 @@ decide_refused(struct deliver *d, struct item *it, struct err *err)
     struct lane *lane = it->lane;
     struct item *behind;
 
+    must(it->state == ITEM_WAITING);
     if (it->replay && it->skip) {
         deliveri_unpark(d, it, HOW_SKIPPED);
         return 0;
@@ -415,6 +430,7 @@ decide(struct deliver *d, struct err *err)
     if (d->transactional)
         d->ready = (struct queue){0};
     while ((it = deliveri_pop(&d->finished)) != NULL) {
+        must(it->state == ITEM_FLYING || it->faulty);
         if (it->rc == 0) {
             decide_done(d, it);
         } else if (it->rc == E_INTERRUPTED) {
@@ -457,10 +473,12 @@ poll_transaction(struct deliver *d, struct err *err)
     bool           all = true;
     int            rc;
 
+    must(!d->far_side || upto.v >= d->far.v);
     if (d->flying == 0 && (!far || upto.v == 0))
         return 0;
     rc = d->sink->ops->poll(d->sink, true, upto, POLL_WAIT_FULL_MS, err);
     must(d->sink->in_flight == 0);
+    must(d->flying == 0);
     for (struct item *it = d->finished.head; it != NULL; it = (struct item *)it->base.next)
         all = all && it->rc == 0;
     if (rc == 0 && all) {
@@ -500,6 +518,7 @@ poll_sink(struct deliver *d, bool *progress, struct err *err)
         rc = d->sink->ops->poll(d->sink, true, LOG_POS(0), wait_ms, err);
     }
     d->now_us = d->env->ops->mono_us(d->env);
+    must(d->flying == d->sink->in_flight);
     if (d->finished.head != NULL || (rc == 0 && d->flying > 0 && d->now_us >= before + SPIN_US))
         *progress = true;
     return rc;
@@ -546,6 +565,7 @@ commit(struct deliver *d, struct err *err)
 {
     if (d->committing)
         return 0;
+    must(d->reader != NULL);
     if (d->records.head != NULL || d->later_records.head != NULL)
         return deliveri_commit_records(d, err);
     if (d->seeking && d->flying == 0 && d->finished.head == NULL && d->restart == RESTART_NONE) {
@@ -568,6 +588,10 @@ publish(struct deliver *d)
     struct deliver_status *s = &d->shared.status;
     const struct item     *oldest = d->live.head != NULL ? d->live.head : d->again.head;
 
+    must((d->items == 0) == (oldest == NULL));
+    must(d->flying + d->sleepers <= d->items);
+    must(d->parked >= d->parked_streams);
+    must(d->reader == NULL || d->range.on || log_iter_pos(d->reader).v >= d->read_from);
     lock_take(&d->lock);
     s->state = d->state;
     s->caught_up = d->at_end && d->items == 0 && !d->seeking;
@@ -650,6 +674,7 @@ out:
 static void
 settle_state(struct deliver *d)
 {
+    must(d->state != DELIVER_STOPPED);
     if (d->state == DELIVER_FAILED || d->reader == NULL)
         return;
     if (d->paused && d->flying == 0 && !d->mark_changed) {
@@ -827,6 +852,8 @@ deliver_new(struct ox_env *env, struct log *log, const struct deliver_conf *conf
     if (d->events == NULL)
         FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
     d->state = d->shared.status.state = DELIVER_STOPPED;
+    must((*sink)->done == NULL);
+    must((*sink)->in_flight == 0);
     d->sink = *sink;
     d->far_side = d->sink->transactional;
     d->transactional = d->far_side || d->sink->whole;
@@ -852,6 +879,8 @@ deliver_start(struct deliver *d, struct err *err)
     if (d->sink->in_flight > 0)
         RETURN_ERR(err, E_STATE, ERR_FATAL,
                    "sink %s: it still holds events of the last run: open it anew", d->name);
+    must(d->flying == 0);
+    must(!d->committing);
     d->loaded = d->seeking = d->seek_committing = d->mark_changed = false;
     d->range.on = d->range_read = false;
     d->restart = RESTART_NONE;
@@ -886,6 +915,8 @@ deliver_stop(struct deliver *d)
     (void)d->env->ops->gate_wait(d->env, &d->stopped, UINT64_MAX);
     log_unlisten(d->log, &d->listener);
     d->env->ops->task_stop(d->env, d->task);
+    must(d->state == DELIVER_STOPPED);
+    must(!d->committing);
     d->task = NULL;
 }
 
@@ -894,6 +925,7 @@ deliver_free(struct deliver *d)
 {
     if (d == NULL)
         return;
+    must(d->magic == DELIVERI_MAGIC);
     deliver_stop(d);
     sink_free(d->sink); /* before what it may hold */
     close_readers(d);

@@ -36,6 +36,7 @@ order(struct deliver *d, const struct command *c)
             d->start = c->pos.v; /* these originals are given now */
         return 0;
     }
+    must(c->kind == COMMAND_PAUSE || c->kind == COMMAND_RESUME);
     d->paused = c->kind == COMMAND_PAUSE;
     d->mark_changed = true;
     return 0;
@@ -86,6 +87,7 @@ command(struct deliver *d, struct command *c, struct err *err)
 {
     bool taken;
 
+    must(c->kind != COMMAND_LANE || c->mode != LANE_HOLD);
     c->rc = E_STATE;
     gate_init(&c->gate);
     lock_take(&d->lock);

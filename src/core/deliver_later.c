@@ -62,6 +62,7 @@ pop(struct later *l)
         at = down;
     }
     l->heap[at] = last;
+    must_slow(l->count == 0 || !before(l->heap[0], first));
     return first;
 }
 
@@ -78,6 +79,7 @@ insert(struct deliver *d, struct due due, struct err *err)
         l->heap = calloc(d->conf.later_max, sizeof *l->heap);
     if (l->heap == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for scheduled events");
+    must(l->count < d->conf.later_max);
     l->heap[l->count++] = due;
     if (l->count < d->conf.later_max) {
         sift_up(l->heap, l->count - 1);
@@ -117,6 +119,8 @@ deliveri_load_later(struct deliver *d, struct err *err)
     bool             first = true;
     int              rc;
 
+    /* What a commit brings is not read from the stream as well. */
+    must(d->committed.head == NULL || !d->commit_is_later);
     l->count = 0;
     l->partial = false;
     l->open = 0;
@@ -139,6 +143,7 @@ deliveri_load_later(struct deliver *d, struct err *err)
     }
     if (rc == E_END)
         rc = 0;
+    must(l->open >= l->count);
     /* One record stays to be read, so that the stream's version is known. */
     if (rc == 0 && first && d->later_version > 0)
         l->from = (uint64_t)d->later_version;
@@ -152,6 +157,8 @@ deliveri_write_later(struct deliver *d, const struct item *it)
 {
     struct json_out o;
 
+    must(it->state == ITEM_RECORDING);
+    must(before(d->later.done, it->due));
     json_out_init(&o, &d->text);
     json_out_object(&o);
     json_out_key(&o, "position");
@@ -172,6 +179,8 @@ deliveri_scheduled(struct deliver *d, struct item *it, struct err *err)
     struct lane *lane = it->lane;
     int          rc = insert(d, it->due, err);
 
+    must(it->state == ITEM_RECORDING);
+    must(lane->recording > 0);
     if (d->later.last < it->due.pos)
         d->later.last = it->due.pos;
     lane->recording--;
@@ -314,9 +323,10 @@ deliveri_read_later(struct deliver *d, bool *progress, struct err *err)
         if (l->count == 0 || l->heap[0].us > now || before(coming, l->heap[0]) ||
             !deliveri_has_room(d, sizeof(struct item)))
             return 0;
-        must(!before(l->heap[0], l->taken));
         TRY(load(d, l->heap[0], err));
+        must(!before(l->heap[0], l->taken));
         l->taken = pop(l);
+        must(l->open > 0);
         l->open--;
         *progress = true;
     }
@@ -330,6 +340,7 @@ deliveri_later_settle(struct deliver *d)
 {
     struct later *l = &d->later;
     struct item  *it = d->again.head;
+    struct due    was = l->done;
 
     while (it != NULL && !it->scheduled)
         it = it->next;
@@ -337,6 +348,8 @@ deliveri_later_settle(struct deliver *d)
         l->done = l->taken;
     else if (it->due.pos > 0) /* what is before it, in the order of `before` */
         l->done = (struct due){it->due.us, it->due.pos - 1};
+    must(!before(l->done, was));
+    must(!before(l->taken, l->done));
 }
 
 uint64_t

@@ -92,6 +92,8 @@ deliveri_load_mark(struct deliver *d, struct err *err)
 {
     int rc;
 
+    must(d->reader == NULL);
+    must(!d->committing);
     TRY(read_mark(d, err));
     d->far_due = false;
     if (d->far_side) {
@@ -139,6 +141,7 @@ done(struct log_req *req)
 {
     struct deliver *d = req->arg;
 
+    must(!atomic_load(&d->commit_done));
     atomic_store(&d->commit_done, true);
     d->env->ops->task_wake(d->env, d->task);
 }
@@ -147,6 +150,8 @@ static void
 submit(struct deliver *d, bool mark, uint32_t flags)
 {
     must(!d->committing);
+    must(d->write.count > 0);
+    must(d->write.count <= DELIVERI_RECORDS_MAX);
     d->write.events = d->events;
     memset(&d->req, 0, sizeof d->req);
     d->req.writes = &d->write;
@@ -170,6 +175,9 @@ deliveri_commit_mark(struct deliver *d, struct log_pos pos, uint64_t range_at, s
 {
     const struct range *range = d->seek_committing ? &d->next_range : &d->range;
 
+    /* It goes back only where somebody asked for it. */
+    must(d->seek_committing || pos.v >= d->mark.v);
+    must(range->at <= range_at || !range->on);
     buf_clear(&d->text);
     buf_printf(&d->text, "{\"position\":%" PRIu64 ",\"start\":%" PRIu64 "%s", pos.v, d->start,
                d->paused ? ",\"paused\":true" : "");
@@ -217,8 +225,12 @@ deliveri_commit_records(struct deliver *d, struct err *err)
     struct item  *it;
     uint32_t      n = 0;
 
+    must(d->claimed);
+    must(q->head != NULL);
+    must(d->committed.head == NULL);
     buf_clear(&d->text);
     for (it = q->head; it != NULL && n < DELIVERI_RECORDS_MAX; it = (struct item *)it->base.next) {
+        must((it->state == ITEM_RECORDING) == later);
         if (later)
             deliveri_write_later(d, it);
         else
@@ -235,6 +247,7 @@ deliveri_commit_records(struct deliver *d, struct err *err)
                                               .flags = LOG_JSON};
         from = ends[i];
     }
+    must(from == d->text.len);
     d->write = (struct log_write){.stream = slice_str(later ? d->later_stream : d->parked_stream),
                                   .expected = later ? d->later_version : d->parked_version,
                                   .count = n};
@@ -259,6 +272,7 @@ deliveri_committed(struct deliver *d, struct err *err)
 {
     struct queue *q = d->commit_is_later ? &d->later_records : &d->records;
     struct item  *it;
+    uint64_t      version;
     int           rc = 0;
 
     must(d->committing);
@@ -274,6 +288,7 @@ deliveri_committed(struct deliver *d, struct err *err)
         }
         return refused(d, err);
     }
+    must(d->req.end.v <= log_end(d->log).v);
     if (d->commit_is_mark) {
         d->mark = d->next_mark;
         d->range.at = d->next_at;
@@ -290,9 +305,11 @@ deliveri_committed(struct deliver *d, struct err *err)
             rc = deliveri_scheduled(d, it, err);
         return rc;
     }
-    for (uint64_t version = (uint64_t)(d->parked_version + 1);
-         (it = deliveri_pop(&d->committed)) != NULL; version++)
-        deliveri_recorded(d, it, version);
+    must(d->commit_count > 0);
+    version = (uint64_t)(d->parked_version + 1);
+    while ((it = deliveri_pop(&d->committed)) != NULL)
+        deliveri_recorded(d, it, version++);
     d->parked_version += d->commit_count;
+    must((uint64_t)(d->parked_version + 1) == version);
     return 0;
 }

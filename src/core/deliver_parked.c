@@ -18,6 +18,7 @@ static const char *const hows[] = {
 static void
 set_mode(struct deliver *d, struct lane *lane, enum lane_mode mode)
 {
+    must(lane->mode == LANE_HOLD || d->replaying > 0);
     d->replaying += (uint32_t)(mode != LANE_HOLD) - (uint32_t)(lane->mode != LANE_HOLD);
     lane->mode = mode;
 }
@@ -37,6 +38,7 @@ note_position(struct deliver *d, struct lane *lane, struct log_pos pos)
         lane->positions = grown;
         lane->position_room = room;
     }
+    must(lane->open < lane->position_room);
     lane->positions[lane->open] = pos.v;
     return true;
 }
@@ -44,6 +46,7 @@ note_position(struct deliver *d, struct lane *lane, struct log_pos pos)
 bool
 deliveri_was_parked(const struct deliver *d, const struct lane *lane, struct log_pos pos)
 {
+    must(lane->open > 0);
     if (!d->conf.parked_pass)
         return pos.v >= lane->behind.v && pos.v <= lane->last.v;
     for (uint64_t i = 0; pos.v <= lane->last.v && i < lane->open; i++)
@@ -72,6 +75,7 @@ static void
 close_one(struct deliver *d, struct lane *lane)
 {
     must(lane->open > 0);
+    must(d->parked >= lane->open);
     lane->open--;
     lane->closed++;
     if (lane->positions != NULL)
@@ -79,6 +83,7 @@ close_one(struct deliver *d, struct lane *lane)
     d->parked--;
     if (lane->open == 0) {
         set_mode(d, lane, LANE_HOLD);
+        must(d->parked_streams > 0);
         lane->last = LOG_POS(0);
         d->parked_streams--;
     }
@@ -106,6 +111,8 @@ deliveri_park(struct deliver *d, struct item *it, struct item *behind, struct er
     int          rc = 0;
 
     must(!it->replay);
+    must(it->state == ITEM_WAITING);
+    must(it->lane_next == NULL);
     if (lane->open == 0 && d->parked_streams >= d->conf.parked_streams_max)
         RETURN_ERR(err, E_LIMIT, ERR_FATAL,
                    "sink %s: events of %" PRIu64 " streams are parked; replay or skip them",
@@ -131,6 +138,8 @@ deliveri_unpark(struct deliver *d, struct item *it, enum how how)
 {
     must(it->replay);
     must(it->lane->head == it);
+    must(it->state != ITEM_UNPARKING);
+    must(it->lane->queued > 0);
     it->state = ITEM_UNPARKING;
     it->how = how;
     deliveri_push(&d->records, it);
@@ -159,6 +168,7 @@ deliveri_write_record(struct deliver *d, const struct item *it)
     struct json_out         o;
     char                    id[ID_TEXT_LEN + 1];
 
+    must(it->state == ITEM_PARKING || it->state == ITEM_UNPARKING);
     json_out_init(&o, &d->text);
     json_out_object(&o);
     json_out_key(&o, "position");
@@ -187,6 +197,7 @@ deliveri_recorded(struct deliver *d, struct item *it, uint64_t version)
 {
     struct lane *lane = it->lane;
 
+    must(lane->open > 0);
     if (it->state == ITEM_UNPARKING) {
         must(lane->head == it);
         must(lane->queued > 0);
@@ -197,6 +208,8 @@ deliveri_recorded(struct deliver *d, struct item *it, uint64_t version)
     } else if (!lane->recorded) {
         lane->first_record = version;
         lane->recorded = true;
+    } else {
+        must(version > lane->first_record);
     }
     deliveri_drop(d, it);
     deliveri_lane_settle(d, lane);
@@ -271,6 +284,7 @@ deliveri_load_parked(struct deliver *d, struct err *err)
     struct buf           scratch = {0};
     int                  rc;
 
+    must(d->lane_count == 0);
     d->parked_version = LOG_NO_STREAM;
     d->parked = d->parked_streams = 0;
     rc = open_reader(d, 0, &it, err);
@@ -341,9 +355,11 @@ deliveri_replay_refused(struct deliver *d, struct item *it)
         if (!it->replay)
             continue;
         deliveri_leave_lane(d, it);
+        must(lane->queued > 0);
         lane->queued--;
         deliveri_drop(d, it);
     }
+    must(lane->queued == 0);
     deliveri_make_ready(d, lane); /* what passes it */
 }
 
@@ -391,6 +407,8 @@ load(struct deliver *d, struct lane *lane, const struct parked_record *r, struct
     bool             gone;
     int              rc = find(d, r, &it, &ev, err);
 
+    must(mode != LANE_HOLD);
+    must(lane->queued < lane->open);
     gone = rc == E_NOTFOUND || rc == E_GONE || rc == E_END ||
            (rc == 0 && (ev.pos.v != r->pos.v || (ev.flags & LOG_ERASED) != 0));
     if (rc != 0 && !gone)
@@ -445,6 +463,7 @@ deliveri_replay_read(struct deliver *d, bool *progress, struct err *err)
 
     if (d->replaying == 0)
         return 0;
+    must(d->reader != NULL);
     /* After a restart, what stands before a parked event goes first. */
     if (log_iter_pos(d->reader).v <= d->parked_last.v ||
         (d->holding && d->held.ev.pos.v <= d->parked_last.v) || d->range.on)

@@ -54,6 +54,8 @@ shape_by(struct transform *step, struct transform_run **run, struct shaped *s, s
     struct transform_out   out;
     int                    rc = 0;
 
+    must(!s->dropped);
+    must(s->fault.code == 0);
     if (*run == NULL)
         TRY(transform_run_new(step, run, err));
     rc = transform_one(*run, &in, &out, &s->dropped, err);
@@ -87,6 +89,7 @@ deliveri_shape(struct deliver *d, struct shaper *by, const struct log_event *ev,
     for (int i = 0; i < DELIVERI_STEPS && !out->dropped && out->fault.code == 0; i++)
         if (d->steps[i] != NULL)
             TRY(shape_by(d->steps[i], &by->runs[i], out, err));
+    must(!out->dropped || out->fault.code == 0);
 out:
     return rc;
 }
@@ -118,6 +121,7 @@ take(struct deliver *d, struct shaped *s, struct err *err)
     bool         later, open;
     int          rc = deliveri_schedule(d, s, &later, err);
 
+    must(d->holding);
     if (rc != 0 || later)
         return rc;
     lane = deliveri_lane(d, s->ev.stream, false);
@@ -137,6 +141,7 @@ read_one(struct deliver *d, struct err *err)
     struct log_event ev;
     int              rc;
 
+    must(!d->holding);
     TRY(log_iter_next(d->reader, &ev, err));
     if (own(d, ev.stream) || ev.dangling)
         return 0;
@@ -145,6 +150,7 @@ read_one(struct deliver *d, struct err *err)
         return 0;
     }
     deliveri_place(&ev);
+    must(ev.pos.v >= d->read_from);
     if (d->range.on && ev.pos.v >= d->range.to) {
         d->range_read = true;
         return 0;
@@ -174,6 +180,10 @@ deliveri_read_live(struct deliver *d, bool *progress, struct err *err)
 {
     int rc = 0;
 
+    must(d->reader != NULL);
+    must(!d->paused);
+    must(!d->seeking);
+    must(d->restart == RESTART_NONE);
     d->at_end = false;
     d->delayed_until_us = 0;
     for (uint32_t n = 0; n < READ_MAX && !d->range_read; n++) {

@@ -12,6 +12,7 @@
 void
 deliveri_push(struct queue *q, struct item *it)
 {
+    must((q->head == NULL) == (q->tail == NULL));
     it->base.next = NULL;
     if (q->tail == NULL)
         q->head = it;
@@ -28,6 +29,7 @@ deliveri_pop(struct queue *q)
     if (it == NULL)
         return NULL;
     q->head = (struct item *)it->base.next;
+    must(q->head != NULL || q->tail == it);
     if (q->head == NULL)
         q->tail = NULL;
     it->base.next = NULL;
@@ -51,17 +53,21 @@ grow(struct deliver *d)
 {
     uint32_t      mask = d->lane_mask == 0 ? 255 : d->lane_mask * 2 + 1;
     struct lane **lanes = calloc((size_t)mask + 1, sizeof(struct lane *));
+    uint32_t      moved = 0;
 
     if (lanes == NULL)
         return false;
     for (uint32_t i = 0; d->lanes != NULL && i <= d->lane_mask; i++) {
         for (struct lane *l = d->lanes[i], *next; l != NULL; l = next) {
             next = l->next;
+            must_slow((l->hash & d->lane_mask) == i);
             l->next = lanes[l->hash & mask];
             lanes[l->hash & mask] = l;
+            moved++;
         }
     }
     free(d->lanes);
+    must(moved == d->lane_count);
     d->lanes = lanes;
     d->lane_mask = mask;
     return true;
@@ -98,9 +104,15 @@ deliveri_lane_settle(struct deliver *d, struct lane *lane)
 
     if (lane->head != NULL || lane->open > 0 || lane->recording > 0)
         return;
-    while (*at != lane)
+    while (*at != lane) {
+        must(*at != NULL);
         at = &(*at)->next;
+    }
     *at = lane->next;
+    must(lane->tail == NULL);
+    must(lane->queued == 0);
+    must(lane->mode == LANE_HOLD);
+    must(d->lane_count > 0);
     d->lane_count--;
     free(lane->positions);
     free(lane);
@@ -152,6 +164,9 @@ link_item(struct deliver *d, struct item *it)
 {
     struct items *list = list_of(d, it);
 
+    /* What is read is read in the order of positions: the checkpoint says so. */
+    must(list->tail == NULL || list != &d->live || list->tail->base.pos.v <= it->base.pos.v);
+    must((list->head == NULL) == (list->tail == NULL));
     it->prev = list->tail;
     if (list->tail == NULL)
         list->head = it;
@@ -167,6 +182,8 @@ unlink_item(struct deliver *d, struct item *it)
 {
     struct items *list = list_of(d, it);
 
+    must(it->prev == NULL ? list->head == it : it->prev->next == it);
+    must(it->next == NULL ? list->tail == it : it->next->prev == it);
     if (it->prev == NULL)
         list->head = it->next;
     else
@@ -184,6 +201,7 @@ unlink_item(struct deliver *d, struct item *it)
 static void
 join_lane(struct lane *lane, struct item *it)
 {
+    must((lane->head == NULL) == (lane->tail == NULL));
     it->lane_next = NULL;
     if (lane->tail == NULL)
         lane->head = it;
@@ -209,6 +227,7 @@ deliveri_admit(struct deliver *d, const struct shaped *s, enum admit how, struct
             deliveri_lane_settle(d, lane);
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for an event");
     }
+    must(how != ADMIT_REPLAY || lane->open > lane->queued);
     to = it->text;
     it->base.pos = ev->pos;
     it->base.version = ev->version;
@@ -216,6 +235,7 @@ deliveri_admit(struct deliver *d, const struct shaped *s, enum admit how, struct
     it->base.type = copy(&to, ev->type);
     it->base.data = copy(&to, ev->data);
     it->base.meta = copy(&to, ev->meta);
+    must(to <= (uint8_t *)it + bytes);
     it->base.id = ev->id;
     it->base.json = (ev->flags & LOG_JSON) != 0;
     it->base.created_us = ev->created_us;
@@ -262,6 +282,7 @@ deliveri_make_ready(struct deliver *d, struct lane *lane)
 void
 deliveri_ready_again(struct deliver *d)
 {
+    must(d->transactional);
     d->ready = (struct queue){0};
     for (struct item *it = d->live.head; it != NULL; it = it->next)
         if (it->state == ITEM_WAITING)
@@ -309,6 +330,8 @@ deliveri_clear(struct deliver *d, bool lanes)
 
     while ((it = d->live.head) != NULL || (it = d->again.head) != NULL)
         deliveri_drop(d, it); /* takes it off its queue: NOLINT(clang-analyzer-unix.Malloc) */
+    must(d->items == 0);
+    must(d->bytes == 0);
     d->ready = d->sleeping = d->finished = d->records = d->committed = (struct queue){0};
     d->later_records = (struct queue){0};
     d->flying = d->sleepers = 0;
@@ -336,6 +359,7 @@ deliveri_done_upto(const struct deliver *d, bool flying)
     uint64_t     read = log_iter_pos(d->reader).v;
     struct item *it = d->live.head;
 
+    must(!d->holding || d->held.ev.pos.v <= read);
     if (d->holding)
         read = d->held.ev.pos.v;
     while (flying && it != NULL && it->state == ITEM_FLYING)
