@@ -47,6 +47,7 @@ queuei_let_go(struct queue *q)
 static uint64_t
 failed(struct queue *q, const struct err *err)
 {
+    must(q->flying == 0);
     if (err->kind != ERR_RETRY && err->kind != ERR_UNSURE) {
         queuei_let_go(q);
         queuei_set_state(q, QUEUE_FAILED, err);
@@ -77,6 +78,7 @@ fail_later(struct queue *q, const struct err *err, bool forget)
 static bool
 is_own(const struct queue_flight *f)
 {
+    must(f->req.write_count > 0);
     return f->req.rc == E_WRONG_VERSION &&
            slice_eq(f->req.wrong_stream, f->req.writes[f->req.write_count - 1].stream);
 }
@@ -102,6 +104,7 @@ note_failure(struct queue *q, struct queue_flight *f)
 {
     struct err err = f->req.err;
 
+    must(f->req.rc != 0);
     if (is_own(f))
         (void)err_set(&err, __FILE__, __LINE__, E_FENCED, ERR_FATAL,
                       "source %s: something else consumes it into this log", q->form.name);
@@ -121,6 +124,8 @@ note_failure(struct queue *q, struct queue_flight *f)
 static bool
 note_parked(struct queue *q, const struct queue_flight *f)
 {
+    must(q->parked_coming >= f->parked);
+    must(f->parked == 0 || f->parked_write < f->req.write_count);
     for (uint32_t i = 0; i < f->parked; i++)
         if (!queuei_parked_add(q, f->req.writes[f->parked_write].first_version + i))
             return false;
@@ -131,6 +136,7 @@ note_parked(struct queue *q, const struct queue_flight *f)
 static void
 note_durable(struct queue *q, const struct queue_flight *f)
 {
+    must(f->closes || f->messages == f->appended + f->duplicates + f->parked);
     lock_take(&q->lock);
     q->status.batches += f->messages > 0;
     q->status.messages += f->messages;
@@ -160,6 +166,7 @@ note_held(struct queue *q, const struct queue_flight *f)
         return;
     must(f->messages == q->held_now);
     q->held_at += f->messages;
+    must(q->held_at <= q->held.count);
     q->careful = q->careful > f->messages ? q->careful - f->messages : 0;
     q->careful_max = q->careful_max * 2 > q->batch_max ? q->batch_max : q->careful_max * 2;
     q->refusals = 0;
@@ -176,6 +183,7 @@ note_success(struct queue *q, struct queue_flight *f)
 
     if (f->sent) {
         must(f->req.end.v <= log_end(q->log).v);
+        must(q->version < q->sent_version);
         q->version++;
         if (!note_parked(q, f)) {
             (void)err_set(&err, __FILE__, __LINE__, E_NOMEM, ERR_RETRY,
@@ -205,6 +213,8 @@ land(struct queue *q, struct err *err)
     bool news = false;
     int  rc;
 
+    must(q->first_flight < QUEUEI_FLIGHTS);
+    must(q->flying <= QUEUEI_FLIGHTS);
     while (q->flying > 0 && atomic_load(&q->flights[q->first_flight].done)) {
         struct queue_flight *f = &q->flights[q->first_flight];
 
@@ -236,6 +246,7 @@ after_failure(struct queue *q)
     bool       refused = q->refused && err.kind == ERR_DATA;
 
     must(q->flying == 0);
+    must(q->failing);
     if (q->started)
         (void)source_queue_confirm(q->reader, &ignored); /* what is durable, if it still can */
     if (q->forget)
@@ -247,6 +258,7 @@ after_failure(struct queue *q)
         err.kind = ERR_FATAL;
     }
     if (refused && err.kind == ERR_DATA) {
+        must(q->reader->durable <= q->reader->handed);
         q->careful = q->reader->handed - q->reader->durable;
         if (q->careful_max == 0)
             q->careful_max = q->batch_max;
@@ -283,6 +295,7 @@ note_detail(struct queue *q)
 static uint64_t
 note_idle(struct queue *q)
 {
+    must(q->flying == 0);
     q->backoff_us = 0;
     q->careful = 0;
     q->verdict_count = 0;
@@ -299,6 +312,7 @@ take_nothing(struct queue *q, const struct queue_batch *batch)
 {
     struct err err;
 
+    must(batch->count == 0);
     if (batch->checkpoint.len == 0 || slice_eq(batch->checkpoint, buf_slice(&q->checkpoint)))
         return q->flying > 0 ? ENV_STEP_WAIT : note_idle(q);
     if (queuei_commit(q, NULL, 0, batch->checkpoint, &err) != 0)
@@ -343,6 +357,8 @@ work_carefully(struct queue *q)
             return take_nothing(q, &q->held);
         q->held_at = 0;
     }
+    must(q->held_at < q->held.count);
+    must(q->careful_max > 0);
     q->held_now = q->held.count - q->held_at;
     if (q->held_now > q->careful_max)
         q->held_now = q->careful_max;
@@ -360,6 +376,7 @@ work_freely(struct queue *q)
     struct queue_batch batch;
     struct err         err;
 
+    must(q->held.count == 0);
     if (q->flying == QUEUEI_FLIGHTS)
         return ENV_STEP_WAIT;
     if (ask(q, &batch, &err) != 0)
@@ -470,6 +487,7 @@ queue_new(struct ox_env *env, struct log *log, const struct queue_conf *conf,
     q->verdicts = calloc(QUEUEI_VERDICTS, sizeof q->verdicts[0]);
     if (q->verdicts == NULL)
         FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
+    must(!(*reader)->started);
     q->reader = *reader;
     *reader = NULL;
     *out = q;
@@ -486,6 +504,9 @@ queue_start(struct queue *q, struct err *err)
 
     if (q->task != NULL)
         return 0;
+    must(q->flying == 0);
+    must(q->dropping == NULL);
+    must(q->closing == NULL);
     q->known = q->started = q->failing = q->forget = q->lost = q->refused = false;
     q->held.count = 0;
     q->gap = false;
@@ -507,6 +528,8 @@ queue_stop(struct queue *q)
     q->env->ops->task_wake(q->env, q->task);
     (void)q->env->ops->gate_wait(q->env, &q->stopped, UINT64_MAX);
     q->env->ops->task_stop(q->env, q->task);
+    must(q->flying == 0);
+    must(!q->started);
     q->task = NULL;
     queuei_set_state(q, QUEUE_STOPPED, NULL);
     queuei_refuse_calls(q);
@@ -517,6 +540,7 @@ queue_free(struct queue *q)
 {
     if (q == NULL)
         return;
+    must(q->magic == QUEUEI_MAGIC);
     queue_stop(q);
     source_queue_free(q->reader);
     queuei_form_close(&q->form);

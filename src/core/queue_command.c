@@ -13,6 +13,7 @@ queuei_answer(struct queue *q, struct queue_call *call, int rc, const struct err
     (void)q;
     if (call == NULL)
         return;
+    must(rc == 0 || err != NULL);
     call->rc = rc;
     if (rc != 0)
         err_copy(&call->err, err);
@@ -38,6 +39,7 @@ queue_submit(struct queue *q, struct queue_call *call)
     struct queue_call **at = &q->calls;
     bool                taken;
 
+    must(call->done != NULL);
     call->next = NULL;
     call->rc = 0;
     call->closed = call->refused = 0;
@@ -64,6 +66,7 @@ queuei_refuse_calls(struct queue *q)
     struct queue_call *open[] = {q->dropping, q->closing}, *call;
     struct err         err;
 
+    must(q->flying == 0);
     (void)err_set(&err, __FILE__, __LINE__, E_STATE, ERR_RETRY, "source %s is being stopped",
                   q->form.name);
     q->dropping = q->closing = NULL;
@@ -89,6 +92,8 @@ go_on_dropping(struct queue *q)
     struct queue_call *call = q->dropping;
     struct err         err;
 
+    must(q->flying == 0);
+    must(!q->started);
     if (q->reader->ops->unprepare(q->reader, swallow, NULL, &err) != 0) {
         if ((err.kind == ERR_RETRY || err.kind == ERR_UNSURE) &&
             q->env->ops->mono_us(q->env) < q->drop_by_us)
@@ -145,6 +150,7 @@ is_open(const struct queue *q, uint64_t version)
 static int
 begin_closing(struct queue *q, struct queue_call *call, struct err *err)
 {
+    must(call->command == QUEUE_REPLAY || call->command == QUEUE_SKIP);
     if (q->parked_count == 0 || (call->version != UINT64_MAX && !is_open(q, call->version)))
         RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "source %s: no such message is parked", q->form.name);
     if (q->closing != NULL)
@@ -153,6 +159,7 @@ begin_closing(struct queue *q, struct queue_call *call, struct err *err)
     q->closing = call;
     q->closing_from = call->version == UINT64_MAX ? 0 : call->version;
     q->closing_to = call->version == UINT64_MAX ? q->parked[q->parked_count - 1] : call->version;
+    must(q->closing_from <= q->closing_to);
     return 0;
 }
 
@@ -210,6 +217,7 @@ go_on_closing(struct queue *q)
     int                  rc = 0;
 
     must(q->flying == 0);
+    must(q->known);
     if (!next_open(q, &version)) {
         end_closing(q);
         return;
@@ -233,6 +241,7 @@ take_call(struct queue *q, struct queue_call *call)
     int        rc = 0;
 
     must(q->flying == 0);
+    must(q->dropping == NULL);
     if (!q->known)
         TRY(queuei_read(q, &err));
     switch (call->command) {

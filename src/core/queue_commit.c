@@ -39,6 +39,7 @@ queuei_judge(struct queue *q, const struct queue_flight *f, struct slice stream,
     if (known == NULL && q->verdict_count == QUEUEI_VERDICTS)
         q->verdict_count = 0; /* they are found again */
     v = known != NULL ? &q->verdicts[known - q->verdicts] : &q->verdicts[q->verdict_count++];
+    must(q->verdict_count <= QUEUEI_VERDICTS);
     v->len = stream.len;
     memcpy(v->name, stream.data, v->len);
     v->park = park || known != NULL;
@@ -48,6 +49,7 @@ queuei_judge(struct queue *q, const struct queue_flight *f, struct slice stream,
 struct slice
 queuei_stream_of(const struct queue_flight *f, uint32_t i)
 {
+    must(i < f->messages);
     return text_of(f, f->items[i].event.stream);
 }
 
@@ -117,6 +119,8 @@ decide(struct queue *q, struct queue_flight *f, const struct queue_message *m,
         err_copy(err, &why);
         return rc;
     }
+    must(f->text.len >= mark);
+    must(it->fate != QUEUEI_DUPLICATE || it->event.has_id);
     if (it->fate == QUEUEI_DUPLICATE)
         f->text.len = mark;
     if (rc == 0)
@@ -133,6 +137,7 @@ decide_all(struct queue *q, struct queue_flight *f, const struct queue_message *
     int64_t now = q->env->ops->wall_us(q->env);
     int     rc = 0;
 
+    must(count <= f->room);
     queuei_window_expire(&q->window, now);
     for (uint32_t i = 0; i < count; i++) {
         struct queue_item *it = &f->items[i];
@@ -149,6 +154,7 @@ decide_all(struct queue *q, struct queue_flight *f, const struct queue_message *
                                     (uint64_t)(q->sent_version + 1)))
             FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for the window");
     }
+    must(f->appended + f->duplicates + f->parked == count);
     if (q->parked_count + q->parked_coming + f->parked > q->parked_max)
         FAIL(err, E_LIMIT, ERR_FATAL,
              "source %s: %u messages are parked: replay or drop them, then resume", q->form.name,
@@ -191,6 +197,9 @@ begin(struct queue *q, uint32_t count, struct err *err)
     struct queue_flight *f = &q->flights[(q->first_flight + q->flying) % QUEUEI_FLIGHTS];
 
     must(q->flying < QUEUEI_FLIGHTS);
+    must(q->known);
+    must(!q->failing);
+    must(q->version <= q->sent_version);
     if (!make_room(f, count)) {
         (void)err_set(err, __FILE__, __LINE__, E_NOMEM, ERR_RETRY, "out of memory for a batch");
         return NULL;
@@ -208,6 +217,9 @@ begin(struct queue *q, uint32_t count, struct err *err)
 static struct log_new_event
 event_of(const struct queue_flight *f, const struct queue_event *e)
 {
+    must(e->stream.at + e->stream.len <= f->text.len);
+    must(e->data.at + e->data.len <= f->text.len);
+    must(e->meta.at + e->meta.len <= f->text.len);
     return (struct log_new_event){.id = e->id,
                                   .type = text_of(f, e->type),
                                   .data = text_of(f, e->data),
@@ -223,6 +235,7 @@ lay_out(struct queue_flight *f, uint32_t count)
     const struct queue_item *it = f->items;
     uint32_t                 write;
 
+    must(count <= f->room);
     for (uint32_t i = 0; i < count; i++) {
         if (it[i].fate == QUEUEI_DUPLICATE)
             continue;
@@ -274,6 +287,7 @@ add_truncation(struct queue *q, struct queue_flight *f, struct slice stream)
     uint64_t own = (uint64_t)(q->sent_version + 1), low = queuei_window_low(&q->window, own);
 
     must(low <= own);
+    must(low >= q->truncated);
     if (low < q->truncated + TRUNCATE_EVERY && q->rest == QUEUEI_AWAKE)
         return;
     f->change = (struct log_change){
@@ -289,6 +303,7 @@ committed(struct log_req *req)
     struct queue_flight *f = req->arg;
     struct queue        *q = f->queue;
 
+    must(!atomic_load(&f->done));
     atomic_store(&f->done, true);
     q->env->ops->task_wake(q->env, q->task);
 }
@@ -299,6 +314,9 @@ send(struct queue *q, struct queue_flight *f, size_t name_at, size_t data_at)
 {
     struct slice stream = slice_of(f->text.data + name_at, data_at - name_at);
 
+    must(data_at > name_at);
+    must(f->text.len > data_at);
+    must(!f->text.failed);
     writes_end(
         &f->writes, stream, q->sent_version,
         &(struct log_new_event){.type = slice_str("$checkpoint"),
@@ -321,6 +339,7 @@ send(struct queue *q, struct queue_flight *f, size_t name_at, size_t data_at)
 static bool
 move_checkpoint(struct queue *q, struct slice checkpoint)
 {
+    must(checkpoint.len <= QUEUE_CHECKPOINT_MAX);
     if (checkpoint.len == 0 || slice_eq(checkpoint, buf_slice(&q->checkpoint)))
         return false;
     buf_clear(&q->checkpoint);
@@ -340,6 +359,7 @@ queuei_commit(struct queue *q, const struct queue_message *messages, uint32_t co
     if (f == NULL)
         return err->code;
     TRY(decide_all(q, f, messages, count, err));
+    must(count == 0 || messages[count - 1].tag == messages[0].tag + (count - 1));
     f->messages = count;
     f->tag = count == 0 ? 0 : messages[count - 1].tag;
     moved = move_checkpoint(q, checkpoint);
@@ -435,6 +455,7 @@ queuei_commit_closed(struct queue *q, uint64_t version, const struct queue_messa
     if (f->text.failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a parked message");
     lay_out(f, count);
+    must(f->writes.made == count);
     f->closes = true;
     f->closed = version;
     send(q, f, name_at, data_at);

@@ -33,6 +33,7 @@ after(struct slice name, const char *prefix)
 {
     size_t n = strlen(prefix);
 
+    must(name.len >= n);
     return slice_of((const char *)name.data + n, name.len - n);
 }
 
@@ -152,12 +153,14 @@ put_span(struct queue_form *f, const struct template *t, const struct queue_mess
     out->at = text->len;
     rc = expand(f, t, m, text, err);
     out->len = text->len - out->at;
+    must(text->len >= out->at);
     return rc;
 }
 
 static struct slice
 text_of(const struct buf *text, struct queue_span s)
 {
+    must(s.at + s.len <= text->len);
     return s.len == 0 ? slice_str("") : slice_of(text->data + s.at, s.len);
 }
 
@@ -244,6 +247,7 @@ put_metadata(struct queue_form *f, const struct queue_message *m, struct buf *te
 {
     struct json_out o;
 
+    must(m->header_count <= QUEUE_HEADERS_MAX);
     json_out_init(&o, text);
     json_out_object(&o);
     for (uint32_t i = 0; i < m->header_count; i++)
@@ -305,6 +309,7 @@ put_data(const struct queue_form *f, const struct queue_message *m, struct buf *
     e->data.at = text->len;
     e->data.len = data.len;
     buf_add_slice(text, data);
+    must(text->failed || text->len == e->data.at + e->data.len);
     return 0;
 }
 
@@ -329,6 +334,7 @@ copy_span(struct buf *text, struct slice s, struct queue_span *out)
     out->at = text->len;
     out->len = s.len;
     buf_add_slice(text, s);
+    must(text->failed || text->len == out->at + out->len);
 }
 
 /* One that is to be verified: the event that is held. */
@@ -423,6 +429,7 @@ queuei_message_park(struct queue_form *f, const struct queue_message *m, const c
     struct ox_id    id = out->id;
     bool            has_id = out->has_id;
 
+    must(!has_id || !id_is_zero(&id));
     *out = (struct queue_event){.id = id, .has_id = has_id, .created_us = m->time_us, .json = true};
     out->stream.at = text->len;
     buf_printf(text, "$parked-source-%s", f->name);
@@ -502,6 +509,7 @@ decode_headers(struct slice raw, struct buf *text, struct queue_span spans[2 * Q
         }
         ++*count;
     }
+    must(*count <= QUEUE_HEADERS_MAX);
     if (rc == E_END)
         rc = 0;
 out:
@@ -531,6 +539,7 @@ queuei_message_parked(struct slice record, struct buf *text, struct buf *headers
     TRY(decode_headers(f[R_HEADERS].value, text, pairs, &count, err));
     if (text->failed || !buf_reserve(headers, (size_t)count * sizeof *h + 1))
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for a parked message");
+    must(headers->cap >= (size_t)count * sizeof *h);
     h = (struct queue_header *)(void *)headers->data;
     for (uint32_t i = 0; i < count; i++)
         h[i] = (struct queue_header){text_of(text, pairs[(size_t)2 * i]),

@@ -57,6 +57,8 @@ take_last(struct queue *q, const struct log_event *ev, enum queue_rest rest, str
 {
     struct slice raw;
 
+    must(q->version == LOG_NO_STREAM);
+    must(q->checkpoint.len == 0);
     q->version = (int64_t)ev->version;
     q->rest = rest;
     if (rest != QUEUEI_DROPPED && json_get(ev->data, "checkpoint", &raw) && !json_is_null(raw))
@@ -138,6 +140,8 @@ fill_window(struct queue *q, uint64_t from, struct err *err)
     struct buf       bytes = {0};
     int              rc;
 
+    must(q->window.count == 0);
+    must(from <= (uint64_t)q->version);
     TRY(open_stream(q, "$source-", from, false, &it, err));
     while ((rc = log_iter_next(it, &ev, err)) == 0)
         TRY(add_ids(q, &ev, &bytes, err));
@@ -163,6 +167,7 @@ queuei_parked_add(struct queue *q, uint64_t version)
         q->parked = more;
         q->parked_room = room;
     }
+    must(q->parked_count < q->parked_room);
     q->parked[q->parked_count++] = version;
     return true;
 }

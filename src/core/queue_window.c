@@ -45,6 +45,7 @@ find(const struct queue_window *w, const struct ox_id *id)
 {
     uint32_t mask = w->room * 2 - 1, i = slot_of(w, id);
 
+    must(w->count <= w->room);
     while (w->table[i] != 0 && !id_eq(&w->ring[w->table[i] - 1].id, id))
         i = (i + 1) & mask;
     return i;
@@ -62,6 +63,7 @@ take_out(struct queue_window *w, uint32_t hole)
 {
     uint32_t mask = w->room * 2 - 1;
 
+    must(w->table[hole] != 0);
     for (uint32_t i = (hole + 1) & mask; w->table[i] != 0; i = (i + 1) & mask) {
         uint32_t home = slot_of(w, &w->ring[w->table[i] - 1].id);
 
@@ -113,6 +115,8 @@ grow(struct queue_window *w)
     w->table = table;
     w->room = room;
     w->first = 0;
+    must((room & (room - 1)) == 0);
+    must(w->count < room);
     for (uint32_t i = 0; i < w->count; i++) {
         ring[i] = old.ring[(old.first + i) & (old.room - 1)];
         if (!id_is_zero(&ring[i].id))
@@ -133,9 +137,10 @@ queuei_window_expire(struct queue_window *w, int64_t now)
 bool
 queuei_window_add(struct queue_window *w, const struct ox_id *id, int64_t time_us, uint64_t version)
 {
-    uint32_t at;
+    uint32_t at, slot;
 
     must(!id_is_zero(id));
+    must(w->count <= w->max);
     if (w->max == 0)
         return true;
     if (queuei_window_has(w, id))
@@ -144,9 +149,13 @@ queuei_window_add(struct queue_window *w, const struct ox_id *id, int64_t time_u
         drop_first(w);
     if (w->count == w->room && !grow(w))
         return false;
+    /* Oldest first: what nobody has to read any more is told by the first one's version. */
+    must(w->count == 0 || w->ring[(w->first + w->count - 1) & (w->room - 1)].version <= version);
     at = (w->first + w->count) & (w->room - 1);
     w->ring[at] = (struct queue_known){*id, time_us, version};
-    w->table[find(w, id)] = at + 1;
+    slot = find(w, id);
+    must(w->table[slot] == 0);
+    w->table[slot] = at + 1;
     w->count++;
     return true;
 }

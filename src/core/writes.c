@@ -10,6 +10,7 @@ table_size(uint32_t n)
 {
     uint32_t size = 4;
 
+    must(n <= UINT32_MAX / 8);
     while (size < n * 2)
         size *= 2;
     return size;
@@ -49,6 +50,8 @@ writes_add(struct writes *w, struct slice stream)
     uint32_t i;
 
     must(w->made < w->room);
+    must(w->filled == 0);
+    must(w->count <= w->made);
     for (size_t k = 0; k < stream.len; k++)
         h = (h ^ ((const uint8_t *)stream.data)[k]) * 1099511628211u;
     i = (uint32_t)(h >> 32) & w->mask;
@@ -66,18 +69,28 @@ writes_add(struct writes *w, struct slice stream)
 void
 writes_lay_out(struct writes *w)
 {
-    for (uint32_t i = 0, sum = 0; i < w->count; i++) {
+    uint32_t sum = 0;
+
+    must(w->filled == 0);
+    for (uint32_t i = 0; i < w->count; i++) {
         w->list[i].events = &w->events[sum];
         w->table[i] = sum;
         sum += w->list[i].count;
     }
+    must(sum == w->made);
 }
 
 struct log_new_event *
 writes_next(struct writes *w)
 {
+    uint32_t write, at;
+
     must(w->filled < w->made);
-    return &w->events[w->table[w->order[w->filled++]]++];
+    write = w->order[w->filled++];
+    must(write < w->count);
+    at = w->table[write]++;
+    must(at < w->made);
+    return &w->events[at];
 }
 
 void
@@ -85,6 +98,7 @@ writes_end(struct writes *w, struct slice stream, int64_t expected,
            const struct log_new_event *event, struct log_req *req)
 {
     must(w->filled == w->made);
+    must(w->count <= w->made);
     w->events[w->made] = *event;
     w->list[w->count] = (struct log_write){
         .stream = stream, .expected = expected, .events = &w->events[w->made], .count = 1};
