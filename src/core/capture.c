@@ -157,6 +157,8 @@ start_source(struct capture *c, struct err *err)
 {
     int rc;
 
+    must(!c->started);
+    must(c->flying == 0);
     if (!c->known)
         TRY(read_checkpoint(c, err));
     TRY(source_start(c->source, buf_slice(&c->checkpoint), err));
@@ -190,6 +192,7 @@ answer(struct capture *c, struct capture_call *call, int rc, const struct err *e
 {
     if (call == NULL)
         return;
+    must(rc == 0 || err != NULL);
     call->rc = rc;
     if (rc != 0)
         err_copy(&call->err, err);
@@ -200,6 +203,7 @@ answer(struct capture *c, struct capture_call *call, int rc, const struct err *e
 static void
 note_failure(struct capture *c, struct capture_flight *f)
 {
+    must(f->req.rc != 0);
     if (!c->failing || !c->restart) {
         c->failing = c->restart = true;
         err_copy(&c->failure, &f->req.err);
@@ -221,6 +225,9 @@ note_success(struct capture *c, struct capture_flight *f)
 {
     struct buf old = c->checkpoint;
 
+    must(c->version < c->sent_version);
+    must(f->req.end.v <= log_end(c->log).v);
+    must(c->batch_now <= c->batch_max);
     c->version = c->version == LOG_NO_STREAM ? 0 : c->version + 1;
     c->checkpoint = f->checkpoint;
     f->checkpoint = old;
@@ -240,6 +247,7 @@ land(struct capture *c, struct err *err)
 {
     bool news = false;
 
+    must(c->first_flight < CAPTUREI_FLIGHTS);
     while (c->flying > 0 && atomic_load(&c->flights[c->first_flight].done)) {
         struct capture_flight *f = &c->flights[c->first_flight];
 
@@ -256,6 +264,7 @@ land(struct capture *c, struct err *err)
         if (f->room > CAPTUREI_ROOM_KEPT)
             capturei_flight_fini(f);
     }
+    must(c->flying > 0 || c->flying_bytes == 0);
     if (!news || !c->started || c->checkpoint.len == 0)
         return 0;
     if (!c->failing)
@@ -281,6 +290,7 @@ static uint64_t
 after_failure(struct capture *c)
 {
     must(c->flying == 0);
+    must(c->failing);
     c->failing = false;
     /* The source is asked again from the checkpoint that is durable. */
     if (c->restart)
@@ -291,6 +301,7 @@ after_failure(struct capture *c)
         return failed(c, &c->failure);
     /* For less at a time: its rows are large. */
     c->batch_now = c->too_large / 2;
+    must(c->batch_now > 0);
     return ENV_STEP_NOW;
 }
 
@@ -301,6 +312,8 @@ note_import(struct capture *c, struct err *err)
 {
     struct buf old = c->checkpoint;
 
+    must(c->flying == 0);
+    must(c->req.end.v <= log_end(c->log).v);
     c->version = c->version == LOG_NO_STREAM ? 0 : c->version + 1;
     c->sent_version = c->version;
     c->checkpoint = c->next_checkpoint;
@@ -327,6 +340,8 @@ after_import(struct capture *c)
     struct err err = c->req.err;
     bool       filled = c->filling && c->req.rc == 0;
 
+    must(c->in_flight);
+    must(c->pending.count > 0);
     c->in_flight = c->filling = false;
     capturei_import_free(c);
     if (filled)
@@ -338,6 +353,7 @@ after_import(struct capture *c)
     c->known = c->started = false;
     if (c->req.rc == E_LIMIT && c->req.err.kind == ERR_DATA && c->changes > 1) {
         c->batch_now = c->changes / 2;
+        must(c->batch_now > 0);
         return ENV_STEP_NOW;
     }
     if (c->req.rc == E_WRONG_VERSION && slice_starts(c->req.wrong_stream, slice_str("$source-")))
@@ -352,6 +368,8 @@ go_on(struct capture *c)
 {
     struct err err;
 
+    must(c->pending.count > 0);
+    must(!c->in_flight);
     if (capturei_import(c, &err) == 0)
         return ENV_STEP_NOW;
     c->pending.count = 0;
@@ -381,6 +399,7 @@ commit_mark(struct capture *c, bool keep, const char *state, struct capture_call
 {
     struct source_batch batch = {0};
 
+    must(c->flying == 0);
     if (keep)
         batch.checkpoint = buf_slice(&c->checkpoint);
     return capturei_commit(c, &batch, state, call, err);
@@ -410,6 +429,8 @@ go_on_dropping(struct capture *c)
     struct capture_call *call = c->dropping;
     struct err           err;
 
+    must(c->flying == 0);
+    must(!c->started);
     if (c->source->ops->unprepare(c->source, swallow, NULL, &err) != 0) {
         if ((err.kind == ERR_RETRY || err.kind == ERR_UNSURE) &&
             c->env->ops->mono_us(c->env) < c->drop_by_us && !atomic_load(&c->stopping))
@@ -478,6 +499,8 @@ take_call(struct capture *c, struct capture_call *call)
     int        rc = 0;
 
     must(c->flying == 0);
+    must(c->dropping == NULL);
+    must(c->pending.count == 0);
     if (!c->known)
         TRY(read_checkpoint(c, &err));
     if (call->command == CAPTURE_SNAPSHOT) {
@@ -500,6 +523,7 @@ capture_submit(struct capture *c, struct capture_call *call)
     struct capture_call **at = &c->calls;
     bool                  taken;
 
+    must(call->done != NULL);
     call->next = NULL;
     call->rc = 0;
     lock_take(&c->lock);
@@ -524,6 +548,7 @@ refuse_calls(struct capture *c)
     struct capture_call *call = c->dropping;
     struct err           err;
 
+    must(c->flying == 0);
     (void)err_set(&err, __FILE__, __LINE__, E_STATE, ERR_RETRY, "source %s is being stopped",
                   c->name);
     c->dropping = NULL;
@@ -559,6 +584,7 @@ note_detail(struct capture *c)
 static void
 note_idle(struct capture *c, bool caught_up)
 {
+    must(c->flying == 0);
     c->backoff_us = 0;
     lock_take(&c->lock);
     c->status.state = CAPTURE_RUNNING;
@@ -578,6 +604,8 @@ take_batch(struct capture *c, struct source_batch *batch)
     struct err err;
     int        rc = 0;
 
+    must(c->pending.count == 0);
+    must(c->sent_version >= c->version);
     /* A position that moved without a change of ours is kept too: others wait for it. */
     if (batch->count == 0 &&
         (batch->checkpoint.len == 0 || slice_eq(batch->checkpoint, buf_slice(&c->sent)))) {
@@ -613,6 +641,8 @@ ask_source(struct capture *c)
     struct source_batch batch = {0};
     struct err          err;
 
+    must(c->batch_now > 0);
+    must(!c->holding);
     lock_take(&c->lock);
     c->status.polls++;
     lock_give(&c->lock);
@@ -626,6 +656,7 @@ ask_source(struct capture *c)
 static bool
 is_full(const struct capture *c)
 {
+    must(c->flying <= CAPTUREI_FLIGHTS);
     /* A polled outbox would be read again as long as its rows are not confirmed. */
     if (c->source->ops->outbox && c->flying > 0)
         return true;
@@ -726,6 +757,7 @@ capture_new(struct ox_env *env, struct log *log, const struct capture_conf *conf
     if (strlen(conf->name) > 200)
         FAIL(err, E_INVALID, ERR_FATAL, "source %.20s…: a name has at most 200 bytes", conf->name);
     c->status.state = CAPTURE_STOPPED;
+    must((*source)->keys == NULL);
     c->source = *source;
     c->source->transactions = c->transactions;
     c->source->keys = capturei_keys;
@@ -745,6 +777,9 @@ capture_start(struct capture *c, struct err *err)
 
     if (c->task != NULL)
         return 0;
+    must(c->flying == 0);
+    must(!c->in_flight);
+    must(c->dropping == NULL);
     c->known = c->started = c->failing = c->holding = false;
     c->pending.count = 0;
     c->backoff_us = 0;
@@ -764,6 +799,8 @@ capture_stop(struct capture *c)
     c->env->ops->task_wake(c->env, c->task);
     (void)c->env->ops->gate_wait(c->env, &c->stopped, UINT64_MAX);
     c->env->ops->task_stop(c->env, c->task);
+    must(c->flying == 0);
+    must(!c->in_flight);
     c->task = NULL;
     set_state(c, CAPTURE_STOPPED, NULL);
     refuse_calls(c);
@@ -774,6 +811,7 @@ capture_free(struct capture *c)
 {
     if (c == NULL)
         return;
+    must(c->magic == CAPTUREI_MAGIC);
     capture_stop(c);
     source_free(c->source);
     outbox_free(c->outbox);

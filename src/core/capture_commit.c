@@ -88,6 +88,7 @@ unfit(const struct buf *text, const struct change *ch, const struct capture_buil
     struct slice name = slice_of(text->data + b->name_at, b->name_len);
     int          rc = log_name_check(name, false, err);
 
+    must(b->name_at + b->name_len <= text->len);
     if (rc != 0)
         return rc;
     if (b->own && (b->event.type.len == 0 || b->event.type.len > LOG_TYPE_MAX))
@@ -129,6 +130,7 @@ void
 capturei_record(struct capture *c, const char *reason, const char *type, struct slice table,
                 struct slice key, struct slice position, struct capture_record *out)
 {
+    must(!c->in_flight);
     put_record(c, &c->text, reason, type, table, key, position, out);
 }
 
@@ -139,6 +141,7 @@ park(const struct capture *c, const struct change *ch, const struct err *why, st
 {
     struct capture_record r;
 
+    must(b->name_at <= text->len);
     text->len = b->name_at;
     put_record(c, text, why->text, capture_type_name(ch->op), ch->table, ch->key, ch->position, &r);
     b->name_len = r.name_len;
@@ -225,6 +228,10 @@ fill_event(struct capture *c, const struct capture_flight *f, const struct chang
 {
     const uint8_t *text = f->text.data;
 
+    must(!b->nothing);
+    must(b->name_at + b->name_len <= f->text.len);
+    must(b->meta_at + b->meta_len <= f->text.len);
+    must(b->data_at + b->data_len <= f->text.len);
     *e = (struct log_new_event){.id = change_id(c, ch, &c->scratch),
                                 .type = slice_str(b->parked ? "Parked" : capture_type_name(ch->op)),
                                 .data = slice_of(text + b->data_at, b->data_len),
@@ -252,6 +259,7 @@ find_known(struct capture *c, struct capture_flight *f, const struct change *ch,
     struct log_new_event mine;
     int                  rc;
 
+    must(b->own);
     fill_event(c, f, ch, b, &mine);
     read.stream = slice_of(f->text.data + b->name_at, b->name_len);
     rc = log_iter_open(c->log, &read, &it, err);
@@ -311,6 +319,7 @@ lay_out(struct capture *c, struct capture_flight *f, const struct change *change
 {
     const struct capture_build *b = f->builds;
 
+    must(n <= f->room);
     for (uint32_t i = 0; i < n; i++)
         if (!b[i].nothing)
             (void)writes_add(&f->writes, slice_of(f->text.data + b[i].name_at, b[i].name_len));
@@ -375,6 +384,7 @@ committed(struct log_req *req)
     struct capture_flight *f = req->arg;
     struct capture        *c = f->capture;
 
+    must(!atomic_load(&f->done));
     atomic_store(&f->done, true);
     c->env->ops->task_wake(c->env, c->task);
 }
@@ -385,10 +395,14 @@ capturei_commit(struct capture *c, const struct source_batch *batch, const char 
                 struct capture_call *call, struct err *err)
 {
     struct capture_flight *f = &c->flights[(c->first_flight + c->flying) % CAPTUREI_FLIGHTS];
+    const uint8_t         *text;
     uint32_t               n = batch->count;
     int                    rc = 0;
 
     must(c->flying < CAPTUREI_FLIGHTS);
+    must(c->known);
+    must(!c->in_flight);
+    must(c->sent_version >= c->version);
     if (!make_room(f, n))
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a batch");
     memset(&f->req, 0, sizeof f->req);
@@ -410,9 +424,12 @@ capturei_commit(struct capture *c, const struct source_batch *batch, const char 
     if (!buf_reserve(&f->text, batch->checkpoint.len + strlen(c->name) + 96) ||
         f->checkpoint.failed || c->sent.failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a batch");
+    text = f->text.data;
     lay_out(c, f, batch->changes, n);
+    must(f->writes.made <= n);
     add_checkpoint(c, f, state);
     must(!f->text.failed);
+    must(f->text.data == text);
     /* A checkpoint alone is a reader's own state: it wakes nobody. */
     f->req.flags = f->writes.made == 0 ? LOG_SYSTEM | LOG_QUIET : LOG_SYSTEM;
     f->req.done = committed;
@@ -434,7 +451,8 @@ capturei_commit(struct capture *c, const struct source_batch *batch, const char 
 void
 capturei_checkpoint(struct capture *c, struct log_write *write, struct log_new_event *event)
 {
-    size_t name_at = c->text.len, name_len, data_at;
+    const uint8_t *text = c->text.data;
+    size_t         name_at = c->text.len, name_len, data_at;
 
     buf_printf(&c->text, "$source-%s", c->name);
     name_len = c->text.len - name_at;
@@ -442,7 +460,8 @@ capturei_checkpoint(struct capture *c, struct log_write *write, struct log_new_e
     buf_add_str(&c->text, "{\"checkpoint\":");
     buf_add_slice(&c->text, buf_slice(&c->next_checkpoint));
     buf_add_str(&c->text, "}");
-    must(!c->text.failed); /* there was room for it */
+    must(!c->text.failed); /* there was room for it: what slices point at did not move */
+    must(c->text.data == text);
     *event = (struct log_new_event){.type = slice_str("$checkpoint"),
                                     .data = slice_of(c->text.data + data_at, c->text.len - data_at),
                                     .flags = LOG_JSON};
@@ -455,6 +474,7 @@ capturei_checkpoint(struct capture *c, struct log_write *write, struct log_new_e
 int
 capturei_take_checkpoint(struct capture *c, const struct source_batch *batch, struct err *err)
 {
+    must(!c->in_flight);
     buf_clear(&c->next_checkpoint);
     buf_add_slice(&c->next_checkpoint, batch->checkpoint);
     c->caught_up = batch->caught_up;
@@ -469,6 +489,8 @@ imported(struct log_req *req)
 {
     struct capture *c = req->arg;
 
+    must(c->in_flight);
+    must(!atomic_load(&c->done));
     atomic_store(&c->done, true);
     c->env->ops->task_wake(c->env, c->task);
 }
@@ -477,6 +499,9 @@ void
 capturei_submit(struct capture *c, uint32_t flags)
 {
     must(c->flying == 0);
+    must(!c->in_flight);
+    must(c->pending.count > 0);
+    must(c->req.write_count > 0);
     c->req.flags = flags;
     c->req.done = imported;
     c->req.arg = c;

@@ -74,6 +74,7 @@ make(struct capture *c, uint32_t n, struct err *err)
     uint32_t       size = 4;
 
     must(c->import == NULL);
+    must(n <= UINT32_MAX / 8);
     c->import = im;
     while (size < n * 2)
         size *= 2;
@@ -120,6 +121,7 @@ target_of(struct capture *c, struct slice stream, uint32_t *out, struct err *err
             return 0;
     }
     *out = im->target_count;
+    must(im->target_count <= im->mask / 2);
     im->table[i] = ++im->target_count;
     im->targets[*out].stream = stream;
     return look_up(c, &im->targets[*out], err);
@@ -203,6 +205,7 @@ look_at(struct capture *c, const struct change *ch, struct item *it, struct err 
         return 0;
     }
     TRY(target_of(c, e->stream, &it->target, err));
+    must(it->target < c->import->target_count);
     t = &c->import->targets[it->target];
     if (e->tombstone) {
         it->what = t->gone ? PASS : TOMBSTONE;
@@ -269,6 +272,9 @@ fill_one(const struct capture *c, const struct target *t, uint32_t n, struct log
     uint64_t          first = (uint64_t)(t->head + 1);
     struct log_write *w = &im->writes[c->req.write_count];
 
+    must(n <= t->gap);
+    must(c->req.write_count < im->target_count);
+    must(t->head >= LOG_NO_STREAM);
     for (uint32_t k = 0; k < n; k++)
         events[k] = gap_event(c, t->stream, first + k);
     *w = (struct log_write){.stream = t->stream, .expected = t->head, .events = events, .count = n};
@@ -304,6 +310,9 @@ fill(struct capture *c, struct err *err)
         c->req.change_count += t->hidden;
         left -= n;
     }
+    must(c->req.write_count > 0);
+    must(c->req.write_count <= im->target_count);
+    must(c->req.change_count <= c->req.write_count);
     c->filling = true;
     c->req.writes = im->writes;
     c->req.changes = im->changes;
@@ -351,11 +360,14 @@ lay_out(struct capture *c, const struct change *changes, uint32_t n)
         struct target     *t = &im->targets[it->target];
 
         if (it->what == TAKE || it->placed) {
+            must(t->gap < parked_at);
             im->events[t->gap++] = it->placed ? gap_event(c, t->stream, changes[i].event->version)
                                               : event_of(&changes[i]);
             im->order[ordered++] = im->table[it->target];
         }
         if (it->what == PARK) {
+            must(at < 2 * n);
+            must(c->req.write_count <= n);
             im->order[ordered++] = c->req.write_count;
             im->events[at++] = (struct log_new_event){
                 .type = slice_str("Parked"),
@@ -374,6 +386,8 @@ lay_out(struct capture *c, const struct change *changes, uint32_t n)
         im->writes[c->req.write_count].events = &im->events[parked_at];
         im->writes[c->req.write_count++].count = im->parked;
     }
+    must(ordered == at);
+    must(at - parked_at == im->parked);
     im->event_count = at;
 }
 
@@ -384,6 +398,7 @@ commit(struct capture *c, struct err *err)
     uint32_t       n = c->pending.count;
 
     must(n > 0);
+    must(!c->filling);
     im->writes = calloc((size_t)n + 2, sizeof *im->writes);
     im->events = calloc((size_t)2 * n + 1, sizeof *im->events);
     im->order = calloc((size_t)2 * n + 1, sizeof *im->order);
@@ -391,6 +406,9 @@ commit(struct capture *c, struct err *err)
     if (im->writes == NULL || im->events == NULL || im->order == NULL || im->changes == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a batch");
     lay_out(c, c->pending.changes, n);
+    must(im->event_count <= 2 * n);
+    must(c->req.write_count <= n + 1);
+    must(c->req.change_count <= n);
     capturei_checkpoint(c, &im->writes[c->req.write_count], &im->events[im->event_count]);
     im->order[im->event_count] = c->req.write_count++;
     c->changes = n;
@@ -410,6 +428,8 @@ capturei_import(struct capture *c, struct err *err)
     int                        rc = 0;
 
     must(batch->count > 0);
+    must(!c->in_flight);
+    must(c->version == c->sent_version);
     if (c->category != NULL)
         RETURN_ERR(err, E_INVALID, ERR_FATAL, "source %s: category: its streams keep their names",
                    c->name);

@@ -42,6 +42,7 @@ capturei_asks(const struct capture *c, const struct source_batch *batch)
 void
 capturei_forget(struct capture *c)
 {
+    must(c->completed_room == 0 || c->whole != NULL);
     for (uint32_t i = 0; i < c->completed_room; i++)
         buf_fini(&c->whole[i]);
 }
@@ -80,6 +81,7 @@ before_in_batch(struct known *k, uint32_t at, uint32_t *slot)
 {
     uint32_t prev = *slot == 0 ? NONE : *slot - 1;
 
+    must(prev == NONE || prev < at);
     for (uint32_t i = at; k->truncates && i > (prev == NONE ? 0 : prev + 1); i--)
         if (k->changes[i - 1].op == CHANGE_TRUNCATE &&
             slice_eq(k->changes[i - 1].table, k->changes[at].table))
@@ -146,6 +148,7 @@ last_in_log(struct known *k, const struct change *ch, struct last_event *out, st
     struct slice     raw;
     int              rc;
 
+    must(out->it == NULL);
     TRY(find_truncated(k, ch->table, err));
     buf_clear(&c->text);
     capturei_add_name(c, ch, &c->text);
@@ -223,6 +226,7 @@ add_members(struct slice row, struct slice names, struct buf *out)
 static int
 fill_in(struct capture *c, struct change *ch, struct slice row, struct buf *whole, struct err *err)
 {
+    must(ch->unchanged.len > 0);
     if (row.len < 2 || ch->after.len <= 2)
         return 0;
     buf_clear(whole);
@@ -246,6 +250,7 @@ look_at(struct known *k, uint32_t at, bool *keep, struct err *err)
     uint32_t         *slot = slot_of(k, ch);
     int               rc = 0;
 
+    must(at < k->c->completed_room);
     *keep = true;
     if (ch->compare) {
         TRY(find_last(k, at, slot, &last, err));
@@ -288,6 +293,7 @@ capturei_complete(struct capture *c, struct source_batch *batch, struct err *err
     int          rc;
 
     must(c->flying == 0);
+    must(!c->in_flight); /* it would need c->text */
     while (k.mask < batch->count * 2)
         k.mask *= 2;
     TRY(make_room(c, batch->count, err));
@@ -306,6 +312,7 @@ capturei_complete(struct capture *c, struct source_batch *batch, struct err *err
     for (uint32_t i = 0; i < batch->count; i++)
         if (!c->completed[i].compare)
             c->completed[left++] = c->completed[i];
+    must(left <= batch->count);
     batch->changes = c->completed;
     batch->count = left;
 out:
@@ -325,6 +332,7 @@ take_name(void *arg, const struct log_stream *stream, struct err *err)
 {
     struct names *n = arg;
 
+    must(n->count < n->max);
     buf_add_slice(&n->text, stream->name);
     buf_add_byte(&n->text, 0);
     if (n->text.failed)
@@ -364,6 +372,8 @@ capturei_keys(void *arg, struct slice table, struct slice after, uint32_t max, s
     const char     *p;
     int             rc;
 
+    must(max > 0);
+    must(!c->in_flight);
     buf_clear(&c->text);
     capturei_add_name(c, &whole, &c->text);
     buf_add_byte(&c->text, '-');

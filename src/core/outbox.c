@@ -41,6 +41,7 @@ own(struct outbox *o, const char **text)
 {
     if (*text == NULL)
         return true;
+    must(o->text_count < sizeof o->texts / sizeof o->texts[0]);
     *text = o->texts[o->text_count] = strdup(*text);
     o->text_count++;
     return *text != NULL;
@@ -51,6 +52,7 @@ name_columns(struct outbox *o)
 {
     const struct outbox_columns *c = &o->conf.columns;
 
+    must(o->conf.metadata_count <= OUTBOX_METADATA_MAX);
     o->names[COLUMN_ID] = slice_str(c->id);
     o->names[COLUMN_AGGREGATETYPE] = slice_str(c->aggregatetype);
     o->names[COLUMN_AGGREGATEID] = slice_str(c->aggregateid);
@@ -145,6 +147,7 @@ read_columns(struct outbox *o, struct slice row)
 static bool
 column(const struct outbox *o, size_t which, struct slice *raw)
 {
+    must(which < COLUMNS);
     *raw = o->values[which];
     return raw->data != NULL;
 }
@@ -234,6 +237,7 @@ put_hex(struct slice hex, struct buf *out)
 static struct slice
 unquoted(struct slice raw)
 {
+    must(raw.len >= 2);
     return slice_of((const char *)raw.data + 1, raw.len - 2);
 }
 
@@ -443,6 +447,7 @@ find_row(const struct outbox *o, const struct change *ch, struct slice *row, str
 static struct outbox_span
 span_from(const struct buf *text, size_t at)
 {
+    must(text->len >= at);
     return (struct outbox_span){at, text->len - at};
 }
 
