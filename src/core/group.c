@@ -76,6 +76,7 @@ extend_replay(struct group *g)
     if (!g->pass_all || g->parked_from < g->parked_upto || g->again.count > 0 ||
         g->parking.count > 0 || g->committing)
         return;
+    must(g->parked_upto <= end);
     if (g->settings.park_behind && !g->pass_failed && end > g->parked_from)
         g->parked_upto = end;
     else
@@ -87,6 +88,7 @@ measure(struct group *g)
 {
     uint64_t now = g->groups->now_us;
 
+    must(g->settled >= g->rate_settled);
     if (now < g->rate_us + RATE_US)
         return;
     g->rate = g->rate_us == 0 ? 0 : (g->settled - g->rate_settled) * 1000000 / (now - g->rate_us);
@@ -280,6 +282,8 @@ group_close(struct groups *gs)
         log_unlisten(gs->log, &gs->listener);
         gs->env->ops->task_stop(gs->env, gs->task);
     }
+    must(gs->running == NULL);
+    must(!gs->committing);
     for (struct group *g = gs->list; g != NULL; g = next) {
         next = g->next;
         groupi_free(g);
@@ -326,6 +330,8 @@ put_lag(const struct group *g, int64_t head, struct group_info *out)
     uint64_t           unread, read = g->next_number - g->read_from;
     int64_t            wall = g->groups->env->ops->wall_us(g->groups->env);
 
+    must(g->next_number >= g->read_from);
+    must(g->pending_count >= g->pending_at);
     out->lag_events = g->live.count + (g->pending_count - g->pending_at);
     if (oldest != NULL && wall > oldest->time_us)
         out->lag_ms = (uint64_t)(wall - oldest->time_us) / 1000;
@@ -344,6 +350,8 @@ put_lag(const struct group *g, int64_t head, struct group_info *out)
 static void
 put_info(const struct group *g, int64_t head, struct group_info *out)
 {
+    must(g->live.count + g->again.count >= g->ready + g->out + g->parking.count);
+    must(g->retrying <= g->ready);
     *out = (struct group_info){
         .source = slice_str(g->source),
         .name = slice_str(g->name),

@@ -22,6 +22,8 @@ static const struct {
 const char *
 group_strategy_name(enum group_strategy strategy)
 {
+    must(strategy < sizeof strategies / sizeof strategies[0]);
+    must(strategies[strategy].strategy == strategy);
     return strategies[strategy].name;
 }
 
@@ -96,6 +98,7 @@ read_text(struct slice raw, const char *name, struct slice *out, struct buf *tex
         RETURN_ERR(err, E_SCHEMA, ERR_DATA, "%s: must be a string", name);
     if (raw.len > PATTERN_MAX)
         RETURN_ERR(err, E_INVALID, ERR_DATA, "%s: is too long", name);
+    must(raw.len <= texts->cap - texts->len);
     /* Room for all of them was made before: what points there stays. */
     if (json_string_decode(raw, texts, err) != 0)
         return E_SYNTAX;
@@ -199,6 +202,7 @@ group_settings_read(struct slice json, struct group_settings *s, struct buf *tex
     struct flag       flags[] = {{"resolve_links", &s->resolve_links},
                                  {"extra_statistics", &s->extra_statistics},
                                  {"park_behind", &s->park_behind}};
+    const uint8_t    *at;
     int               rc = 0;
 
     numbers_of(s, numbers);
@@ -215,6 +219,7 @@ group_settings_read(struct slice json, struct group_settings *s, struct buf *tex
         FAIL(err, E_LIMIT, ERR_DATA, "the settings are longer than %u bytes", GROUPI_SETTINGS_MAX);
     if (!buf_reserve(texts, GROUPI_SETTINGS_MAX))
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for settings");
+    at = texts->data;
     TRY(json_pick(json, f, NUMBERS + 8, JSON_PICK_ONLY, err));
     TRY(read_numbers(f, numbers, err));
     for (int i = 0; i < 3; i++)
@@ -230,6 +235,7 @@ group_settings_read(struct slice json, struct group_settings *s, struct buf *tex
         TRY(read_moved(f[NUMBERS + 6].value, s, err));
     if (f[NUMBERS + 7].value.data != NULL)
         TRY(read_links(f[NUMBERS + 7].value, s, err));
+    must(texts->data == at); /* what points into it is where it was */
 out:
     return rc;
 }

@@ -14,6 +14,9 @@
 void
 groupi_push(struct item_list *q, struct item *it, bool front)
 {
+    must((q->count == 0) == (q->head == NULL));
+    must(it->q_prev == NULL);
+    must(it->q_next == NULL);
     it->q_prev = front ? NULL : q->tail;
     it->q_next = front ? q->head : NULL;
     if (it->q_prev != NULL)
@@ -31,6 +34,8 @@ void
 groupi_take(struct item_list *q, struct item *it)
 {
     must(q->count > 0);
+    must(it->q_prev == NULL ? q->head == it : it->q_prev->q_next == it);
+    must(it->q_next == NULL ? q->tail == it : it->q_next->q_prev == it);
     if (it->q_prev != NULL)
         it->q_prev->q_next = it->q_next;
     else
@@ -56,6 +61,9 @@ link_item(struct group *g, struct item *it)
 {
     struct item_list *list = list_of(g, it);
 
+    /* The checkpoint lists them as they stand: by growing numbers. */
+    must(it->replay || list->tail == NULL || groupi_number(g, list->tail) <= groupi_number(g, it));
+    must(!it->replay || list->tail == NULL || list->tail->parked_version <= it->parked_version);
     it->prev = list->tail;
     if (list->tail == NULL)
         list->head = it;
@@ -71,6 +79,8 @@ unlink_item(struct group *g, struct item *it)
     struct item_list *list = list_of(g, it);
 
     must(list->count > 0);
+    must(it->prev == NULL ? list->head == it : it->prev->next == it);
+    must(it->next == NULL ? list->tail == it : it->next->prev == it);
     if (it->prev == NULL)
         list->head = it->next;
     else
@@ -99,17 +109,21 @@ grow(struct group *g)
 {
     uint32_t      mask = g->lane_mask == 0 ? 255 : g->lane_mask * 2 + 1;
     struct lane **lanes = calloc((size_t)mask + 1, sizeof(struct lane *));
+    uint32_t      moved = 0;
 
     if (lanes == NULL)
         return false;
     for (uint32_t i = 0; g->lanes != NULL && i <= g->lane_mask; i++) {
         for (struct lane *l = g->lanes[i], *next; l != NULL; l = next) {
             next = l->next;
+            must_slow((l->hash & g->lane_mask) == i);
             l->next = lanes[l->hash & mask];
             lanes[l->hash & mask] = l;
+            moved++;
         }
     }
     free(g->lanes);
+    must(moved == g->lane_count);
     g->lanes = lanes;
     g->lane_mask = mask;
     return true;
@@ -122,6 +136,7 @@ groupi_lane(struct group *g, uint8_t which, struct slice key, bool make)
     struct lane *l;
 
     must(key.len <= UINT16_MAX);
+    must(which < 2);
     for (l = g->lanes == NULL ? NULL : g->lanes[h & g->lane_mask]; l != NULL; l = l->next)
         if (l->hash == h && l->which == which && slice_eq(slice_of(l->key, l->len), key))
             return l;
@@ -148,9 +163,13 @@ groupi_lane_settle(struct group *g, struct lane *lane)
 
     if (lane->head != NULL || lane->open > 0)
         return;
-    while (*at != lane)
+    while (*at != lane) {
+        must(*at != NULL);
         at = &(*at)->next;
+    }
     *at = lane->next;
+    must(lane->tail == NULL);
+    must(g->lane_count > 0);
     g->lane_count--;
     free(lane);
 }
@@ -164,6 +183,7 @@ groupi_lane_open(struct group *g, struct lane *lane, bool more)
         return;
     }
     must(lane->open > 0);
+    must(g->open_lanes > 0);
     g->open_lanes -= --lane->open == 0;
     groupi_lane_settle(g, lane);
 }
@@ -177,6 +197,8 @@ next_in(const struct item *it, uint8_t which)
 static void
 join_lane(struct lane *lane, struct item *it)
 {
+    must(it->seats[lane->which].lane == NULL);
+    must((lane->head == NULL) == (lane->tail == NULL));
     it->seats[lane->which].lane = lane;
     it->seats[lane->which].next = NULL;
     if (lane->tail == NULL)
@@ -202,6 +224,7 @@ leave_lane(struct lane *lane, struct item *it)
 {
     struct item *before = NULL, *at = lane->head;
 
+    must(it->seats[lane->which].lane == lane);
     while (at != it) {
         must(at != NULL);
         before = at;
@@ -219,6 +242,8 @@ leave_lane(struct lane *lane, struct item *it)
 void
 groupi_leave_lanes(struct group *g, struct item *it)
 {
+    must(it->state != ITEM_READY);
+    must(it->state != ITEM_OUT);
     for (int i = 0; i < 2; i++) {
         struct lane *lane = it->seats[i].lane;
 
@@ -238,6 +263,9 @@ groupi_ready(struct group *g, struct item *it, bool front)
 {
     struct bucket *b = &g->buckets[it->bucket];
 
+    must(it->state == ITEM_BLOCKED);
+    must(g->pinned || it->bucket == 0);
+    must_slow(may_go(it));
     it->state = ITEM_READY;
     groupi_push(&b->ready, it, front);
     g->ready++;
@@ -253,6 +281,7 @@ groupi_unready(struct group *g, struct item *it)
     must(it->state == ITEM_READY);
     groupi_take(&b->ready, it);
     must(g->ready > 0);
+    must(it->attempts == 0 || g->retrying > 0);
     g->ready--;
     g->retrying -= it->attempts > 0;
     if (b->ready.count == 0)
@@ -267,6 +296,7 @@ keep(struct group *g, struct item *it, const struct log_event *ev)
     uint64_t bytes = sizeof *ev + ev->type.len + ev->data.len + ev->meta.len;
     uint8_t *to;
 
+    must(it->kept == NULL);
     if (g->kept_bytes + bytes > GROUPI_KEPT_MAX || (ev->flags & LOG_LINK) != 0)
         return;
     it->kept = malloc(bytes);
@@ -282,6 +312,7 @@ keep(struct group *g, struct item *it, const struct log_event *ev)
     if (ev->data.len > 0)
         memcpy(to, ev->data.data, ev->data.len);
     to += ev->data.len;
+    must((size_t)(to - it->kept) + ev->meta.len == bytes);
     if (ev->meta.len > 0)
         memcpy(to, ev->meta.data, ev->meta.len);
 }
@@ -292,6 +323,7 @@ is_behind(const struct group *g, const struct item *it)
 {
     const struct lane *lane = it->seats[0].lane;
 
+    must(lane != NULL);
     if (!g->settings.park_behind || lane->open == 0)
         return false;
     return !it->replay || lane->pass == g->pass;
@@ -303,6 +335,7 @@ item_new(const struct arrival *a)
     const struct log_event *ev = a->event;
     struct item            *it = calloc(1, sizeof *it + ev->stream.len);
 
+    must(ev->stream.len <= LOG_NAME_MAX);
     if (it == NULL)
         return NULL;
     it->touched = a->touched;
@@ -359,6 +392,7 @@ groupi_admit(struct group *g, const struct arrival *a, struct err *err)
 static void
 forget_kept(struct group *g, struct item *it)
 {
+    must(g->kept_bytes >= it->kept_bytes);
     g->kept_bytes -= it->kept_bytes;
     free(it->kept);
     it->kept = NULL;
@@ -395,9 +429,12 @@ groupi_settle(struct group *g, struct item *it)
     struct lane *lane = it->seats[0].lane;
 
     must(it->state == ITEM_BLOCKED);
+    must(!g->settings.park_behind || lane != NULL);
     groupi_touch(g, it);
-    if (it->replay && g->settings.park_behind && lane->open > 0)
+    if (it->replay && g->settings.park_behind && lane->open > 0) {
+        must(g->open_lanes > 0);
         g->open_lanes -= --lane->open == 0; /* the lane goes when the item has left it */
+    }
     groupi_leave_lanes(g, it);
     groupi_drop(g, it);
     g->settled++;
@@ -408,6 +445,8 @@ park_one(struct group *g, struct item *it, const char *reason, size_t len)
 {
     struct lane *lane = it->seats[0].lane;
 
+    must(it->reason == NULL);
+    must(!g->settings.park_behind || lane != NULL);
     if (g->settings.park_behind && it->replay)
         lane->pass = g->pass; /* it is counted as parked already */
     else if (g->settings.park_behind)
@@ -428,6 +467,7 @@ groupi_park(struct group *g, struct item *it, const char *reason, size_t len)
     struct item      *next = g->settings.park_behind ? next_in(it, 0) : NULL;
 
     must(it->state == ITEM_BLOCKED);
+    must(!g->settings.park_behind || g->pinned);
     park_one(g, it, reason, len);
     for (struct item *at = next; at != NULL; at = next) {
         next = next_in(at, 0);
@@ -445,6 +485,9 @@ groupi_clear(struct group *g)
         groupi_drop(g, g->live.head); /* takes it off: NOLINT(clang-analyzer-unix.Malloc) */
     while (g->again.head != NULL)
         groupi_drop(g, g->again.head); /* NOLINT(clang-analyzer-unix.Malloc) */
+    must(g->live.count == 0);
+    must(g->again.count == 0);
+    must(g->kept_bytes == 0);
     g->parking = (struct item_list){0};
     for (uint32_t i = 0; g->buckets != NULL && i < (g->pinned ? GROUPI_BUCKETS : 1); i++) {
         groupi_bucket_unlist(&g->buckets[i]);

@@ -218,6 +218,7 @@ groupi_load(struct group *g, struct err *err)
 {
     int rc;
 
+    must(!g->committing);
     TRY(read_mark(g, err));
     TRY(groupi_head(g->groups, g->parked_stream, &g->parked_version, err));
     if (g->mark.done.v > log_end(g->groups->log).v)
@@ -256,6 +257,8 @@ groupi_mark_due(const struct group *g)
     uint64_t listed =
         g->live.count + g->again.count - g->ready; /* a long list is not written often */
 
+    must(g->settled >= g->mark_settled);
+    must(g->live.count + g->again.count >= g->ready);
     if (!g->loaded || g->committing || g->closing || (g->paused && g->groups->committing))
         return false;
     if (g->parking.count > 0 || g->mark_wanted)
@@ -276,6 +279,7 @@ put_record(struct buf *out, const struct group *g, const struct item *it, size_t
 {
     char added[TIME_TEXT_MAX];
 
+    must(it->state == ITEM_PARKING);
     buf_printf(out, "%" PRIu64 "@", it->version);
     buf_add(out, it->name, it->name_len);
     *meta_at = out->len;
@@ -293,6 +297,7 @@ done(struct log_req *req)
 {
     struct group *g = req->arg;
 
+    must(!atomic_load(&g->commit_done));
     atomic_store(&g->commit_done, true);
     groupi_wake(g->groups);
 }
@@ -315,6 +320,7 @@ cut_parked(struct group *g)
 
     if (first <= g->parked_cut)
         return;
+    must(g->req.change_count == 0);
     g->parked_cut = first;
     g->change = (struct log_change){.stream = slice_str(g->parked_stream),
                                     .expected = LOG_ANY,
@@ -327,6 +333,7 @@ cut_parked(struct group *g)
 static void
 submit(struct group *g, uint32_t records)
 {
+    must(records <= GROUPI_RECORDS_MAX);
     g->writes[0] = (struct log_write){.stream = slice_str(g->mark_stream),
                                       .expected = g->mark_version,
                                       .events = g->events,
@@ -359,6 +366,7 @@ groupi_commit(struct group *g, struct err *err)
     struct item *it;
 
     must(!g->committing);
+    must(g->loaded);
     buf_clear(&g->text);
     for (it = g->parking.head; it != NULL && n < GROUPI_RECORDS_MAX; it = it->q_next, n++) {
         it->recording = true;
@@ -366,6 +374,9 @@ groupi_commit(struct group *g, struct err *err)
         ends[2 * n + 1] = g->text.len;
     }
     g->next_mark = current(g);
+    must(g->next_mark.done.v >= g->mark.done.v);
+    must(g->next_mark.next >= g->mark.next);
+    must(g->next_mark.parked_from >= g->mark.parked_from);
     g->next_mark_settled = g->settled;
     groupi_mark_write(&g->text, g, &g->next_mark);
     ends[2 * n] = g->text.len;
@@ -405,15 +416,21 @@ groupi_committed(struct group *g, struct err *err)
                        "something else wrote its checkpoint or its parked stream");
         return g->req.rc;
     }
+    must(g->req.end.v <= log_end(g->groups->log).v);
+    must(g->writes[0].last_version == (uint64_t)(g->mark_version + 1));
+    must(g->commit_count <= g->parking.count);
     g->mark = g->next_mark;
     g->mark_settled = g->next_mark_settled;
     g->mark_version = (int64_t)g->writes[0].last_version;
-    if (g->commit_count > 0)
+    if (g->commit_count > 0) {
+        must((int64_t)g->writes[1].last_version == g->parked_version + g->commit_count);
         g->parked_version = (int64_t)g->writes[1].last_version;
+    }
     for (uint32_t i = 0; i < g->commit_count; i++) {
         struct item *it = g->parking.head;
 
         must(it->recording);
+        must(it->state == ITEM_PARKING);
         groupi_take(&g->parking, it);
         groupi_drop(g, it);
         g->settled++;

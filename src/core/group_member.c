@@ -26,6 +26,8 @@ groupi_bucket_unlist(struct bucket *b)
     if (!b->listed)
         return;
     must(m != NULL);
+    must(b->prev == NULL ? m->ready_head == b : b->prev->next == b);
+    must(b->next == NULL ? m->ready_tail == b : b->next->prev == b);
     if (b->prev == NULL)
         m->ready_head = b->next;
     else
@@ -60,9 +62,12 @@ groupi_bucket_list(struct group *g, struct bucket *b)
 static void
 give_bucket(struct group *g, struct bucket *b, struct member *to)
 {
+    must(to == NULL || to->group == g);
     groupi_bucket_unlist(b);
-    if (b->owner != NULL)
+    if (b->owner != NULL) {
+        must(b->owner->buckets > 0);
         b->owner->buckets--;
+    }
     b->owner = to;
     if (to != NULL)
         to->buckets++;
@@ -113,6 +118,7 @@ static void
 off_member(struct group *g, struct item *it)
 {
     must(it->state == ITEM_OUT);
+    must(it->member->group == g);
     groupi_take(&it->member->out, it);
     it->member = NULL;
     it->state = ITEM_BLOCKED;
@@ -196,11 +202,16 @@ static void
 deliver(struct group *g, struct item *it, struct member *m, const struct group_event *ge)
 {
     must(m->out.count < m->conf.buffer);
+    must(m->group == g);
+    must(!m->stalled);
+    must(!m->conf.pull || m->want > 0);
     groupi_unready(g, it);
     it->state = ITEM_OUT;
     groupi_touch(g, it);
     it->member = m;
     it->out_us = g->groups->now_us;
+    /* Whose time is over is looked for from the front. */
+    must(m->out.tail == NULL || m->out.tail->out_us <= it->out_us);
     groupi_push(&m->out, it, false);
     g->out++;
     g->delivered++;
@@ -229,6 +240,7 @@ hand_out(struct group *g, struct item *it, struct member *m, struct err *err)
     struct group_event ge = {.event = &ev, .retry_count = it->attempts};
     int                rc = 0;
 
+    must(it->state == ITEM_READY);
     if (it->kept != NULL)
         ev = kept_event(it);
     else
@@ -240,6 +252,7 @@ hand_out(struct group *g, struct item *it, struct member *m, struct err *err)
     }
     if (rc == 0) {
         deliver(g, it, m, &ge);
+        must(g->kept_bytes >= it->kept_bytes);
         g->kept_bytes -= it->kept_bytes;
         free(it->kept);
         it->kept = NULL;
@@ -278,6 +291,7 @@ hand_out_any(struct group *g, uint32_t budget, bool *more, struct err *err)
     struct member *m;
     int            rc = 0;
 
+    must(!g->pinned);
     while (rc == 0 && b->ready.head != NULL && (m = pick_member(g)) != NULL) {
         if (budget-- == 0) {
             *more = true;
@@ -294,6 +308,7 @@ hand_out_pinned(struct group *g, uint32_t budget, bool *more, struct err *err)
     struct member *m = g->turn != NULL ? g->turn : g->members;
     int            rc = 0;
 
+    must(g->pinned);
     if (m != NULL)
         g->turn = m->next; /* another one is the first next time */
     for (uint32_t n = 0; rc == 0 && n < g->member_count; n++, m = m->next) {
@@ -307,6 +322,8 @@ hand_out_pinned(struct group *g, uint32_t budget, bool *more, struct err *err)
                 *more = true;
                 return 0;
             }
+            must(b->owner == m);
+            must(b->ready.count > 0);
             groupi_bucket_unlist(b); /* to the end, where more of it is ready */
             groupi_bucket_list(g, b);
             rc = hand_out(g, b->ready.head, m, err);
@@ -352,6 +369,7 @@ copy_text(char *out, size_t room, struct slice text)
 static void
 link_member(struct group *g, struct member *m)
 {
+    must(m->group == g);
     m->prev = g->member_last;
     if (g->member_last == NULL)
         g->members = m;
@@ -365,6 +383,9 @@ link_member(struct group *g, struct member *m)
 static void
 unlink_member(struct group *g, struct member *m)
 {
+    must(g->member_count > 0);
+    must(m->prev == NULL ? g->members == m : m->prev->next == m);
+    must(m->next == NULL ? g->member_last == m : m->next->prev == m);
     if (g->turn == m)
         g->turn = m->next;
     if (m->prev == NULL)
@@ -388,6 +409,7 @@ leave(struct member *m, bool failed)
 
     while ((it = m->out.tail) != NULL)
         groupi_take_back(g, it, failed, "given back by members that left");
+    must(m->out.count == 0);
     unlink_member(g, m);
     for (uint32_t i = 0; g->pinned && i < GROUPI_BUCKETS; i++)
         if (g->buckets[i].owner == m)
@@ -439,6 +461,7 @@ group_join(struct groups *gs, struct slice source, struct slice name,
     copy_text(m->from, sizeof m->from, conf->from);
     m->joined_us = gs->env->ops->mono_us(gs->env);
     link_member(g, m);
+    must(g->member_count <= GROUP_MEMBERS_MAX);
     *out = (struct group_member *)m;
     m = NULL;
 out:
@@ -474,6 +497,7 @@ group_want(struct group_member *member, uint32_t count)
     struct member *m = (struct member *)member;
     bool           more;
 
+    must(m->magic == GROUPI_MAGIC);
     lock_take(&m->groups->lock);
     more = m->stalled || count > 0;
     m->want = count;

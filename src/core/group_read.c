@@ -30,6 +30,7 @@ compile(struct group *g, int which, struct slice text, struct err *err)
     int   status;
     char *why = pattern;
 
+    must(!g->regexes[which]);
     if (text.len == 0)
         return 0;
     if (text.len >= sizeof pattern)
@@ -51,6 +52,9 @@ groupi_read_init(struct group *g, struct err *err)
 {
     int rc = 0;
 
+    must(!g->regexes[0]);
+    must(!g->regexes[1]);
+    must(g->reader == NULL);
     g->by_version =
         strcmp(g->source, "$all") != 0 && !is_source(g, "$ce-") && !is_source(g, "$et-");
     g->pinned = g->settings.strategy == GROUP_PINNED || g->settings.strategy == GROUP_CORRELATION;
@@ -189,6 +193,7 @@ has_room(const struct group *g)
                         ? g->settings.live_buffer_size
                         : g->settings.history_buffer_size;
 
+    must(g->ready <= g->live.count + g->again.count);
     return g->ready < most && g->live.count + g->again.count < GROUP_HELD_MAX;
 }
 
@@ -270,6 +275,7 @@ read_pending(struct group *g, bool *progress, struct err *err)
     struct arrival   a = {.event = &ev, .touched = true};
     int              rc = 0;
 
+    must(g->pending_at <= g->pending_count);
     for (uint32_t n = 0; g->pending_at < g->pending_count && n < READ_MAX; n++) {
         uint64_t number = g->pending[g->pending_at];
 
@@ -318,6 +324,7 @@ static void
 set_next(struct group *g, uint64_t number)
 {
     lock_take(&g->groups->lock);
+    must(number >= g->next_number);
     g->next_number = number;
     lock_give(&g->groups->lock);
 }
@@ -383,6 +390,8 @@ read_live(struct group *g, bool *progress, struct err *err)
 int
 groupi_read(struct group *g, bool *progress, struct err *err)
 {
+    must(!g->closing);
+    must(!g->paused);
     if (g->pending_at < g->pending_count)
         return read_pending(g, progress, err);
     return read_live(g, progress, err);
@@ -438,6 +447,8 @@ groupi_replay_read(struct group *g, bool *progress, struct err *err)
 {
     int rc = 0;
 
+    must(g->parked_from <= g->parked_upto);
+    must(g->parked_pending_at <= g->parked_pending_count);
     for (uint32_t n = 0; n < READ_MAX && has_room_locked(g); n++) {
         bool     left = g->parked_pending_at < g->parked_pending_count;
         uint64_t record = left ? g->parked_pending[g->parked_pending_at] : g->parked_from;
@@ -466,6 +477,7 @@ groupi_parked_streams(struct group *g, uint64_t from, uint64_t upto, bool open, 
     uint64_t         version;
     int              rc = 0;
 
+    must(g->settings.park_behind);
     for (; from < upto; from++) {
         struct lane *lane = NULL;
 

@@ -95,6 +95,7 @@ groupi_free(struct group *g)
     if (g == NULL)
         return;
     must(g->members == NULL);
+    must(g->out == 0);
     must(!g->committing);
     groupi_clear(g);
     groupi_read_fini(g);
@@ -116,6 +117,7 @@ link_group(struct groups *gs, struct group *g)
 
     while (*at != NULL && (*at)->created < g->created)
         at = &(*at)->next;
+    must(*at == NULL || (*at)->created > g->created);
     g->next = *at;
     *at = g;
     gs->count++;
@@ -126,9 +128,12 @@ unlink_group(struct groups *gs, struct group *g)
 {
     struct group **at = &gs->list;
 
-    while (*at != g)
+    while (*at != g) {
+        must(*at != NULL);
         at = &(*at)->next;
+    }
     *at = g->next;
+    must(gs->count > 0);
     gs->count--;
 }
 
@@ -245,6 +250,7 @@ done(struct log_req *req)
 {
     struct groups *gs = req->arg;
 
+    must(!atomic_load(&gs->commit_done));
     atomic_store(&gs->commit_done, true);
     groupi_wake(gs);
 }
@@ -265,6 +271,8 @@ commit(struct groups *gs, const struct group_settings *settings, bool first, str
     const struct group_command *c = gs->running;
     struct json_out             o;
 
+    must(!gs->committing);
+    must(c != NULL);
     buf_clear(&gs->text);
     json_out_init(&o, &gs->text);
     json_out_object(&o);
@@ -312,6 +320,7 @@ commit(struct groups *gs, const struct group_settings *settings, bool first, str
         gs->changes[gs->req.change_count++] = cut_off(gs->subject->mark_stream);
         gs->changes[gs->req.change_count++] = cut_off(gs->subject->parked_stream);
     }
+    must(gs->req.change_count <= sizeof gs->changes / sizeof gs->changes[0]);
     gs->req.flags = LOG_SYSTEM | LOG_QUIET;
     gs->req.done = done;
     gs->req.arg = gs;
@@ -354,6 +363,7 @@ begin_create(struct groups *gs, struct group_command *c, struct err *err)
 {
     int rc = 0;
 
+    must(gs->subject == NULL);
     TRY(check_names(c->source, c->name, err));
     TRY(group_settings_check(c->settings, c->source, err));
     if (groupi_group(gs, c->source, c->name) != NULL)
@@ -400,6 +410,8 @@ begin_update(struct groups *gs, struct group_command *c, struct err *err)
     struct err    why;
     int           rc = 0;
 
+    must(!g->closing);
+    must(!g->paused);
     TRY(group_settings_check(c->settings, c->source, err));
     if (!same_source(c->settings, &g->settings))
         FAIL(err, E_INVALID, ERR_DATA,
@@ -410,8 +422,8 @@ begin_update(struct groups *gs, struct group_command *c, struct err *err)
         lock_take(&gs->lock);
         g->paused = true;
         groupi_end_members(g, &why);
-        g->mark_wanted = (g->settled != g->mark_settled || g->parking.count > 0) &&
-                         g->state != GROUP_FAILED;
+        g->mark_wanted =
+            (g->settled != g->mark_settled || g->parking.count > 0) && g->state != GROUP_FAILED;
         lock_give(&gs->lock);
     }
 out:
@@ -429,6 +441,8 @@ apply_update(struct groups *gs, struct group *g, struct err *err)
 
     TRY(copy_settings(&changed, &texts, s, err));
     if (reshaped) {
+        must(g->out == 0);
+        must(!g->committing);
         groupi_clear(g);
         groupi_read_fini(g);
         g->loaded = false;
@@ -473,6 +487,7 @@ begin_replay(struct groups *gs, struct group_command *c, struct err *err)
     g->pass_all = g->pass_all || c->limit == 0;
     if (upto > g->parked_upto)
         g->parked_upto = upto;
+    must(g->parked_upto > g->parked_from);
     c->count = g->parked_upto - g->parked_from;
     return 0;
 }
@@ -511,6 +526,7 @@ finish(struct groups *gs, int rc, const struct err *err)
 {
     struct group_command *c = gs->running;
 
+    must(!gs->committing);
     gs->running = NULL;
     gs->subject = NULL;
     c->rc = rc;
@@ -528,6 +544,8 @@ begin(struct groups *gs, struct group_command *c, struct err *err)
 {
     int rc = 0;
 
+    must(gs->running == NULL);
+    must(!gs->committing);
     gs->running = c;
     if (c->verb == GROUP_CREATE)
         return begin_create(gs, c, err);
@@ -562,6 +580,7 @@ proceed(struct groups *gs, struct err *err)
 {
     struct group *g = gs->subject;
 
+    must(g != NULL);
     if (gs->running->verb == GROUP_SKIP) {
         if (g->state == GROUP_FAILED)
             RETURN_ERR(err, E_STATE, ERR_RETRY, "%s", g->error);
@@ -580,6 +599,8 @@ committed(struct groups *gs, struct err *err)
     struct err    why;
     int           rc = 0;
 
+    must(gs->committing);
+    must(gs->running != NULL);
     gs->committing = false;
     if (gs->req.rc != 0) {
         err_copy(err, &gs->req.err);
@@ -616,6 +637,7 @@ undo(struct groups *gs)
 
     if (g == NULL)
         return;
+    must(gs->running != NULL);
     if (gs->running->verb == GROUP_CREATE) {
         groupi_free(g);
         return;
@@ -631,6 +653,7 @@ next_command(struct groups *gs)
     struct group_command *c;
 
     lock_take(&gs->lock);
+    must((gs->commands == NULL) == (gs->command_last == NULL));
     c = gs->commands;
     if (c != NULL) {
         gs->commands = c->next;
@@ -695,6 +718,7 @@ group_submit(struct groups *gs, struct group_command *c)
     struct err err;
     bool       refuse;
 
+    must(c->done != NULL || c->gate != NULL);
     c->next = NULL;
     c->rc = 0;
     c->count = 0;

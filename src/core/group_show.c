@@ -46,6 +46,7 @@ put_members(struct json_out *o, const struct group_info *g)
 static void
 put_state(struct json_out *o, const struct group_info *g)
 {
+    must(g->state < sizeof states / sizeof states[0]);
     put_slice(o, "stream", g->source);
     put_slice(o, "group", g->name);
     json_out_key(o, "state");
