@@ -146,6 +146,8 @@ grow(struct erase_report *r)
     free(r->slots);
     r->slots = slots;
     r->slot_room = room;
+    must((room & (room - 1)) == 0);
+    must(r->stream_count < room);
     for (uint32_t i = 0; i < r->stream_count; i++) {
         uint64_t at = streams[i].id;
 
@@ -174,6 +176,7 @@ entry_of(struct erase_report *r, uint64_t id, struct slice name, bool *full)
     copy = *full ? NULL : malloc(name.len + 1);
     if (copy == NULL)
         return NULL;
+    must(r->stream_count < r->slot_room);
     memcpy(copy, name.data, name.len);
     r->streams[r->stream_count] = (struct erase_stream){.name = slice_of(copy, name.len), .id = id};
     r->slots[at & (r->slot_room - 1)] = ++r->stream_count;
@@ -222,6 +225,7 @@ scan(struct log *log, struct erase_report *r, log_progress_fn *fn, void *arg, st
     uint64_t         end = log_end(log).v, n = 0;
     int              rc;
 
+    must(r->key_count > 0);
     TRY(log_iter_open(log, &read, &it, err));
     while ((rc = log_iter_next(it, &e, err)) == 0 && e.pos.v < end) {
         TRY(count_event(r, &e, err));
@@ -265,6 +269,7 @@ add_name(struct names *n, const struct log_stream *stream, struct err *err)
     struct erase_stream *s;
     bool                 full;
 
+    must(stream->name.len > 0);
     if (*(const char *)stream->name.data == '$')
         RETURN_ERR(err, E_INVALID, ERR_DATA, "\"%.*s\": system streams are not deleted so",
                    SLICE_FMT(stream->name));
@@ -279,6 +284,7 @@ add_name(struct names *n, const struct log_stream *stream, struct err *err)
         n->changes = changes;
         n->cap = cap;
     }
+    must(n->count < n->cap);
     s = entry_of(n->report, stream->id, stream->name, &full);
     if (s == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
@@ -387,6 +393,8 @@ write_audit(struct log *log, struct slice subject, struct erase_report *r, const
     struct json_out o;
     int             rc;
 
+    must(r->key_count > 0 || n->count > 0);
+    must(n->count <= DELETE_MAX);
     buf_clear(&r->text);
     json_out_init(&o, &r->text);
     json_out_object(&o);

@@ -43,6 +43,7 @@ add_entries(struct fields *f, const struct fieldsi_index *ix, uint64_t pos, stru
             b->entries = more;
             b->room = room;
         }
+        must(b->count < b->room);
         /* The text moves while it grows: where each value lies is said at the end. */
         b->entries[b->count++] =
             (struct values_entry){.index = ix->id, .value = slice_of(NULL, value.len), .pos = pos};
@@ -74,6 +75,7 @@ finish_batch(struct fieldsi_batch *b)
         b->entries[i].value.data = b->text.data + at;
         at += b->entries[i].value.len;
     }
+    must(at == b->text.len);
     if (b->count > 1)
         qsort(b->entries, b->count, sizeof *b->entries, order);
 }
@@ -88,6 +90,7 @@ take_event(struct fields *f, uint64_t from, const struct log_event *ev, struct v
     for (struct fieldsi_index *ix = f->list; ix != NULL; ix = ix->next) {
         if (ix->state.covers != from)
             continue;
+        must(n < FIELDS_MAX);
         TRY(fieldsi_find(&ix->rule, ev, &f->found, err));
         /* One for each such index. NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign) */
         marks[n++].state.skipped += f->found.skipped;
@@ -108,6 +111,7 @@ gather(struct fields *f, struct fieldsi_reader *r, uint64_t from, struct values_
     uint32_t              most = f->eager ? ENTRIES_EAGER_MAX : ENTRIES_MAX;
     int                   rc = 0;
 
+    must(r->it != NULL);
     b->count = 0;
     b->done = false;
     buf_clear(&b->text);
@@ -147,6 +151,7 @@ aim(struct fields *f, struct fieldsi_reader *r, uint64_t from, uint64_t bound, s
                             .patience = PIECE_BYTES,
                             .filter = {.system = true}};
 
+    must(from < bound);
     if (r->it != NULL && r->at == from && r->bound == bound)
         return 0;
     log_iter_close(r->it);
@@ -164,6 +169,7 @@ publish(struct fields *f, const struct values_batch *b)
         struct fieldsi_index *ix = fieldsi_numbered(f, b->marks[i].index);
 
         must(ix != NULL); /* only this task changes the list */
+        must(b->marks[i].state.covers >= ix->state.covers);
         ix->state = b->marks[i].state;
     }
     f->error[0] = '\0';
@@ -179,11 +185,14 @@ advance(struct fields *f, struct fieldsi_reader *r, uint64_t from, uint64_t boun
     struct values_batch b = {.marks = marks};
     int                 rc = 0;
 
+    must(from <= end);
     for (struct fieldsi_index *ix = f->list; ix != NULL; ix = ix->next)
         if (ix->state.covers == from)
             marks[b.mark_count++] = (struct values_mark){.index = ix->id, .state = ix->state};
     TRY(aim(f, r, from, bound, err));
     TRY(gather(f, r, from, marks, err));
+    must(b.mark_count > 0);
+    must(f->batch.reached >= from);
     for (uint32_t i = 0; i < b.mark_count; i++) {
         marks[i].state.covers = f->batch.reached;
         marks[i].state.built = marks[i].state.built || f->batch.reached >= end;
@@ -283,6 +292,7 @@ clean(struct fields *f, struct err *err)
     int      rc;
 
     TRY(f->ops->list(f->values, ids, FIELDS_MAX + 1, &count, err));
+    must(count <= FIELDS_MAX + 1);
     for (uint32_t i = 0; i < count; i++) {
         if (fieldsi_numbered(f, ids[i]) != NULL)
             continue;
@@ -303,6 +313,7 @@ bury(struct fields *f, struct err *err)
     int                 rc = 0;
 
     lock_take(&f->lock);
+    must(f->dead_count <= FIELDSI_DEAD_MAX);
     for (uint32_t i = 0; i < f->dead_count; i++)
         if (fieldsi_numbered(f, f->dead[i].index) != NULL)
             dead[b.dead_count++] = f->dead[i];
@@ -329,6 +340,7 @@ fieldsi_step(void *arg)
     bool           dead;
     int            rc = 0;
 
+    must(f->magic == FIELDSI_MAGIC);
     if (atomic_load(&f->stopping)) {
         fieldsi_refuse(f);
         (void)fieldsi_commands(f);

@@ -15,6 +15,7 @@ add_pointer_step(struct fieldsi_path *p, struct slice raw, struct err *err)
     const char *s = raw.data;
     size_t      at = p->text.len;
 
+    must(p->count < FIELDS_DEPTH_MAX);
     for (size_t i = 0; i < raw.len; i++) {
         if (s[i] == '~' && (i + 1 == raw.len || (s[i + 1] != '0' && s[i + 1] != '1')))
             RETURN_ERR(err, E_INVALID, ERR_DATA, "path: \"~\" must be \"~0\" or \"~1\"");
@@ -29,6 +30,8 @@ add_step(struct fieldsi_path *p, struct slice raw, bool pointer, struct err *err
 {
     size_t at = p->text.len;
 
+    /* What points into the text stays where it is. */
+    must(raw.len <= p->text.cap - p->text.len);
     if (p->count == FIELDS_DEPTH_MAX)
         RETURN_ERR(err, E_INVALID, ERR_DATA, "path: has more than %d steps", FIELDS_DEPTH_MAX);
     if (pointer)
@@ -61,6 +64,7 @@ path_init(struct fieldsi_path *p, struct slice text, struct err *err)
         if (s == end)
             break;
     }
+    must(rc != 0 || p->count > 0);
     return rc;
 }
 
@@ -164,6 +168,7 @@ keep(struct buf *texts, struct slice *text)
 {
     size_t at = texts->len;
 
+    must(text->len <= texts->cap - texts->len);
     buf_add_slice(texts, *text);
     *text = slice_of(texts->data + at, text->len);
 }
@@ -244,6 +249,7 @@ fieldsi_found_at(const struct fieldsi_found *f, uint32_t n)
     uint32_t from = n == 0 ? 0 : f->ends[n - 1];
 
     must(n < f->count);
+    must(from <= f->ends[n]);
     return slice_of(f->text.data + from, f->ends[n] - from);
 }
 
@@ -270,6 +276,7 @@ take_scalar(struct slice raw, struct fieldsi_found *f)
         return;
     }
     buf_add_slice(&f->text, buf_slice(&f->scratch));
+    must(f->text.len <= (size_t)FIELDS_EACH_MAX * FIELDS_VALUE_MAX);
     f->ends[f->count++] = (uint32_t)f->text.len;
 }
 
@@ -327,6 +334,7 @@ walk(const struct fieldsi_path *p, unsigned step, struct slice raw, struct field
     uint64_t         number;
     bool             each;
 
+    must(step <= p->count);
     if (step == p->count) {
         take(raw, f);
         return;

@@ -38,7 +38,9 @@ value_of(const struct fields_read *r)
 void
 fieldsi_note_dead(struct fields *f, uint64_t id, struct slice value, uint64_t pos)
 {
+    must(value.len <= VALUES_BYTES_MAX);
     lock_take(&f->lock);
+    must(f->dead_count <= FIELDSI_DEAD_MAX);
     if (f->dead_count < FIELDSI_DEAD_MAX && f->dead_values != NULL) {
         uint8_t *to = f->dead_values + (size_t)f->dead_count * VALUES_BYTES_MAX;
 
@@ -76,6 +78,7 @@ begin_scan(struct fields_read *r, uint64_t from, uint64_t floor, struct err *err
                                                 .type = def->type,
                                                 .system = r->rule.system}};
 
+    must(r->scan == NULL);
     r->scanning = true;
     return log_iter_open(r->f->log, &read, &r->scan, err);
 }
@@ -97,6 +100,7 @@ scan_next(struct fields_read *r, struct log_event *out, struct err *err)
     bool yes;
     int  rc;
 
+    must(r->scan != NULL);
     for (;;) {
         out->link.stream.len = 0;
         TRY(log_iter_next(r->scan, out, err));
@@ -118,6 +122,7 @@ load(struct fields_read *r, uint64_t *covers, struct err *err)
     int rc = r->f->ops->positions(r->f->values, r->id, value_of(r), r->at, r->backwards,
                                   r->positions, BATCH, &r->count, &now, err);
 
+    must(r->count <= BATCH);
     r->next = 0;
     if (rc == E_NOTFOUND)
         return gone(r, err);
@@ -137,6 +142,7 @@ list_step(struct fields_read *r, uint64_t *covers, struct log_event *out, struct
 
     if (r->next == r->count)
         TRY(load(r, covers, err));
+    must(r->next < r->count);
     pos = r->positions[r->next++];
     r->at = r->backwards ? pos - 1 : pos + 1;
     rc = log_iter_at(r->lookup, LOG_POS(pos), out, err);
@@ -157,6 +163,7 @@ list_next(struct fields_read *r, struct log_event *out, struct err *err)
     uint64_t covers = 0;
     int      rc;
 
+    must(!r->scanning);
     while ((rc = list_step(r, &covers, out, err)) == E_MORE)
         if (is_tired(r, ENTRY_BYTES))
             return E_MORE;
@@ -293,6 +300,7 @@ fields_read_close(struct fields_read *r)
 {
     if (r == NULL)
         return;
+    must(r->magic == FIELDSI_MAGIC);
     log_iter_close(r->lookup);
     log_iter_close(r->scan);
     fieldsi_rule_fini(&r->rule);

@@ -62,6 +62,7 @@ index_new(const struct fields_def *def, uint64_t id, struct fieldsi_index **out,
     if (ix == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for an index");
     ix->id = id;
+    must(def->name.len <= FIELDS_NAME_MAX);
     (void)snprintf(ix->name, sizeof ix->name, "%.*s", SLICE_FMT(def->name));
     TRY(fieldsi_rule_init(&ix->rule, def, err));
     *out = ix;
@@ -79,6 +80,8 @@ add(struct fields *f, struct fieldsi_index *ix)
 
     while (*at != NULL && strcmp((*at)->name, ix->name) < 0)
         at = &(*at)->next;
+    must(*at == NULL || strcmp((*at)->name, ix->name) > 0);
+    must(f->count < FIELDS_MAX);
     ix->next = *at;
     *at = ix;
     f->count++;
@@ -89,9 +92,12 @@ take_out(struct fields *f, struct fieldsi_index *ix)
 {
     struct fieldsi_index **at = &f->list;
 
-    while (*at != ix)
+    while (*at != ix) {
+        must(*at != NULL);
         at = &(*at)->next;
+    }
     *at = ix->next;
+    must(f->count > 0);
     f->count--;
 }
 
@@ -99,6 +105,7 @@ take_out(struct fields *f, struct fieldsi_index *ix)
 static void
 begin_anew(struct fields *f, struct fieldsi_index *ix, uint64_t id)
 {
+    must(id > ix->id);
     ix->id = id;
     ix->state = (struct values_state){0};
     f->orphans = true;
@@ -189,6 +196,7 @@ on_commit(struct log_req *req)
 {
     struct fields *f = req->arg;
 
+    must(!atomic_load(&f->commit_done));
     atomic_store(&f->commit_done, true);
     f->env->ops->task_wake(f->env, f->task);
 }
@@ -221,6 +229,7 @@ commit(struct fields *f, const struct fields_command *c, struct err *err)
     struct fields_def name = {.name = c->def.name};
     struct json_out   o;
 
+    must(!f->committing);
     buf_clear(&f->text);
     json_out_init(&o, &f->text);
     json_out_object(&o);
@@ -274,6 +283,8 @@ committed(struct fields *f, struct err *err)
     uint64_t                     version = f->write.last_version;
     int                          rc = f->req.rc;
 
+    must(f->committing);
+    must(c != NULL);
     f->committing = false;
     if (rc != 0) {
         err_copy(err, &f->req.err);
@@ -281,11 +292,13 @@ committed(struct fields *f, struct err *err)
             RETURN_ERR(err, E_FENCED, ERR_FATAL, "something else wrote %s", FIELDS_CONFIG_STREAM);
         return rc;
     }
+    must((int64_t)version > f->config_version);
     f->config_version = (int64_t)version;
     if (c->verb == FIELDS_CREATE)
         TRY(index_new(&c->def, version, &made, err));
     lock_take(&f->lock);
     ix = fieldsi_named(f, c->def.name);
+    must((ix == NULL) == (c->verb == FIELDS_CREATE));
     if (made != NULL) {
         add(f, made);
     } else if (c->verb == FIELDS_REBUILD) {
@@ -319,6 +332,7 @@ next_command(struct fields *f)
     struct fields_command *c;
 
     lock_take(&f->lock);
+    must((f->commands == NULL) == (f->command_last == NULL));
     c = f->commands;
     if (c != NULL) {
         f->commands = c->next;
@@ -377,6 +391,7 @@ fields_submit(struct fields *f, struct fields_command *c)
     struct err err;
     bool       refuse;
 
+    must(c->done != NULL || c->gate != NULL);
     c->next = NULL;
     c->rc = 0;
     lock_take(&f->lock);

@@ -60,6 +60,7 @@ decide(struct verify *v, struct verify_held *h, const struct proof_item *item, i
 {
     int64_t again = age_us / 10;
 
+    must(h->decision == VERIFYI_OPEN);
     h->running = item->verdict == PROOF_RUNNING;
     h->by = item->by == NULL ? "proof" : item->by;
     if (item->verdict == PROOF_COMMITTED) {
@@ -84,6 +85,7 @@ ask(struct verify *v, struct err *err)
     uint32_t n = 0, k = 0;
     int      rc = 0;
 
+    must(!v->in_flight);
     for (uint32_t i = 0; i < v->count && n < VERIFYI_BATCH; i++) {
         struct verify_held *h = v->open[i];
 
@@ -116,6 +118,7 @@ block(struct verify *v, uint64_t hash)
 {
     uint32_t i = (uint32_t)(hash >> 32) & v->blocked_mask;
 
+    must(hash != 0);
     for (; v->blocked[i] != 0; i = (i + 1) & v->blocked_mask)
         if (v->blocked[i] == hash)
             return false;
@@ -151,6 +154,8 @@ choose(struct verify *v)
 {
     uint32_t max = v->single ? 1 : VERIFYI_BATCH;
 
+    must(!v->in_flight);
+    must(v->count <= v->blocked_mask);
     v->batch_count = 0;
     memset(v->blocked, 0, ((size_t)v->blocked_mask + 1) * sizeof v->blocked[0]);
     for (uint32_t i = 0; i < v->count && v->batch_count < max; i++) {
@@ -178,6 +183,8 @@ choose(struct verify *v)
 static struct slice
 slice_between(const struct verify *v, size_t from, size_t to)
 {
+    must(from <= to);
+    must(to <= v->text.len);
     return slice_of(v->text.data + from, to - from);
 }
 
@@ -194,6 +201,8 @@ put_record(struct verify *v, const struct verify_held *h, struct record *r)
     struct json_out o;
     char            id[ID_TEXT_LEN + 1];
 
+    must(h->decision != VERIFYI_OPEN);
+    must(h->by != NULL);
     id_format(&h->id, id);
     r->meta_at = v->text.len;
     buf_add_slice(&v->text, h->meta);
@@ -267,6 +276,8 @@ lay_out_released(struct verify *v, const struct record *records)
             w->count++;
         }
     }
+    must(n <= v->batch_count);
+    must(v->req.write_count <= n);
     return n;
 }
 
@@ -278,6 +289,7 @@ lay_out_records(struct verify *v, const struct record *records, struct slice ver
     static const char *const types[] = {
         [VERIFYI_RELEASE] = "Released", [VERIFYI_DISCARD] = "Discarded", [VERIFYI_PARK] = "Parked"};
 
+    must(n <= v->batch_count);
     for (int pass = 0; pass < 2; pass++) {
         struct log_write *w = &v->writes[v->req.write_count];
 
@@ -303,6 +315,8 @@ committed(struct log_req *req)
 {
     struct verify *v = req->arg;
 
+    must(v->in_flight);
+    must(!atomic_load(&v->done_flag));
     atomic_store(&v->done_flag, true);
     v->env->ops->task_wake(v->env, v->task);
 }
@@ -328,6 +342,7 @@ put_checkpoint(struct verify *v)
 {
     struct json_out o;
 
+    must(v->low <= v->next);
     json_out_init(&o, &v->text);
     json_out_object(&o);
     json_out_key(&o, "low");
@@ -366,11 +381,14 @@ commit(struct verify *v, struct err *err)
     uint32_t       n;
     int            rc = 0;
 
+    must(!v->in_flight);
+    must(v->batch_count > 0);
     if (records == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     memset(&v->req, 0, sizeof v->req);
     buf_clear(&v->text);
     v->low = low_after(v);
+    must(v->low <= v->next);
     for (uint32_t i = 0; i < v->batch_count; i++)
         put_record(v, v->batch[i], &records[i]);
     verified_at = v->text.len;
@@ -389,6 +407,8 @@ commit(struct verify *v, struct err *err)
     n = lay_out_released(v, records);
     n = lay_out_records(v, records, slice_between(v, verified_at, parked_at),
                         slice_between(v, parked_at, source_at), n);
+    must(n <= 3 * VERIFYI_BATCH);
+    must(v->req.write_count < VERIFYI_BATCH + 3);
     v->events[n] = (struct log_new_event){.type = slice_str("$checkpoint"),
                                           .data = slice_between(v, checkpoint_at, end),
                                           .flags = LOG_JSON};
@@ -418,6 +438,7 @@ refused(struct verify *v, const struct err *err)
 {
     struct verify_held *h = v->batch[0];
 
+    must(v->batch_count == 1);
     if (v->req.rc == E_WRONG_VERSION) {
         h->decision = VERIFYI_DISCARD;
         h->by = "repeated";
@@ -466,9 +487,12 @@ drop_batch(struct verify *v)
             v->open[kept++] = h;
             continue;
         }
+        must(v->bytes >= h->bytes.len);
         v->bytes -= h->bytes.len;
         verifyi_held_free(h);
     }
+    must(v->count - kept == v->batch_count);
+    must(kept > 0 || v->bytes == 0);
     v->count = kept;
     v->batch_count = 0;
 }
@@ -478,6 +502,7 @@ count_verdicts(struct verify *v)
 {
     lock_take(&v->lock);
     for (uint32_t i = 0; i < v->batch_count; i++) {
+        must(v->batch[i]->decision != VERIFYI_OPEN);
         switch (v->batch[i]->decision) {
         case VERIFYI_RELEASE:
             v->status.released++;
@@ -514,6 +539,7 @@ remember_done(struct verify *v, struct err *err)
     for (uint32_t i = 0; i < v->batch_count; i++)
         if (v->batch[i]->version >= v->low)
             v->done[v->done_count++] = v->batch[i]->version;
+    must(v->done_count <= v->done_room);
     return 0;
 }
 
@@ -523,9 +549,13 @@ after_commit(struct verify *v)
     struct slice ids[VERIFYI_BATCH];
     struct err   err;
 
+    must(v->in_flight);
+    must(v->batch_count > 0);
+    must(v->batch_count <= VERIFYI_BATCH);
     v->in_flight = false;
     if (v->req.rc != 0)
         return commit_failed(v);
+    must(v->req.end.v <= log_end(v->log).v);
     v->version = v->version == LOG_NO_STREAM ? 0 : v->version + 1;
     v->single = false;
     v->backoff_us = 0;
@@ -690,6 +720,8 @@ verify_start(struct verify *v, struct err *err)
 
     if (v->task != NULL)
         return 0;
+    must(!v->in_flight);
+    must(v->count == 0);
     v->started = false;
     atomic_store(&v->stopping, false);
     gate_init(&v->stopped);
@@ -711,6 +743,7 @@ verify_stop(struct verify *v)
     (void)v->env->ops->gate_wait(v->env, &v->stopped, UINT64_MAX);
     log_unlisten(v->log, &v->listener);
     v->env->ops->task_stop(v->env, v->task);
+    must(!v->in_flight);
     v->task = NULL;
     verifyi_forget(v);
     set_state(v, VERIFY_STOPPED, NULL);
@@ -721,6 +754,7 @@ verify_free(struct verify *v)
 {
     if (v == NULL)
         return;
+    must(v->magic == VERIFY_MAGIC);
     verify_stop(v);
     verifyi_forget(v);
     source_proof_free(v->proof);

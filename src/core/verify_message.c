@@ -76,6 +76,9 @@ verify_message(struct slice message, struct buf *text, struct log_new_event *out
     json_out_object_end(&o);
     if (text->failed)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
+    must(at[F_STREAM] + view[F_STREAM].len <= text->len);
+    must(at[F_TYPE] + view[F_TYPE].len <= text->len);
+    must(at[F_ID] + view[F_ID].len <= text->len);
     *target = slice_of(text->data + at[F_STREAM], view[F_STREAM].len);
     TRY(log_name_check(*target, false, err));
     out->type = slice_of(text->data + at[F_TYPE], view[F_TYPE].len);

@@ -23,6 +23,7 @@ verifyi_held_free(struct verify_held *h)
 void
 verifyi_forget(struct verify *v)
 {
+    must(!v->in_flight);
     for (uint32_t i = 0; i < v->count; i++)
         verifyi_held_free(v->open[i]);
     v->count = 0;
@@ -50,6 +51,7 @@ read_done(struct verify *v, struct slice list, struct err *err)
             v->done = more;
             v->done_room = room;
         }
+        must(v->done_count < v->done_room);
         if (!json_uint64(raw, &v->done[v->done_count++]))
             FAIL(err, E_SCHEMA, ERR_FATAL, "source %s: its checkpoint is none", v->name);
     }
@@ -69,6 +71,8 @@ verifyi_read_checkpoint(struct verify *v, struct err *err)
     struct slice     raw;
     int              rc;
 
+    must(v->count == 0);
+    must(v->it == NULL);
     (void)snprintf(name, sizeof name, "$source-%s", v->name);
     read.stream = slice_str(name);
     v->version = LOG_NO_STREAM;
@@ -206,6 +210,8 @@ take(struct verify *v, const struct log_event *ev, struct err *err)
 
     if (h == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
+    must(v->count < v->window);
+    must(v->count == 0 || v->open[v->count - 1]->version < ev->version);
     h->version = ev->version;
     h->id = ev->id;
     h->created_us = ev->created_us;
@@ -217,6 +223,9 @@ take(struct verify *v, const struct log_event *ev, struct err *err)
         (void)snprintf(h->why, sizeof h->why, "its metadata has no $verify.stream");
         at[1] = at[2] = at[3] = h->bytes.len;
     }
+    must(at[0] <= at[1]);
+    must(at[1] <= at[2]);
+    must(at[2] <= at[3]);
     /* Copies: what put_event reads must not lie in the buffer that it fills. */
     buf_add(&names, h->bytes.data + at[0], at[3] - at[0]);
     h->type = keep(h, ev->type, &type_at);
@@ -254,6 +263,7 @@ verifyi_fill(struct verify *v, struct err *err)
     struct log_event ev;
     int              rc = 0;
 
+    must(v->next >= v->low);
     if (v->it == NULL) {
         rc = log_iter_open(v->log, &read, &v->it, err);
         if (rc == E_NOTFOUND)
@@ -267,6 +277,7 @@ verifyi_fill(struct verify *v, struct err *err)
             break;
         }
         TRY(rc);
+        must(ev.version >= v->next);
         if (!is_done(v, ev.version))
             TRY(take(v, &ev, err));
         v->next = ev.version + 1;
