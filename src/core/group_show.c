@@ -1,5 +1,6 @@
 /* What a group is and has, as JSON: the same for every front. */
 #include "base/json.h"
+#include "base/must.h"
 #include "core/group.h"
 
 static const char *const states[] = {[GROUP_LOADING] = "loading",
