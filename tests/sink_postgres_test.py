@@ -40,6 +40,12 @@ class PostgresSink(SinkCase):
                  'type text, created timestamptz, data jsonb, meta jsonb)')
         self.configure_with(table='events', mode='append')
 
+    def pause(self):
+        """So that what is appended then goes in one transaction."""
+        self.until(lambda: self.show()['state'] == 'running', 'it does not run')
+        self.oxbow('sink', 'pause', 'out')
+        self.until(lambda: self.show()['state'] == 'paused', 'it does not pause')
+
     def test_killed(self):
         self.append_conf()
         self.start()
@@ -108,6 +114,59 @@ class PostgresSink(SinkCase):
         self.assertEqual(len(reasons), 3)
         self.assertTrue(any('t_n_check' in r for r in reasons), reasons)
 
+    def test_refused_among_many(self):
+        """Several statements in a transaction, the refused row in none of the first; keys come again."""
+        self.sql('CREATE TABLE t(key text PRIMARY KEY, n int CHECK (n <> 7777))')
+        self.configure_with(table='t')
+        self.start()
+        self.pause()
+        for part in range(3):
+            self.ask('POST', '/v1/commits', {'appends': [
+                {'stream': f'order-{(part * 900 + i) % 2000}',
+                 'events': [{'type': 'Updated', 'data': {'n': part * 900 + i}}]} for i in range(900)]})
+        self.append('order-x', data={'n': 7777})
+        for _ in range(2):
+            self.append('order-y', data={'n': 1})
+            self.append('order-y', type='Deleted')
+        self.append('order-z', 5)
+        self.oxbow('sink', 'resume', 'out')
+        self.delivered()
+        self.assertEqual(self.show()['parked'], 1)
+        self.assertEqual(self.sql("SELECT count(*), min(n), max(n) FROM t WHERE key <> 'z'"),
+                         [['2000', '700', '2699']])
+        self.assertEqual(self.sql("SELECT n FROM t WHERE key = 'z'"), [['4']])
+
+    def test_as_json(self):
+        """A value becomes the same beside an array, where the row goes as JSON; or is refused alike."""
+        self.sql("CREATE TYPE mood AS ENUM ('sad', 'glad')", 'CREATE DOMAIN few AS int CHECK (VALUE < 5)',
+                 'CREATE TABLE t(key text PRIMARY KEY, list int[], s text, v varchar(3), c char(3), '
+                 'n numeric(6,2), i int, f float8, b bool, j jsonb, k json, m mood, d few, at '
+                 'timestamptz(0), day date, raw bytea, u uuid)')
+        self.configure_with(table='t')
+        self.start()
+        values = [('s', 'a\\b"c\n{},NULL'), ('s', ''), ('s', None), ('s', 12.50), ('s', True), ('s', 'Zoë'),
+                  ('s', {'a': [1, 'x']}), ('s', 'zero\0'), ('s', 'no \\u0000'), ('v', 'abc'), ('v', 'abc '),
+                  ('v', 'abcd'), ('c', 'a'), ('c', 'abcd'), ('n', 1234.567), ('n', 12345.6), ('n', '7'),
+                  ('i', 5), ('i', '5'), ('i', 5.5), ('i', ''), ('i', 1e20), ('f', 0.1), ('b', 'yes'),
+                  ('b', 1), ('b', 2), ('j', 'text'), ('j', {'b': 1, 'a': None}), ('j', 'zero\0'), ('j', None),
+                  ('k', {'b': 1, 'a': 2}), ('m', 'glad'), ('m', 'mad'), ('d', 4), ('d', 5),
+                  ('at', '2026-11-30T01:02:03.7Z'), ('at', 'once'), ('day', '2026-11-30'),
+                  ('raw', '\\x00ff'), ('u', '0af76519-16cd-43dd-8448-eb211c80319c'), ('u', 7)]
+        self.pause()
+        for i, (column, value) in enumerate(values):
+            self.append(f'order-{i}', data={column: value})
+            self.append(f'order-{i}j', data={column: value, 'list': [1]})
+        self.oxbow('sink', 'resume', 'out')
+        self.delivered()
+        self.assertEqual(self.sql("SELECT x.key, y.key FROM (SELECT key || 'j' AS key, to_jsonb(t) - 'key' - 'list' "
+                                  "AS row FROM t WHERE list IS NULL) x FULL JOIN (SELECT key, to_jsonb(t) - 'key' "
+                                  "- 'list' AS row FROM t WHERE list IS NOT NULL) y ON x.key = y.key WHERE "
+                                  "x.row IS DISTINCT FROM y.row"), [])
+        self.assertEqual(self.sql("SELECT s FROM t WHERE key IN ('0', '5') ORDER BY key"),
+                         [['a\\b"c'], ['{},NULL'], ['Zoë']])
+        refused = int(self.sql('SELECT count(*) FROM t')[0][0])
+        self.assertEqual(self.show()['parked'], 2 * len(values) - refused)
+
     def test_table_missing(self):
         self.configure_with(table='late')
         self.start()
@@ -172,7 +231,7 @@ class PostgresSink(SinkCase):
         other.stdin.flush()
         self.assertEqual(other.stdout.readline(), 'held\n')
         # One transaction: it has 1, and waits for 2.
-        self.oxbow('sink', 'pause', 'out')
+        self.pause()
         self.append('order-1', data={'n': 1})
         self.append('order-2', data={'n': 2})
         self.oxbow('sink', 'resume', 'out')

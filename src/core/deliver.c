@@ -857,6 +857,8 @@ deliver_new(struct ox_env *env, struct log *log, const struct deliver_conf *conf
     d->sink = *sink;
     d->far_side = d->sink->transactional;
     d->transactional = d->far_side || d->sink->whole;
+    if (d->far_side && conf->window_items == 0 && d->sink->credit > d->conf.window_items)
+        d->conf.window_items = d->sink->credit; /* a transaction is as large as the sink likes */
     d->sink->once = conf->skip_moved;
     d->sink->done = on_done;
     d->sink->done_arg = d;

@@ -178,7 +178,8 @@ is_early(struct deliver *d)
 int
 deliveri_read_live(struct deliver *d, bool *progress, struct err *err)
 {
-    int rc = 0;
+    uint32_t max = d->far_side && d->sink->credit > READ_MAX ? d->sink->credit : READ_MAX;
+    int      rc = 0;
 
     must(d->reader != NULL);
     must(!d->paused);
@@ -186,7 +187,7 @@ deliveri_read_live(struct deliver *d, bool *progress, struct err *err)
     must(d->restart == RESTART_NONE);
     d->at_end = false;
     d->delayed_until_us = 0;
-    for (uint32_t n = 0; n < READ_MAX && !d->range_read; n++) {
+    for (uint32_t n = 0; n < max && !d->range_read; n++) {
         rc = d->holding ? 0 : read_one(d, err);
         if (rc == E_END) {
             d->at_end = !d->range.on;

@@ -133,10 +133,11 @@ sink_table_open(struct sink_table *t, const struct conf *conf, struct err *err)
     if ((t->name == NULL) == (statements == NULL))
         return conf_fail(conf, err, "it needs either a table or statements");
     t->items = calloc(SINK_TABLE_GATHER_MAX, sizeof(struct sink_item *));
+    t->seen = calloc(SINK_TABLE_SEEN, sizeof t->seen[0]);
     t->deletes = calloc(conf_count(deletes) + 1, sizeof t->deletes[0]);
     t->map = map == NULL ? NULL : calloc(conf_count(map), sizeof t->map[0]);
     t->statements = calloc(conf_count(statements) + 1, sizeof t->statements[0]);
-    if (t->items == NULL || t->deletes == NULL || t->statements == NULL ||
+    if (t->items == NULL || t->seen == NULL || t->deletes == NULL || t->statements == NULL ||
         (map != NULL && t->map == NULL))
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
     for (c = conf_first(deletes); c != NULL; c = conf_next(c))
@@ -161,6 +162,7 @@ sink_table_fini(struct sink_table *t)
     }
     free(t->statements);
     free(t->items);
+    free(t->seen);
     free(t->deletes);
     free(t->map);
     memset(t, 0, sizeof *t);
@@ -277,13 +279,33 @@ sink_quote_updates(struct buf *out, char mark, struct slice list, const char *be
     }
 }
 
-static bool
-has_key(const struct sink_table *t, uint32_t from, uint32_t to, struct slice key)
+static uint32_t
+hash(struct slice key)
 {
-    for (uint32_t i = from; i < to; i++)
-        if (slice_eq(t->items[i]->key, key))
+    uint32_t h = 2166136261u;
+
+    for (size_t i = 0; i < key.len; i++)
+        h = (h ^ ((const uint8_t *)key.data)[i]) * 16777619u;
+    return h ^ h >> 16;
+}
+
+/* Whether an item of the group has the key; else this one has it now. */
+static bool
+seen_key(const struct sink_table *t, uint32_t i)
+{
+    struct slice key = t->items[i]->key;
+    uint32_t     at = hash(key);
+
+    for (;; at++) {
+        uint32_t *slot = &t->seen[at & (SINK_TABLE_SEEN - 1)];
+
+        if (*slot == 0) {
+            *slot = i + 1;
+            return false;
+        }
+        if (slice_eq(t->items[*slot - 1]->key, key))
             return true;
-    return false;
+    }
 }
 
 int
@@ -294,13 +316,15 @@ sink_table_group(struct sink *sink, const struct sink_table *t, const struct sin
     bool       gone = sink_table_deletes(t, t->items[from]->type);
     int        rc = 0;
 
+    if (!t->append && g->keys_once && limit > 1)
+        memset(t->seen, 0, SINK_TABLE_SEEN * sizeof t->seen[0]);
     for (*next = from; *next < t->count && *next - from < limit && g->values->len < g->bytes_max;
          ++*next) {
         const struct sink_item *item = t->items[*next];
         size_t                  before = g->values->len;
 
         if (!t->append && (sink_table_deletes(t, item->type) != gone ||
-                           (g->keys_once && has_key(t, from, *next, item->key))))
+                           (g->keys_once && limit > 1 && seen_key(t, *next))))
             break;
         if (*next > from)
             buf_add_byte(g->values, ',');

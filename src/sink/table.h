@@ -8,7 +8,9 @@
 #include "base/conf.h"
 #include "sink/sink.h"
 
-#define SINK_TABLE_GATHER_MAX 1000
+#define SINK_TABLE_GATHER 1000 /* items in a transaction, where the driver has no other number */
+#define SINK_TABLE_GATHER_MAX 10000
+#define SINK_TABLE_SEEN 32768 /* a power of 2 */
 #define SINK_TABLE_COLUMNS_MAX 500
 #define SINK_TABLE_STATEMENTS_MAX 200
 
@@ -75,6 +77,7 @@ struct sink_table {
     uint32_t               statement_count;
     struct sink_item     **items;
     uint32_t               count;
+    uint32_t              *seen; /* keys of the group that is being made, hashed: places + 1 */
 };
 
 /* What is in there is the configuration's. */

@@ -118,7 +118,7 @@ open_sink(struct sink *base, const struct conf *conf, struct err *err)
     int                        rc;
 
     s->conf = conf;
-    base->credit = SINK_TABLE_GATHER_MAX;
+    base->credit = SINK_TABLE_GATHER;
     TRY(sink_table_open(&s->rows, conf, err));
     s->rows.append = conf_enum(conf, "mode") == 1;
     TRY(take_url(s, conf, err));

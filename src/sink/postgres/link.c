@@ -42,6 +42,49 @@ fail(struct sinki_postgres_sink *s, const PGresult *r, struct err *err)
                                 : "");
 }
 
+int
+sinki_postgres_send(struct sinki_postgres_sink *s, struct err *err)
+{
+    const char *values[SINK_TABLE_COLUMNS_MAX + 1] = {(const char *)s->json.data};
+    int         lengths[SINK_TABLE_COLUMNS_MAX + 1], formats[SINK_TABLE_COLUMNS_MAX + 1];
+    uint32_t    count = s->texts ? s->array_count : 1;
+
+    must(!s->sent);
+    for (uint32_t i = 0; s->texts && i < count; i++) {
+        values[i] = (const char *)s->params.data + s->arrays[i].at;
+        lengths[i] = (int)s->arrays[i].len;
+        formats[i] = 1;
+    }
+    if (PQsendQueryParams(s->conn, (const char *)s->text.data, (int)count, NULL, values,
+                          s->texts ? lengths : NULL, s->texts ? formats : NULL, 0) == 0)
+        return fail(s, NULL, err);
+    s->sent = true;
+    return 0;
+}
+
+int
+sinki_postgres_await(struct sinki_postgres_sink *s, struct err *err)
+{
+    PGresult *r;
+    int       rc = 0;
+
+    if (!s->sent)
+        return 0;
+    s->sent = false;
+    while ((r = PQgetResult(s->conn)) != NULL) {
+        ExecStatusType st = PQresultStatus(r);
+
+        if (rc == 0 && st != PGRES_COMMAND_OK && st != PGRES_TUPLES_OK)
+            rc = fail(s, r, err);
+        PQclear(r);
+        if (PQstatus(s->conn) != CONNECTION_OK)
+            break;
+    }
+    if (rc == 0 && PQstatus(s->conn) != CONNECTION_OK)
+        rc = fail(s, NULL, err);
+    return rc;
+}
+
 static int
 ask(struct sinki_postgres_sink *s, const char *sql, const char *param, PGresult **out,
     struct err *err)
@@ -148,34 +191,53 @@ sinki_postgres_number(struct sinki_postgres_sink *s, const char *sql, const char
 static void
 forget_columns(struct sinki_postgres_sink *s)
 {
-    for (uint32_t i = 0; i < s->column_count; i++)
-        free(s->columns[i]);
+    for (uint32_t i = 0; i < s->column_count; i++) {
+        free(s->columns[i].name);
+        free(s->columns[i].cast);
+    }
     free(s->columns);
     s->columns = NULL;
     s->column_count = 0;
 }
 
+static int
+take_column(struct sinki_postgres_sink *s, const PGresult *r, int row, struct err *err)
+{
+    struct sinki_postgres_column *c = &s->columns[s->column_count++];
+    bool                          cast = !PQgetisnull(r, row, 1);
+
+    c->name = strdup(PQgetvalue(r, row, 0));
+    c->cast = cast ? strdup(PQgetvalue(r, row, 1)) : NULL;
+    c->json = *PQgetvalue(r, row, 2) == 't';
+    if (c->name == NULL || (cast && c->cast == NULL))
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for the table's columns");
+    return 0;
+}
+
+/* Casts are of types whose values JSON's functions read as these texts. The length of a column's
+ * type is left to the assignment, which refuses what a cast would cut off. */
 int
 sinki_postgres_load_columns(struct sinki_postgres_sink *s, struct err *err)
 {
-    static const char sql[] = "SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND "
-                              "attnum > 0 AND NOT attisdropped AND attgenerated = ''";
-    PGresult         *r = NULL;
-    int               rc;
+    static const char sql[] =
+        "SELECT attname, CASE WHEN t.oid = 'text'::regtype THEN '' WHEN t.oid = 'bpchar'::regtype "
+        "THEN '::bpchar' WHEN t.oid = ANY ('{varchar,int2,int4,int8,float4,float8,numeric,bool,"
+        "date,time,timetz,timestamp,timestamptz,interval,uuid,bytea,jsonb,inet,cidr}'::regtype[]) "
+        "OR typtype = 'e' THEN '::' || format_type(t.oid, NULL) END, t.oid = 'jsonb'::regtype FROM "
+        "pg_attribute a JOIN pg_type t ON t.oid = atttypid WHERE attrelid = $1::regclass AND "
+        "attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum";
+    PGresult *r = NULL;
+    int       rc;
 
     forget_columns(s);
     if (s->rows.name == NULL)
         return 0;
     TRY(ask(s, sql, s->table, &r, err));
-    s->columns = calloc((size_t)PQntuples(r) + 1, sizeof(char *));
+    s->columns = calloc((size_t)PQntuples(r) + 1, sizeof s->columns[0]);
     if (s->columns == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for the table's columns");
-    for (int i = 0; i < PQntuples(r); i++) {
-        s->columns[s->column_count] = strdup(PQgetvalue(r, i, 0));
-        if (s->columns[s->column_count] == NULL)
-            FAIL(err, E_NOMEM, ERR_RETRY, "out of memory for the table's columns");
-        s->column_count++;
-    }
+    for (int i = 0; i < PQntuples(r); i++)
+        TRY(take_column(s, r, i, err));
 out:
     PQclear(r);
     return rc;
@@ -185,12 +247,20 @@ int
 sinki_postgres_find_column(const struct sinki_postgres_sink *s, struct slice name)
 {
     for (uint32_t i = 0; i < s->column_count; i++)
-        if (slice_is(name, s->columns[i]))
+        if (slice_is(name, s->columns[i].name))
             return (int)i;
     return -1;
 }
 
 /* connecting */
+
+static bool
+is_utf8(const struct sinki_postgres_sink *s, const char *of)
+{
+    const char *is = PQparameterStatus(s->conn, of);
+
+    return is != NULL && strcmp(is, "UTF8") == 0;
+}
 
 static void
 ignore_notice(void *arg, const char *text)
@@ -283,6 +353,7 @@ prepare(struct sinki_postgres_sink *s, struct err *err)
         "CREATE TABLE IF NOT EXISTS oxbow_sink(name text PRIMARY KEY, pos bigint "
         "NOT NULL)",
         NULL, NULL, err));
+    s->utf8 = is_utf8(s, "server_encoding") && is_utf8(s, "client_encoding");
     if (s->rows.name == NULL)
         goto out;
     if (s->rows.create)
@@ -333,5 +404,6 @@ sinki_postgres_disconnect(struct sinki_postgres_sink *s)
 {
     PQfinish(s->conn);
     s->conn = NULL;
+    s->sent = false;
     forget_columns(s);
 }

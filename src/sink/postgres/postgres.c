@@ -13,6 +13,8 @@
 
 #include "sink/postgres/postgres_int.h"
 
+#define STATEMENT_ROWS 1000u /* so that the next one is made while PostgreSQL works */
+
 static const char *const       schemes[] = {"postgresql", "postgres", NULL};
 static const struct conf_field fields[] = {
     {.name = "url",
@@ -22,6 +24,10 @@ static const struct conf_field fields[] = {
     {.name = "password", .type = {.kind = CONF_SECRET, .min = 1}, .doc = "of the URL's user"},
     SINK_TABLE_FIELDS,
     SINK_TABLE_MODE,
+    {.name = "batch",
+     .type = {.kind = CONF_INT, .min = 1, .max = SINK_TABLE_GATHER_MAX},
+     .preset = "5000",
+     .doc = "events in a transaction, at most"},
     {.name = "connect_timeout",
      .type = {.kind = CONF_DURATION, .min = 1000000, .max = 60000000},
      .preset = "3s",
@@ -59,9 +65,12 @@ out:
 static int
 take_conf(struct sinki_postgres_sink *s, const struct conf *conf, struct err *err)
 {
-    int rc;
+    int rc = 0;
 
     s->conf = conf;
+    s->arrays = calloc(SINK_TABLE_COLUMNS_MAX + 1, sizeof s->arrays[0]);
+    if (s->arrays == NULL)
+        FAIL(err, E_NOMEM, ERR_RETRY, "out of memory");
     TRY(sink_table_open(&s->rows, conf, err));
     s->rows.append = conf_enum(conf, "mode") == 1;
     if (s->rows.name != NULL)
@@ -81,6 +90,9 @@ close_sink(struct sink *base)
     buf_fini(&s->text);
     buf_fini(&s->name);
     buf_fini(&s->list);
+    buf_fini(&s->params);
+    buf_fini(&s->scratch);
+    free(s->arrays);
 }
 
 static int
@@ -88,7 +100,7 @@ open_sink(struct sink *base, const struct conf *conf, struct err *err)
 {
     int rc = take_conf(mine(base), conf, err);
 
-    base->credit = SINK_TABLE_GATHER_MAX;
+    base->credit = (uint32_t)conf_int(conf, "batch");
     if (rc != 0)
         close_sink(base);
     return rc;
@@ -163,13 +175,46 @@ out:
     return rc;
 }
 
+/* With a limit of 1 the refused statement's items go each by itself, so that it shows which one. */
+static int
+run_rows(struct sinki_postgres_sink *s, uint32_t limit, uint32_t *bad, struct err *err)
+{
+    uint32_t next, sent = 0;
+    int      rc = 0;
+
+    for (uint32_t i = 0; i < s->rows.count; i = next) {
+        bool     one = limit == 1 && i >= s->suspect;
+        uint32_t most = one ? 1 : STATEMENT_ROWS;
+
+        if (limit == 1 && !one && most > s->suspect - i)
+            most = s->suspect - i;
+        if (one)
+            TRY(sinki_postgres_await(s, err));
+        rc = sinki_postgres_make(s, i, most, &next, err);
+        if (rc == 0)
+            rc = sinki_postgres_await(s, err);
+        if (rc == 0) {
+            sent = i;
+            rc = sinki_postgres_send(s, err);
+        }
+        if (rc == 0 && one)
+            rc = sinki_postgres_await(s, err);
+        if (rc != 0 && err->kind == ERR_DATA && one)
+            *bad = i;
+        TRY(rc);
+    }
+    rc = sinki_postgres_await(s, err);
+out:
+    s->suspect = rc == 0 ? 0 : sent;
+    return rc;
+}
+
 static int
 apply(struct sink *base, uint32_t limit, struct log_pos upto, uint32_t *bad, struct err *err)
 {
     struct sinki_postgres_sink *s = mine(base);
     struct err                  ignored;
     bool                        committing = false;
-    uint32_t                    next;
     int                         rc;
 
     *bad = s->rows.count;
@@ -178,16 +223,13 @@ apply(struct sink *base, uint32_t limit, struct log_pos upto, uint32_t *bad, str
     TRY(sinki_postgres_run(s, "SET CONSTRAINTS ALL IMMEDIATE", NULL, NULL, err));
     if (s->rows.name == NULL)
         TRY(run_statements(s, bad, err));
-    for (uint32_t i = 0; s->rows.name != NULL && i < s->rows.count; i = next) {
-        rc = sinki_postgres_apply(s, i, limit, &next, err);
-        if (rc != 0 && err->kind == ERR_DATA && limit == 1)
-            *bad = i;
-        TRY(rc);
-    }
+    else
+        TRY(run_rows(s, limit, bad, err));
     TRY(store_checkpoint(s, upto, err));
     committing = true;
     rc = sinki_postgres_run(s, "COMMIT", NULL, NULL, err);
 out:
+    s->sent = false;
     if (rc != 0 && s->conn != NULL) {
         if (committing && PQstatus(s->conn) != CONNECTION_OK)
             err->kind = ERR_UNSURE;

@@ -123,7 +123,7 @@ open_sink(struct sink *base, const struct conf *conf, struct err *err)
         TRY(check_shape(s, err));
     }
     TRY(sql_commit(s->db, err));
-    base->credit = SINK_TABLE_GATHER_MAX;
+    base->credit = SINK_TABLE_GATHER;
 out:
     if (rc != 0) {
         if (s->db != NULL)
