@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/json.h"
+#include "base/must.h"
 #include "core/verify_int.h"
 
 #define VERIFY_MAGIC 0x56657269u

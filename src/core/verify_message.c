@@ -1,5 +1,6 @@
 /* A message as it comes in, as the event that is held. */
 #include "base/json.h"
+#include "base/must.h"
 #include "core/verify.h"
 
 enum { F_ID, F_STREAM, F_TYPE, F_DATA, F_META, F_TOKEN, F_COUNT };

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "base/json.h"
+#include "base/must.h"
 #include "core/verify_int.h"
 
 #define BYTES_MAX ((size_t)64 << 20)
