@@ -77,7 +77,7 @@ shaped(struct fix *f, bool transactional)
     f->conf.transform = rules("[{\"route\":\"to-{key}\"}]");
     start(f);
     until_caught_up(f);
-    command(f, deliver_replay(f->d, slice_str("s-2"), &f->err));
+    command(f, order_replay(f->d, slice_str("s-2"), &f->err));
     f->want = 0;
     fake_until(parked_as_wanted, f, "all were replayed");
     assert_int_equal(f->world->count, 200);
@@ -115,18 +115,18 @@ test_pass(void **state)
     until_caught_up(f);
     assert_int_equal(status(f).parked, 1);
     assert_int_equal(f->world->count, 89);
-    command(f, deliver_replay(f->d, slice_str(""), &f->err)); /* it is refused again */
+    command(f, order_replay(f->d, slice_str(""), &f->err)); /* it is refused again */
     append(f, 30, 3);
     until_caught_up(f);
     assert_int_equal(f->world->count, 119);
     /* What is parked is not given by a seek, what passed it is. */
-    command(f, deliver_seek(f->d, LOG_POS(0), &f->err));
+    command(f, order_seek(f->d, LOG_POS(0), &f->err));
     f->want = 238;
     fake_until(arrived, f, "all came again");
     until_caught_up(f);
     assert_int_equal(f->world->count, 238);
     tell(f, NULL, "", 0);
-    command(f, deliver_replay(f->d, slice_str("s-1"), &f->err));
+    command(f, order_replay(f->d, slice_str("s-1"), &f->err));
     f->want = 0;
     fake_until(parked_as_wanted, f, "it was replayed");
     assert_int_equal(f->world->count, 239);
@@ -148,7 +148,7 @@ test_refused_in_the_middle(void **state)
     assert_int_equal(count_of(f, "s-1"), 4);
     assert_int_equal(f->world->count, 14);
     tell(f, NULL, "", 0);
-    command(f, deliver_replay(f->d, slice_str("s-1"), &f->err));
+    command(f, order_replay(f->d, slice_str("s-1"), &f->err));
     f->want = 0;
     fake_until(parked_as_wanted, f, "all were replayed");
     stop(f);
@@ -203,7 +203,7 @@ ranged(struct fix *f, bool transactional)
     append(f, 100, 5);
     start(f);
     until_caught_up(f);
-    command(f, deliver_range(f->d, from, to, &f->err));
+    command(f, order_range(f->d, from, to, &f->err));
     append(f, 50, 5);
     fake_until(no_range, f, "the range ended");
     until_caught_up(f);
@@ -242,17 +242,17 @@ test_range_goes_on(void **state)
     start(f);
     until_caught_up(f);
     tell(f, retry_stream, "s-1", UINT32_MAX);
-    command(f, deliver_range(f->d, LOG_POS(0), LOG_POS(0), &f->err));
+    command(f, order_range(f->d, LOG_POS(0), LOG_POS(0), &f->err));
     f->want = 301;
     fake_until(arrived, f, "the range began");
-    assert_int_equal(deliver_range(f->d, LOG_POS(0), LOG_POS(0), &f->err), E_STATE);
+    assert_int_equal(order_range(f->d, LOG_POS(0), LOG_POS(0), &f->err), E_STATE);
     stop(f);
     start(f);
     fake_until(in_range, f, "it goes on");
     tell(f, NULL, "", 0);
     fake_until(no_range, f, "it ends");
     assert_true(f->world->count >= 600);
-    assert_int_equal(deliver_range(f->d, LOG_POS(2), LOG_POS(1), &f->err), E_STATE);
+    assert_int_equal(order_range(f->d, LOG_POS(2), LOG_POS(1), &f->err), E_STATE);
     append(f, 5, 5);
     until_caught_up(f);
     stop(f);
@@ -280,7 +280,7 @@ test_range_from_the_beginning(void **state)
     start(f);
     until_caught_up(f);
     tell(f, retry_stream, "z-1", UINT32_MAX);
-    command(f, deliver_range(f->d, LOG_POS(0), LOG_POS(0), &f->err));
+    command(f, order_range(f->d, LOG_POS(0), LOG_POS(0), &f->err));
     f->last = middle;
     fake_until(range_moved, f, "the range's checkpoint moved");
     tell(f, NULL, "", 0);
@@ -555,7 +555,7 @@ test_scheduled_and_refused(void **state)
     until_caught_up(f);
     assert_int_equal(status(f).parked, 2);
     tell(f, NULL, "", 0);
-    command(f, deliver_replay(f->d, slice_str(""), &f->err));
+    command(f, order_replay(f->d, slice_str(""), &f->err));
     f->want = 0;
     fake_until(parked_as_wanted, f, "both were replayed");
     assert_int_equal(f->world->count, 4);

@@ -197,10 +197,10 @@ test_fatal(void **state)
     start(f);
     fake_until(is_failed, f, "it failed");
     assert_string_equal(status(f).error, "the far side says fatal");
-    assert_int_equal(deliver_replay(f->d, slice_str(""), &f->err), E_STATE);
+    assert_int_equal(order_replay(f->d, slice_str(""), &f->err), E_STATE);
     deliver_stop(f->d);
     assert_int_equal(status(f).state, DELIVER_STOPPED);
-    assert_int_equal(deliver_replay(f->d, slice_str(""), &f->err), E_STATE);
+    assert_int_equal(order_replay(f->d, slice_str(""), &f->err), E_STATE);
     stop(f);
     tell(f, NULL, "", 0);
     start(f);
@@ -257,10 +257,10 @@ test_parking(void **state)
     until_caught_up(f);
     assert_int_equal(status(f).parked, 11);
     assert_int_equal(f->world->tries, 100);
-    assert_int_equal(deliver_replay(f->d, slice_str("s-4"), &f->err), E_NOTFOUND);
+    assert_int_equal(order_replay(f->d, slice_str("s-4"), &f->err), E_NOTFOUND);
     /* And back, in order, with what comes meanwhile. */
     tell(f, NULL, "", 0);
-    fake_ok(deliver_replay(f->d, slice_str("s-3"), &f->err), &f->err);
+    fake_ok(order_replay(f->d, slice_str("s-3"), &f->err), &f->err);
     append(f, 10, 10);
     f->want = 0;
     fake_until(parked_as_wanted, f, "nothing is parked");
@@ -269,7 +269,7 @@ test_parking(void **state)
     f->want = 130;
     fake_until(arrived, f, "the rest arrived");
     assert_int_equal(count_of(f, "s-3"), 13);
-    assert_int_equal(deliver_replay(f->d, slice_str(""), &f->err), E_NOTFOUND);
+    assert_int_equal(order_replay(f->d, slice_str(""), &f->err), E_NOTFOUND);
     stop(f);
     (void)check_order(f, false);
     assert_int_equal(f->world->count, 130);
@@ -285,14 +285,14 @@ test_replay_refused_again(void **state)
     start(f);
     until_caught_up(f);
     assert_int_equal(status(f).parked, 6);
-    fake_ok(deliver_replay(f->d, slice_str(""), &f->err), &f->err);
+    fake_ok(order_replay(f->d, slice_str(""), &f->err), &f->err);
     f->want = 56;
     fake_until(tried_as_wanted, f, "it was tried again");
     f->want = 6;
     fake_until(parked_as_wanted, f, "it stayed parked");
     /* The first goes through now, the third does not. */
     tell(f, refuse_first, "s-3", 2);
-    fake_ok(deliver_replay(f->d, slice_str("s-3"), &f->err), &f->err);
+    fake_ok(order_replay(f->d, slice_str("s-3"), &f->err), &f->err);
     f->want = 4;
     fake_until(parked_as_wanted, f, "four were left");
     stop(f);
@@ -300,7 +300,7 @@ test_replay_refused_again(void **state)
     until_caught_up(f);
     assert_int_equal(status(f).parked, 4);
     /* Given up, that one; the rest goes. */
-    fake_ok(deliver_skip(f->d, slice_str("s-3"), false, &f->err), &f->err);
+    fake_ok(order_skip(f->d, slice_str("s-3"), false, &f->err), &f->err);
     f->want = 0;
     fake_until(parked_as_wanted, f, "the rest went");
     stop(f);
@@ -317,7 +317,7 @@ test_skip_all(void **state)
     tell(f, refuse_stream, "s-3", 0);
     start(f);
     until_caught_up(f);
-    fake_ok(deliver_skip(f->d, slice_str(""), true, &f->err), &f->err);
+    fake_ok(order_skip(f->d, slice_str(""), true, &f->err), &f->err);
     f->want = 0;
     fake_until(parked_as_wanted, f, "all was given up");
     tell(f, NULL, "", 0);
@@ -326,7 +326,7 @@ test_skip_all(void **state)
     fake_until(arrived, f, "the rest arrived");
     stop(f);
     assert_int_equal(count_of(f, "s-3"), 1);
-    assert_int_equal(fake_count(&f->log, "$parked-sink-far"), 12);
+    assert_int_equal(fake_count(&f->log, "$parked-sink-far"), 13); /* the order too */
     start(f);
     until_caught_up(f);
     assert_int_equal(status(f).parked, 0);
@@ -398,7 +398,7 @@ test_pause(void **state)
     append(f, 100, 10);
     start(f);
     until_caught_up(f);
-    fake_ok(deliver_pause(f->d, true, &f->err), &f->err);
+    fake_ok(order_pause(f->d, true, &f->err), &f->err);
     fake_until(is_paused, f, "it paused");
     append(f, 100, 10);
     stop(f);
@@ -408,7 +408,7 @@ test_pause(void **state)
     fake_until(is_paused, f, "it is paused still");
     assert_false(status(f).caught_up);
     assert_int_equal(f->world->count, 100);
-    fake_ok(deliver_pause(f->d, false, &f->err), &f->err);
+    fake_ok(order_pause(f->d, false, &f->err), &f->err);
     until_caught_up(f);
     assert_int_equal(status(f).state, DELIVER_RUNNING);
     (void)check_order(f, false);
@@ -427,21 +427,21 @@ test_seek(void **state)
     append(f, 50, 10);
     start(f);
     until_caught_up(f);
-    fake_ok(deliver_seek(f->d, middle, &f->err), &f->err);
+    fake_ok(order_seek(f->d, middle, &f->err), &f->err);
     f->want = 151; /* the middle one too */
     fake_until(arrived, f, "the second half came again");
     until_caught_up(f);
     assert_int_equal(f->world->count, 151);
     assert_true(check_order(f, true) > 0);
-    fake_ok(deliver_pause(f->d, true, &f->err), &f->err);
+    fake_ok(order_pause(f->d, true, &f->err), &f->err);
     fake_until(is_paused, f, "it paused");
     append(f, 50, 10);
-    fake_ok(deliver_seek(f->d, log_end(f->log.log), &f->err), &f->err);
+    fake_ok(order_seek(f->d, log_end(f->log.log), &f->err), &f->err);
     append(f, 10, 10);
-    fake_ok(deliver_pause(f->d, false, &f->err), &f->err);
+    fake_ok(order_pause(f->d, false, &f->err), &f->err);
     until_caught_up(f);
     assert_int_equal(f->world->count, 161);
-    assert_int_equal(deliver_seek(f->d, LOG_POS(log_end(f->log.log).v + 1000000), &f->err),
+    assert_int_equal(order_seek(f->d, LOG_POS(log_end(f->log.log).v + 1000000), &f->err),
                      E_INVALID);
 }
 
@@ -454,11 +454,11 @@ test_seek_transaction(void **state)
     append(f, 10, 10);
     start(f);
     until_caught_up(f);
-    assert_int_equal(deliver_seek(f->d, LOG_POS(0), &f->err), E_STATE);
-    fake_ok(deliver_pause(f->d, true, &f->err), &f->err);
+    assert_int_equal(order_seek(f->d, LOG_POS(0), &f->err), E_STATE);
+    fake_ok(order_pause(f->d, true, &f->err), &f->err);
     fake_until(is_paused, f, "it paused");
     append(f, 10, 10);
-    fake_ok(deliver_pause(f->d, false, &f->err), &f->err);
+    fake_ok(order_pause(f->d, false, &f->err), &f->err);
     until_caught_up(f);
     assert_int_equal(f->world->count, 20);
 }
@@ -737,7 +737,7 @@ test_transaction_parking(void **state)
     until_caught_up(f);
     assert_int_equal(status(f).parked, 8);
     tell(f, NULL, "", 0);
-    fake_ok(deliver_replay(f->d, slice_str(""), &f->err), &f->err);
+    fake_ok(order_replay(f->d, slice_str(""), &f->err), &f->err);
     append(f, 10, 10);
     f->want = 0;
     fake_until(parked_as_wanted, f, "nothing is parked");
@@ -794,7 +794,7 @@ test_moved(void **state)
     start(f);
     f->want = 3; /* the copy of the first one stands behind what is parked */
     fake_until(parked_as_wanted, f, "the copy was parked");
-    assert_int_equal(deliver_replay(f->d, slice_str("s-0"), &f->err), 0);
+    assert_int_equal(order_replay(f->d, slice_str("s-0"), &f->err), 0);
     f->want = 0;
     fake_until(parked_as_wanted, f, "none is parked any more");
     append(f, 1, 1);

@@ -198,6 +198,7 @@ fake_world_new(void)
     w->arrivals = calloc(FAKE_ARRIVALS_MAX, sizeof *w->arrivals);
     assert_non_null(w->arrivals);
     assert_int_equal(pthread_mutex_init(&w->lock, NULL), 0);
+    assert_int_equal(pthread_mutex_init(&w->stuck, NULL), 0);
     w->credit = 8;
     w->random = 42;
     return w;
@@ -207,6 +208,7 @@ void
 fake_world_free(struct fake_world *w)
 {
     assert_int_equal(pthread_mutex_destroy(&w->lock), 0);
+    assert_int_equal(pthread_mutex_destroy(&w->stuck), 0);
     free(w->arrivals);
     free(w);
 }
@@ -307,6 +309,24 @@ fault(enum err_kind kind, struct err *err)
                err_kind_name(kind));
 }
 
+static void
+set_polling(struct fake_world *w, bool polling)
+{
+    (void)pthread_mutex_lock(&w->lock);
+    w->polling = polling;
+    (void)pthread_mutex_unlock(&w->lock);
+}
+
+/* A client that blocks its task. */
+static void
+wait_while_stuck(struct fake_world *w)
+{
+    set_polling(w, true);
+    (void)pthread_mutex_lock(&w->stuck);
+    (void)pthread_mutex_unlock(&w->stuck);
+    set_polling(w, false);
+}
+
 /* One of those in hand, in any order. */
 static int
 poll_plain(struct sink *s, bool flush, struct log_pos upto, uint32_t wait_ms, struct err *err)
@@ -322,6 +342,7 @@ poll_plain(struct sink *s, bool flush, struct log_pos upto, uint32_t wait_ms, st
 
     (void)flush;
     (void)upto;
+    wait_while_stuck(w);
     (void)pthread_mutex_lock(&w->lock);
     down = w->down;
     away = w->away;

@@ -66,11 +66,13 @@ struct fake_world {
     uint32_t             peak;       /* items with the driver at once */
     bool                 overlapped; /* two of a stream at once */
     /* What it is to do. */
-    uint32_t credit;
-    bool     paused;       /* takes items and decides nothing */
-    bool     down;         /* poll itself fails */
-    bool     away;         /* it cannot be reached: each try fails */
-    bool     unsure_after; /* the next transaction is kept, and its answer lost */
+    uint32_t        credit;
+    bool            paused;       /* takes items and decides nothing */
+    bool            polling;      /* the driver is at work, or waits for `stuck` … */
+    pthread_mutex_t stuck;        /* … which a test may hold */
+    bool            down;         /* poll itself fails */
+    bool            away;         /* it cannot be reached: each try fails */
+    bool            unsure_after; /* the next transaction is kept, and its answer lost */
     /* What becomes of a try: 0, or a kind. Called with the lock held. */
     enum err_kind (*judge)(struct fake_world *w, const struct sink_item *item);
     char     refuse[64]; /* for judges: which stream */

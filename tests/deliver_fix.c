@@ -140,6 +140,61 @@ tell(struct fix *f, enum err_kind (*judge)(struct fake_world *, const struct sin
     (void)pthread_mutex_unlock(&f->world->lock);
 }
 
+static void
+on_order(struct deliver_call *c)
+{
+    env_real()->ops->gate_open(env_real(), c->arg);
+}
+
+static int
+order(struct deliver *d, struct deliver_call *c, struct err *err)
+{
+    struct ox_gate gate;
+
+    gate_init(&gate);
+    c->done = on_order;
+    c->arg = &gate;
+    deliver_submit(d, c);
+    assert_true(env_real()->ops->gate_wait(env_real(), &gate, UINT64_C(90000000)));
+    if (c->rc != 0)
+        err_copy(err, &c->err);
+    return c->rc;
+}
+
+int
+order_replay(struct deliver *d, struct slice stream, struct err *err)
+{
+    return order(d, &(struct deliver_call){.command = DELIVER_REPLAY, .stream = stream}, err);
+}
+
+int
+order_skip(struct deliver *d, struct slice stream, bool rest, struct err *err)
+{
+    enum deliver_command command = rest ? DELIVER_DROP : DELIVER_SKIP;
+
+    return order(d, &(struct deliver_call){.command = command, .stream = stream}, err);
+}
+
+int
+order_pause(struct deliver *d, bool pause, struct err *err)
+{
+    enum deliver_command command = pause ? DELIVER_PAUSE : DELIVER_RESUME;
+
+    return order(d, &(struct deliver_call){.command = command}, err);
+}
+
+int
+order_seek(struct deliver *d, struct log_pos pos, struct err *err)
+{
+    return order(d, &(struct deliver_call){.command = DELIVER_SEEK, .from = pos}, err);
+}
+
+int
+order_range(struct deliver *d, struct log_pos from, struct log_pos to, struct err *err)
+{
+    return order(d, &(struct deliver_call){.command = DELIVER_RANGE, .from = from, .to = to}, err);
+}
+
 /* Of each stream every version from `from` on, in order; `doubles` allows repeated runs. */
 uint64_t
 check_order(struct fix *f, bool doubles)

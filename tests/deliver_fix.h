@@ -29,8 +29,14 @@ bool                  parked_as_wanted(void *arg);
 bool                  tried_as_wanted(void *arg);
 void                  until_caught_up(struct fix *f);
 void                  append(struct fix *f, uint32_t n, uint32_t streams);
-void     tell(struct fix *f, enum err_kind (*judge)(struct fake_world *, const struct sink_item *),
-              const char *refuse, uint32_t budget);
+void tell(struct fix *f, enum err_kind (*judge)(struct fake_world *, const struct sink_item *),
+          const char *refuse, uint32_t budget);
+/* Each waits for its answer. */
+int      order_replay(struct deliver *d, struct slice stream, struct err *err);
+int      order_skip(struct deliver *d, struct slice stream, bool rest, struct err *err);
+int      order_pause(struct deliver *d, bool pause, struct err *err);
+int      order_seek(struct deliver *d, struct log_pos pos, struct err *err);
+int      order_range(struct deliver *d, struct log_pos from, struct log_pos to, struct err *err);
 uint64_t check_order(struct fix *f, bool doubles);
 uint32_t count_of(struct fix *f, const char *stream);
 enum err_kind refuse_stream(struct fake_world *w, const struct sink_item *item);

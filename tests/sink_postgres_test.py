@@ -3,6 +3,7 @@ side. What came is in the table, and how often it was applied is counted there b
 import json
 import socket
 import subprocess
+import threading
 import unittest
 
 import brokers
@@ -192,16 +193,23 @@ class PostgresSink(SinkCase):
         self.assertEqual(self.show()['parked'], 0)
 
     def test_silent(self):
-        """A server that takes the connection and says nothing keeps nobody else waiting."""
+        """A server that takes the connection and says nothing keeps nobody else waiting; an order is
+        taken, and said not to be durable."""
         with socket.create_server(('127.0.0.1', 0)) as silent:
             self.configure('    type: postgres\n    table: t\n    connect_timeout: 60s\n'
                            f'    url: postgresql://x@127.0.0.1:{silent.getsockname()[1]}/x\n')
             self.start()
             silent.accept()[0].close()
             kept = silent.accept()[0]  # its second attempt
-            self.assertIn('busy', self.fails('sink', 'pause', 'out'))
+            self.addCleanup(kept.close)
+            said = []
+            order = threading.Thread(
+                target=lambda: said.append(self.oxbow('sink', 'pause', 'out')))
+            order.start()
             self.append('order-1')
-            kept.close()
+            self.assertEqual(self.show()['delivered'], 0)
+            order.join()
+            self.assertIn('not durable', said[0])
 
     def test_locked(self):
         """A row that somebody else has is waited for, and then taken once."""

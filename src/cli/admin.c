@@ -142,8 +142,8 @@ out:
 static int
 command(struct cli *c, const char *kind, const char *word, const char *query, struct err *err)
 {
-    struct buf   path = {0}, body = {0};
-    struct slice object;
+    struct buf   path = {0}, body = {0}, scratch = {0};
+    struct slice object, raw, text = slice_str("done");
     int          rc = 0;
 
     need_server(c);
@@ -159,11 +159,14 @@ command(struct cli *c, const char *kind, const char *word, const char *query, st
     TRY(json_value(buf_slice(&body), &object, err));
     if (clii_json(c))
         put_line(c, object);
-    else
-        clii_printf(c, "%s: %s: done\n", c->args[0], word);
+    else if (json_get(object, "message", &raw))
+        TRY(json_string_view(raw, &scratch, &text, err)); /* it is not in force yet */
+    if (!clii_json(c))
+        clii_printf(c, "%s: %s: %.*s\n", c->args[0], word, SLICE_FMT(text));
 out:
     buf_fini(&path);
     buf_fini(&body);
+    buf_fini(&scratch);
     return rc;
 }
 
@@ -315,13 +318,15 @@ take_record(struct parked *p, struct slice event, struct buf *scratch, struct er
     if (!json_get(event, "type", &type) || !json_get(event, "data", &data))
         return 0;
     stream = parked_stream(data);
+    if (stream.len == 0)
+        return 0; /* an order about all */
     TRY(json_string_view(stream, scratch, &name, err));
     if (p->only != NULL && !slice_is(name, p->only))
         return 0;
-    if (!slice_is(type, "\"Parked\"")) {
+    if (slice_is(type, "\"Unparked\""))
         close_first(p, stream);
+    if (!slice_is(type, "\"Parked\""))
         return 0;
-    }
     if (p->count == PARKED_MAX)
         FAIL(err, E_LIMIT, ERR_DATA, "more than %d are parked: name a stream", PARKED_MAX);
     p->list[p->count++] = (struct parked_at){p->text.len, data.len};

@@ -380,31 +380,85 @@ out:
     return rc;
 }
 
-static int
-seek(struct engine *e, struct part *p, struct slice to, struct err *err)
-{
-    struct log_pos pos;
-    int            rc = place(e, to, &pos, err);
+/* commands of sinks */
 
-    return rc != 0 ? rc : deliver_seek(p->deliver, pos, err);
+#define SINK_ORDER_MS 5000
+#define SINK_ORDER_LATE                                                                            \
+    "{\"taken\":true,\"durable\":false,\"message\":\"taken, but not durable yet: the sink is "     \
+    "busy "                                                                                        \
+    "with its far side, and a crash before it lets go may lose the order; its status shows what "  \
+    "comes of it\"}\n"
+
+struct sink_order {
+    struct deliver_call call;
+    struct later       *later;
+    char                stream[LOG_NAME_MAX + 1];
+};
+
+/* On the delivery's task, or on the loop. */
+static void
+on_ordered(struct deliver_call *done)
+{
+    struct sink_order *x = done->arg;
+
+    if (done->rc != 0)
+        later_fail(x->later, &done->err);
+    else
+        later_answer(x->later, 200, CALL_JSON, slice_str("{\"taken\":true,\"durable\":true}\n"));
+    free(x);
 }
 
 /* from=… to=…, or from=cancel */
 static int
-range(struct engine *e, struct part *p, struct slice from, struct slice to, struct err *err)
+range(struct engine *e, struct slice from, struct slice to, struct deliver_call *out,
+      struct err *err)
 {
-    struct log_pos first = LOG_POS(2), end = LOG_POS(1);
-    int            rc;
+    int rc = 0;
 
-    if (!slice_is(from, "cancel")) {
-        TRY(place(e, from, &first, err));
-        TRY(place(e, to.len == 0 ? slice_str("end") : to, &end, err));
-        if (end.v <= first.v)
-            FAIL(err, E_INVALID, ERR_DATA, "to: must come after from");
-    }
-    rc = deliver_range(p->deliver, first, end, err);
+    out->command = DELIVER_RANGE;
+    out->from = LOG_POS(2);
+    out->to = LOG_POS(1);
+    if (slice_is(from, "cancel"))
+        return 0;
+    TRY(place(e, from, &out->from, err));
+    TRY(place(e, to.len == 0 ? slice_str("end") : to, &out->to, err));
+    if (out->to.v <= out->from.v)
+        FAIL(err, E_INVALID, ERR_DATA, "to: must come after from");
 out:
     return rc;
+}
+
+static int
+sink_order_parse(struct call *call, struct engine *e, struct sink_order *x, struct err *err)
+{
+    struct slice command = call_param(call, "command"), stream = {0}, rest = {0}, to = {0};
+    struct slice from = {0};
+
+    (void)call_query(call, "stream", &stream);
+    (void)call_query(call, "rest", &rest);
+    (void)call_query(call, "to", &to);
+    (void)call_query(call, "from", &from);
+    if (stream.len >= sizeof x->stream)
+        RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "no stream has such a long name");
+    if (stream.len > 0)
+        memcpy(x->stream, stream.data, stream.len);
+    x->call.stream = slice_of(x->stream, stream.len);
+    if (slice_is(command, "replay") && from.len > 0)
+        return range(e, from, to, &x->call, err);
+    if (slice_is(command, "replay"))
+        x->call.command = DELIVER_REPLAY;
+    else if (slice_is(command, "skip"))
+        x->call.command = slice_is(rest, "true") ? DELIVER_DROP : DELIVER_SKIP;
+    else if (slice_is(command, "pause"))
+        x->call.command = DELIVER_PAUSE;
+    else if (slice_is(command, "resume"))
+        x->call.command = DELIVER_RESUME;
+    else if (slice_is(command, "seek"))
+        x->call.command = DELIVER_SEEK;
+    else
+        RETURN_ERR(err, E_NOTFOUND, ERR_DATA,
+                   "no such command; there are replay, skip, pause, resume and seek");
+    return x->call.command == DELIVER_SEEK ? place(e, to, &x->call.from, err) : 0;
 }
 
 /*
@@ -414,40 +468,35 @@ out:
 static void
 post_sink(struct call *call, void *arg)
 {
-    struct engine *e = arg;
-    struct slice   command = call_param(call, "command"), stream = {0}, rest = {0}, to = {0};
-    struct slice   from = {0};
-    struct part   *p = find(call, e, PART_SINK);
-    struct err     err = {0};
-    int            rc;
+    struct engine     *e = arg;
+    struct sink_order *x = calloc(1, sizeof *x);
+    struct part       *p = NULL;
+    struct err         err = {0};
 
-    if (p == NULL)
+    if (x == NULL) {
+        call_refuse(call, 503, "out-of-memory", "no memory for the command");
         return;
-    (void)call_query(call, "stream", &stream);
-    (void)call_query(call, "rest", &rest);
-    (void)call_query(call, "to", &to);
-    (void)call_query(call, "from", &from);
+    }
+    p = find(call, e, PART_SINK);
+    if (p == NULL)
+        goto out;
     if (p->deliver == NULL)
-        rc = err_set(&err, __FILE__, __LINE__, E_STATE, ERR_RETRY, "the sink is not open: %s",
-                     p->error);
-    else if (slice_is(command, "replay") && from.len > 0)
-        rc = range(e, p, from, to, &err);
-    else if (slice_is(command, "replay"))
-        rc = deliver_replay(p->deliver, stream, &err);
-    else if (slice_is(command, "skip"))
-        rc = deliver_skip(p->deliver, stream, slice_is(rest, "true"), &err);
-    else if (slice_is(command, "pause") || slice_is(command, "resume"))
-        rc = deliver_pause(p->deliver, slice_is(command, "pause"), &err);
-    else if (slice_is(command, "seek"))
-        rc = seek(e, p, to, &err);
-    else
-        rc = err_set(&err, __FILE__, __LINE__, E_NOTFOUND, ERR_DATA,
-                     "no such command; there are replay, skip, pause, resume and seek");
+        (void)err_set(&err, __FILE__, __LINE__, E_STATE, ERR_RETRY, "the sink is not open: %s",
+                      p->error);
+    else if (sink_order_parse(call, e, x, &err) == 0)
+        x->later = call_later(call, SINK_ORDER_MS);
+    if (x->later != NULL) {
+        later_if_late(x->later, 202, CALL_JSON, SINK_ORDER_LATE);
+        x->call.done = on_ordered;
+        x->call.arg = x;
+        deliver_submit(p->deliver, &x->call);
+        x = NULL; /* its answer frees it */
+    }
     unlock(e);
-    if (rc != 0)
+    if (err.code != 0)
         call_fail(call, &err);
-    else
-        call_answer(call, 202, CALL_JSON, slice_str("{\"taken\":true}\n"));
+out:
+    free(x);
 }
 
 /* migrations */

@@ -74,6 +74,7 @@ fail_for_good(struct deliver *d, const struct err *err)
 {
     d->state = DELIVER_FAILED;
     note_error(d, err);
+    deliveri_orders_failed(d, err);
 }
 
 static void
@@ -118,7 +119,7 @@ load(struct deliver *d, struct err *err)
     if (!d->loaded) {
         close_readers(d);
         deliveri_clear(d, true);
-        d->claimed = false;
+        d->claimed = d->seeking = false;
         d->restart = RESTART_NONE;
         TRY(deliveri_load_mark(d, err));
         TRY(deliveri_commit_mark(d, d->mark, d->range.at, err));
@@ -190,7 +191,7 @@ note_result(struct deliver *d, struct item *it, int rc, const struct err *err)
     }
     if (rc != 0 && rc != E_INTERRUPTED)
         note_error(d, err);
-    if (it->kind == ERR_DATA && !it->replay) {
+    if (it->kind == ERR_DATA) {
         it->refused = true;
         free(it->reason);
         it->reason = strdup(err->text);
@@ -372,17 +373,11 @@ decide_done(struct deliver *d, struct item *it)
 static int
 decide_refused(struct deliver *d, struct item *it, struct err *err)
 {
-    struct lane *lane = it->lane;
     struct item *behind;
 
     must(it->state == ITEM_WAITING);
-    if (it->replay && it->skip) {
-        deliveri_unpark(d, it, HOW_SKIPPED);
-        return 0;
-    }
     if (it->replay) {
-        deliveri_replay_refused(d, it);
-        deliveri_lane_settle(d, lane);
+        deliveri_unpark(d, it, it->skip ? HOW_SKIPPED : HOW_REFUSED);
         return 0;
     }
     behind = it->lane_next;
@@ -462,7 +457,7 @@ static bool
 may_send(const struct deliver *d)
 {
     return !d->transactional || (d->records.head == NULL && d->later_records.head == NULL &&
-                                 (!d->committing || d->commit_is_mark));
+                                 (!d->committing || d->commit_kind == COMMIT_MARK));
 }
 
 static int
@@ -537,18 +532,20 @@ take_commit(struct deliver *d)
         if (atomic_load(&d->stopping))
             d->stop_by_us = d->now_us; /* that was the last attempt */
     } else {
+        d->log_failed = false;
         if (seek) {
             d->seeking = false;
             d->range = d->next_range;
             restart(d, RESTART_ALL);
             return;
         }
-        if (d->commit_is_mark && d->reader == NULL && d->restart == RESTART_NONE &&
+        if (d->commit_kind == COMMIT_MARK && d->reader == NULL && d->restart == RESTART_NONE &&
             load(d, &err) != 0)
             goto again;
         return;
     }
     /* Durable, and no memory to take it over: it is read anew. */
+    d->log_failed = true;
     if (err.kind == ERR_UNSURE || !d->claimed || d->req.rc == 0)
         goto again;
     failed(d, &err);
@@ -557,6 +554,7 @@ again:
     if (err.code == E_FENCED)
         err.kind = ERR_RETRY; /* somebody came in between reading and claiming */
     restart(d, RESTART_ALL);
+    deliveri_orders_failed(d, &err);
     failed(d, &err);
 }
 
@@ -568,6 +566,8 @@ commit(struct deliver *d, struct err *err)
     must(d->reader != NULL);
     if (d->records.head != NULL || d->later_records.head != NULL)
         return deliveri_commit_records(d, err);
+    if (d->recording.head != NULL)
+        return deliveri_commit_orders(d, err);
     if (d->seeking && d->flying == 0 && d->finished.head == NULL && d->restart == RESTART_NONE) {
         struct log_pos to = d->seek_here ? deliveri_live_upto(d) : d->seek;
 
@@ -677,7 +677,7 @@ settle_state(struct deliver *d)
     must(d->state != DELIVER_STOPPED);
     if (d->state == DELIVER_FAILED || d->reader == NULL)
         return;
-    if (d->paused && d->flying == 0 && !d->mark_changed) {
+    if (d->paused && d->flying == 0 && d->orders == d->orders_marked) {
         d->state = DELIVER_PAUSED;
         return;
     }
@@ -696,7 +696,7 @@ next_step(const struct deliver *d, bool progress)
 {
     uint64_t at = UINT64_MAX, wait;
 
-    if (progress || restart_due(d) || (d->mark_changed && !d->committing))
+    if (progress || restart_due(d) || (d->orders != d->orders_marked && !d->committing))
         return ENV_STEP_NOW;
     if (d->flying > 0)
         return SPIN_US;
@@ -742,10 +742,26 @@ stop_step(struct deliver *d)
     }
     if (d->committing)
         return ENV_STEP_WAIT;
+    (void)err_set(&err, __FILE__, __LINE__, E_STATE, ERR_RETRY,
+                  "sink %s was stopped before that was durable", d->name);
+    deliveri_orders_failed(d, &err);
     d->state = DELIVER_STOPPED;
     publish(d);
     d->env->ops->gate_open(d->env, &d->stopped);
     return ENV_STEP_WAIT;
+}
+
+/* While the far side is waited for; the log, where that is what failed, is not asked sooner. */
+static uint64_t
+rest_step(struct deliver *d)
+{
+    struct err err;
+
+    if (!d->log_failed && d->reader != NULL && d->restart != RESTART_ALL &&
+        (d->orders != d->orders_marked || d->recording.head != NULL) && commit(d, &err) != 0)
+        failed(d, &err);
+    publish(d);
+    return d->resume_us - d->now_us;
 }
 
 static uint64_t
@@ -766,10 +782,8 @@ step(void *arg)
         publish(d);
         return ENV_STEP_WAIT;
     }
-    if (d->now_us < d->resume_us) {
-        publish(d);
-        return d->resume_us - d->now_us;
-    }
+    if (d->now_us < d->resume_us)
+        return rest_step(d);
     if (work(d, &progress, &err) != 0) {
         failed(d, &err);
         publish(d);
@@ -883,7 +897,8 @@ deliver_start(struct deliver *d, struct err *err)
                    "sink %s: it still holds events of the last run: open it anew", d->name);
     must(d->flying == 0);
     must(!d->committing);
-    d->loaded = d->seeking = d->seek_committing = d->mark_changed = false;
+    d->loaded = d->seeking = d->seek_committing = d->log_failed = false;
+    d->orders = d->orders_next = d->orders_marked = 0;
     d->range.on = d->range_read = false;
     d->restart = RESTART_NONE;
     d->failures = d->away = 0;

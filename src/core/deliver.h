@@ -7,7 +7,7 @@
  *
  * What the far side refuses for good is parked: `$parked-sink-NAME` says which
  * event and why, and later events of its stream are parked behind it until
- * deliver_replay or deliver_skip. Nothing is dropped. What may pass is tried
+ * they are replayed or given up. Nothing is dropped. What may pass is tried
  * again for ever, at growing intervals, and holds back its own stream alone. An event whose
  * subject's key was shredded has nothing to deliver: it is passed over and counted.
  *
@@ -17,8 +17,10 @@
  * Streams: `$sink-NAME` has the checkpoints (quiet commits, each on the version
  * of the one before: of two deliveries of one name the older is fenced),
  * `$parked-sink-NAME` has Parked {position, stream, version, id, type, reason,
- * attempts} and Unparked {position, stream, how}, where `how` is delivered,
- * skipped or gone. A stream's events are unparked in the order of their parking.
+ * attempts}, Ordered {order, stream}, where `order` is replay, skip or drop and no stream means
+ * all, Refused {position, stream, version, reason, attempts}, which ends the order, and Unparked
+ * {position, stream, how}, where `how` is delivered, skipped or gone. A stream's events are
+ * unparked in the order of their parking.
  */
 #ifndef OX_CORE_DELIVER_H
 #define OX_CORE_DELIVER_H
@@ -80,7 +82,7 @@ enum deliver_state {
     DELIVER_STARTING,
     DELIVER_RUNNING,
     DELIVER_RETRYING, /* something is being tried again: `error` says what */
-    DELIVER_PAUSED,   /* by deliver_pause, and durably so */
+    DELIVER_PAUSED,   /* by an order, and durably so */
     DELIVER_STOPPED,  /* by deliver_stop */
     DELIVER_FAILED,   /* somebody has to act: `error` says how */
 };
@@ -95,8 +97,8 @@ struct deliver_status {
     uint64_t           delivered, retries;
     uint64_t           erased;                 /* passed over: their subject's key was shredded */
     uint64_t           filtered;               /* passed over by the filter or the transform */
-    struct log_pos     replay_at, replay_to;   /* of deliver_range; both 0: there is none */
-    uint64_t           runs;                   /* of deliver_range, that one included */
+    struct log_pos     replay_at, replay_to;   /* of a range; both 0: there is none */
+    uint64_t           runs;                   /* of ranges, that one included */
     uint64_t           scheduled;              /* to be delivered later */
     uint64_t           parked, parked_streams; /* now */
     uint32_t           window_items, in_flight, waiting_retry;
@@ -117,35 +119,52 @@ int deliver_start(struct deliver *, struct err *err);
 /* Returns when nothing is in flight and the checkpoint stands, or when that cannot be had. */
 void deliver_stop(struct deliver *);
 
-/*
- * For a stream's parked events, oldest first; an empty stream means all. They
- * return when the command was taken; what comes of it shows in the status. A
- * replay ends at the next refusal. E_NOTFOUND: nothing of the stream is parked;
- * E_STATE: not running; E_BUSY: not taken within 2 s, nothing was changed. Any thread.
- */
-int deliver_replay(struct deliver *, struct slice stream, struct err *err);
-/* Gives the oldest one up and replays the rest; with `rest` gives all of them up. */
-int deliver_skip(struct deliver *, struct slice stream, bool rest, struct err *err);
+enum deliver_command {
+    /*
+     * For a stream's parked events, oldest first; an empty stream means all. E_NOTFOUND: nothing of
+     * it is parked. A replay ends at the next refusal.
+     */
+    DELIVER_REPLAY,
+    DELIVER_SKIP, /* gives the oldest one up and replays the rest */
+    DELIVER_DROP, /* gives all of them up */
+    /* A pause lets what is in flight end. */
+    DELIVER_PAUSE,
+    DELIVER_RESUME,
+    /*
+     * From the first event at or after `from` on, forward or back: back delivers again, forward
+     * leaves out. What is parked stays so. E_STATE for a sink with transactions: its far side has
+     * the checkpoint.
+     */
+    DELIVER_SEEK,
+    /*
+     * What stands at or after `from` and before `to` (0: the log's end now) goes to the sink once
+     * more; meanwhile the delivery stands where it is, and goes on from there afterwards. Each such
+     * run has a number, which the items carry. E_STATE: one is under way. With a `to` before `from`
+     * it is ended where it is.
+     */
+    DELIVER_RANGE,
+};
 
-/*
- * These return when the command was taken, too. A pause lets what is in flight
- * end and stands in the checkpoint, so it outlives a restart.
- */
-int deliver_pause(struct deliver *, bool pause, struct err *err);
-/*
- * From the first event at or after `pos` on, forward or back: back delivers again, forward leaves
- * out. What is parked stays so. E_STATE for a sink with transactions: its far side has the
- * checkpoint.
- */
-int deliver_seek(struct deliver *, struct log_pos pos, struct err *err);
+struct deliver_call {
+    enum deliver_command command;
+    struct slice         stream; /* the caller's until `done` */
+    struct log_pos       from, to;
+    /*
+     * When it is durable, and so outlives any crash, or refused; what comes of it shows in the
+     * status. E_STATE: not running; E_BUSY: too many wait. On the delivery's task, on
+     * deliver_stop's caller or on deliver_submit's: must not block. The call may be freed there.
+     */
+    void (*done)(struct deliver_call *);
+    void      *arg;
+    int        rc;
+    struct err err;
+    /* the delivery's own */
+    struct deliver_call *next;
+    uint64_t             number;
+};
 
-/*
- * What stands at or after `from` and before `to` (0: the log's end now) goes to the sink once more;
- * meanwhile the delivery stands where it is, and goes on from there afterwards. It stands in the
- * checkpoint and outlives a restart. Each such run has a number, which the items carry. E_STATE:
- * one is under way. With a `to` before `from` it is ended where it is.
- */
-int deliver_range(struct deliver *, struct log_pos from, struct log_pos to, struct err *err);
+/* Never blocks; what can be refused at once is. Any thread. */
+void deliver_submit(struct deliver *, struct deliver_call *call);
 
 void deliver_get_status(struct deliver *, struct deliver_status *out);
 

@@ -1,164 +1,222 @@
-/* Commands: handed over by any thread, taken by the task between two steps. */
+/*
+ * Commands: handed over by any thread, taken by the task between two steps, and answered when a
+ * commit has them. Those about what is parked take effect there, at the place of their records;
+ * the others at once, and the next checkpoint says so.
+ */
 #include <inttypes.h>
 
 #include "base/must.h"
 #include "core/deliver_int.h"
 
-#define COMMAND_WAIT_US UINT64_C(2000000)
+static void
+push(struct calls *q, struct deliver_call *c)
+{
+    c->next = NULL;
+    if (q->tail == NULL)
+        q->head = c;
+    else
+        q->tail->next = c;
+    q->tail = c;
+}
+
+static struct deliver_call *
+pop(struct calls *q)
+{
+    struct deliver_call *c = q->head;
+
+    if (c == NULL)
+        return NULL;
+    q->head = c->next;
+    if (q->head == NULL)
+        q->tail = NULL;
+    return c;
+}
+
+static void
+answer(struct deliver *d, struct deliver_call *c, int rc, const struct err *err)
+{
+    lock_take(&d->lock);
+    must(d->shared.open > 0);
+    d->shared.open--;
+    lock_give(&d->lock);
+    c->rc = rc;
+    if (rc != 0)
+        err_copy(&c->err, err);
+    c->done(c);
+}
 
 /* on the task */
 
 /* Like a seek that comes back. */
 static int
-order_range(struct deliver *d, const struct command *c)
+begin_range(struct deliver *d, const struct deliver_call *c, struct err *err)
 {
-    bool end = c->to.v < c->pos.v;
+    bool end = c->to.v < c->from.v;
 
     if (end ? !d->range.on : d->range.on || d->seeking)
-        return E_EXISTS;
+        RETURN_ERR(err, E_STATE, ERR_DATA, "sink %s: %s", d->name,
+                   end ? "no range is being replayed" : "a range is being replayed already");
     d->seek_here = true;
-    d->next_range = (struct range){!end, c->pos.v, c->to.v};
+    d->next_range = (struct range){!end, c->from.v, c->to.v};
     d->runs += !end;
     d->seeking = true;
     return 0;
 }
 
-static int
-order(struct deliver *d, const struct command *c)
+static void
+begin_seek(struct deliver *d, const struct deliver_call *c)
 {
-    if (c->kind == COMMAND_RANGE)
-        return order_range(d, c);
-    if (c->kind == COMMAND_SEEK) {
-        d->seeking = true;
-        d->next_range.on = d->seek_here = false;
-        d->seek = LOG_POS(c->pos.v == 0 ? 0 : c->pos.v - 1);
-        if (c->pos.v < d->start)
-            d->start = c->pos.v; /* these originals are given now */
+    d->seeking = true;
+    d->next_range.on = d->seek_here = false;
+    d->seek = LOG_POS(c->from.v == 0 ? 0 : c->from.v - 1);
+    if (c->from.v < d->start)
+        d->start = c->from.v; /* these originals are given now */
+}
+
+static int
+begin(struct deliver *d, struct deliver_call *c, struct err *err)
+{
+    int rc = 0;
+
+    switch (c->command) {
+    case DELIVER_REPLAY:
+    case DELIVER_SKIP:
+    case DELIVER_DROP:
+        if (!deliveri_is_parked(d, c->stream))
+            RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "sink %s: nothing of it is parked", d->name);
+        push(&d->recording, c);
         return 0;
+    case DELIVER_PAUSE:
+    case DELIVER_RESUME:
+        d->paused = c->command == DELIVER_PAUSE;
+        break;
+    case DELIVER_SEEK:
+        begin_seek(d, c);
+        break;
+    case DELIVER_RANGE:
+        TRY(begin_range(d, c, err));
+        break;
     }
-    must(c->kind == COMMAND_PAUSE || c->kind == COMMAND_RESUME);
-    d->paused = c->kind == COMMAND_PAUSE;
-    d->mark_changed = true;
-    return 0;
+    c->number = ++d->orders;
+    push(&d->marking, c);
+out:
+    return rc;
+}
+
+/* What would be looked up anew, or is being written, must not change under that. */
+static bool
+may_take(const struct deliver *d)
+{
+    return d->reader != NULL && d->restart != RESTART_ALL && !d->seek_committing;
 }
 
 void
 deliveri_take_commands(struct deliver *d, bool refuse)
 {
-    struct command *list, *next;
+    struct calls         list;
+    struct deliver_call *c;
+    struct err           err;
+    int                  rc;
 
+    if (!refuse && d->state != DELIVER_FAILED && !may_take(d))
+        return;
     lock_take(&d->lock);
-    list = d->shared.commands;
-    d->shared.commands = NULL;
+    list = d->shared.calls;
+    d->shared.calls = (struct calls){0};
     if (refuse)
         d->shared.accepting = false;
     lock_give(&d->lock);
-    for (; list != NULL; list = next) {
-        next = list->next;
-        list->rc = refuse || d->reader == NULL || d->state == DELIVER_FAILED ? E_STATE
-                   : list->kind == COMMAND_LANE ? deliveri_command(d, list)
-                                                : order(d, list);
-        d->env->ops->gate_open(d->env, &list->gate);
+    while ((c = pop(&list)) != NULL) {
+        rc = refuse || d->state == DELIVER_FAILED
+                 ? err_set(&err, __FILE__, __LINE__, E_STATE, ERR_RETRY, "sink %s is not running",
+                           d->name)
+                 : begin(d, c, &err);
+        if (rc != 0)
+            answer(d, c, rc, &err);
     }
+}
+
+void
+deliveri_orders_marked(struct deliver *d)
+{
+    d->orders_marked = d->orders_next;
+    while (d->marking.head != NULL && d->marking.head->number <= d->orders_marked)
+        answer(d, pop(&d->marking), 0, NULL);
+}
+
+void
+deliveri_orders_recorded(struct deliver *d, uint32_t count)
+{
+    while (count-- > 0) {
+        struct deliver_call *c = pop(&d->recording);
+
+        must(c != NULL);
+        deliveri_order(d, c);
+        answer(d, c, 0, NULL);
+    }
+}
+
+/* Those in a commit wait for that. */
+void
+deliveri_orders_failed(struct deliver *d, const struct err *err)
+{
+    struct calls recording = d->recording;
+    uint32_t     keep = d->committing && d->commit_kind == COMMIT_ORDERS ? d->commit_count : 0;
+
+    d->recording = (struct calls){0};
+    for (; keep > 0; keep--)
+        push(&d->recording, pop(&recording));
+    while (d->marking.head != NULL)
+        answer(d, pop(&d->marking), err->code, err);
+    while (recording.head != NULL)
+        answer(d, pop(&recording), err->code, err);
 }
 
 /* on any other */
 
-/* Takes back what the task has not seen yet. */
-static bool
-withdraw(struct deliver *d, const struct command *c)
-{
-    struct command **at;
-    bool             found;
-
-    lock_take(&d->lock);
-    for (at = &d->shared.commands; *at != NULL && *at != c;)
-        at = &(*at)->next;
-    found = *at != NULL;
-    if (found)
-        *at = c->next;
-    lock_give(&d->lock);
-    return found;
-}
-
-/* A task that waits for its far side must not keep the caller, which may be the server's loop. */
+/* What needs nothing of the task. */
 static int
-command(struct deliver *d, struct command *c, struct err *err)
+check(struct deliver *d, struct deliver_call *c, struct err *err)
 {
-    bool taken;
+    uint64_t end = log_end(d->log).v;
 
-    must(c->kind != COMMAND_LANE || c->mode != LANE_HOLD);
-    c->rc = E_STATE;
-    gate_init(&c->gate);
-    lock_take(&d->lock);
-    taken = d->shared.accepting;
-    if (taken) {
-        c->next = d->shared.commands;
-        d->shared.commands = c;
-        d->env->ops->task_wake(d->env, d->task);
-    }
-    lock_give(&d->lock);
-    if (taken && !d->env->ops->gate_wait(d->env, &c->gate, COMMAND_WAIT_US)) {
-        if (withdraw(d, c))
-            RETURN_ERR(err, E_BUSY, ERR_RETRY,
-                       "sink %s is busy with its far side: nothing was changed, try again",
-                       d->name);
-        (void)d->env->ops->gate_wait(d->env, &c->gate, UINT64_MAX);
-    }
-    if (c->rc == E_NOTFOUND)
-        RETURN_ERR(err, E_NOTFOUND, ERR_DATA, "sink %s: nothing of it is parked", d->name);
-    if (c->rc == E_EXISTS)
-        RETURN_ERR(err, E_STATE, ERR_DATA, "sink %s: %s", d->name,
-                   c->to.v < c->pos.v ? "no range is being replayed"
-                                      : "a range is being replayed already");
-    if (c->rc != 0)
-        RETURN_ERR(err, E_STATE, ERR_RETRY, "sink %s is not running", d->name);
-    return 0;
-}
-
-int
-deliver_replay(struct deliver *d, struct slice stream, struct err *err)
-{
-    return command(d, &(struct command){.stream = stream, .mode = LANE_REPLAY}, err);
-}
-
-int
-deliver_skip(struct deliver *d, struct slice stream, bool rest, struct err *err)
-{
-    enum lane_mode mode = rest ? LANE_SKIP_ALL : LANE_SKIP_ONE;
-
-    return command(d, &(struct command){.stream = stream, .mode = mode}, err);
-}
-
-int
-deliver_pause(struct deliver *d, bool pause, struct err *err)
-{
-    enum command_kind kind = pause ? COMMAND_PAUSE : COMMAND_RESUME;
-
-    return command(d, &(struct command){.kind = kind}, err);
-}
-
-int
-deliver_seek(struct deliver *d, struct log_pos pos, struct err *err)
-{
-    if (d->far_side)
+    if (c->command != DELIVER_SEEK && c->command != DELIVER_RANGE)
+        return 0;
+    if (c->command == DELIVER_SEEK && d->far_side)
         RETURN_ERR(err, E_STATE, ERR_DATA,
                    "sink %s: its checkpoint is on its far side, beside the rows: it is changed "
                    "there while the sink is stopped",
                    d->name);
-    if (pos.v > log_end(d->log).v)
-        RETURN_ERR(err, E_INVALID, ERR_DATA, "the log ends at %" PRIu64, log_end(d->log).v);
-    return command(d, &(struct command){.kind = COMMAND_SEEK, .pos = pos}, err);
+    if (c->from.v > end || (c->command == DELIVER_RANGE && c->from.v == end))
+        RETURN_ERR(err, E_INVALID, ERR_DATA, "the log ends at %" PRIu64, end);
+    if (c->command == DELIVER_RANGE && (c->to.v == 0 || c->to.v > end))
+        c->to.v = end;
+    return 0;
 }
 
-int
-deliver_range(struct deliver *d, struct log_pos from, struct log_pos to, struct err *err)
+void
+deliver_submit(struct deliver *d, struct deliver_call *c)
 {
-    uint64_t end = log_end(d->log).v;
+    bool taken = false, full;
 
-    if (to.v == 0 || to.v > end)
-        to.v = end;
-    if (from.v >= end)
-        RETURN_ERR(err, E_INVALID, ERR_DATA, "the log ends at %" PRIu64, end);
-    return command(d, &(struct command){.kind = COMMAND_RANGE, .pos = from, .to = to}, err);
+    c->rc = check(d, c, &c->err);
+    if (c->rc != 0) {
+        c->done(c);
+        return;
+    }
+    lock_take(&d->lock);
+    full = d->shared.open >= DELIVERI_CALLS_MAX;
+    if (d->shared.accepting && !full) {
+        taken = true;
+        push(&d->shared.calls, c);
+        d->shared.open++;
+        d->env->ops->task_wake(d->env, d->task);
+    }
+    lock_give(&d->lock);
+    if (taken)
+        return;
+    c->rc =
+        err_set(&c->err, __FILE__, __LINE__, full ? E_BUSY : E_STATE, ERR_RETRY,
+                full ? "sink %s: too many orders wait for it" : "sink %s is not running", d->name);
+    c->done(c);
 }

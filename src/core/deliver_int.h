@@ -11,6 +11,7 @@
 
 #define DELIVERI_MAGIC 0x44656c69u
 #define DELIVERI_RECORDS_MAX 100u /* parked and unparked events in one commit */
+#define DELIVERI_CALLS_MAX 256u   /* orders that are not durable yet */
 
 enum item_state {
     ITEM_WAITING,   /* in its lane; and in `ready` where it may go */
@@ -30,7 +31,8 @@ enum restart {
 
 enum admit { ADMIT_LIVE, ADMIT_TO_PARK, ADMIT_REPLAY, ADMIT_DUE, ADMIT_DUE_TO_PARK };
 
-enum how { HOW_DELIVERED, HOW_SKIPPED, HOW_GONE };
+/* Refused: it stays parked, and its lane's order ends. */
+enum how { HOW_DELIVERED, HOW_SKIPPED, HOW_GONE, HOW_REFUSED };
 
 /* When a scheduled event is to go, and before which others of that time. */
 struct due {
@@ -95,7 +97,12 @@ struct lane {
     char    name[];
 };
 
-enum command_kind { COMMAND_LANE, COMMAND_PAUSE, COMMAND_RESUME, COMMAND_SEEK, COMMAND_RANGE };
+enum commit_kind {
+    COMMIT_MARK,
+    COMMIT_RECORDS, /* of what is parked, and is not any more */
+    COMMIT_LATER,   /* of what is scheduled */
+    COMMIT_ORDERS,  /* about what is parked */
+};
 
 /* An event as it is to be given. */
 struct shaped {
@@ -132,14 +139,9 @@ struct range {
     uint64_t at, to;
 };
 
-struct command {
-    struct command   *next;
-    enum command_kind kind;
-    struct log_pos    pos, to;
-    struct slice      stream;
-    enum lane_mode    mode;
-    struct ox_gate    gate;
-    int               rc;
+/* Oldest first. */
+struct calls {
+    struct deliver_call *head, *tail;
 };
 
 struct deliver {
@@ -163,7 +165,8 @@ struct deliver {
     struct ox_lock lock;
     struct {
         struct deliver_status status;
-        struct command       *commands;
+        struct calls          calls; /* the task has not seen them yet */
+        uint32_t              open;  /* these, and those that are not durable yet */
         bool                  accepting;
         struct log_pos        read; /* everything before it was looked at */
         uint64_t              positions_read, events_read, oldest_us;
@@ -171,8 +174,7 @@ struct deliver {
 
     enum deliver_state state;
     bool               loaded, claimed;
-    bool               paused, next_paused; /* next_paused: as the checkpoint in flight has it */
-    bool               mark_changed;        /* the checkpoint does not say yet what is so now */
+    bool               paused;
     bool               seeking, seek_committing;
     struct log_pos     seek;      /* the checkpoint to go on from … */
     bool               seek_here; /* … or the one that is due then */
@@ -180,14 +182,20 @@ struct deliver {
     uint64_t           runs;       /* how many ranges there were */
     uint64_t           next_at;    /* of the range, in the checkpoint in flight */
     bool               range_read; /* all of it is in the window, or was */
-    enum restart       restart;
-    uint64_t           now_us, resume_us; /* nothing is done before resume_us */
-    uint32_t           failures;
-    uint32_t           away; /* attempts in a row that did not reach the far side */
-    uint64_t           away_until_us;
-    uint64_t           heard_us; /* when the driver took or decided something last */
-    uint64_t           stop_by_us;
-    char               error[ERR_TEXT_MAX];
+    /* Orders that the checkpoint says, by number: all that were taken, those in the checkpoint in
+     * flight, those in the durable one. */
+    uint64_t     orders, orders_next, orders_marked;
+    struct calls marking;    /* wait for the checkpoint */
+    struct calls recording;  /* about what is parked: in force when their record is durable */
+    bool         log_failed; /* what is waited for until resume_us is the log */
+    enum restart restart;
+    uint64_t     now_us, resume_us; /* nothing is done before resume_us */
+    uint32_t     failures;
+    uint32_t     away; /* attempts in a row that did not reach the far side */
+    uint64_t     away_until_us;
+    uint64_t     heard_us; /* when the driver took or decided something last */
+    uint64_t     stop_by_us;
+    char         error[ERR_TEXT_MAX];
 
     /* The window. */
     struct items   live, again;
@@ -226,7 +234,8 @@ struct deliver {
 
     /* The commit in flight. */
     _Atomic bool          commit_done;
-    bool                  committing, commit_is_mark, commit_is_later;
+    bool                  committing;
+    enum commit_kind      commit_kind;
     struct log_pos        next_mark;
     struct log_req        req;
     struct log_write      write;
@@ -267,9 +276,10 @@ int  deliveri_park(struct deliver *d, struct item *it, struct item *behind, stru
 void deliveri_unpark(struct deliver *d, struct item *it, enum how how);
 int  deliveri_load_parked(struct deliver *d, struct err *err);
 int  deliveri_replay_read(struct deliver *d, bool *progress, struct err *err);
-int  deliveri_command(struct deliver *d, const struct command *c);
-void deliveri_replay_refused(struct deliver *d, struct item *it);
+bool deliveri_is_parked(struct deliver *d, struct slice stream); /* something of it, or of all */
+void deliveri_order(struct deliver *d, const struct deliver_call *call);
 void deliveri_write_record(struct deliver *d, const struct item *it);
+void deliveri_write_order(struct deliver *d, const struct deliver_call *call);
 void deliveri_recorded(struct deliver *d, struct item *it, uint64_t version);
 /* Whether what stands there is parked, or was delivered after something that is. */
 bool deliveri_was_parked(const struct deliver *d, const struct lane *lane, struct log_pos pos);
@@ -297,6 +307,9 @@ uint64_t deliveri_later_wait_us(const struct deliver *d); /* UINT64_MAX: nothing
 
 /* deliver_command.c */
 void deliveri_take_commands(struct deliver *d, bool refuse);
+void deliveri_orders_marked(struct deliver *d);
+void deliveri_orders_recorded(struct deliver *d, uint32_t count);
+void deliveri_orders_failed(struct deliver *d, const struct err *err);
 
 /* deliver_mark.c */
 int  deliveri_load_mark(struct deliver *d, struct err *err);
@@ -304,6 +317,7 @@ bool deliveri_mark_due(struct deliver *d);
 /* `range_at`: where a range goes on, where there is one. */
 int deliveri_commit_mark(struct deliver *d, struct log_pos pos, uint64_t range_at, struct err *err);
 int deliveri_commit_records(struct deliver *d, struct err *err);
+int deliveri_commit_orders(struct deliver *d, struct err *err);
 /* After the commit: takes over what is durable now, or says what went wrong. */
 int deliveri_committed(struct deliver *d, struct err *err);
 

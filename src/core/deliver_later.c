@@ -120,7 +120,7 @@ deliveri_load_later(struct deliver *d, struct err *err)
     int              rc;
 
     /* What a commit brings is not read from the stream as well. */
-    must(d->committed.head == NULL || !d->commit_is_later);
+    must(d->committed.head == NULL || d->commit_kind != COMMIT_LATER);
     l->count = 0;
     l->partial = false;
     l->open = 0;
@@ -316,7 +316,7 @@ deliveri_read_later(struct deliver *d, bool *progress, struct err *err)
             deliveri_later_settle(d);
             if (before(l->done, l->taken))
                 return 0; /* those first that are on their way */
-            if (d->commit_is_later && d->committed.head != NULL)
+            if (d->commit_kind == COMMIT_LATER && d->committed.head != NULL)
                 return 0; /* what is in the stream by then comes in with the commit */
             TRY(deliveri_load_later(d, err));
         }

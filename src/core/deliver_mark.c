@@ -14,6 +14,35 @@
 /* A checkpoint for what was only passed by: so far apart that they feed on nothing. */
 #define PASSED_MAX (UINT64_C(1) << 20)
 
+/* A seek that was ordered and not carried out: nothing is in flight that it has to wait for. */
+static void
+read_order(struct deliver *d, struct slice mark)
+{
+    struct slice raw;
+
+    if (!json_get(mark, "order", &raw))
+        return;
+    d->range.on = false;
+    if (json_get_path(mark, slice_str("order.position"), &raw))
+        (void)json_uint64(raw, &d->mark.v);
+    if (json_get_path(mark, slice_str("order.replay.at"), &raw) && json_uint64(raw, &d->range.at) &&
+        json_get_path(mark, slice_str("order.replay.to"), &raw))
+        d->range.on = json_uint64(raw, &d->range.to);
+}
+
+/* Empty: goes on where it stands. */
+static void
+write_order(struct deliver *d)
+{
+    buf_add_str(&d->text, ",\"order\":{");
+    if (!d->seek_here)
+        buf_printf(&d->text, "\"position\":%" PRIu64, d->seek.v);
+    else if (d->next_range.on)
+        buf_printf(&d->text, "\"replay\":{\"at\":%" PRIu64 ",\"to\":%" PRIu64 "}", d->next_range.at,
+                   d->next_range.to);
+    buf_add_byte(&d->text, '}');
+}
+
 static int
 read_mark(struct deliver *d, struct err *err)
 {
@@ -55,6 +84,7 @@ read_mark(struct deliver *d, struct err *err)
         (void)json_uint64(raw, &d->later.from);
     d->later.marked = d->later.done;
     d->paused = json_get(ev.data, "paused", &raw) && json_bool(raw, &paused) && paused;
+    read_order(d, ev.data);
     d->mark_version = (int64_t)ev.version;
     d->has_mark = true;
 out:
@@ -124,7 +154,7 @@ deliveri_mark_due(struct deliver *d)
     uint64_t       next = d->range.on ? d->range.at : d->mark.v + 1; /* as the last one has it */
     uint64_t       news = d->delivered - d->mark_delivered;
 
-    if (d->mark_changed)
+    if (d->orders != d->orders_marked)
         return true;
     deliveri_later_settle(d);
     if (upto.v < next && d->later.marked.us == d->later.done.us &&
@@ -147,7 +177,7 @@ done(struct log_req *req)
 }
 
 static void
-submit(struct deliver *d, bool mark, uint32_t flags)
+submit(struct deliver *d, enum commit_kind kind)
 {
     must(!d->committing);
     must(d->write.count > 0);
@@ -156,15 +186,17 @@ submit(struct deliver *d, bool mark, uint32_t flags)
     memset(&d->req, 0, sizeof d->req);
     d->req.writes = &d->write;
     d->req.write_count = 1;
-    d->req.flags = LOG_SYSTEM | flags;
+    d->req.flags = LOG_SYSTEM;
     d->req.done = done;
     d->req.arg = d;
-    if (!mark) {
+    if (kind == COMMIT_MARK) {
+        d->req.flags |= LOG_QUIET;
+    } else {
         d->check = (struct log_check){slice_str(d->mark_stream), d->mark_version};
         d->req.checks = &d->check;
         d->req.check_count = 1;
     }
-    d->commit_is_mark = mark;
+    d->commit_kind = kind;
     d->committing = true;
     atomic_store(&d->commit_done, false);
     log_submit(d->log, &d->req);
@@ -191,6 +223,8 @@ deliveri_commit_mark(struct deliver *d, struct log_pos pos, uint64_t range_at, s
         buf_printf(&d->text,
                    ",\"later\":{\"due\":%" PRId64 ",\"position\":%" PRIu64 ",\"from\":%" PRIu64 "}",
                    d->later.done.us, d->later.done.pos, d->later.from);
+    if (d->seeking && !d->seek_committing)
+        write_order(d);
     buf_add_byte(&d->text, '}');
     d->next_at = range_at;
     if (d->text.failed)
@@ -200,10 +234,10 @@ deliveri_commit_mark(struct deliver *d, struct log_pos pos, uint64_t range_at, s
     d->write = (struct log_write){
         .stream = slice_str(d->mark_stream), .expected = d->mark_version, .count = 1};
     d->next_mark = pos;
-    d->next_paused = d->paused;
+    d->orders_next = d->orders;
     d->mark_us = d->now_us;
     d->next_mark_delivered = d->delivered;
-    submit(d, true, LOG_QUIET);
+    submit(d, COMMIT_MARK);
     return 0;
 }
 
@@ -211,15 +245,27 @@ static const char *
 type_of(const struct item *it)
 {
     return it->state == ITEM_PARKING     ? "Parked"
-           : it->state == ITEM_UNPARKING ? "Unparked"
-                                         : "Scheduled";
+           : it->state != ITEM_UNPARKING ? "Scheduled"
+           : it->how == HOW_REFUSED      ? "Refused"
+                                         : "Unparked";
+}
+
+/* The i-th of those whose texts end there. */
+static struct log_new_event
+record(const struct deliver *d, const size_t *ends, uint32_t i, const char *type)
+{
+    size_t from = i == 0 ? 0 : ends[i - 1];
+
+    return (struct log_new_event){.type = slice_str(type),
+                                  .data = slice_of(d->text.data + from, ends[i] - from),
+                                  .flags = LOG_JSON};
 }
 
 /* Of one of the two queues: each has its stream. */
 int
 deliveri_commit_records(struct deliver *d, struct err *err)
 {
-    size_t        ends[DELIVERI_RECORDS_MAX], from = 0;
+    size_t        ends[DELIVERI_RECORDS_MAX];
     bool          later = d->records.head == NULL;
     struct queue *q = later ? &d->later_records : &d->records;
     struct item  *it;
@@ -242,18 +288,41 @@ deliveri_commit_records(struct deliver *d, struct err *err)
     for (uint32_t i = 0; i < n; i++) {
         it = deliveri_pop(q);
         deliveri_push(&d->committed, it);
-        d->events[i] = (struct log_new_event){.type = slice_str(type_of(it)),
-                                              .data = slice_of(d->text.data + from, ends[i] - from),
-                                              .flags = LOG_JSON};
-        from = ends[i];
+        d->events[i] = record(d, ends, i, type_of(it));
     }
-    must(from == d->text.len);
+    must(ends[n - 1] == d->text.len);
     d->write = (struct log_write){.stream = slice_str(later ? d->later_stream : d->parked_stream),
                                   .expected = later ? d->later_version : d->parked_version,
                                   .count = n};
     d->commit_count = n;
-    d->commit_is_later = later;
-    submit(d, false, 0);
+    submit(d, later ? COMMIT_LATER : COMMIT_RECORDS);
+    return 0;
+}
+
+/* No record waits: what they are about is durable. */
+int
+deliveri_commit_orders(struct deliver *d, struct err *err)
+{
+    size_t               ends[DELIVERI_RECORDS_MAX];
+    struct deliver_call *c = d->recording.head;
+    uint32_t             n = 0;
+
+    must(d->claimed);
+    must(c != NULL);
+    must(d->records.head == NULL);
+    buf_clear(&d->text);
+    for (; c != NULL && n < DELIVERI_RECORDS_MAX; c = c->next) {
+        deliveri_write_order(d, c);
+        ends[n++] = d->text.len;
+    }
+    if (d->text.failed)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for the records of orders");
+    for (uint32_t i = 0; i < n; i++)
+        d->events[i] = record(d, ends, i, "Ordered");
+    d->write = (struct log_write){
+        .stream = slice_str(d->parked_stream), .expected = d->parked_version, .count = n};
+    d->commit_count = n;
+    submit(d, COMMIT_ORDERS);
     return 0;
 }
 
@@ -267,49 +336,67 @@ refused(struct deliver *d, struct err *err)
     return d->req.rc;
 }
 
+static void
+take_mark(struct deliver *d)
+{
+    d->mark = d->next_mark;
+    d->range.at = d->next_at;
+    d->later.marked = d->later.next_done;
+    d->mark_delivered = d->next_mark_delivered;
+    d->mark_version++;
+    d->claimed = true;
+    deliveri_orders_marked(d);
+}
+
+/* Those that were to be recorded stand before those that came since. */
+static void
+put_back(struct deliver *d)
+{
+    struct queue *q = d->commit_kind == COMMIT_LATER ? &d->later_records : &d->records;
+
+    if (d->committed.tail == NULL)
+        return;
+    d->committed.tail->base.next = q->head == NULL ? NULL : &q->head->base;
+    q->head = d->committed.head;
+    if (q->tail == NULL)
+        q->tail = d->committed.tail;
+    d->committed = (struct queue){0};
+}
+
 int
 deliveri_committed(struct deliver *d, struct err *err)
 {
-    struct queue *q = d->commit_is_later ? &d->later_records : &d->records;
-    struct item  *it;
-    uint64_t      version;
-    int           rc = 0;
+    uint64_t     version = (uint64_t)(d->parked_version + 1);
+    struct item *it;
+    int          rc = 0;
 
     must(d->committing);
     d->committing = false;
     if (d->req.rc != 0) {
-        /* Those that were to be recorded stand before those that came since. */
-        if (d->committed.tail != NULL) {
-            d->committed.tail->base.next = q->head == NULL ? NULL : &q->head->base;
-            q->head = d->committed.head;
-            if (q->tail == NULL)
-                q->tail = d->committed.tail;
-            d->committed = (struct queue){0};
-        }
+        put_back(d);
         return refused(d, err);
     }
     must(d->req.end.v <= log_end(d->log).v);
-    if (d->commit_is_mark) {
-        d->mark = d->next_mark;
-        d->range.at = d->next_at;
-        d->later.marked = d->later.next_done;
-        d->mark_delivered = d->next_mark_delivered;
-        d->mark_version++;
-        d->mark_changed = d->paused != d->next_paused;
-        d->claimed = true;
-        return 0;
-    }
-    if (d->commit_is_later) {
+    switch (d->commit_kind) {
+    case COMMIT_MARK:
+        take_mark(d);
+        break;
+    case COMMIT_LATER:
         d->later_version += d->commit_count;
         while ((it = deliveri_pop(&d->committed)) != NULL && rc == 0)
             rc = deliveri_scheduled(d, it, err);
-        return rc;
+        break;
+    case COMMIT_RECORDS:
+        must(d->commit_count > 0);
+        while ((it = deliveri_pop(&d->committed)) != NULL)
+            deliveri_recorded(d, it, version++);
+        d->parked_version += d->commit_count;
+        must((uint64_t)(d->parked_version + 1) == version);
+        break;
+    case COMMIT_ORDERS:
+        d->parked_version += d->commit_count;
+        deliveri_orders_recorded(d, d->commit_count);
+        break;
     }
-    must(d->commit_count > 0);
-    version = (uint64_t)(d->parked_version + 1);
-    while ((it = deliveri_pop(&d->committed)) != NULL)
-        deliveri_recorded(d, it, version++);
-    d->parked_version += d->commit_count;
-    must((uint64_t)(d->parked_version + 1) == version);
-    return 0;
+    return rc;
 }

@@ -14,6 +14,8 @@
 
 static const char *const hows[] = {
     [HOW_DELIVERED] = "delivered", [HOW_SKIPPED] = "skipped", [HOW_GONE] = "gone"};
+static const char *const words[] = {
+    [LANE_REPLAY] = "replay", [LANE_SKIP_ONE] = "skip", [LANE_SKIP_ALL] = "drop"};
 
 static void
 set_mode(struct deliver *d, struct lane *lane, enum lane_mode mode)
@@ -177,9 +179,11 @@ deliveri_write_record(struct deliver *d, const struct item *it)
     json_out_string(&o, slice_of(it->lane->name, it->lane->len));
     json_out_key(&o, "version");
     json_out_u64(&o, e->version);
-    if (it->state == ITEM_UNPARKING) {
+    if (it->state == ITEM_UNPARKING && it->how != HOW_REFUSED) {
         json_out_key(&o, "how");
         json_out_str(&o, hows[it->how]);
+    } else if (it->state == ITEM_UNPARKING) {
+        write_reason(&o, it);
     } else {
         id_format(&e->id, id);
         json_out_key(&o, "id");
@@ -191,6 +195,26 @@ deliveri_write_record(struct deliver *d, const struct item *it)
     json_out_object_end(&o);
 }
 
+/* Nothing of it is lost: the records stay open. */
+static void
+end_replay(struct deliver *d, struct lane *lane)
+{
+    struct item *next;
+
+    set_mode(d, lane, LANE_HOLD);
+    for (struct item *it = lane->head; it != NULL; it = next) {
+        next = it->lane_next;
+        if (!it->replay)
+            continue;
+        deliveri_leave_lane(d, it);
+        must(lane->queued > 0);
+        lane->queued--;
+        deliveri_drop(d, it);
+    }
+    must(lane->queued == 0);
+    deliveri_make_ready(d, lane); /* what passes it */
+}
+
 /* Its record is durable: the item is done with. */
 void
 deliveri_recorded(struct deliver *d, struct item *it, uint64_t version)
@@ -198,6 +222,10 @@ deliveri_recorded(struct deliver *d, struct item *it, uint64_t version)
     struct lane *lane = it->lane;
 
     must(lane->open > 0);
+    if (it->state == ITEM_UNPARKING && it->how == HOW_REFUSED) {
+        end_replay(d, lane);
+        return;
+    }
     if (it->state == ITEM_UNPARKING) {
         must(lane->head == it);
         must(lane->queued > 0);
@@ -215,14 +243,121 @@ deliveri_recorded(struct deliver *d, struct item *it, uint64_t version)
     deliveri_lane_settle(d, lane);
 }
 
+/* orders */
+
+/* It may be on its way already: then it is not the refused one; or arrived, and stays so. */
+static void
+give_up(struct item *it)
+{
+    it->skip = true;
+    if (it->state != ITEM_UNPARKING || it->how == HOW_REFUSED)
+        it->how = HOW_SKIPPED;
+}
+
+static void
+order(struct deliver *d, struct lane *lane, enum lane_mode mode)
+{
+    struct item *it = lane->head;
+
+    if (lane->open == 0)
+        return;
+    while (it != NULL && !it->replay)
+        it = it->lane_next;
+    if (mode == LANE_SKIP_ONE && it != NULL) {
+        give_up(it);
+        mode = LANE_REPLAY;
+    }
+    for (; mode == LANE_SKIP_ALL && it != NULL; it = it->lane_next)
+        if (it->replay)
+            give_up(it);
+    set_mode(d, lane, mode);
+}
+
+static void
+order_lanes(struct deliver *d, struct slice stream, enum lane_mode mode)
+{
+    struct lane *lane = stream.len == 0 ? NULL : deliveri_lane(d, stream, false);
+
+    if (lane != NULL)
+        order(d, lane, mode);
+    for (uint32_t i = 0; stream.len == 0 && d->lanes != NULL && i <= d->lane_mask; i++)
+        for (lane = d->lanes[i]; lane != NULL; lane = lane->next)
+            order(d, lane, mode);
+}
+
+static enum lane_mode
+mode_of(const struct deliver_call *call)
+{
+    return call->command == DELIVER_REPLAY ? LANE_REPLAY
+           : call->command == DELIVER_SKIP ? LANE_SKIP_ONE
+                                           : LANE_SKIP_ALL;
+}
+
+bool
+deliveri_is_parked(struct deliver *d, struct slice stream)
+{
+    struct lane *lane;
+
+    if (stream.len == 0 || stream.len > LOG_NAME_MAX)
+        return stream.len == 0 && d->parked > 0;
+    lane = deliveri_lane(d, stream, false);
+    return lane != NULL && lane->open > 0;
+}
+
+/* Its record is durable. The reading begins anew: who was asked about earlier goes on as well. */
+void
+deliveri_order(struct deliver *d, const struct deliver_call *call)
+{
+    order_lanes(d, call->stream, mode_of(call));
+    log_iter_close(d->parked_reader);
+    d->parked_reader = NULL;
+}
+
+void
+deliveri_write_order(struct deliver *d, const struct deliver_call *call)
+{
+    struct json_out o;
+
+    json_out_init(&o, &d->text);
+    json_out_object(&o);
+    json_out_key(&o, "order");
+    json_out_str(&o, words[mode_of(call)]);
+    if (call->stream.len > 0) {
+        json_out_key(&o, "stream");
+        json_out_string(&o, call->stream);
+    }
+    json_out_object_end(&o);
+}
+
 /* reading the records */
 
+enum record { RECORD_PARKED, RECORD_UNPARKED, RECORD_REFUSED, RECORD_ORDERED };
+
 struct parked_record {
-    bool           parked;
+    enum record    kind;
+    enum lane_mode mode; /* of an order; its stream may be empty */
     struct slice   stream;
     struct log_pos pos;
     uint64_t       version;
 };
+
+static bool
+parse_order(const struct log_event *ev, struct buf *scratch, struct parked_record *out)
+{
+    struct slice raw, word;
+
+    if (!json_get(ev->data, "order", &raw) || json_string_view(raw, scratch, &word, NULL) != 0)
+        return false;
+    out->mode = LANE_REPLAY;
+    while (out->mode < LANE_SKIP_ALL && !slice_is(word, words[out->mode]))
+        out->mode++;
+    if (!slice_is(word, words[out->mode]))
+        return false;
+    out->stream = (struct slice){0};
+    return !json_get(ev->data, "stream", &raw) ||
+           (json_string_view(raw, scratch, &out->stream, NULL) == 0 &&
+            out->stream.len <= LOG_NAME_MAX);
+}
 
 static int
 parse(const struct deliver *d, const struct log_event *ev, struct buf *scratch,
@@ -230,7 +365,16 @@ parse(const struct deliver *d, const struct log_event *ev, struct buf *scratch,
 {
     struct slice raw;
 
-    out->parked = slice_is(ev->type, "Parked");
+    out->kind = slice_is(ev->type, "Parked")    ? RECORD_PARKED
+                : slice_is(ev->type, "Ordered") ? RECORD_ORDERED
+                : slice_is(ev->type, "Refused") ? RECORD_REFUSED
+                                                : RECORD_UNPARKED;
+    if (out->kind == RECORD_ORDERED) {
+        if (parse_order(ev, scratch, out))
+            return 0;
+        RETURN_ERR(err, E_SCHEMA, ERR_FATAL, "%s: event %" PRIu64 " is no order", d->parked_stream,
+                   ev->version);
+    }
     if (!json_get(ev->data, "position", &raw) || !json_uint64(raw, &out->pos.v) ||
         !json_get(ev->data, "version", &raw) || !json_uint64(raw, &out->version) ||
         !json_get(ev->data, "stream", &raw) ||
@@ -244,11 +388,21 @@ static int
 replay_history(struct deliver *d, const struct log_event *ev, const struct parked_record *r,
                struct err *err)
 {
-    struct lane *lane = deliveri_lane(d, r->stream, r->parked);
+    struct lane *lane;
 
-    if (lane == NULL && r->parked)
+    if (r->kind == RECORD_ORDERED) {
+        order_lanes(d, r->stream, r->mode);
+        return 0;
+    }
+    lane = deliveri_lane(d, r->stream, r->kind == RECORD_PARKED);
+    if (lane == NULL && r->kind == RECORD_PARKED)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for the parked streams");
-    if (r->parked) {
+    if (lane == NULL)
+        RETURN_ERR(err, E_SCHEMA, ERR_FATAL, "%s: event %" PRIu64 " unparks what was not parked",
+                   d->parked_stream, ev->version);
+    if (r->kind == RECORD_REFUSED) {
+        set_mode(d, lane, LANE_HOLD);
+    } else if (r->kind == RECORD_PARKED) {
         if (!note_position(d, lane, r->pos))
             RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for the parked events");
         open_one(d, lane, r->pos);
@@ -257,10 +411,8 @@ replay_history(struct deliver *d, const struct log_event *ev, const struct parke
             lane->recorded = true;
         }
     } else {
-        if (lane == NULL)
-            RETURN_ERR(err, E_SCHEMA, ERR_FATAL,
-                       "%s: event %" PRIu64 " unparks what was not parked", d->parked_stream,
-                       ev->version);
+        if (lane->mode == LANE_SKIP_ONE) /* that was the one */
+            set_mode(d, lane, LANE_REPLAY);
         close_one(d, lane);
         deliveri_lane_settle(d, lane);
     }
@@ -302,66 +454,6 @@ deliveri_load_parked(struct deliver *d, struct err *err)
 }
 
 /* the way back */
-
-static void
-order(struct deliver *d, struct lane *lane, enum lane_mode mode)
-{
-    if (lane->open == 0)
-        return;
-    if (mode == LANE_SKIP_ONE && lane->head != NULL && lane->head->replay) {
-        lane->head->skip = true; /* it may be on its way already: then it is not the refused one */
-        lane->head->how = HOW_SKIPPED;
-        mode = LANE_REPLAY;
-    }
-    for (struct item *it = lane->head; mode == LANE_SKIP_ALL && it != NULL; it = it->lane_next) {
-        it->skip = it->replay;
-        it->how = HOW_SKIPPED;
-    }
-    set_mode(d, lane, mode);
-}
-
-/* Starts the reading of records anew: who was asked about earlier goes on as well. */
-int
-deliveri_command(struct deliver *d, const struct command *c)
-{
-    struct lane *lane;
-
-    if (c->stream.len > LOG_NAME_MAX)
-        return E_NOTFOUND;
-    if (c->stream.len > 0) {
-        lane = deliveri_lane(d, c->stream, false);
-        if (lane == NULL || lane->open == 0)
-            return E_NOTFOUND;
-        order(d, lane, c->mode);
-    }
-    for (uint32_t i = 0; c->stream.len == 0 && d->lanes != NULL && i <= d->lane_mask; i++)
-        for (lane = d->lanes[i]; lane != NULL; lane = lane->next)
-            order(d, lane, c->mode);
-    log_iter_close(d->parked_reader);
-    d->parked_reader = NULL;
-    return d->parked == 0 ? E_NOTFOUND : 0;
-}
-
-/* Nothing of it is lost: the records stay open. */
-void
-deliveri_replay_refused(struct deliver *d, struct item *it)
-{
-    struct lane *lane = it->lane;
-    struct item *next;
-
-    set_mode(d, lane, LANE_HOLD);
-    for (it = lane->head; it != NULL; it = next) {
-        next = it->lane_next;
-        if (!it->replay)
-            continue;
-        deliveri_leave_lane(d, it);
-        must(lane->queued > 0);
-        lane->queued--;
-        deliveri_drop(d, it);
-    }
-    must(lane->queued == 0);
-    deliveri_make_ready(d, lane); /* what passes it */
-}
 
 /* Where what stands at a position need not be what its stream has there. */
 int
@@ -439,7 +531,7 @@ take_record(struct deliver *d, const struct log_event *ev, struct err *err)
     uint64_t             k;
     int                  rc = parse(d, ev, &d->scratch, &r, err);
 
-    if (rc != 0 || !r.parked)
+    if (rc != 0 || r.kind != RECORD_PARKED)
         return rc;
     lane = deliveri_lane(d, r.stream, false);
     if (lane == NULL || lane->open == 0 || !lane->recorded || ev->version < lane->first_record)

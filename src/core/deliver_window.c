@@ -322,12 +322,16 @@ deliveri_drop(struct deliver *d, struct item *it)
     free(it);
 }
 
-/* Parked streams stay known unless `lanes`. No driver has any of it. */
+/* Parked streams stay known unless `lanes`, and what is to be given up is. No driver has any of it.
+ */
 void
 deliveri_clear(struct deliver *d, bool lanes)
 {
     struct item *it;
 
+    for (it = d->again.head; it != NULL; it = it->next)
+        if (it->replay && it->skip && it->lane->head == it && it->lane->mode == LANE_REPLAY)
+            it->lane->mode = LANE_SKIP_ONE;
     while ((it = d->live.head) != NULL || (it = d->again.head) != NULL)
         deliveri_drop(d, it); /* takes it off its queue: NOLINT(clang-analyzer-unix.Malloc) */
     must(d->items == 0);

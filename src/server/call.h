@@ -59,6 +59,9 @@ int call_status(const struct err *err);
  */
 struct later *call_later(struct call *call, uint32_t timeout_ms);
 
+/* What the client gets then instead of 504; on the loop, and the text is not copied. */
+void later_if_late(struct later *later, int status, const char *type, const char *body);
+
 void later_answer(struct later *later, int status, const char *type, struct slice body);
 void later_fail(struct later *later, const struct err *err);
 

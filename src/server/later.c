@@ -16,6 +16,8 @@ struct later {
     struct conn   *conn; /* the loop's; NULL: gone, or answered */
     bool           stream;
     uint64_t       late_ms, said_ms;
+    int            late_status; /* 0: 504 */
+    const char    *late_type, *late_body;
     atomic_size_t  queued; /* bytes posted and not yet in the output */
     atomic_bool    closed;
     /* For who runs on the loop itself. */
@@ -108,6 +110,15 @@ call_later(struct call *call, uint32_t timeout_ms)
     if (later != NULL)
         later->late_ms = later->said_ms + timeout_ms;
     return later;
+}
+
+void
+later_if_late(struct later *later, int status, const char *type, const char *body)
+{
+    must(!later->stream);
+    later->late_status = status;
+    later->late_type = type;
+    later->late_body = body;
 }
 
 /* Lets go of the connection; the call can be answered then. */
@@ -299,6 +310,19 @@ out:
 
 /* The loop's clock. */
 
+static void
+answer_late(struct later *later)
+{
+    int          status = later->late_status;
+    const char  *type = later->late_type, *body = later->late_body;
+    struct call *call = take_call(later);
+
+    if (status == 0)
+        call_refuse(call, 504, "timeout", "no answer in time");
+    else
+        call_answer(call, status, type, slice_str(body));
+}
+
 void
 serveri_later_tick(struct later *later, uint64_t now)
 {
@@ -306,7 +330,7 @@ serveri_later_tick(struct later *later, uint64_t now)
         if (now - later->said_ms >= later->server->conf.keepalive_ms)
             put(later, ":\n\n", 3);
     } else if (now > later->late_ms) {
-        call_refuse(take_call(later), 504, "timeout", "no answer in time");
+        answer_late(later);
     }
 }
 

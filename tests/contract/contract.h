@@ -62,8 +62,8 @@ struct source_fixture {
     void (*mutate)(void *world, unsigned step);
     /* The table as it is. */
     void (*state)(void *world, struct fold *out);
-    /* It is sent what happens: that may be on its way still when it says that nothing comes. Its
-     * table only grows. */
+    /* It is sent what happens: what did may still be on its way when it says that nothing comes.
+     * Its table only grows. */
     bool pushed;
 };
 
