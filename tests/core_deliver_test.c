@@ -59,6 +59,66 @@ test_parallel(void **state)
     assert_false(f->world->overlapped);
 }
 
+static bool
+flying_as_wanted(void *arg)
+{
+    struct fix *f = arg;
+
+    return status(f).in_flight >= f->want;
+}
+
+/* As deep as the far side takes, and no further ahead than what may go next. */
+static void
+test_deep(void **state)
+{
+    enum { CREDIT = 1100, MORE = 2300, AHEAD_MAX = 1001 };
+    struct fix *f = *state;
+
+    f->world->credit = CREDIT;
+    append(f, CREDIT, CREDIT);
+    start(f);
+    until_caught_up(f); /* a far side that proves itself is given more and more */
+    (void)pthread_mutex_lock(&f->world->lock);
+    f->world->paused = true;
+    (void)pthread_mutex_unlock(&f->world->lock);
+    append(f, MORE, MORE);
+    f->want = CREDIT;
+    fake_until(flying_as_wanted, f, "as many are in flight as may be");
+    for (int i = 0; i < 200; i++)
+        assert_true(status(f).window_items <= CREDIT + AHEAD_MAX);
+    (void)pthread_mutex_lock(&f->world->lock);
+    f->world->paused = false;
+    (void)pthread_mutex_unlock(&f->world->lock);
+    until_caught_up(f);
+    stop(f);
+    assert_int_equal(f->world->count, CREDIT + MORE);
+    assert_false(f->world->overlapped);
+}
+
+/* Events of any size, so that the memory of one is another's later. */
+static void
+test_sizes(void **state)
+{
+    struct fix *f = *state;
+    char        data[6000];
+
+    f->conf.window_bytes = 20000;
+    for (int i = 0; i < 600; i++) {
+        size_t len = 2 + (size_t)(i * 397) % (sizeof data - 2);
+
+        memset(data, ' ', len);
+        memcpy(data, "{}", 2);
+        data[len] = '\0';
+        f->last = fake_append(&f->log, i % 3 == 0 ? "s-1" : i % 3 == 1 ? "s-22" : "other", data);
+    }
+    start(f);
+    while (!caught_up(f))
+        assert_true(status(f).window_bytes <= 20000);
+    stop(f);
+    assert_int_equal(f->world->count, 600);
+    (void)check_order(f, false);
+}
+
 static void
 test_bounded(void **state)
 {
@@ -833,6 +893,8 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_order, setup, teardown),
         cmocka_unit_test_setup_teardown(test_parallel, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_deep, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_sizes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bounded, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retry_holds_its_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(test_any_failure, setup, teardown),

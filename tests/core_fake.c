@@ -178,7 +178,7 @@ fake_count(struct fake_log *f, const char *stream)
 
 /* the sink */
 
-#define CREDIT_MAX 64u
+#define CREDIT_MAX 2048u
 
 struct fake_driver {
     struct sink        sink;

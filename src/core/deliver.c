@@ -24,6 +24,7 @@
 #define SHIFT_MAX 20u
 #define GRAIN_MAX_US UINT64_C(10000)
 #define AWAY_MAX_US UINT64_C(2000000) /* until a far side that was out of reach is asked after */
+#define WINDOW_MIN 1000u              /* items, where the configuration has no word on it */
 #define ROOM_FIRST 128u               /* items in the window of a far side that took nothing yet */
 
 const char *
@@ -812,7 +813,6 @@ take_conf(struct deliver *d, const struct deliver_conf *conf)
     *c = *conf;
     d->steps[0] = conf->filter;
     d->steps[1] = conf->transform;
-    c->window_items = c->window_items == 0 ? 1000 : c->window_items;
     c->window_bytes = c->window_bytes == 0 ? UINT64_C(16) << 20 : c->window_bytes;
     c->checkpoint_ms = c->checkpoint_ms == 0 ? 1000 : c->checkpoint_ms;
     c->checkpoint_items = c->checkpoint_items == 0 ? 10000 : c->checkpoint_items;
@@ -824,6 +824,16 @@ take_conf(struct deliver *d, const struct deliver_conf *conf)
     (void)snprintf(d->mark_stream, sizeof d->mark_stream, "$sink-%.200s", conf->name);
     (void)snprintf(d->later_stream, sizeof d->later_stream, "$later-sink-%.200s", conf->name);
     (void)snprintf(d->parked_stream, sizeof d->parked_stream, "$parked-sink-%.200s", conf->name);
+}
+
+/* What is in flight at most, and as much again that comes next or waits for its stream. */
+static void
+size_window(struct deliver *d)
+{
+    uint32_t items = d->transactional ? d->sink->credit : d->sink->credit * 2;
+
+    if (d->conf.window_items == 0)
+        d->conf.window_items = items < WINDOW_MIN ? WINDOW_MIN : items;
 }
 
 static int
@@ -871,8 +881,7 @@ deliver_new(struct ox_env *env, struct log *log, const struct deliver_conf *conf
     d->sink = *sink;
     d->far_side = d->sink->transactional;
     d->transactional = d->far_side || d->sink->whole;
-    if (d->far_side && conf->window_items == 0 && d->sink->credit > d->conf.window_items)
-        d->conf.window_items = d->sink->credit; /* a transaction is as large as the sink likes */
+    size_window(d);
     d->sink->once = conf->skip_moved;
     d->sink->done = on_done;
     d->sink->done_arg = d;

@@ -61,7 +61,7 @@ struct deliver_conf {
     struct log_pos    position;
     int64_t           time_us;
 
-    uint32_t window_items; /* 1,000, or a transaction of the sink's: events in memory */
+    uint32_t window_items; /* events in memory; twice what the sink takes, at least 1,000 */
     uint64_t window_bytes; /* 16 MiB; one event goes over it where it is larger */
     uint32_t checkpoint_ms, checkpoint_items; /* 1,000 and 10,000: whichever comes first */
     uint32_t retry_min_ms, retry_max_ms;      /* 100 and 30,000 */

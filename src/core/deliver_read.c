@@ -187,6 +187,9 @@ deliveri_read_live(struct deliver *d, bool *progress, struct err *err)
     must(d->restart == RESTART_NONE);
     d->at_end = false;
     d->delayed_until_us = 0;
+    /* What is read now would lie about, and be out of the cache when its turn comes. */
+    if (d->sink->credit == 0 && d->ready.head != NULL)
+        return 0;
     for (uint32_t n = 0; n < max && !d->range_read; n++) {
         rc = d->holding ? 0 : read_one(d, err);
         if (rc == E_END) {
