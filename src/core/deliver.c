@@ -956,6 +956,7 @@ deliver_free(struct deliver *d)
     sink_free(d->sink); /* before what it may hold */
     close_readers(d);
     deliveri_clear(d, true);
+    deliveri_pool_fini(&d->pool);
     deliveri_shaper_fini(&d->shaper);
     deliveri_shaper_fini(&d->again_shaper);
     for (int i = 0; i < DELIVERI_STEPS; i++)

@@ -144,6 +144,14 @@ struct calls {
     struct deliver_call *head, *tail;
 };
 
+/* Memory of items and lanes that was given back, by its size in grains. */
+#define DELIVERI_POOL_GRAIN 64u
+#define DELIVERI_POOL_CLASSES 64u
+struct pool {
+    void    *spare[DELIVERI_POOL_CLASSES];
+    uint64_t bytes;
+};
+
 struct deliver {
     uint32_t            magic;
     struct ox_env      *env;
@@ -205,6 +213,7 @@ struct deliver {
     uint32_t       items, flying, sleepers;
     uint32_t       room; /* items that it may hold: one more with each delivery, to the limit */
     uint64_t       bytes, next_due_us;
+    struct pool    pool; /* with `bytes` it stays below the window's limit */
     struct lane  **lanes;
     uint32_t       lane_count, lane_mask;
     uint64_t       delivered, retries, erased, filtered, parked, parked_streams;
@@ -251,6 +260,7 @@ void deliveri_trace_sent(struct deliver *d, struct item *it);
 void deliveri_trace_done(struct deliver *d, const struct item *it, int rc);
 
 /* deliver_window.c */
+void         deliveri_pool_fini(struct pool *);
 void         deliveri_push(struct queue *q, struct item *it);
 struct item *deliveri_pop(struct queue *q);
 struct lane *deliveri_lane(struct deliver *d, struct slice stream, bool make);

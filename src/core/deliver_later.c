@@ -227,14 +227,13 @@ deliveri_schedule(struct deliver *d, struct shaped *s, bool *out, struct err *er
 {
     struct due   due = {.pos = s->ev.pos.v};
     struct item *it;
-    int64_t      now = d->env->ops->wall_us(d->env);
     int          rc = 0;
 
     *out = false;
     due.us = s->fault.code == 0 ? due_of(d, s) : 0;
     if (due.us == 0)
         return 0;
-    if (due.us <= now) {
+    if (due.us <= d->env->ops->wall_us(d->env)) {
         /* Its record says that it comes, or came, from there. */
         *out = s->ev.pos.v <= d->later.last && before(d->later.done, due);
         return 0;

@@ -11,11 +11,13 @@ deliveri_trace_sent(struct deliver *d, struct item *it)
 void
 deliveri_trace_done(struct deliver *d, const struct item *it, int rc)
 {
-    struct trace_span s = {
-        .kind = TRACE_PRODUCER, .name = "deliver", .has_parent = true, .has_link = true};
+    struct trace_span s;
 
-    if (d->conf.traces == NULL || rc == E_INTERRUPTED || it->sent_us == 0 ||
-        !trace_of_metadata(it->base.meta, &s.parent))
+    if (d->conf.traces == NULL || rc == E_INTERRUPTED || it->sent_us == 0)
+        return;
+    s = (struct trace_span){
+        .kind = TRACE_PRODUCER, .name = "deliver", .has_parent = true, .has_link = true};
+    if (!trace_of_metadata(it->base.meta, &s.parent))
         return;
     s.link = s.parent;
     s.begin_us = it->sent_us;

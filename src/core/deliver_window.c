@@ -5,9 +5,21 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "base/must.h"
 #include "core/deliver_int.h"
+
+#ifdef __has_feature
+#define HAS_FEATURE(x) __has_feature(x)
+#else
+#define HAS_FEATURE(x) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || HAS_FEATURE(address_sanitizer)
+#define SPARE_NONE true /* what is used after it was given back shows */
+#else
+#define SPARE_NONE false
+#endif
 
 void
 deliveri_push(struct queue *q, struct item *it)
@@ -36,17 +48,69 @@ deliveri_pop(struct queue *q)
     return it;
 }
 
-/* lanes */
+/* memory */
 
-static uint64_t
-hash(struct slice s)
+static size_t
+room_of(size_t bytes)
 {
-    uint64_t h = 1469598103934665603u;
-
-    for (size_t i = 0; i < s.len; i++)
-        h = (h ^ ((const uint8_t *)s.data)[i]) * 1099511628211u;
-    return h ^ h >> 32;
+    return (bytes + DELIVERI_POOL_GRAIN - 1) / DELIVERI_POOL_GRAIN * DELIVERI_POOL_GRAIN;
 }
+
+/* Where spare blocks of this room are; NULL: none are kept. */
+static void **
+spares_of(struct deliver *d, size_t room)
+{
+    size_t i = room / DELIVERI_POOL_GRAIN;
+
+    return SPARE_NONE || i >= DELIVERI_POOL_CLASSES ? NULL : &d->pool.spare[i];
+}
+
+/* Not cleared. */
+static void *
+take_block(struct deliver *d, size_t bytes)
+{
+    size_t room = room_of(bytes);
+    void **spares = spares_of(d, room), *block = spares == NULL ? NULL : *spares;
+
+    if (block == NULL) {
+        if (d->bytes + d->pool.bytes + room > d->conf.window_bytes)
+            deliveri_pool_fini(&d->pool); /* they are of other sizes */
+        return malloc(room);
+    }
+    must(d->pool.bytes >= room);
+    memcpy(spares, block, sizeof block);
+    d->pool.bytes -= room;
+    return block;
+}
+
+static void
+give_block(struct deliver *d, void *block, size_t bytes)
+{
+    size_t room = room_of(bytes);
+    void **spares = spares_of(d, room);
+
+    if (spares == NULL || d->bytes + d->pool.bytes + room > d->conf.window_bytes) {
+        free(block);
+        return;
+    }
+    memcpy(block, spares, sizeof block);
+    *spares = block;
+    d->pool.bytes += room;
+}
+
+void
+deliveri_pool_fini(struct pool *p)
+{
+    for (size_t i = 0; i < DELIVERI_POOL_CLASSES; i++) {
+        for (void *block = p->spare[i], *next; block != NULL; block = next) {
+            memcpy(&next, block, sizeof next);
+            free(block);
+        }
+    }
+    *p = (struct pool){0};
+}
+
+/* lanes */
 
 static bool
 grow(struct deliver *d)
@@ -76,7 +140,7 @@ grow(struct deliver *d)
 struct lane *
 deliveri_lane(struct deliver *d, struct slice stream, bool make)
 {
-    uint64_t     h = hash(stream);
+    uint64_t     h = XXH3_64bits(stream.data, stream.len);
     struct lane *l;
 
     must(stream.len <= LOG_NAME_MAX);
@@ -85,9 +149,10 @@ deliveri_lane(struct deliver *d, struct slice stream, bool make)
             return l;
     if (!make || ((d->lanes == NULL || d->lane_count > d->lane_mask) && !grow(d)))
         return NULL;
-    l = calloc(1, sizeof *l + stream.len);
+    l = take_block(d, sizeof *l + stream.len);
     if (l == NULL)
         return NULL;
+    memset(l, 0, sizeof *l);
     l->hash = h;
     l->len = (uint8_t)stream.len;
     memcpy(l->name, stream.data, stream.len);
@@ -115,7 +180,7 @@ deliveri_lane_settle(struct deliver *d, struct lane *lane)
     must(d->lane_count > 0);
     d->lane_count--;
     free(lane->positions);
-    free(lane);
+    give_block(d, lane, sizeof *lane + lane->len);
 }
 
 /* items */
@@ -217,9 +282,10 @@ deliveri_admit(struct deliver *d, const struct shaped *s, enum admit how, struct
     const struct log_event *ev = &s->ev;
     uint64_t                bytes = deliveri_item_bytes(s);
     struct lane            *lane = deliveri_lane(d, ev->stream, true);
-    struct item            *it = lane == NULL ? NULL : calloc(1, bytes);
+    struct item            *it = lane == NULL ? NULL : take_block(d, bytes);
+    struct slice            stream = stream_of(s);
+    const char             *dash = memchr(stream.data, '-', stream.len);
     uint8_t                *to;
-    const char             *dash;
 
     *out = NULL;
     if (it == NULL) {
@@ -228,10 +294,11 @@ deliveri_admit(struct deliver *d, const struct shaped *s, enum admit how, struct
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for an event");
     }
     must(how != ADMIT_REPLAY || lane->open > lane->queued);
+    memset(it, 0, sizeof *it);
     to = it->text;
     it->base.pos = ev->pos;
     it->base.version = ev->version;
-    it->base.stream = copy(&to, stream_of(s));
+    it->base.stream = copy(&to, stream);
     it->base.type = copy(&to, ev->type);
     it->base.data = copy(&to, ev->data);
     it->base.meta = copy(&to, ev->meta);
@@ -245,10 +312,9 @@ deliveri_admit(struct deliver *d, const struct shaped *s, enum admit how, struct
         it->faulty = true;
         it->reason = strdup(s->fault.text);
     }
-    dash = memchr(it->base.stream.data, '-', it->base.stream.len);
     if (dash != NULL) {
-        size_t cut = (size_t)(dash + 1 - (const char *)it->base.stream.data);
-        it->base.key = slice_of(dash + 1, it->base.stream.len - cut);
+        size_t cut = (size_t)(dash + 1 - (const char *)stream.data);
+        it->base.key = slice_of((const char *)it->base.stream.data + cut, stream.len - cut);
     }
     it->lane = lane;
     it->replay = how == ADMIT_REPLAY;
@@ -319,7 +385,7 @@ deliveri_drop(struct deliver *d, struct item *it)
 {
     unlink_item(d, it);
     free(it->reason);
-    free(it);
+    give_block(d, it, it->bytes);
 }
 
 /* Parked streams stay known unless `lanes`, and what is to be given up is. No driver has any of it.
