@@ -195,8 +195,11 @@ take_text(struct slice meta, const char *name, struct buf *out)
 static void
 take_trace(struct sink_form *f, struct slice meta)
 {
-    take_text(meta, "traceparent", &f->trace);
+    buf_clear(&f->trace);
     buf_clear(&f->state);
+    if (meta.len == 0)
+        return;
+    take_text(meta, "traceparent", &f->trace);
     if (!is_traceparent(buf_slice(&f->trace))) {
         buf_clear(&f->trace);
         return;

@@ -66,6 +66,7 @@ sink_slot_sent(struct sink_slots *s, struct sink_slot *slot, uint64_t tag, uint6
     uint32_t *at = &s->by_tag[tag % SINK_SLOTS_RING];
 
     must(tag != 0);
+    must(s->count <= SINK_SLOTS_TAGGED_MAX);
     /* Whose place it is may still wait. */
     if (*at > 0 && s->slot[*at - 1].item != NULL && s->slot[*at - 1].tag != 0 &&
         s->slot[*at - 1].tag % SINK_SLOTS_RING == tag % SINK_SLOTS_RING)

@@ -8,8 +8,9 @@
 
 #include "sink/sink.h"
 
-#define SINK_SLOTS_MAX 4096
-#define SINK_SLOTS_RING 8192 /* a power of 2 */
+#define SINK_SLOTS_MAX 32768
+#define SINK_SLOTS_TAGGED_MAX 4096 /* for those who call sink_slot_sent */
+#define SINK_SLOTS_RING 8192       /* a power of 2 */
 
 struct sink_slot {
     struct sink_item *item; /* NULL: free */

@@ -11,13 +11,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/crc32c.h"
 #include "broker/kafka.h"
 #include "sink/kafka/kafka_int.h"
 
-#define TOPIC_MAX 249 /* bytes of a topic's name */
 #define FLUSH_MS 500
 #define CHECK_MS 5000
 #define SAID_MAX 256
+#define REQUEST_COPY_MAX 65535 /* message.copy.max.bytes, which is set */
 
 static const char *const codecs[] = {"none", "gzip", "snappy", "lz4", "zstd", NULL};
 
@@ -42,7 +43,7 @@ static const struct conf_field fields[] = {
      .doc = "how long records gather into a batch"},
     {.name = "in_flight",
      .type = {.kind = CONF_INT, .min = 1, .max = SINK_SLOTS_MAX},
-     .preset = "1000",
+     .preset = "8192",
      .doc = "records at a time, each of another stream"},
     {.name = "timeout",
      .type = {.kind = CONF_DURATION, .min = 1000000, .max = 600000000},
@@ -65,6 +66,19 @@ static struct sinki_kafka_sink *
 mine(struct sink *s)
 {
     return (struct sinki_kafka_sink *)s;
+}
+
+/* topics */
+
+static void
+drop_topics(struct sinki_kafka_sink *s)
+{
+    for (int i = 0; i < SINKI_KAFKA_TOPICS; i++) {
+        if (s->topics[i].handle != NULL)
+            rd_kafka_topic_destroy(s->topics[i].handle);
+        s->topics[i].handle = NULL;
+    }
+    s->topic = NULL;
 }
 
 /* reports */
@@ -92,6 +106,8 @@ on_report(rd_kafka_t *producer, const rd_kafka_message_t *m, void *arg)
     struct err               err;
     enum err_kind            kind;
 
+    if (m->err != RD_KAFKA_RESP_ERR_NO_ERROR)
+        drop_topics(s); /* a new handle asks anew whether the topic is there */
     if (s->closing || slot == NULL)
         return;
     if (s->positions != NULL) { /* the transaction says what became of it, unless it is at fault */
@@ -134,6 +150,8 @@ set_producer(struct sinki_kafka_sink *s, rd_kafka_conf_t *to, struct err *err)
     TRY(broker_kafka_set(to, "enable.idempotence", "true", err));
     TRY(broker_kafka_set(to, "partitioner", "murmur2_random", err)); /* as the Java client's */
     TRY(broker_kafka_set(to, "compression.codec", codecs[conf_enum(conf, "compression")], err));
+    (void)snprintf(text, sizeof text, "%d", REQUEST_COPY_MAX);
+    TRY(broker_kafka_set(to, "message.copy.max.bytes", text, err));
     TRY(broker_kafka_set_ms(to, "linger.ms", conf_duration_us(conf, "linger"), err));
     if (s->positions != NULL)
         TRY(sinki_kafka_txn_set(s, to, err));
@@ -175,6 +193,7 @@ sinki_kafka_drop_producer(struct sinki_kafka_sink *s)
 {
     if (s->producer == NULL)
         return;
+    drop_topics(s);
     (void)rd_kafka_purge(s->producer, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
     (void)rd_kafka_flush(s->producer, FLUSH_MS);
     if (!s->closing && s->positions == NULL && sink_slots_flying(&s->out.slots) > 0) {
@@ -182,9 +201,9 @@ sinki_kafka_drop_producer(struct sinki_kafka_sink *s)
 
         (void)err_set(&err, __FILE__, __LINE__, E_REMOTE, ERR_UNSURE,
                       "Kafka: the producer failed; whether it was written is not known");
-        s->closing = true; /* reports that come still are of what was decided here */
-        sink_slots_end_all(&s->out.slots, &err);
+        s->closing = true; /* reports that come still are of what is decided here */
         rd_kafka_destroy(s->producer);
+        sink_slots_end_all(&s->out.slots, &err); /* whose data it had */
         s->closing = false;
     } else {
         rd_kafka_destroy(s->producer);
@@ -227,15 +246,49 @@ static int
 check_topic(struct slice t, struct err *err)
 {
     const char *p = t.data;
-    bool        fine = t.len > 0 && t.len <= TOPIC_MAX && !slice_is(t, ".") && !slice_is(t, "..");
+    bool        fine =
+        t.len > 0 && t.len <= SINKI_KAFKA_TOPIC_MAX && !slice_is(t, ".") && !slice_is(t, "..");
 
     for (size_t i = 0; fine && i < t.len; i++)
         fine = (p[i] >= 'a' && p[i] <= 'z') || (p[i] >= 'A' && p[i] <= 'Z') ||
                (p[i] >= '0' && p[i] <= '9') || p[i] == '.' || p[i] == '_' || p[i] == '-';
     if (!fine)
         RETURN_ERR(err, E_SCHEMA, ERR_DATA,
-                   "the event makes no name of a topic: 1 to %d of a-z A-Z 0-9 . _ -", TOPIC_MAX);
+                   "the event makes no name of a topic: 1 to %d of a-z A-Z 0-9 . _ -",
+                   SINKI_KAFKA_TOPIC_MAX);
     return 0;
+}
+
+static bool
+is_topic(const struct sinki_kafka_topic *t, struct slice name)
+{
+    return t != NULL && t->handle != NULL && slice_eq(slice_of(t->name, t->len), name);
+}
+
+/* Into s->topic. */
+static int
+find_topic(struct sinki_kafka_sink *s, struct slice name, struct err *err)
+{
+    struct sinki_kafka_topic *t = s->topic;
+    int                       rc = 0;
+
+    if (!is_topic(t, name))
+        t = &s->topics[crc32c(0, name.data, name.len) % SINKI_KAFKA_TOPICS];
+    if (!is_topic(t, name)) {
+        TRY(check_topic(name, err));
+        if (t->handle != NULL)
+            rd_kafka_topic_destroy(t->handle); /* records in flight have their own hold on it */
+        memcpy(t->name, name.data, name.len);
+        t->name[name.len] = '\0';
+        t->len = name.len;
+        t->handle = rd_kafka_topic_new(s->producer, t->name, NULL);
+        if (t->handle == NULL)
+            FAIL(err, E_REMOTE, ERR_RETRY, "Kafka: topic: %s",
+                 rd_kafka_err2str(rd_kafka_last_error()));
+    }
+    s->topic = t;
+out:
+    return rc;
 }
 
 int
@@ -243,8 +296,9 @@ sinki_kafka_fill(struct sinki_kafka_sink *s, const struct sink_item *item, struc
 {
     int rc;
 
+    must(s->producer != NULL);
     TRY(sink_broker_ways(&s->out, item, err));
-    TRY(check_topic(sink_broker_way(&s->out, TOPIC), err));
+    TRY(find_topic(s, sink_broker_way(&s->out, TOPIC), err));
     rc = sink_broker_message(&s->out, item, err);
 out:
     return rc;
@@ -263,6 +317,20 @@ headers_of(const struct sink_message *m)
     return h;
 }
 
+/*
+ * An item's own data stands until its report. What is longer than the library copies into a request
+ * may be read by one that was given up.
+ */
+static int
+copy_flag(const struct sinki_kafka_sink *s, const struct sink_item *item)
+{
+    struct slice body = s->out.message.body;
+
+    return s->positions == NULL && body.data == item->data.data && body.len < REQUEST_COPY_MAX
+               ? 0
+               : RD_KAFKA_MSG_F_COPY;
+}
+
 int
 sinki_kafka_produce(struct sinki_kafka_sink *s, struct sink_slot *slot, struct err *err)
 {
@@ -274,10 +342,10 @@ sinki_kafka_produce(struct sinki_kafka_sink *s, struct sink_slot *slot, struct e
     rd_kafka_resp_err_t        rc;
     rd_kafka_error_t          *wrong;
     rd_kafka_vu_t              v[7] = {
-                     {.vtype = RD_KAFKA_VTYPE_TOPIC, .u.cstr = sink_broker_text(&s->out, TOPIC)},
+                     {.vtype = RD_KAFKA_VTYPE_RKT, .u.rkt = s->topic->handle},
                      {.vtype = RD_KAFKA_VTYPE_KEY, .u.mem = {(void *)(uintptr_t)key.data, key.len}},
                      {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {(void *)(uintptr_t)m->body.data, m->body.len}},
-                     {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY},
+                     {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = copy_flag(s, item)},
                      {.vtype = RD_KAFKA_VTYPE_TIMESTAMP,
                       .u.i64 = item->created_us < 0 ? 0 : item->created_us / 1000},
                      {.vtype = RD_KAFKA_VTYPE_HEADERS, .u.headers = headers},
@@ -289,6 +357,7 @@ sinki_kafka_produce(struct sinki_kafka_sink *s, struct sink_slot *slot, struct e
     rc = rd_kafka_error_code(wrong);
     rd_kafka_error_destroy(wrong);
     rd_kafka_headers_destroy(headers);
+    drop_topics(s);
     if (rc == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE)
         kind = ERR_DATA;
     if (rc == RD_KAFKA_RESP_ERR__FATAL)
@@ -302,8 +371,8 @@ give(struct sink *base, struct sink_slot *slot, struct err *err)
     struct sinki_kafka_sink *s = mine(base);
     int                      rc;
 
-    TRY(sinki_kafka_fill(s, slot->item, err));
     TRY(sinki_kafka_need_producer(s, err));
+    TRY(sinki_kafka_fill(s, slot->item, err));
     rc = sinki_kafka_produce(s, slot, err);
 out:
     return rc;

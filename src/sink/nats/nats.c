@@ -25,7 +25,7 @@
 #define HEADER_TOO_LARGE 10097 /* an err_code that this library does not name */
 
 /* Answers; more are dropped, and their messages sent again. */
-#define MAIL_MAX (2 * SINK_SLOTS_MAX)
+#define MAIL_MAX (2 * SINK_SLOTS_TAGGED_MAX)
 
 /* Outlives the connection until the library has let go of it. */
 struct mailbox {
@@ -66,7 +66,7 @@ static const struct conf_field fields[] = {
             "given, or {id} where moved: skip gives each event once"},
     SINK_FORM_FIELDS,
     {.name = "in_flight",
-     .type = {.kind = CONF_INT, .min = 1, .max = SINK_SLOTS_MAX},
+     .type = {.kind = CONF_INT, .min = 1, .max = SINK_SLOTS_TAGGED_MAX},
      .preset = "256",
      .doc = "messages at a time, each of another stream"},
     {.name = "timeout",

@@ -67,7 +67,7 @@ static const struct conf_field fields[] = {
      .doc = "what becomes of a message that no queue takes"},
     SINK_FORM_FIELDS,
     {.name = "in_flight",
-     .type = {.kind = CONF_INT, .min = 1, .max = SINK_SLOTS_MAX},
+     .type = {.kind = CONF_INT, .min = 1, .max = SINK_SLOTS_TAGGED_MAX},
      .preset = "256",
      .doc = "messages at a time, each of another stream"},
     {.name = "timeout",
