@@ -550,7 +550,6 @@ no_ping_pong(void **state)
 
     to_ready(f);
     command(f, TRACER_SWITCH);
-    fill(0, 0);
     for (int i = 0; i < 200; i++)
         nap();
     news = fake_applied(FAKE_NEW);

@@ -370,6 +370,7 @@ answered(struct conn *c, unsigned client)
 {
     uint64_t now = load_now_us();
 
+    must(client < CLIENTS_MAX);
     load_sample(now - c->began[client]);
     if (now < until)
         c->asks |= UINT64_C(1) << client;
