@@ -631,6 +631,21 @@ class Large(Case):
         self.assertEqual(sorted(self.fold()['pc']), sorted(
             line for line in self.pg.psql("SELECT a || '|' || b FROM pc").splitlines()))
 
+    def test_snapshot_of_many_answers(self):
+        """Chunks that the server gives in several answers, of which large rows fill more than one."""
+        self.pg.psql('CREATE TABLE wide (id int PRIMARY KEY, v text); CREATE TABLE thin (id int PRIMARY KEY);'
+                     "INSERT INTO wide SELECT i, repeat('x', i % 3 * 9000) FROM generate_series(1, 900) i;"
+                     'INSERT INTO thin SELECT generate_series(1, 3333)')
+        self.configure(['wide', 'thin'], snapshot_parallel=4)
+        self.prepare()
+        self.serve()
+        self.caught_up()
+        seen = collections.Counter(e['stream'] for e in self.events('$all') if e['type'] == 'Read')
+        self.assertEqual(len(seen), 900 + 3333)
+        self.assertEqual(max(seen.values()), 1)
+        self.same('wide')
+        self.same('thin')
+
     def test_columns_rolled_back(self):
         """What a rolled back part of a streamed transaction did to the columns was never there."""
         self.pg.psql('CREATE TABLE cols (id int PRIMARY KEY, v text); INSERT INTO cols VALUES (0)')

@@ -181,12 +181,12 @@ struct pg_chunk {
     struct pg_lsn     upto; /* all transactions that it sees ended here or before */
     struct pg_visible sees;
     struct pg_row    *rows;
-    uint32_t          count, given;
+    uint32_t          room, count, given;
     uint64_t          first; /* the number of its first row in its round */
     uint64_t          about; /* rows of the table, as the server estimates; 0: not asked */
     uint32_t         *buckets;
     uint32_t          bucket_count;
-    struct buf        bytes;
+    struct buf        bytes; /* it and `rows` serve the next one too */
 };
 
 struct pg_source {
@@ -416,6 +416,8 @@ bool postgresi_chunks_good(struct pg_source *s, uint32_t count);
 int postgresi_chunks_open(struct pg_source *s, uint32_t count, struct err *err);
 /* Leaves the first so many. */
 void postgresi_chunks_cut(struct pg_source *s, uint32_t count);
+/* The memory that is kept for others than those. */
+void postgresi_chunks_free(struct pg_source *s);
 /* One value of a JSON array of strings as a literal. */
 int
 postgresi_add_json_text(struct pg_source *s, struct buf *sql, struct slice raw, struct err *err);

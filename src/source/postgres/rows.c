@@ -22,6 +22,7 @@
 #define ROUND_US UINT64_C(20000000) /* between two signs of life of its servers */
 #define FETCH_FIRST 100             /* rows, until it is known how large they are */
 #define FETCH_MAX 1000
+#define FETCH_BYTES ((size_t)512 << 10) /* of one answer, about */
 
 struct chunk_columns {
     int             count, key_count;
@@ -428,32 +429,53 @@ is_full(const struct round *r, const struct reader *rd)
     return rd->chunk->count == rd->room || rd->chunk->bytes.len >= r->bytes;
 }
 
-/* As many more as fit, by the size of those that are there. */
+/* As many more as fit, by the size of those that are there; `got` rows are still to be taken. */
 static int
-fetch_more(struct pg_source *s, const struct round *r, struct reader *rd, struct err *err)
+fetch_more(struct pg_source *s, const struct round *r, struct reader *rd, uint32_t got,
+           struct err *err)
 {
     const struct pg_chunk *c = rd->chunk;
-    size_t each = c->bytes.len / c->count + 1, fit = (r->bytes - c->bytes.len) / each + 1;
-    char   sql[60];
+    size_t                 each = c->bytes.len / c->count + 1;
+    size_t                 fit = (r->bytes - c->bytes.len) / each + 1 - got;
+    char                   sql[60];
 
+    must(fit > 0);
+    fit = fit < FETCH_BYTES / each + 1 ? fit : FETCH_BYTES / each + 1;
     rd->asked = fit < FETCH_MAX ? (uint32_t)fit : FETCH_MAX;
     (void)snprintf(sql, sizeof sql, "FETCH %" PRIu32 " FROM oxbow_chunk", rd->asked);
     return send_sql(s, rd, sql, err);
+}
+
+/* The next rows are asked for before these are taken, where there is surely room for both. */
+static int
+fetch_ahead(struct pg_source *s, const struct round *r, struct reader *rd, bool *ahead,
+            struct err *err)
+{
+    const struct pg_chunk *c = rd->chunk;
+    uint32_t               got = rd->rows == NULL ? 0 : (uint32_t)PQntuples(rd->rows);
+
+    *ahead = got > 0 && got == rd->asked && c->count > 0 && got < rd->room - c->count &&
+             c->bytes.len + (size_t)got * (c->bytes.len / c->count + 1) < r->bytes;
+    return *ahead ? fetch_more(s, r, rd, got, err) : 0;
 }
 
 /* What was sent is answered. */
 static int
 go_on(struct pg_source *s, const struct round *r, struct reader *rd, struct err *err)
 {
-    int rc;
+    bool ahead;
+    int  rc = 0;
 
     if (rd->state == READER_END) {
         rd->state = READER_DONE;
         return 0;
     }
+    TRY(fetch_ahead(s, r, rd, &ahead, err));
     TRY(take_rows(s, rd, err));
+    if (ahead)
+        return 0;
     if (rd->got == rd->asked && !is_full(r, rd))
-        return fetch_more(s, r, rd, err);
+        return fetch_more(s, r, rd, 0, err);
     rd->state = READER_END;
     TRY(send_sql(s, rd, "COMMIT", err));
 out:
@@ -527,6 +549,7 @@ postgresi_readers_close(struct pg_source *s)
 {
     for (uint32_t i = 0; i < POSTGRESI_READERS_MAX; i++)
         postgresi_disconnect(&s->readers[i]);
+    postgresi_chunks_free(s);
 }
 
 /* As many connections as can be had, for one the one that is there. */

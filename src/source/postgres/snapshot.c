@@ -42,14 +42,29 @@ postgresi_snapshot_due(const struct pg_source *s)
     return postgresi_snapshot_next(s, 0) < s->want_count;
 }
 
+/* Its memory stays, for the next one. */
 static void
 close_chunk(struct pg_chunk *c)
 {
-    free(c->rows);
+    struct pg_chunk empty = {.rows = c->rows, .room = c->room, .bytes = c->bytes};
+
     free(c->buckets);
     free(c->sees.running);
-    buf_fini(&c->bytes);
-    *c = (struct pg_chunk){0};
+    buf_clear(&empty.bytes);
+    *c = empty;
+}
+
+void
+postgresi_chunks_free(struct pg_source *s)
+{
+    for (uint32_t i = s->chunk_count; i < POSTGRESI_READERS_MAX; i++) {
+        struct pg_chunk *c = &s->chunks[i];
+
+        close_chunk(c);
+        free(c->rows);
+        buf_fini(&c->bytes);
+        *c = (struct pg_chunk){0};
+    }
 }
 
 void
@@ -395,9 +410,17 @@ out:
 int
 postgresi_chunk_room(struct pg_chunk *c, uint32_t rows, struct err *err)
 {
-    c->rows = calloc((size_t)rows + 1, sizeof c->rows[0]);
-    if (c->rows == NULL)
+    uint32_t need = rows + 1;
+
+    must(c->count == 0);
+    if (c->room < need) {
+        free(c->rows);
+        c->rows = malloc((size_t)need * sizeof c->rows[0]);
+        c->room = c->rows == NULL ? 0 : need;
+    }
+    if (c->room < need)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
+    memset(c->rows, 0, (size_t)need * sizeof c->rows[0]);
     return 0;
 }
 
@@ -526,7 +549,7 @@ copy_text(struct pg_source *s, struct pg_span span)
 int
 postgresi_snapshot_give(struct pg_source *s, uint32_t max, struct err *err)
 {
-    struct pg_chunk *c = &s->chunks[0];
+    struct pg_chunk *c = &s->chunks[0], first;
     struct pg_step  *step;
 
     if (c->about > 0)
@@ -558,7 +581,8 @@ postgresi_snapshot_give(struct pg_source *s, uint32_t max, struct err *err)
         return E_NOMEM;
     close_chunk(c);
     s->chunk_count--;
+    first = *c;
     memmove(c, c + 1, (POSTGRESI_READERS_MAX - 1) * sizeof *c);
-    s->chunks[POSTGRESI_READERS_MAX - 1] = (struct pg_chunk){0};
+    s->chunks[POSTGRESI_READERS_MAX - 1] = first;
     return 0;
 }
