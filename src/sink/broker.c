@@ -50,6 +50,8 @@ sink_broker_ways(struct sink_broker *b, const struct sink_item *item, struct err
     int   rc = 0;
 
     for (int i = 0; i < SINK_WAYS; i++) {
+        if (template_count(b->ways[i]) == 0 && b->text[i].len > 0)
+            continue; /* the same for all */
         buf_clear(&b->text[i]);
         TRY(template_expand(b->ways[i], sink_fill, arg, &b->scratch, &b->text[i], err));
         buf_add_byte(&b->text[i], 0);

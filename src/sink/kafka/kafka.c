@@ -43,7 +43,7 @@ static const struct conf_field fields[] = {
      .doc = "how long records gather into a batch"},
     {.name = "in_flight",
      .type = {.kind = CONF_INT, .min = 1, .max = SINK_SLOTS_MAX},
-     .preset = "8192",
+     .preset = "4096",
      .doc = "records at a time, each of another stream"},
     {.name = "timeout",
      .type = {.kind = CONF_DURATION, .min = 1000000, .max = 600000000},
