@@ -292,6 +292,7 @@ deliveri_commit_records(struct deliver *d, struct err *err)
         deliveri_push(&d->committed, it);
         d->events[i] = record(d, ends, i, type_of(it));
     }
+    must(n > 0);
     must(ends[n - 1] == d->text.len);
     d->write = (struct log_write){.stream = slice_str(later ? d->later_stream : d->parked_stream),
                                   .expected = later ? d->later_version : d->parked_version,
