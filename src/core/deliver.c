@@ -241,6 +241,7 @@ on_done(struct sink *sink, struct sink_item *item, int rc, const struct err *err
     must(item->owner == d);
     d->flying--;
     d->heard_us = d->now_us;
+    __builtin_prefetch(it->lane); /* for deciding, after so many others */
     deliveri_trace_done(d, it, rc);
     note_reach(d, rc);
     note_result(d, it, rc, err);

@@ -79,22 +79,22 @@ struct lane {
     struct lane *next; /* in its bucket */
     uint64_t     hash;
     struct item *head, *tail; /* what is neither done nor being parked, in the stream's order */
+    uint32_t     recording;   /* items whose schedule is being recorded */
+    uint8_t      len;         /* of the name */
+    bool         recorded;    /* first_record is known */
 
-    /* Parked: the first `closed` of its records since `first_record` were unparked. */
-    uint64_t       open;           /* parked and not unparked, those without a durable record too */
-    uint64_t       closed, queued; /* queued: of the open ones, in memory for a replay */
-    uint64_t      *positions;      /* parked_pass: of the open ones, in their order */
+    /* Parked: the first `closed` of its records since `first_record` were unparked. Up to `queued`
+     * is what each delivery looks at: one line of the cache, or two. */
+    uint64_t       open;      /* parked and not unparked, those without a durable record too */
+    uint64_t      *positions; /* parked_pass: of the open ones, in their order */
+    enum lane_mode mode;
+    uint64_t       queued, closed; /* queued: of the open ones, in memory for a replay */
     uint64_t       position_room;
     uint64_t       first_record; /* version in the parked stream */
-    bool           recorded;     /* first_record is known */
     struct log_pos behind, last; /* the first and the last parked since it is open */
-    enum lane_mode mode;
     uint64_t       pass, pass_index;
 
-    uint32_t recording; /* items whose schedule is being recorded */
-
-    uint8_t len;
-    char    name[];
+    char name[];
 };
 
 enum commit_kind {
