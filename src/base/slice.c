@@ -73,24 +73,39 @@ static const char pairs[] = "000102030405060708091011121314151617181920212223242
                             "34353637383940414243444546474849505152535455565758596061626364656667"
                             "6869707172737475767778798081828384858687888990919293949596979899";
 
+static unsigned
+digits_in(uint64_t v)
+{
+    unsigned n = 1;
+
+    for (; v >= 10000; v /= 10000)
+        n += 4;
+    return n + (v >= 10) + (v >= 100) + (v >= 1000);
+}
+
+/* So many digits. */
+static void
+write_digits(uint8_t *text, uint64_t v, unsigned n)
+{
+    for (; v >= 100; v /= 100) {
+        n -= 2;
+        memcpy(text + n, pairs + v % 100 * 2, 2);
+    }
+    if (v >= 10)
+        memcpy(text, pairs + v * 2, 2);
+    else
+        text[0] = (uint8_t)('0' + v);
+}
+
 void
 buf_add_u64(struct buf *b, uint64_t v)
 {
-    char   text[20];
-    size_t at = sizeof text;
+    unsigned n = digits_in(v);
 
-    while (v >= 100) {
-        at -= 2;
-        memcpy(text + at, pairs + v % 100 * 2, 2);
-        v /= 100;
-    }
-    if (v >= 10) {
-        at -= 2;
-        memcpy(text + at, pairs + v * 2, 2);
-    } else {
-        text[--at] = (char)('0' + v);
-    }
-    buf_add(b, text + at, sizeof text - at);
+    if (!buf_room(b, n))
+        return;
+    write_digits(b->data + b->len, v, n);
+    b->len += n;
 }
 
 void
