@@ -413,7 +413,24 @@ check_change(struct log *log, struct log_req *req, uint32_t i)
     return CHECK_OK;
 }
 
-/* One write: CHECK_OK to write it, CHECK_ANSWER with rc 0 where it is there already. */
+/* What a later write's stream is known by, and a hint that its head is wanted soon. */
+static void
+look_ahead(struct log *log, const struct log_req *req, uint32_t i)
+{
+    struct target *t;
+
+    if (i >= req->write_count)
+        return;
+    t = &log->targets[i];
+    if (i == 0)
+        memcpy(t->fp, req->fp, sizeof t->fp);
+    else
+        logi_heads_fp(log->heads, req->writes[i].stream, t->fp);
+    logi_heads_prefetch_set(log->heads, t->fp);
+}
+
+/* One write, with its target's fp set: CHECK_OK to write it, CHECK_ANSWER with rc 0 where it is
+ * there already. */
 static enum check_result
 check_write(struct log *log, struct log_req *req, uint32_t i)
 {
@@ -424,10 +441,6 @@ check_write(struct log *log, struct log_req *req, uint32_t i)
     bool              ok;
 
     must(w->count > 0);
-    if (i == 0)
-        memcpy(t->fp, req->fp, sizeof t->fp);
-    else
-        logi_heads_fp(log->heads, w->stream, t->fp);
     req->rc = resolve(log, w->stream, t, &req->err);
     if (req->rc != 0)
         return CHECK_ANSWER;
@@ -551,7 +564,10 @@ logi_check(struct log *log, struct log_req *req)
         req->rc = err_set(&req->err, __FILE__, __LINE__, E_NOMEM, ERR_RETRY, "out of memory");
         return CHECK_ANSWER;
     }
+    for (uint32_t i = 0; i < LOGI_AHEAD; i++)
+        look_ahead(log, req, i);
     for (uint32_t i = 0; i < req->write_count; i++) {
+        look_ahead(log, req, i + LOGI_AHEAD);
         result = check_write(log, req, i);
         if (result == CHECK_LATER || result == CHECK_ROUTE ||
             (result == CHECK_ANSWER && req->rc != 0))

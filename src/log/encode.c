@@ -7,17 +7,21 @@
 #include "log/log_int.h"
 
 #define FRAGMENT_MIN (UINT64_C(64) << 10) /* a smaller rest of a segment is padded away */
+#define TOLD_MAX 32u
 #define RECORD_MAX (LOG_FRAME_MAX - FRAME_MIN)
 
 struct enc {
-    struct log   *log;
-    struct group *g;
-    uint32_t      seed, number, flags;
-    uint64_t      commit; /* position of the commit's first frame; 0: none yet */
-    int64_t       time_us;
-    size_t        frame_at; /* offset of the open frame; SIZE_MAX: none */
-    uint64_t      seg_end;  /* of the segment that the open frame is in */
-    uint32_t      records;
+    struct log       *log;
+    struct group     *g;
+    uint32_t          seed, number, flags;
+    uint64_t          commit; /* position of the commit's first frame; 0: none yet */
+    int64_t           time_us;
+    size_t            frame_at; /* offset of the open frame; SIZE_MAX: none */
+    uint64_t          seg_end;  /* of the segment that the open frame is in */
+    uint32_t          records;
+    struct mem_event *told; /* what memory is told together: room for TOLD_MAX … */
+    struct ox_id     *ids;  /* … and of the same events */
+    uint32_t          told_count;
 };
 
 uint64_t
@@ -357,6 +361,23 @@ make_id(struct log *log, int64_t us)
     return id_v7(us, mix(log->id_seed[0] + n), mix(log->id_seed[1] ^ n));
 }
 
+static int
+tell_memory(struct enc *e, struct err *err)
+{
+    struct recent *recent = e->log->recent;
+    uint32_t       n = e->told_count;
+    int            rc;
+
+    for (uint32_t i = 0; i < n; i++)
+        logi_recent_expect(recent, e->told[i].id, e->ids[i].b);
+    TRY(logi_mem_add(e->log->mem, e->told, n, err));
+    for (uint32_t i = 0; i < n; i++)
+        logi_recent_add(recent, e->told[i].id, e->ids[i].b, e->told[i].pos);
+    e->told_count = 0;
+out:
+    return rc;
+}
+
 /* The next event of write n. */
 static int
 encode_event(struct enc *e, struct log_req *req, uint32_t n, struct err *err)
@@ -375,17 +396,16 @@ encode_event(struct enc *e, struct log_req *req, uint32_t n, struct err *err)
         t->id = log->next_stream_id++;
     if (id_is_zero(&id))
         id = make_id(log, e->time_us);
-    logi_recent_expect(log->recent, t->id, id.b);
     TRY(put_event(e, w, t, i, id.b, &pos, err));
     must(pos > req->last.v);
     must(pos < enc_pos(e));
     if (w->events[i].place != NULL)
         *w->events[i].place = (struct log_place){t->next + i, pos};
-    TRY(logi_mem_add(log->mem,
-                     &(struct mem_event){t->id, t->next + i, pos, w->stream, w->events[i].type,
-                                         t->is_new && i == 0},
-                     err));
-    logi_recent_add(log->recent, t->id, id.b, pos);
+    e->ids[e->told_count] = id;
+    e->told[e->told_count++] = (struct mem_event){
+        t->id, t->next + i, pos, w->stream, w->events[i].type, t->is_new && i == 0};
+    if (e->told_count == TOLD_MAX)
+        TRY(tell_memory(e, err));
     if (req->pos.v == 0)
         req->pos = LOG_POS(pos);
     req->last = LOG_POS(pos);
@@ -463,9 +483,14 @@ encode_ends(struct enc *e, struct log_req *req, struct err *err)
     struct target *t = e->log->targets;
     int            rc = 0;
 
+    TRY(tell_memory(e, err));
     for (uint32_t n = 0; n < req->write_count; n++, t++) {
         struct log_write *w = &req->writes[n];
 
+        if (n + LOGI_AHEAD < req->write_count)
+            logi_heads_prefetch_set(e->log->heads, t[LOGI_AHEAD].fp);
+        if (n + LOGI_AHEAD / 2 < req->write_count && t[LOGI_AHEAD / 2].is_new)
+            logi_heads_prefetch_put(e->log->heads, t[LOGI_AHEAD / 2].fp);
         must(t->done == w->count);
         if (t->state)
             TRY(put_state(e, req, w->stream, t, err));
@@ -508,13 +533,17 @@ out:
 int
 logi_encode(struct log *log, struct group *g, struct log_req *req, struct err *err)
 {
-    struct enc e = {
-        .log = log,
-        .g = g,
-        .seed = logi_segs_seed(log->segs),
-        .flags = ((req->flags & LOG_QUIET) != 0 ? FRAME_QUIET : 0u) |
-                 ((req->flags & LOG_STAGED) != 0 ? FRAME_STAGE : 0u),
-        .frame_at = SIZE_MAX,
+    struct mem_event told[TOLD_MAX];
+    struct ox_id     ids[TOLD_MAX];
+    struct enc       e = {
+              .log = log,
+              .told = told,
+              .ids = ids,
+              .g = g,
+              .seed = logi_segs_seed(log->segs),
+              .flags = ((req->flags & LOG_QUIET) != 0 ? FRAME_QUIET : 0u) |
+                       ((req->flags & LOG_STAGED) != 0 ? FRAME_STAGE : 0u),
+              .frame_at = SIZE_MAX,
     };
     uint64_t before = g->bytes.len;
     int64_t  now = req->time_us != 0 ? req->time_us : log->env->ops->wall_us(log->env);

@@ -193,16 +193,37 @@ push_out(struct heads *h, const uint64_t sets[2])
     return least;
 }
 
-static uint64_t
-new_slot(struct heads *h, const uint64_t fp[2])
+/* A free slot in the emptier one of the two sets; false: both are full. */
+static bool
+free_slot(const struct heads *h, const uint64_t sets[2], uint64_t *slot)
 {
-    uint64_t sets[2] = {set_of(h, fp, 0), set_of(h, fp, 1)}, slots[2];
+    uint64_t slots[2];
     uint32_t n[2];
 
     for (unsigned which = 0; which < 2; which++)
         n[which] = taken(h, sets[which], &slots[which]);
-    if (n[0] < WAYS || n[1] < WAYS)
-        return n[1] < n[0] ? slots[1] : slots[0];
+    if (n[0] == WAYS && n[1] == WAYS)
+        return false;
+    *slot = n[1] < n[0] ? slots[1] : slots[0];
+    return true;
+}
+
+void
+logi_heads_prefetch_put(const struct heads *h, const uint64_t fp[2])
+{
+    uint64_t sets[2] = {set_of(h, fp, 0), set_of(h, fp, 1)}, slot;
+
+    if (free_slot(h, sets, &slot))
+        __builtin_prefetch(&h->slots[slot], 1);
+}
+
+static uint64_t
+new_slot(struct heads *h, const uint64_t fp[2])
+{
+    uint64_t sets[2] = {set_of(h, fp, 0), set_of(h, fp, 1)}, slots[2];
+
+    if (free_slot(h, sets, &slots[0]))
+        return slots[0];
     if (make_way(h, sets[0], &slots[0]) || make_way(h, sets[1], &slots[0]))
         return slots[0];
     return push_out(h, sets);

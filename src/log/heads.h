@@ -42,6 +42,8 @@ void logi_heads_fp(const struct heads *, struct slice name, uint64_t fp[2]);
 /* Hints that this head is wanted soon: first where it may be, some work later the head itself. */
 void logi_heads_prefetch_set(const struct heads *, const uint64_t fp[2]);
 void logi_heads_prefetch(const struct heads *, const uint64_t fp[2]);
+/* … or where a new one will probably be. */
+void logi_heads_prefetch_put(const struct heads *, const uint64_t fp[2]);
 
 /* The stream's head, or NULL. Valid until the next heads_put. */
 struct head *logi_heads_get(struct heads *, const uint64_t fp[2]);

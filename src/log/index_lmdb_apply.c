@@ -186,7 +186,10 @@ put_update(struct apply *a, const struct index_update *u, struct err *err)
     TRY(add_positions(a, u, &rec, err));
     TRY(take_head(a, u, &rec, err));
     val = val_of(bytes, logi_lmdb_pack_stream(&rec, bytes));
-    mrc = mdb_cursor_put(a->heads, &key, &val, is_new ? MDB_NOOVERWRITE : MDB_CURRENT);
+    /* Ids grow, so that a new one is the last nearly always. */
+    mrc = mdb_cursor_put(a->heads, &key, &val, is_new ? MDB_APPEND : MDB_CURRENT);
+    if (mrc == MDB_KEYEXIST && is_new)
+        mrc = mdb_cursor_put(a->heads, &key, &val, MDB_NOOVERWRITE);
     if (mrc == MDB_KEYEXIST)
         return logi_lmdb_damaged(err, ix, "a new stream's id is taken");
     TRY_MDB(mrc, "write a head");
@@ -242,7 +245,7 @@ sort_names(struct named *names, uint32_t count)
 }
 
 static int
-put_name(struct apply *a, const struct index_update *u, struct err *err)
+put_name(struct apply *a, MDB_cursor *names, const struct index_update *u, struct err *err)
 {
     struct ox_index *ix = a->ix;
     uint8_t          bytes[8];
@@ -254,7 +257,7 @@ put_name(struct apply *a, const struct index_update *u, struct err *err)
     must(u->name.len > 0);
     must(u->name.len <= NAME_MAX_BYTES);
     put_u64(bytes, u->id);
-    mrc = mdb_put(a->txn, ix->dbi[T_NAMES], &key, &val, MDB_NOOVERWRITE);
+    mrc = mdb_cursor_put(names, &key, &val, MDB_NOOVERWRITE);
     if (mrc == MDB_KEYEXIST)
         return logi_lmdb_damaged(err, ix, "a new stream's name is taken");
     TRY_MDB(mrc, "write a name");
@@ -268,7 +271,7 @@ put_names(struct apply *a, struct err *err)
 {
     struct ox_index *ix = a->ix;
     struct named    *sorted = NULL;
-    MDB_cursor      *ids = NULL;
+    MDB_cursor      *ids = NULL, *names = NULL;
     uint32_t         count = 0;
     int              rc = 0;
 
@@ -280,6 +283,7 @@ put_names(struct apply *a, struct err *err)
     if (sorted == NULL)
         FAIL(err, E_NOMEM, ERR_RETRY, "%s: index: no memory for %u names", ix->dir, count);
     TRY_MDB(mdb_cursor_open(a->txn, ix->dbi[T_IDS], &ids), "write names");
+    TRY_MDB(mdb_cursor_open(a->txn, ix->dbi[T_NAMES], &names), "write names");
     count = 0;
     for (uint32_t i = 0; i < a->batch->update_count; i++) {
         const struct index_update *u = &a->batch->updates[i];
@@ -300,9 +304,11 @@ put_names(struct apply *a, struct err *err)
     sort_names(sorted, count);
     for (uint32_t i = 0; i < count; i++) {
         must_slow(i == 0 || slice_cmp(sorted[i - 1].update->name, sorted[i].update->name) < 0);
-        TRY(put_name(a, sorted[i].update, err));
+        TRY(put_name(a, names, sorted[i].update, err));
     }
 out:
+    if (names != NULL)
+        mdb_cursor_close(names);
     if (ids != NULL)
         mdb_cursor_close(ids);
     free(sorted);

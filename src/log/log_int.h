@@ -24,6 +24,7 @@
 #include "log/scan.h"
 #include "log/seg.h"
 
+#define LOGI_AHEAD 16u /* writes of a commit: what is wanted of them is asked for in good time */
 #define LOGI_MAGIC 0x6f784c67u
 #define LOGI_GROUP_BYTES (UINT64_C(4) << 20)  /* a group takes no more commits beyond this */
 #define LOGI_BULK_BYTES (UINT64_C(512) << 10) /* bulk commits' part of a group */

@@ -8,6 +8,7 @@
 
 #include "base/lock.h"
 #include "base/must.h"
+#include "log/sort.h"
 
 #define NONE UINT32_MAX
 #define CHUNK_BITS 14u
@@ -66,12 +67,6 @@ struct gen {
     uint32_t     *kind_table; /* index + 1 */
     uint32_t      kind_last;  /* the last event's */
     struct buf    text;
-};
-
-/* What is sorted: an id, and where in its array it stands. */
-struct key {
-    uint64_t id;
-    uint32_t at;
 };
 
 /* Memory of a transaction, kept for the next one. */
@@ -462,18 +457,30 @@ follows(const struct gen *g, const struct slot *slot, uint64_t pos, uint64_t ver
     return pos > g->last_pos && (!is_new || (slot->last == NONE && st == NULL));
 }
 
-int
-logi_mem_add(struct mem *m, const struct mem_event *e, struct err *err)
+/* Hints of where these will stand. */
+static void
+expect(const struct gen *g, const struct mem_event *events, uint32_t count)
+{
+    const uint32_t slots = (uint32_t)table_room(g->slot_room) - 1;
+    const uint32_t names = (uint32_t)table_room(g->name_room) - 1;
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (g->slot_room > 0)
+            __builtin_prefetch(&g->slot_table[(uint32_t)mix(events[i].id) & slots], 1);
+        if (events[i].is_new && g->name_room > 0)
+            __builtin_prefetch(&g->name_table[hash_of(events[i].stream) & names], 1);
+    }
+}
+
+static int
+add(struct mem *m, const struct mem_event *e, struct err *err)
 {
     struct gen  *g;
     struct slot *slot;
-    uint64_t     before;
     uint32_t     kind;
     int          rc;
 
     must(e->pos % 8 == 0);
-    lock_take(&m->lock);
-    before = gen_bytes(m->active);
     must_slow(m->frozen == NULL || m->frozen->last_pos < e->pos);
     TRY(active_ready(m, err));
     g = m->active;
@@ -488,6 +495,22 @@ logi_mem_add(struct mem *m, const struct mem_event *e, struct err *err)
     g->last_pos = e->pos;
 out:
     must(rc != E_DAMAGED || !m->own);
+    return rc;
+}
+
+int
+logi_mem_add(struct mem *m, const struct mem_event *events, uint32_t count, struct err *err)
+{
+    uint64_t before;
+    int      rc = 0;
+
+    lock_take(&m->lock);
+    before = gen_bytes(m->active);
+    if (m->active != NULL && count > 1)
+        expect(m->active, events, count);
+    for (uint32_t i = 0; i < count; i++)
+        TRY(add(m, &events[i], err));
+out:
     atomic_fetch_add_explicit(&m->bytes, gen_bytes(m->active) - before, memory_order_relaxed);
     lock_give(&m->lock);
     return rc;
@@ -540,20 +563,22 @@ out:
 
 /* The newest entry below bound; NONE. */
 static uint32_t
-newest(const struct gen *g, uint64_t id, uint64_t bound)
+newest_of(const struct gen *g, const struct slot *slot, uint64_t bound)
 {
-    const struct slot *slot;
-    uint32_t           i;
+    uint32_t i;
 
-    if (g == NULL)
-        return NONE;
-    slot = slot_find(g, id);
-    if (slot == NULL)
-        return NONE;
     for (i = slot->last; i != NONE && entry_at(g, i)->pos >= bound; i = entry_at(g, i)->prev)
         must_slow(entry_at(g, i)->prev == NONE || entry_at(g, i)->prev < i);
     must(i == NONE || i < g->count);
     return i;
+}
+
+static uint32_t
+newest(const struct gen *g, uint64_t id, uint64_t bound)
+{
+    const struct slot *slot = g == NULL ? NULL : slot_find(g, id);
+
+    return slot == NULL ? NONE : newest_of(g, slot, bound);
 }
 
 /* The newest state below bound; NULL. */
@@ -581,7 +606,7 @@ gen_find(const struct gen *g, struct slice name, uint32_t hash, uint64_t bound, 
     must(n <= g->name_count);
     slot = &g->slots[g->names[n - 1].slot];
     *id = slot->id;
-    return newest(g, slot->id, bound) != NONE || newest_state(g, slot, bound) != NULL;
+    return newest_of(g, slot, bound) != NONE || newest_state(g, slot, bound) != NULL;
 }
 
 bool
@@ -652,7 +677,7 @@ gen_head(const struct gen *g, uint64_t id, uint64_t bound, unsigned known, struc
 
     if (slot == NULL)
         return known;
-    i = newest(g, id, bound);
+    i = newest_of(g, slot, bound);
     if (i != NONE && ((known & MEM_NEXT) == 0 || (known & MEM_EMPTY) != 0)) {
         head->next = entry_at(g, i)->version + 1;
         head->last.v = entry_at(g, i)->pos;
@@ -780,39 +805,6 @@ logi_mem_freeze(struct mem *m, uint64_t *last_pos)
 
 /* the frozen generation as a transaction: it does not change any more */
 
-#define DIGIT_BITS 11u
-#define DIGITS (1u << DIGIT_BITS)
-
-/*
- * By id, digit by digit: ids are given out from 0 on, so that two rounds do
- * for millions of streams. `room` has 2 * n keys; `most` is the highest id.
- */
-static struct key *
-sort_keys(struct key *room, uint32_t n, uint64_t most)
-{
-    struct key *from = room, *to = room + n, *swap;
-    uint32_t    starts[DIGITS];
-
-    for (unsigned shift = 0; shift < 64 && most >> shift != 0; shift += DIGIT_BITS) {
-        uint32_t sum = 0;
-
-        memset(starts, 0, sizeof starts);
-        for (uint32_t i = 0; i < n; i++)
-            starts[from[i].id >> shift & (DIGITS - 1)]++;
-        for (uint32_t d = 0; d < DIGITS; d++) {
-            uint32_t count = starts[d];
-            starts[d] = sum;
-            sum += count;
-        }
-        for (uint32_t i = 0; i < n; i++)
-            to[starts[from[i].id >> shift & (DIGITS - 1)]++] = from[i];
-        swap = from;
-        from = to;
-        to = swap;
-    }
-    return from;
-}
-
 static_assert(2 * sizeof(struct key) <= sizeof(struct index_event), "keys share the events' room");
 
 static struct slice
@@ -827,7 +819,7 @@ fill_update(const struct gen *g, const struct slot *s, uint64_t bound, uint64_t 
             struct index_update *u)
 {
     const struct state *st = newest_state(g, s, bound);
-    uint32_t            n = 0, last = newest(g, s->id, bound), i;
+    uint32_t            n = 0, last = newest_of(g, s, bound), i;
 
     if (last == NONE && st == NULL)
         return false;
@@ -869,7 +861,7 @@ give_names(const struct gen *g, struct index_batch *out, struct scratch *s)
         if (id > most)
             most = id;
     }
-    sorted = sort_keys(s->keys, n, most);
+    sorted = logi_sort_keys(s->keys, n, most);
     for (uint32_t i = 0; i < n; i++) {
         const struct name *name = &g->names[sorted[i].at];
         must(i == 0 || sorted[i - 1].id < sorted[i].id); /* a stream has one name */
@@ -893,7 +885,7 @@ fill_updates(const struct gen *g, uint64_t bound, struct index_batch *out, struc
         if (g->slots[n].id > most)
             most = g->slots[n].id;
     }
-    sorted = sort_keys(s->keys, n, most);
+    sorted = logi_sort_keys(s->keys, n, most);
     for (uint32_t i = 0; i < n; i++) {
         must(i == 0 || sorted[i - 1].id < sorted[i].id); /* each stream once */
         if (!fill_update(g, &g->slots[sorted[i].at], bound, s->positions + used,

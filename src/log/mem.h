@@ -34,7 +34,8 @@ struct mem_event {
     bool         is_new; /* the stream's first record */
 };
 
-int logi_mem_add(struct mem *, const struct mem_event *, struct err *err);
+/* In the order of positions. */
+int logi_mem_add(struct mem *, const struct mem_event *events, uint32_t count, struct err *err);
 
 /* A state record: `head` has the state, and the stream's next version. */
 struct mem_state {

@@ -231,7 +231,7 @@ replay_record(void *arg, const struct frame *frame, const struct record *r, stru
     e.stream = slice_of(r->body, r->name_len);
     e.type = slice_of(r->body + r->name_len, r->type_len);
     TRY(is_new(rp, r, &e.is_new, err));
-    rc = logi_mem_add(log->mem, &e, err);
+    rc = logi_mem_add(log->mem, &e, 1, err);
     if (rc == E_DAMAGED)
         return damaged(rp, r, err);
     rp->events += rc == 0;
