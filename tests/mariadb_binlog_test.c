@@ -84,7 +84,7 @@ table(unsigned nth, struct my_table *t)
 static void
 show(const struct my_table *t, const struct my_cell *row, struct buf *out)
 {
-    struct buf      scratch = {0};
+    struct buf      scratch = {0}, json = {0};
     struct my_value v;
     struct err      err;
 
@@ -94,11 +94,18 @@ show(const struct my_table *t, const struct my_cell *row, struct buf *out)
             continue;
         ok(mariadbi_cell_value(&charsets, &t->columns[i], &row[i], &scratch, &v, &err), &err);
         buf_printf(out, "%.*s=", SLICE_FMT(t->columns[i].name));
-        mariadbi_value_json(out, &v);
+        buf_clear(&json);
+        mariadbi_value_json(&json, &v);
+        buf_add_slice(out, buf_slice(&json));
         buf_add_byte(out, '\n');
+        buf_clear(&json);
+        ok(mariadbi_cell_json(&charsets, &t->columns[i], &row[i], &scratch, &json, &err), &err);
+        assert_memory_equal(out->data + out->len - 1 - json.len, json.data, json.len);
+        assert_int_equal(out->data[out->len - 2 - json.len], '=');
     }
     buf_add_byte(out, 0);
     buf_fini(&scratch);
+    buf_fini(&json);
 }
 
 static const char extremes[] =

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "base/bytes.h"
 #include "base/must.h"
 
 /* At most half of the slots are taken. */
@@ -43,18 +44,39 @@ writes_begin(struct writes *w, uint32_t n)
     return true;
 }
 
+/* Eight bytes at a time; the last ones may be taken twice. */
+static uint32_t
+hash_of(struct slice text)
+{
+    const uint64_t factor = UINT64_C(0x9e3779b97f4a7c15);
+    const uint8_t *p = text.data;
+    uint64_t       h = text.len * factor;
+    size_t         left = text.len;
+
+    for (; left > 8; left -= 8, p += 8) {
+        h = (h ^ get_u64(p)) * factor;
+        h ^= h >> 32;
+    }
+    if (left == 8)
+        h ^= get_u64(p);
+    else if (left >= 4)
+        h ^= get_u32(p) | (uint64_t)get_u32(p + left - 4) << 32;
+    else
+        for (size_t i = 0; i < left; i++)
+            h ^= (uint64_t)p[i] << 8 * i;
+    h *= factor;
+    return (uint32_t)((h ^ h >> 29) * factor >> 32);
+}
+
 uint32_t
 writes_add(struct writes *w, struct slice stream)
 {
-    uint64_t h = 1469598103934665603u;
     uint32_t i;
 
     must(w->made < w->room);
     must(w->filled == 0);
     must(w->count <= w->made);
-    for (size_t k = 0; k < stream.len; k++)
-        h = (h ^ ((const uint8_t *)stream.data)[k]) * 1099511628211u;
-    i = (uint32_t)(h >> 32) & w->mask;
+    i = hash_of(stream) & w->mask;
     while (w->table[i] != 0 && !slice_eq(w->list[w->table[i] - 1].stream, stream))
         i = (i + 1) & w->mask;
     if (w->table[i] == 0) {

@@ -17,7 +17,7 @@ static struct my_cell     cells[2][MARIADBI_COLUMNS_MAX];
 static void
 values(const struct my_table *t, const struct my_cell *row)
 {
-    struct buf      scratch = {0}, json = {0};
+    struct buf      scratch = {0}, json = {0}, again = {0};
     struct my_value v;
 
     for (uint32_t i = 0; i < t->count; i++) {
@@ -29,10 +29,20 @@ values(const struct my_table *t, const struct my_cell *row)
         buf_clear(&json);
         mariadbi_value_json(&json, &v);
         must(json_check(buf_slice(&json), NULL) == 0);
+        buf_clear(&again);
+        must(mariadbi_cell_json(&charsets, &col, &row[i], &scratch, &again, NULL) == 0);
+        must(slice_eq(buf_slice(&json), buf_slice(&again)));
+        buf_clear(&json);
+        buf_clear(&again);
+        must(mariadbi_cell_key(&charsets, &col, &row[i], true, &scratch, &again, NULL) == 0);
+        must(mariadbi_cell_value(&charsets, &col, &row[i], &scratch, &v, NULL) == 0);
         mariadbi_value_key(&json, &v, true);
+        must(slice_eq(buf_slice(&json), buf_slice(&again)));
+        must(json_check(slice_of((const uint8_t *)col.label.data, col.label.len - 1), NULL) == 0);
     }
     buf_fini(&scratch);
     buf_fini(&json);
+    buf_fini(&again);
 }
 
 static void

@@ -262,6 +262,7 @@ close_source(struct source *base)
     buf_fini(&s->chunk.last_key);
     buf_fini(&s->chunk.asked);
     buf_fini(&s->xact_name);
+    buf_fini(&s->gtid_text);
     mariadbi_place_fini(&s->place);
     mariadbi_place_fini(&s->next);
     buf_fini(&s->unpacked);

@@ -131,6 +131,7 @@ struct my_source {
     /* the stream */
     bool                 crc, in_group;
     struct my_gtid       gtid;
+    struct buf           gtid_text; /* "0-1-47:" */
     uint8_t              gtid_flags;
     int64_t              time_us;
     uint64_t             number; /* of the next row in the group */

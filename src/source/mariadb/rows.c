@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "base/json.h"
 #include "base/must.h"
 
 enum tlv {
@@ -315,6 +316,7 @@ mariadbi_table_fini(struct my_table *t)
     free(t->columns);
     free(t->key);
     buf_fini(&t->raw);
+    buf_fini(&t->json);
     *t = (struct my_table){0};
 }
 
@@ -348,6 +350,29 @@ take_columns(struct my_table *t, struct my_cursor *c, struct err *err)
     return in.failed ? bad_map(err) : 0;
 }
 
+/* What each value of a row is preceded by. */
+static int
+write_labels(struct my_table *t, struct err *err)
+{
+    size_t at = 0;
+
+    for (uint32_t i = 0; i < t->count; i++) {
+        json_put_string(&t->json, t->columns[i].name);
+        buf_add_byte(&t->json, ':');
+        t->columns[i].label.len = t->json.len - at;
+        at = t->json.len;
+    }
+    if (t->json.failed)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
+    at = 0;
+    for (uint32_t i = 0; i < t->count; i++) {
+        t->columns[i].label.data = t->json.data + at;
+        at += t->columns[i].label.len;
+    }
+    must(at == t->json.len);
+    return 0;
+}
+
 int
 mariadbi_table_take(const struct my_event *e, struct my_table *t, struct err *err)
 {
@@ -370,6 +395,7 @@ mariadbi_table_take(const struct my_event *e, struct my_table *t, struct err *er
     if (c.failed)
         TRY(bad_map(err));
     TRY(take_tlvs(t, &c, err));
+    TRY(write_labels(t, err));
 out:
     if (rc != 0)
         mariadbi_table_fini(t);

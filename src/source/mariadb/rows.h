@@ -65,8 +65,9 @@ void mariadbi_charsets_preset(struct my_charsets *c);
 enum my_charset mariadbi_charset_named(struct slice name);
 
 struct my_column {
-    struct slice name; /* empty: the map has no names */
-    uint8_t      type; /* enum my_type; ENUM and SET as such */
+    struct slice name;  /* empty: the map has no names */
+    struct slice label; /* the name as JSON, and a colon */
+    uint8_t      type;  /* enum my_type; ENUM and SET as such */
     bool         is_unsigned;
     uint16_t     meta; /* as the map has it; STRING: its bytes, ENUM and SET: bytes of a value */
     uint32_t     collation; /* of text, labels and bytes; 63: binary */
@@ -81,7 +82,7 @@ struct my_table {
     uint32_t          count;
     uint32_t         *key; /* the primary key's columns, in its order */
     uint32_t          key_count;
-    struct buf        raw; /* the event's body, which the slices point into */
+    struct buf        raw, json; /* the event's body and the labels, which the slices point into */
 };
 
 /* Also of a table that is there already: it is replaced. E_SCHEMA names a type that is not known.
@@ -157,6 +158,14 @@ void mariadbi_sql_value(enum my_sql_kind kind, struct slice text, struct buf *sc
 
 /* {"$blob":"hex"} for bytes. */
 void mariadbi_value_json(struct buf *out, const struct my_value *v);
+/* A cell's value behind `out`, as mariadbi_value_json has it … */
+int mariadbi_cell_json(const struct my_charsets *charsets, const struct my_column *column,
+                       const struct my_cell *cell, struct buf *scratch, struct buf *out,
+                       struct err *err);
+/* … and as mariadbi_value_key has it. */
+int mariadbi_cell_key(const struct my_charsets *charsets, const struct my_column *column,
+                      const struct my_cell *cell, bool part, struct buf *scratch, struct buf *out,
+                      struct err *err);
 /* As in a stream's name: bytes as \xHEX; parts of a longer key escape '\' and '|'. */
 void mariadbi_value_key(struct buf *out, const struct my_value *v, bool part);
 

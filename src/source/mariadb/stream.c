@@ -100,8 +100,7 @@ static void
 put_position(struct my_source *s, struct my_draft *d, uint64_t number)
 {
     d->position.at = s->bytes.len;
-    mariadbi_gtids_write(&s->gtid, 1, &s->bytes);
-    buf_add_byte(&s->bytes, ':');
+    buf_add_slice(&s->bytes, buf_slice(&s->gtid_text));
     buf_add_u64(&s->bytes, number);
     if (s->next.era > 0) {
         buf_add_byte(&s->bytes, '~');
@@ -128,6 +127,11 @@ take_gtid(struct my_source *s, const struct my_event *e, struct err *err)
 {
     int rc = mariadbi_gtid_take(e, &s->gtid, &s->gtid_flags, err);
 
+    buf_clear(&s->gtid_text);
+    mariadbi_gtids_write(&s->gtid, 1, &s->gtid_text);
+    buf_add_byte(&s->gtid_text, ':');
+    if (rc == 0 && s->gtid_text.failed)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory");
     s->in_group = rc == 0;
     s->number = 0;
     s->time_us = (int64_t)e->time * 1000000;
@@ -451,7 +455,6 @@ put_key(struct my_source *s, const struct my_cell *row, const struct my_cell *ot
         struct my_span *out, struct err *err)
 {
     const struct my_table *t = &s->map->table;
-    struct my_value        v;
     int                    rc = 0;
 
     out->at = s->bytes.len;
@@ -463,10 +466,10 @@ put_key(struct my_source *s, const struct my_cell *row, const struct my_cell *ot
             cell = &other[at];
         if (cell->state == MY_CELL_ABSENT)
             TRY(lossy(s, s->wants[s->map->want].table, "has a row without its key", err));
-        TRY(mariadbi_cell_value(&s->charsets, &t->columns[at], cell, &s->scratch, &v, err));
         if (i > 0)
             buf_add_byte(&s->bytes, '|');
-        mariadbi_value_key(&s->bytes, &v, t->key_count > 1);
+        TRY(mariadbi_cell_key(&s->charsets, &t->columns[at], cell, t->key_count > 1, &s->scratch,
+                              &s->bytes, err));
     }
     out->len = s->bytes.len - out->at;
 out:
@@ -478,7 +481,6 @@ put_row(struct my_source *s, const struct my_cell *row, const struct my_cell *ot
         struct my_span *out, struct err *err)
 {
     const struct my_table *t = &s->map->table;
-    struct my_value        v;
     bool                   first = true;
     int                    rc = 0;
 
@@ -494,12 +496,10 @@ put_row(struct my_source *s, const struct my_cell *row, const struct my_cell *ot
                       err));
         if (cell->state == MY_CELL_ABSENT)
             continue;
-        TRY(mariadbi_cell_value(&s->charsets, &t->columns[i], cell, &s->scratch, &v, err));
         buf_add_byte(&s->bytes, first ? '{' : ',');
         first = false;
-        json_put_string(&s->bytes, t->columns[i].name);
-        buf_add_byte(&s->bytes, ':');
-        mariadbi_value_json(&s->bytes, &v);
+        buf_add_slice(&s->bytes, t->columns[i].label);
+        TRY(mariadbi_cell_json(&s->charsets, &t->columns[i], cell, &s->scratch, &s->bytes, err));
     }
     buf_add_byte(&s->bytes, '}');
     out->len = s->bytes.len - out->at;

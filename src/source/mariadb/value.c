@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/bytes.h"
 #include "base/json.h"
 #include "base/must.h"
 #include "base/utf8.h"
@@ -63,6 +64,19 @@ add_latin1(struct buf *out, struct slice text)
     }
 }
 
+static bool
+is_ascii(struct slice text)
+{
+    const uint8_t *p = text.data;
+    size_t         i = 0;
+
+    while (text.len - i >= 8 && (get_u64(p + i) & UINT64_C(0x8080808080808080)) == 0)
+        i += 8;
+    while (i < text.len && p[i] < 0x80)
+        i++;
+    return i == text.len;
+}
+
 /* Text of a column, in UTF-8. */
 static int
 put_text(const struct my_charsets *charsets, const struct my_column *col, struct slice text,
@@ -72,6 +86,8 @@ put_text(const struct my_charsets *charsets, const struct my_column *col, struct
                               ? (enum my_charset)charsets->of[col->collation]
                               : MY_CHARSET_UNKNOWN;
 
+    if (set == MY_CHARSET_LATIN1 && is_ascii(text))
+        set = MY_CHARSET_UTF8;
     switch (set) {
     case MY_CHARSET_LATIN1:
         add_latin1(scratch, text);
@@ -496,6 +512,63 @@ mariadbi_cell_value(const struct my_charsets *charsets, const struct my_column *
 done:
     if (rc == 0 && scratch->failed)
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a row");
+    return rc;
+}
+
+/* Whether a value of this type is as put_number writes it, in JSON and as a key. */
+static bool
+is_number(const struct my_column *col)
+{
+    switch (col->type) {
+    case MYT_TINY:
+    case MYT_SHORT:
+    case MYT_LONG:
+    case MYT_FLOAT:
+    case MYT_DOUBLE:
+    case MYT_LONGLONG:
+    case MYT_INT24:
+    case MYT_YEAR:
+    case MYT_BIT:
+    case MYT_DECIMAL:
+        return true;
+    default:
+        return false;
+    }
+}
+
+int
+mariadbi_cell_json(const struct my_charsets *charsets, const struct my_column *col,
+                   const struct my_cell *cell, struct buf *scratch, struct buf *out,
+                   struct err *err)
+{
+    struct my_value v;
+    int             rc = 0;
+
+    if (cell->state == MY_CELL_VALUE && is_number(col)) {
+        put_number(col, cell, out);
+        return 0;
+    }
+    TRY(mariadbi_cell_value(charsets, col, cell, scratch, &v, err));
+    mariadbi_value_json(out, &v);
+out:
+    return rc;
+}
+
+int
+mariadbi_cell_key(const struct my_charsets *charsets, const struct my_column *col,
+                  const struct my_cell *cell, bool part, struct buf *scratch, struct buf *out,
+                  struct err *err)
+{
+    struct my_value v;
+    int             rc = 0;
+
+    if (cell->state == MY_CELL_VALUE && is_number(col)) {
+        put_number(col, cell, out);
+        return 0;
+    }
+    TRY(mariadbi_cell_value(charsets, col, cell, scratch, &v, err));
+    mariadbi_value_key(out, &v, part);
+out:
     return rc;
 }
 
