@@ -13,6 +13,7 @@
 #include "base/must.h"
 #include "source/mariadb/mariadb_int.h"
 
+#define PLACE_TRIES 8u /* of transactions, for one that sees the log's end */
 #define CHUNK_BYTES ((size_t)8 << 20)
 
 void
@@ -215,20 +216,57 @@ take_rows(struct my_source *s, const struct my_want *w, struct buf *sql, struct 
     return rc;
 }
 
-/* The server reads its log's file up to there to answer: it is not asked twice for one position. */
+/*
+ * Where the log ends at this place, nothing has been logged since the transaction saw the tables,
+ * and the server's own position is that of the place. It is asked for first: a group that it has
+ * and the tables have not is written before the server can say where the log ends, and moves that.
+ */
 static int
-take_gtids(struct my_source *s, const char *file, const char *position, struct err *err)
+take_end(struct my_source *s, const char *file, const char *position, bool *is, struct err *err)
+{
+    MYSQL_RES *r = NULL;
+    MYSQL_ROW  row;
+    int        rc;
+
+    TRY(mariadbi_ask_position(s, s->chunk.at, &s->chunk.at_count, err));
+    TRY(mariadbi_ask(s, s->query, &r, err, "SHOW MASTER STATUS"));
+    row = mysql_fetch_row(r);
+    *is = row != NULL && row[0] != NULL && row[1] != NULL && strcmp(row[0], file) == 0 &&
+          strcmp(row[1], position) == 0;
+out:
+    mysql_free_result(r);
+    return rc;
+}
+
+/*
+ * What GTIDs the place stands for. Only where it is not the log's end the server reads the file up
+ * to there to answer, a second for a GB: it is not asked twice, and with `again` not at all.
+ * *again: another transaction may have more luck.
+ */
+static int
+take_gtids(struct my_source *s, const char *file, const char *position, bool *again,
+           struct err *err)
 {
     struct my_chunk *c = &s->chunk;
     struct buf       place = {0};
     MYSQL_RES       *r = NULL;
     MYSQL_ROW        row;
+    bool             end = false, may = *again;
     int              rc = 0;
 
+    *again = false;
     buf_printf(&place, "%s:%s", file, position);
     if (c->asked.len > 0 && slice_eq(buf_slice(&c->asked), buf_slice(&place)))
         goto out;
     buf_clear(&c->asked);
+    TRY(take_end(s, file, position, &end, err));
+    *again = !end && may;
+    if (*again)
+        goto out;
+    if (end) {
+        buf_add_slice(&c->asked, buf_slice(&place));
+        goto out;
+    }
     TRY(mariadbi_ask(s, s->query, &r, err, "SELECT binlog_gtid_pos('%s', %s)", file, position));
     row = mysql_fetch_row(r);
     if (row == NULL || row[0] == NULL)
@@ -244,7 +282,7 @@ out:
 
 /* Where the transaction that was just begun stands in the log. */
 static int
-take_position(struct my_source *s, struct err *err)
+take_position(struct my_source *s, bool *again, struct err *err)
 {
     struct my_chunk *c = &s->chunk;
     MYSQL_RES       *r = NULL;
@@ -266,7 +304,7 @@ take_position(struct my_source *s, struct err *err)
         FAIL(err, E_STATE, ERR_FATAL,
              "source %s: the server does not say where a snapshot stands (binlog_snapshot_file)",
              s->base.instance);
-    TRY(take_gtids(s, file, position, err));
+    TRY(take_gtids(s, file, position, again, err));
     buf_clear(&c->position);
     buf_printf(&c->position, "s%s:%s:%s", s->restart, file, position);
     if (s->next.era > 0)
@@ -297,10 +335,15 @@ int
 mariadbi_snapshot_begin(struct my_source *s, bool *seen, struct err *err)
 {
     struct my_chunk *c = &s->chunk;
+    bool             again = true;
     int              rc;
 
-    TRY(mariadbi_run(s, s->query, err, "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"));
-    TRY(take_position(s, err));
+    for (uint32_t tries = 1; again; tries++) {
+        TRY(mariadbi_run(s, s->query, err,
+                         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"));
+        again = tries < PLACE_TRIES;
+        TRY(take_position(s, &again, err));
+    }
     /* A transaction is seen in the log a moment before it is seen in the tables. */
     *seen = mariadbi_gtids_reach(c->at, c->at_count, s->next.gtids, s->next.gtid_count);
     if (!*seen)
