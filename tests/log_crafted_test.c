@@ -87,7 +87,7 @@ static void
 craft(struct fix *f, uint64_t pos, craft_fn *fn)
 {
     uint8_t         bytes[SEG_HEADER], record[RECORD_MAX];
-    struct seg_head head;
+    struct seg_head head = {0};
     char            path[120];
     uint32_t        length;
     FILE           *file;

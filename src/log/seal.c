@@ -51,6 +51,7 @@ new_sealed(const struct log_req *req)
     must(req->write_count > 0);
     must(events >= req->subjects);
     must(bytes >= req->subjects * (uint64_t)SUBJECTS_OVERHEAD);
+    must(bytes > 0);
     s->callers = calloc(req->write_count, sizeof *s->callers);
     s->events = calloc(events, sizeof *s->events);
     s->bytes = malloc(bytes);
