@@ -255,6 +255,7 @@ test_task_starts_with_a_step(void **state)
     while (atomic_load(&steps) == 0)
         (void)sched_yield();
     env->ops->task_stop(env, task);
+    env->ops->task_wake(env, task); /* too late, which does no harm */
     env->ops->task_stop(env, NULL);
 }
 

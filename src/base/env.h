@@ -91,8 +91,10 @@ struct ox_env_ops {
 
     /* The task is in *out before its first step. */
     int (*task_start)(struct ox_env *, const struct ox_task_def *, struct ox_task **, struct err *);
-    void (*task_wake)(struct ox_env *, struct ox_task *); /* any thread; cheap when awake */
-    /* Returns after the last step; frees it. Not from within a step. NULL is fine. */
+    /* Any thread; cheap when awake. It may come too late, when the task was stopped. */
+    void (*task_wake)(struct ox_env *, struct ox_task *);
+    /* Returns after the last step; only a late task_wake may have it then. Not from within a step.
+     * NULL is fine. */
     void (*task_stop)(struct ox_env *, struct ox_task *);
 
     /* Waits at most timeout_us (UINT64_MAX: for ever); false when the time ran out. */
@@ -109,6 +111,15 @@ static inline void
 gate_init(struct ox_gate *gate)
 {
     atomic_init(&gate->state, 0);
+}
+
+/* Sets the flag and wakes the task, which may end on that and free whatever has the flag at once.
+ */
+static inline void
+env_tell(struct ox_env *env, struct ox_task *task, atomic_bool *flag)
+{
+    atomic_store(flag, true);
+    env->ops->task_wake(env, task);
 }
 
 #endif

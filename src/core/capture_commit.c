@@ -385,8 +385,7 @@ committed(struct log_req *req)
     struct capture        *c = f->capture;
 
     must(!atomic_load(&f->done));
-    atomic_store(&f->done, true);
-    c->env->ops->task_wake(c->env, c->task);
+    env_tell(c->env, c->task, &f->done);
 }
 
 /* The next free flight is built; what is built has no slice of the batch's any more. */
@@ -491,8 +490,7 @@ imported(struct log_req *req)
 
     must(c->in_flight);
     must(!atomic_load(&c->done));
-    atomic_store(&c->done, true);
-    c->env->ops->task_wake(c->env, c->task);
+    env_tell(c->env, c->task, &c->done);
 }
 
 void

@@ -940,8 +940,6 @@ deliver_stop(struct deliver *d)
     atomic_store(&d->stopping, true);
     d->env->ops->task_wake(d->env, d->task);
     (void)d->env->ops->gate_wait(d->env, &d->stopped, UINT64_MAX);
-    lock_take(&d->lock); /* whoever answered the last commit may still be waking the task */
-    lock_give(&d->lock);
     log_unlisten(d->log, &d->listener);
     d->env->ops->task_stop(d->env, d->task);
     must(d->state == DELIVER_STOPPED);

@@ -171,11 +171,8 @@ done(struct log_req *req)
 {
     struct deliver *d = req->arg;
 
-    lock_take(&d->lock); /* deliver_stop waits for it */
     must(!atomic_load(&d->commit_done));
-    atomic_store(&d->commit_done, true);
-    d->env->ops->task_wake(d->env, d->task);
-    lock_give(&d->lock);
+    env_tell(d->env, d->task, &d->commit_done);
 }
 
 static void

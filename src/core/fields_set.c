@@ -197,8 +197,7 @@ on_commit(struct log_req *req)
     struct fields *f = req->arg;
 
     must(!atomic_load(&f->commit_done));
-    atomic_store(&f->commit_done, true);
-    f->env->ops->task_wake(f->env, f->task);
+    env_tell(f->env, f->task, &f->commit_done);
 }
 
 static void

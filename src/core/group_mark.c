@@ -298,8 +298,7 @@ done(struct log_req *req)
     struct group *g = req->arg;
 
     must(!atomic_load(&g->commit_done));
-    atomic_store(&g->commit_done, true);
-    groupi_wake(g->groups);
+    env_tell(g->groups->env, g->groups->task, &g->commit_done);
 }
 
 /* The first record that is still parked. */

@@ -251,8 +251,7 @@ done(struct log_req *req)
     struct groups *gs = req->arg;
 
     must(!atomic_load(&gs->commit_done));
-    atomic_store(&gs->commit_done, true);
-    groupi_wake(gs);
+    env_tell(gs->env, gs->task, &gs->commit_done);
 }
 
 static struct log_change

@@ -304,8 +304,7 @@ committed(struct log_req *req)
     struct queue        *q = f->queue;
 
     must(!atomic_load(&f->done));
-    atomic_store(&f->done, true);
-    q->env->ops->task_wake(q->env, q->task);
+    env_tell(q->env, q->task, &f->done);
 }
 
 /* The last write is that of $source-NAME, whose text is the last thing in `text`. */

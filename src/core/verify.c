@@ -318,8 +318,7 @@ committed(struct log_req *req)
 
     must(v->in_flight);
     must(!atomic_load(&v->done_flag));
-    atomic_store(&v->done_flag, true);
-    v->env->ops->task_wake(v->env, v->task);
+    env_tell(v->env, v->task, &v->done_flag);
 }
 
 /* Everything below is decided, counting the batch. */

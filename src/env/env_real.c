@@ -11,7 +11,8 @@
  *
  * FUTEX_WAKE may come after the word's memory was freed (a gate may be gone
  * once it is open): it reads nothing there, and at worst wakes a stranger,
- * which is why every wait looks again.
+ * which is why every wait looks again. Nor is a task's memory given back: it serves
+ * the next task, so that a wake-up may come after the task was stopped.
  */
 #include "env/env_real.h"
 
@@ -47,7 +48,11 @@ struct ox_task {
     atomic_bool        stop;
     struct ox_task_def def;
     pthread_t          thread;
+    struct ox_task    *next; /* of those that were stopped */
 };
+
+static struct ox_task *spare;
+static pthread_mutex_t spare_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static int64_t
 wall_us(struct ox_env *env)
@@ -203,6 +208,37 @@ start_thread(struct ox_task *task)
     return errnum;
 }
 
+/* NULL: no memory. */
+static struct ox_task *
+take_task(void)
+{
+    struct ox_task *task;
+
+    must(pthread_mutex_lock(&spare_lock) == 0);
+    task = spare;
+    if (task != NULL)
+        spare = task->next;
+    must(pthread_mutex_unlock(&spare_lock) == 0);
+    if (task != NULL)
+        return task;
+    task = malloc(sizeof *task);
+    if (task != NULL) {
+        task->magic = TASK_MAGIC;
+        atomic_init(&task->state, TASK_AWAKE);
+        atomic_init(&task->stop, false);
+    }
+    return task;
+}
+
+static void
+give_task(struct ox_task *task)
+{
+    must(pthread_mutex_lock(&spare_lock) == 0);
+    task->next = spare;
+    spare = task;
+    must(pthread_mutex_unlock(&spare_lock) == 0);
+}
+
 static int
 task_start(struct ox_env *env, const struct ox_task_def *def, struct ox_task **out, struct err *err)
 {
@@ -212,18 +248,17 @@ task_start(struct ox_env *env, const struct ox_task_def *def, struct ox_task **o
     *out = NULL;
     must(def->step != NULL);
     must(strlen(def->name) <= TASK_NAME_MAX);
-    task = malloc(sizeof *task);
+    task = take_task();
     if (task == NULL)
         return envi_fail(err, def->name, "start task", ENOMEM);
-    task->magic = TASK_MAGIC;
     task->def = *def;
-    atomic_init(&task->state, TASK_AWAKE);
-    atomic_init(&task->stop, false);
+    atomic_store(&task->state, TASK_AWAKE);
+    atomic_store(&task->stop, false);
     *out = task; /* its first step may already wake it through this */
     errnum = start_thread(task);
     if (errnum != 0) {
         *out = NULL;
-        free(task);
+        give_task(task);
         return envi_fail(err, def->name, "start task", errnum);
     }
     (void)pthread_setname_np(task->thread, def->name);
@@ -248,8 +283,7 @@ task_stop(struct ox_env *env, struct ox_task *task)
     atomic_store(&task->stop, true);
     task_wake(env, task);
     must(pthread_join(task->thread, NULL) == 0);
-    task->magic = 0;
-    free(task);
+    give_task(task);
 }
 
 static bool
