@@ -596,7 +596,7 @@ new_surgery(struct ox_env *env, struct log *log, struct streami_spec **spec, str
     s->page.last = true;
     s->max_p99_ms = s->spec->max_p99_ms;
     s->max_rate = s->spec->max_rate;
-    s->at_work = s->max_rate != 0 ? 1 : s->spec->workers;
+    s->at_work = s->spec->workers;
     s->rate_us = s->looked_us = env->ops->mono_us(env);
     s->workers = calloc(s->spec->workers, sizeof *s->workers);
     if (s->workers == NULL)
