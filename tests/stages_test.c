@@ -424,6 +424,33 @@ test_progress(void **state)
     assert_clean(f, 1, 10 * MANY + 1);
 }
 
+/* Three at once, of which a low rate needs one: whoever ends last goes on, needed or not. */
+static void
+test_needed(void **state)
+{
+    struct fix          *f = *state;
+    struct stream_status s;
+
+    for (int i = 1; i <= 3; i++) {
+        char stream[8];
+
+        (void)snprintf(stream, sizeof stream, "a-%d", i);
+        fill_one(f, stream, 0, 5 * MANY);
+    }
+    assert_int_equal(begin(f, "slow",
+                           "{\"kind\":\"copy\",\"category\":\"a\",\"to\":\"b-{key}\"," SMALL
+                           ",\"max_events_per_s\":900}"),
+                     0);
+    do {
+        stream_get_status(f->surgery, &s);
+        (void)sched_yield();
+    } while (s.events_per_s == 0);
+    stream_throttle(f->surgery, UINT64_MAX, 0);
+    s = wait_end(f, STREAM_DONE);
+    assert_int_equal(s.events, 15 * MANY);
+    assert_clean(f, 3, 15 * MANY);
+}
+
 static void
 route_on(struct fix *f, const char *stream, unsigned n, const char *type)
 {
@@ -675,6 +702,7 @@ main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_two_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_consumers, setup, teardown),
         cmocka_unit_test_setup_teardown(test_progress, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_needed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_routed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cancel, setup, teardown),

@@ -482,6 +482,14 @@ begin_again(struct surgery *s, enum stream_state state)
         streami_memo_clear(s->memo);
 }
 
+/* Under the lock. Whoever gave the page's last names back turns it, needed or not: the others
+ * sleep. */
+static bool
+is_needed(const struct surgery *s, const struct streami_worker *w)
+{
+    return w - s->workers < s->at_work || (s->outstanding == 0 && s->page.at == s->page.names.len);
+}
+
 static uint64_t
 step(void *arg)
 {
@@ -500,7 +508,7 @@ step(void *arg)
         lock_give(&s->lock);
         return wait;
     }
-    if (!w->busy && w - s->workers >= s->at_work) {
+    if (!w->busy && !is_needed(s, w)) {
         lock_give(&s->lock);
         return NEED_US;
     }
