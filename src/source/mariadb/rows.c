@@ -27,8 +27,8 @@ bad_map(struct err *err)
     RETURN_ERR(err, E_DAMAGED, ERR_FATAL, "binlog: a TABLE_MAP is damaged");
 }
 
-static bool
-is_numeric(const struct my_column *c)
+bool
+mariadbi_is_numeric(const struct my_column *c)
 {
     switch (c->type) {
     case MYT_TINY:
@@ -185,11 +185,11 @@ static void
 take_signs(struct my_table *t, struct slice data)
 {
     const uint8_t *p = data.data;
-    uint32_t       at = next_of(t, 0, is_numeric);
+    uint32_t       at = next_of(t, 0, mariadbi_is_numeric);
 
     for (size_t i = 0; i < data.len * 8 && at < t->count; i++) {
         t->columns[at].is_unsigned = (p[i / 8] >> (7 - i % 8) & 1) != 0;
-        at = next_of(t, at + 1, is_numeric);
+        at = next_of(t, at + 1, mariadbi_is_numeric);
     }
 }
 

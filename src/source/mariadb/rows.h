@@ -85,6 +85,9 @@ struct my_table {
     struct buf        raw, json; /* the event's body and the labels, which the slices point into */
 };
 
+/* A number to SQL, which may be unsigned; not a BIT. */
+bool mariadbi_is_numeric(const struct my_column *);
+
 /* Also of a table that is there already: it is replaced. E_SCHEMA names a type that is not known.
  */
 int  mariadbi_table_take(const struct my_event *e, struct my_table *t, struct err *err);

@@ -519,21 +519,7 @@ done:
 static bool
 is_number(const struct my_column *col)
 {
-    switch (col->type) {
-    case MYT_TINY:
-    case MYT_SHORT:
-    case MYT_LONG:
-    case MYT_FLOAT:
-    case MYT_DOUBLE:
-    case MYT_LONGLONG:
-    case MYT_INT24:
-    case MYT_YEAR:
-    case MYT_BIT:
-    case MYT_DECIMAL:
-        return true;
-    default:
-        return false;
-    }
+    return mariadbi_is_numeric(col) || col->type == MYT_BIT;
 }
 
 int
