@@ -418,6 +418,7 @@ main(void)
     const struct CMUnitTest lmdb[] = {
         CONTRACT,
         FRESH(test_map_grows),
+        FRESH(test_opened_again),
         FRESH(test_no_room),
         FRESH(test_damage),
         FRESH(test_read_while_applying),

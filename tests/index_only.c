@@ -112,6 +112,33 @@ test_map_grows(void **state)
     check_big(ix, next);
 }
 
+/* A large batch ends with the file opened again, so that its pages are given back. */
+void
+test_opened_again(void **state)
+{
+    uint64_t          next = 0;
+    char              away[80];
+    struct index_head head;
+
+    assert_int_equal(apply_big(ix, &next, 1000, &err), 0);
+    (void)snprintf(away, sizeof away, "%s.away", dir);
+    assert_int_equal(rename(dir, away), 0);
+    assert_int_equal(apply_big(ix, &next, 1000, &err), 0);
+    check_big(ix, next); /* a small one needs no opening */
+    assert_int_equal(apply_big(ix, &next, 60000, &err), 0);
+    assert_int_equal(ops->covers(ix).v, 8 * (next + 1)); /* it is in all the same */
+    assert_int_equal(ops->head(ix, 5, &head, &err), E_BUSY);
+    assert_int_not_equal(ops->sync(ix, &err), 0);
+    assert_int_not_equal(apply_big(ix, &next, 1, &err), 0);
+    assert_int_equal(rename(away, dir), 0);
+    assert_int_equal(ops->head(ix, 5, &head, &err), E_BUSY);
+    assert_int_equal(apply_big(ix, &next, 1, &err), 0);
+    check_big(ix, next);
+    assert_int_equal(ops->sync(ix, &err), 0);
+    open_again(log_id);
+    check_big(ix, next);
+}
+
 /* A disk that is full is an error, nothing is half done, and it goes on when there is room. */
 void
 test_no_room(void **state)

@@ -61,6 +61,7 @@ int  tear_down(void **state);
 
 /* Tests of what only one driver can show (index_only.c). */
 void test_map_grows(void **state);
+void test_opened_again(void **state);
 void test_no_room(void **state);
 void test_damage(void **state);
 void test_read_while_applying(void **state);

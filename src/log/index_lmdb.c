@@ -21,14 +21,20 @@
  * (no MDB_NOSYNC): any crash leaves the last transaction or the one before it.
  * MDB_NOMETASYNC saves the second sync; sync() makes up for it.
  *
- * MDB_WRITEMAP keeps the pages of a large transaction out of the heap, where
- * they would stay. Its danger is a full disk, which would be a SIGBUS: the
- * file's blocks are therefore allocated before the map covers them, and a full
- * disk is an error of apply(). docs/decisions/0003-index.md has the figures.
+ * The pages of a transaction are heap (no MDB_WRITEMAP: each page of a writable
+ * map that is synced interrupts every processor that runs one of our threads),
+ * and LMDB keeps them for the next one until it is closed: so a large one ends
+ * with the file opened again. docs/decisions/0003-index.md has the figures.
+ *
+ * Indexes on fields have a writable map. Its danger is a full disk, which would
+ * be a SIGBUS: a file's blocks are therefore allocated before a map covers them,
+ * and a full disk is an error of apply().
  *
  * Threads: one applies. Readers take a transaction from a bounded pool for one
  * call and copy out; the map grows only when none is in use.
  */
+#include <limits.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,6 +131,7 @@ sync_index(struct ox_index *ix, struct err *err)
     int rc = 0;
 
     must(!logi_lmdb_checked(ix)->read_only);
+    TRY(logi_lmdb_ready(ix, err));
     TRY_MDB(mdb_env_sync(ix->env, 1), "sync");
 out:
     return rc;
@@ -159,6 +166,7 @@ reset(struct ox_index *ix, struct err *err)
     int rc;
 
     must(!logi_lmdb_checked(ix)->read_only);
+    TRY(logi_lmdb_ready(ix, err));
     rc = reset_once(ix, err);
     for (int i = 0; rc == E_LIMIT && i < MAP_GROWTHS_MAX; i++) {
         TRY(logi_lmdb_grow(ix, err));
@@ -170,18 +178,27 @@ out:
     return rc;
 }
 
+/* With nobody in it. */
+static void
+close_env(struct ox_index *ix)
+{
+    must(ix->in_use == 0);
+    must(ix->idle_count == ix->made); /* nobody has one of them */
+    while (ix->idle_count > 0)
+        mdb_txn_abort(ix->idle[--ix->idle_count]);
+    ix->made = 0;
+    if (ix->env != NULL)
+        mdb_env_close(ix->env);
+    ix->env = NULL;
+}
+
 void
 logi_lmdb_env_free(struct ox_index *ix)
 {
     if (ix == NULL)
         return;
-    must(logi_lmdb_checked(ix)->in_use == 0);
-    must(ix->idle_count == ix->made); /* nobody has one of them */
-    must(!ix->growing);
-    while (ix->idle_count > 0)
-        mdb_txn_abort(ix->idle[--ix->idle_count]);
-    if (ix->env != NULL)
-        mdb_env_close(ix->env);
+    must(!logi_lmdb_checked(ix)->alone);
+    close_env(ix);
     must(pthread_cond_destroy(&ix->changed) == 0);
     lock_fini(&ix->lock);
     ix->magic = 0;
@@ -214,7 +231,6 @@ out:
 static int
 open_env(struct ox_index *ix, uint64_t bytes, struct err *err)
 {
-    unsigned    flags = MDB_NOTLS | (ix->read_only ? MDB_RDONLY : MDB_WRITEMAP | MDB_NOMETASYNC);
     uint64_t    map = bytes > MAP_FIRST ? (bytes + 0xfffff) & ~UINT64_C(0xfffff) : MAP_FIRST;
     MDB_envinfo info;
     MDB_stat    stat;
@@ -225,7 +241,7 @@ open_env(struct ox_index *ix, uint64_t bytes, struct err *err)
     TRY_MDB(mdb_env_set_maxdbs(ix->env, T_COUNT), "open");
     TRY_MDB(mdb_env_set_maxreaders(ix->env, READER_SLOTS), "open");
     TRY_MDB(mdb_env_set_mapsize(ix->env, map), "open");
-    TRY_MDB(mdb_env_open(ix->env, ix->dir, flags, 0600), "open");
+    TRY_MDB(mdb_env_open(ix->env, ix->dir, MDB_NOTLS | ix->flags, 0600), "open");
     TRY_MDB(mdb_env_info(ix->env, &info), "open");
     TRY_MDB(mdb_env_stat(ix->env, &stat), "open");
     /* LMDB would take the missing end of a file that was cut for empty pages. */
@@ -233,7 +249,8 @@ open_env(struct ox_index *ix, uint64_t bytes, struct err *err)
         return logi_lmdb_damaged(err, ix, "the file is shorter than it says");
     if (ix->read_only)
         return 0;
-    TRY(logi_lmdb_allocate(ix, 0, info.me_mapsize, err));
+    if (info.me_mapsize > bytes)
+        TRY(logi_lmdb_allocate(ix, bytes, info.me_mapsize, err));
     TRY_MDB(mdb_reader_check(ix->env, &dead), "open");
 out:
     return rc;
@@ -277,14 +294,10 @@ adopt(struct ox_index *ix, MDB_txn *txn, const uint8_t *log_id, struct err *err)
 }
 
 static int
-open_tables(struct ox_index *ix, const uint8_t *log_id, struct err *err)
+open_handles(struct ox_index *ix, MDB_txn *txn, unsigned create, struct err *err)
 {
-    MDB_txn *txn = NULL;
-    MDB_txn *done;
-    unsigned create = ix->read_only ? 0 : MDB_CREATE;
-    int      rc = 0;
+    int rc = 0;
 
-    TRY_MDB(mdb_txn_begin(ix->env, NULL, ix->read_only ? MDB_RDONLY : 0, &txn), "open");
     for (int t = 0; t < T_COUNT; t++) {
         int mrc = mdb_dbi_open(txn, tables[t].name, tables[t].flags | create, &ix->dbi[t]);
 
@@ -292,6 +305,19 @@ open_tables(struct ox_index *ix, const uint8_t *log_id, struct err *err)
             FAIL(err, E_FORMAT, ERR_FATAL, "%s: index: has no table %s", ix->dir, tables[t].name);
         TRY_MDB(mrc, "open a table");
     }
+out:
+    return rc;
+}
+
+static int
+open_tables(struct ox_index *ix, const uint8_t *log_id, struct err *err)
+{
+    MDB_txn *txn = NULL;
+    MDB_txn *done;
+    int      rc = 0;
+
+    TRY_MDB(mdb_txn_begin(ix->env, NULL, ix->read_only ? MDB_RDONLY : 0, &txn), "open");
+    TRY(open_handles(ix, txn, ix->read_only ? 0 : MDB_CREATE, err));
     TRY(adopt(ix, txn, log_id, err));
     done = txn;
     txn = NULL;
@@ -304,10 +330,52 @@ out:
     return rc;
 }
 
+static int
+open_again(struct ox_index *ix, uint64_t bytes, struct err *err)
+{
+    MDB_txn *txn = NULL;
+    MDB_txn *done;
+    int      rc = 0;
+
+    TRY(open_env(ix, bytes, err));
+    TRY_MDB(mdb_txn_begin(ix->env, NULL, MDB_RDONLY, &txn), "open again");
+    TRY(open_handles(ix, txn, 0, err));
+    done = txn;
+    txn = NULL;
+    TRY_MDB(mdb_txn_commit(done), "open again"); /* or the handles would end with it */
+out:
+    if (txn != NULL)
+        mdb_txn_abort(txn);
+    return rc;
+}
+
 int
-logi_lmdb_env_new(struct ox_env *env, const char *dir, bool read_only, struct ox_index **out,
+logi_lmdb_reopen(struct ox_index *ix, struct err *err)
+{
+    uint64_t bytes = 0;
+    int      rc;
+
+    must(!logi_lmdb_checked(ix)->read_only);
+    /* Or the C library would give back each page by itself, with a system call. */
+    (void)mallopt(M_TRIM_THRESHOLD, INT_MAX);
+    logi_lmdb_begin_alone(ix);
+    close_env(ix);
+    TRY(file_bytes(ix->os, ix, &bytes, err));
+    TRY(open_again(ix, bytes, err));
+out:
+    if (rc != 0)
+        close_env(ix);
+    logi_lmdb_end_alone(ix);
+    (void)mallopt(M_TRIM_THRESHOLD, TRIM_BYTES);
+    (void)malloc_trim(0); /* the pages lay among others that are in use */
+    return rc;
+}
+
+int
+logi_lmdb_env_new(struct ox_env *env, const char *dir, unsigned flags, struct ox_index **out,
                   struct err *err)
 {
+    bool             read_only = (flags & MDB_RDONLY) != 0;
     size_t           len = strlen(dir) + 1;
     struct ox_index *ix = calloc(1, sizeof *ix + len);
     uint64_t         bytes = 0;
@@ -318,6 +386,8 @@ logi_lmdb_env_new(struct ox_env *env, const char *dir, bool read_only, struct ox
         RETURN_ERR(err, E_NOMEM, ERR_RETRY, "%s: index: no memory", dir);
     ix->magic = INDEX_MAGIC;
     ix->read_only = read_only;
+    ix->flags = flags;
+    ix->os = env;
     memcpy(ix->dir, dir, len);
     lock_init(&ix->lock, LOCK_INDEX);
     must(pthread_cond_init(&ix->changed, NULL) == 0);
@@ -340,7 +410,7 @@ open_index(struct ox_env *env, const char *dir, const uint8_t *log_id, bool read
     int              rc;
 
     *out = NULL;
-    TRY(logi_lmdb_env_new(env, dir, read_only, &ix, err));
+    TRY(logi_lmdb_env_new(env, dir, read_only ? MDB_RDONLY : MDB_NOMETASYNC, &ix, err));
     TRY(open_tables(ix, log_id, err));
     *out = ix;
     ix = NULL;

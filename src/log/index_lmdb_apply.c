@@ -12,7 +12,19 @@ struct apply {
     MDB_txn                  *txn;
     MDB_cursor               *heads, *runs, *lists;
     struct meta               meta;
+    uintptr_t                 page;  /* where it wrote last */
+    uint32_t                  pages; /* of heads and names that it wrote, about */
 };
+
+/* Counts the page where it is another than before: both tables are written in order. */
+static void
+count_page(struct apply *a, const void *at)
+{
+    uintptr_t page = (uintptr_t)at / PAGE_ABOUT;
+
+    a->pages += page != a->page;
+    a->page = page;
+}
 
 struct block {
     uint64_t first, last;
@@ -90,6 +102,7 @@ find_update(struct apply *a, const struct index_update *u, struct stream_rec *re
     if (mrc == MDB_NOTFOUND)
         return logi_lmdb_damaged(err, ix, "a stream is missing");
     TRY_MDB(mrc, "find a head");
+    count_page(a, val.mv_data);
     if (!logi_lmdb_unpack_stream(slice_of_val(val), rec, NULL))
         return logi_lmdb_damaged(err, ix, "a stream's head");
     if (!goes_on(u, rec))
@@ -261,6 +274,8 @@ put_name(struct apply *a, MDB_cursor *names, const struct index_update *u, struc
     if (mrc == MDB_KEYEXIST)
         return logi_lmdb_damaged(err, ix, "a new stream's name is taken");
     TRY_MDB(mrc, "write a name");
+    TRY_MDB(mdb_cursor_get(names, &key, &val, MDB_GET_CURRENT), "write a name");
+    count_page(a, key.mv_data);
 out:
     return rc;
 }
@@ -479,7 +494,7 @@ out:
 /* E_LIMIT: the map is full, and nothing has changed. */
 static int
 apply_once(struct ox_index *ix, const struct index_batch *batch, const struct index_labels *labels,
-           struct err *err)
+           uint32_t *pages, struct err *err)
 {
     struct apply a = {.ix = ix, .batch = batch, .meta = ix->meta};
     MDB_txn     *txn = NULL;
@@ -500,6 +515,7 @@ apply_once(struct ox_index *ix, const struct index_batch *batch, const struct in
     TRY_MDB(mdb_txn_commit(txn), "commit");
     must(a.meta.label_count >= ix->meta.label_count); /* their numbers are for ever */
     ix->meta = a.meta;
+    *pages = a.pages;
     atomic_store(&ix->covers, a.meta.covers);
     atomic_store(&ix->stream_count, a.meta.stream_count);
 out:
@@ -512,6 +528,7 @@ int
 logi_lmdb_apply(struct ox_index *ix, const struct index_batch *batch, struct err *err)
 {
     struct index_labels labels = {.labels = NULL};
+    uint32_t            pages = 0;
     int                 rc;
 
     must(!logi_lmdb_checked(ix)->read_only);
@@ -519,13 +536,17 @@ logi_lmdb_apply(struct ox_index *ix, const struct index_batch *batch, struct err
     must(batch->stream_count >= ix->meta.stream_count);
     must(batch->event_count == 0 ||
          batch->events[batch->event_count - 1].pos < batch->covers.v); /* they come in order */
+    TRY(logi_lmdb_ready(ix, err));
     TRY(logi_labels_init(&labels, batch->events, batch->event_count, err));
-    rc = apply_once(ix, batch, &labels, err);
+    rc = apply_once(ix, batch, &labels, &pages, err);
     for (int i = 0; rc == E_LIMIT && i < MAP_GROWTHS_MAX; i++) {
         TRY(logi_lmdb_grow(ix, err));
-        rc = apply_once(ix, batch, &labels, err);
+        rc = apply_once(ix, batch, &labels, &pages, err);
     }
-    if (rc == 0)
+    TRY(rc);
+    err_clear(err);
+    /* The batch is in: where it cannot be opened again, readers and the next one are told. */
+    if (pages > HEAP_PAGES && logi_lmdb_reopen(ix, err) != 0)
         err_clear(err);
 out:
     logi_labels_fini(&labels);

@@ -21,6 +21,9 @@
 #define MAP_FIRST (UINT64_C(16) << 20)
 #define MAP_STEP_MAX (UINT64_C(128) << 20) /* doubles up to here, then grows by this */
 #define MAP_GROWTHS_MAX 64                 /* for one transaction */
+#define PAGE_ABOUT 4096u                   /* bytes of LMDB's pages nearly everywhere */
+#define TRIM_BYTES (1 << 20)               /* of free heap that the C library keeps */
+#define HEAP_PAGES 4096u                   /* a transaction with more of them is a large one */
 
 #define RUN_MAX 64       /* versions in a run */
 #define BLOCK_BYTES 1900 /* of a list's block: two to a page of LMDB */
@@ -54,7 +57,9 @@ struct meta {
 struct ox_index {
     unsigned         magic;
     bool             read_only;
-    MDB_env         *env;
+    unsigned         flags; /* of LMDB's for the file */
+    struct ox_env   *os;
+    MDB_env         *env; /* NULL: could not be opened again, which apply() tries once more */
     MDB_dbi          dbi[T_COUNT];
     struct meta      meta; /* the applier's own */
     _Atomic uint64_t covers, stream_count;
@@ -63,7 +68,7 @@ struct ox_index {
     pthread_cond_t changed;
     MDB_txn       *idle[READERS_MAX];
     unsigned       idle_count, made, in_use;
-    bool           growing;
+    bool           alone; /* somebody changes the file under it */
 
     char dir[];
 };
@@ -109,12 +114,32 @@ val_of(const void *data, size_t len)
     return v;
 }
 
-/* The file without its tables, which the indexes on fields (index_lmdb_values.c) use too. */
-int  logi_lmdb_env_new(struct ox_env *env, const char *dir, bool read_only, struct ox_index **out,
+/*
+ * The file without its tables, which the indexes on fields (index_lmdb_values.c) use too; `flags`
+ * are those of mdb_env_open().
+ */
+int  logi_lmdb_env_new(struct ox_env *env, const char *dir, unsigned flags, struct ox_index **out,
                        struct err *err);
 void logi_lmdb_env_free(struct ox_index *ix); /* NULL is fine */
 
+/*
+ * Closes the file and opens it again, with nobody reading meanwhile: LMDB gives the pages of its
+ * transactions back to the heap then only. After an error it is closed, and reads fail.
+ */
+int logi_lmdb_reopen(struct ox_index *ix, struct err *err);
+
+/* For whoever writes: opens what could not be opened again. */
+static inline int
+logi_lmdb_ready(struct ox_index *ix, struct err *err)
+{
+    return ix->env != NULL ? 0 : logi_lmdb_reopen(ix, err);
+}
+
 /* index_lmdb_map.c */
+
+/* Between the two nobody reads, and who wants to waits. */
+void logi_lmdb_begin_alone(struct ox_index *ix);
+void logi_lmdb_end_alone(struct ox_index *ix);
 
 /* Waits for a place; end_read gives it back (NULL is fine). */
 int  logi_lmdb_begin_read(struct ox_index *ix, MDB_txn **out, struct err *err);

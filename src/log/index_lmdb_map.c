@@ -17,25 +17,25 @@ wait_change(struct ox_index *ix)
     must(pthread_cond_wait(&ix->changed, &ix->lock.mutex) == 0);
 }
 
-static void
-begin_growing(struct ox_index *ix)
+void
+logi_lmdb_begin_alone(struct ox_index *ix)
 {
     lock_take(&ix->lock);
-    while (ix->growing)
+    while (ix->alone)
         wait_change(ix);
-    ix->growing = true; /* no new readers from here on */
+    ix->alone = true; /* no new readers from here on */
     while (ix->in_use > 0)
         wait_change(ix);
     lock_give(&ix->lock);
 }
 
-static void
-end_growing(struct ox_index *ix)
+void
+logi_lmdb_end_alone(struct ox_index *ix)
 {
     lock_take(&ix->lock);
-    must(ix->growing);
+    must(ix->alone);
     must(ix->in_use == 0); /* nobody came in meanwhile */
-    ix->growing = false;
+    ix->alone = false;
     (void)pthread_cond_broadcast(&ix->changed);
     lock_give(&ix->lock);
 }
@@ -47,7 +47,7 @@ take_reader(struct ox_index *ix)
     MDB_txn *txn = NULL;
 
     lock_take(&ix->lock);
-    while (ix->growing || (ix->idle_count == 0 && ix->made == READERS_MAX))
+    while (ix->alone || (ix->idle_count == 0 && ix->made == READERS_MAX))
         wait_change(ix);
     if (ix->idle_count > 0)
         txn = ix->idle[--ix->idle_count];
@@ -71,7 +71,7 @@ give_reader(struct ox_index *ix, MDB_txn *txn)
     else
         ix->made--;
     must(ix->idle_count + ix->in_use == ix->made);
-    if (ix->growing || ix->idle_count == 1 || txn == NULL)
+    if (ix->alone || ix->idle_count == 1 || txn == NULL)
         (void)pthread_cond_broadcast(&ix->changed);
     lock_give(&ix->lock);
 }
@@ -82,7 +82,9 @@ begin_read_once(struct ox_index *ix, MDB_txn **out)
     MDB_txn *txn = take_reader(ix);
     int      mrc;
 
-    if (txn != NULL)
+    if (ix->env == NULL)
+        mrc = EBUSY;
+    else if (txn != NULL)
         mrc = mdb_txn_renew(txn);
     else
         mrc = mdb_txn_begin(ix->env, NULL, MDB_RDONLY, &txn);
@@ -106,9 +108,9 @@ logi_lmdb_begin_read(struct ox_index *ix, MDB_txn **out, struct err *err)
     mrc = begin_read_once(logi_lmdb_checked(ix), out);
     /* Another process has grown the file under a reader. */
     for (int i = 0; mrc == MDB_MAP_RESIZED && i < MAP_GROWTHS_MAX; i++) {
-        begin_growing(ix);
+        logi_lmdb_begin_alone(ix);
         mrc = mdb_env_set_mapsize(ix->env, 0);
-        end_growing(ix);
+        logi_lmdb_end_alone(ix);
         if (mrc == 0)
             mrc = begin_read_once(ix, out);
     }
@@ -155,7 +157,7 @@ logi_lmdb_grow(struct ox_index *ix, struct err *err)
     int         dead = 0;
     int         rc = 0;
 
-    begin_growing(ix);
+    logi_lmdb_begin_alone(ix);
     TRY_MDB(mdb_reader_check(ix->env, &dead), "grow");
     TRY_MDB(mdb_env_info(ix->env, &info), "grow");
     size = info.me_mapsize;
@@ -164,6 +166,6 @@ logi_lmdb_grow(struct ox_index *ix, struct err *err)
     TRY(logi_lmdb_allocate(ix, size, size + step, err));
     TRY_MDB(mdb_env_set_mapsize(ix->env, size + step), "grow");
 out:
-    end_growing(ix);
+    logi_lmdb_end_alone(ix);
     return rc;
 }

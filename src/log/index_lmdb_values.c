@@ -169,7 +169,7 @@ open_once(struct ox_env *env, const char *dir, const uint8_t *log_id, struct ox_
 {
     int rc;
 
-    TRY(logi_lmdb_env_new(env, dir, false, &v->ix, err));
+    TRY(logi_lmdb_env_new(env, dir, MDB_WRITEMAP | MDB_NOMETASYNC, &v->ix, err));
     TRY(open_tables(v, log_id, err));
 out:
     if (rc != 0) {

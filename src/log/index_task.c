@@ -15,6 +15,9 @@
 #define INDEX_FEW 10000u                /* so many are written at once … */
 #define INDEX_MOST_US UINT64_C(2000000) /* … and more than these not later than this */
 #define INDEX_ENTRIES 200000u
+/* Each entry of a log of more streams than these touches a page of its own, which is heap. */
+#define INDEX_MANY_STREAMS 2000000u
+#define INDEX_ENTRIES_OF_MANY 50000u
 #define RETRY_US UINT64_C(500000)
 
 static void
@@ -77,6 +80,14 @@ note_result(struct log *log, int rc, const struct err *err)
     atomic_store(&log->index_stuck, rc != 0);
 }
 
+static uint32_t
+entries_most(struct log *log)
+{
+    bool many = atomic_load(&log->stream_count) > INDEX_MANY_STREAMS;
+
+    return many ? INDEX_ENTRIES_OF_MANY : INDEX_ENTRIES;
+}
+
 static bool
 due(struct log *log)
 {
@@ -86,7 +97,8 @@ due(struct log *log)
     if (entries == 0)
         return false;
     return atomic_load(&log->flush_wanted) || atomic_load(&log->closing) ||
-           entries >= INDEX_ENTRIES || logi_mem_bytes(log->mem) >= log->conf.memory_bytes_max / 2 ||
+           entries >= entries_most(log) ||
+           logi_mem_bytes(log->mem) >= log->conf.memory_bytes_max / 2 ||
            age >= (entries <= INDEX_FEW ? INDEX_EVERY_US : INDEX_MOST_US);
 }
 
