@@ -111,17 +111,14 @@ follow_need(struct surgery *s, uint64_t moved)
 uint64_t
 streami_pace(struct surgery *s, uint64_t moved)
 {
-    uint64_t now = s->env->ops->mono_us(s->env);
-    uint64_t events = s->record.events + s->live.events, rate, latency;
+    uint64_t now = s->env->ops->mono_us(s->env), rate, latency;
 
-    for (uint32_t i = 0; i < s->spec->workers; i++)
-        events += s->workers[i].progress.moved;
-    if (now - s->rate_us >= RATE_US) { /* fewer than before: stages that were for nothing */
-        s->events_per_s =
-            events < s->rate_events ? 0 : (events - s->rate_events) * 1000000 / (now - s->rate_us);
-        follow_need(s, events < s->rate_events ? 0 : events - s->rate_events);
+    s->moved += moved;
+    if (now - s->rate_us >= RATE_US) {
+        s->events_per_s = (s->moved - s->rate_moved) * 1000000 / (now - s->rate_us);
+        follow_need(s, s->moved - s->rate_moved);
         s->rate_us = now;
-        s->rate_events = events;
+        s->rate_moved = s->moved;
     }
     rate = keep_rate(s, now, moved);
     latency = keep_latency(s, now);

@@ -54,6 +54,7 @@ decide(struct streami_worker *w, const struct streami_move *m, enum streami_verd
     case STREAMI_DONE:
         w->counts.streams++;
         w->counts.events += m->events;
+        w->paced += m->events; /* moved before, or beside another: nothing to rest for */
         return 0;
     case STREAMI_SKIP:
         w->counts.skipped++;
@@ -94,9 +95,11 @@ settle(struct streami_worker *w, struct streami_batch *b, struct err *err)
     int rc = 0;
 
     for (const struct streami_move *m = b->done; m != NULL; m = m->next) {
-        /* The others of a join count when it is their turn. */
-        for (uint32_t i = 1; i < m->source_count && w->reader.memo != NULL; i++)
+        /* The others of a join count when it is their turn, but are moved now. */
+        for (uint32_t i = 1; i < m->source_count && w->reader.memo != NULL; i++) {
             streami_memo_add(w->reader.memo, m->sources[i].stream, m->sources[i].events);
+            w->beside += m->sources[i].events;
+        }
         w->counts.streams++;
         w->counts.events += m->sources[0].events;
         w->counts.copies += m->out_count;
@@ -333,7 +336,7 @@ static int
 work(struct streami_worker *w, enum stream_state state, struct err *err)
 {
     w->counts = (struct streami_counts){0};
-    w->paced = 0;
+    w->paced = w->beside = 0;
     if (state == STREAM_ROLLING_BACK)
         return streami_back_names(w, err);
     if (state == STREAM_CLOSING)
@@ -497,7 +500,7 @@ step(void *arg)
     struct surgery        *s = w->surgery;
     enum stream_state      state;
     struct err             err;
-    uint64_t               wait, began;
+    uint64_t               wait, began, moved;
     int                    rc;
 
     lock_take(&s->lock);
@@ -529,7 +532,6 @@ step(void *arg)
     rc = work(w, state, &err);
     lock_take(&s->lock);
     s->work_us += s->env->ops->mono_us(s->env) - began;
-    w->progress.moved = 0; /* it is counted now, or is not */
     if (rc == 0) {
         w->busy = false;
         s->outstanding--;
@@ -541,8 +543,9 @@ step(void *arg)
     }
     if (s->state == STREAM_FAILED && rc != 0)
         save_failed(s);
+    moved = w->counts.events + w->beside;
     wait = rc != 0 ? RETRY_US
-                   : streami_pace(s, w->counts.events > w->paced ? w->counts.events - w->paced : 0);
+                   : streami_pace(s, moved > w->paced ? moved - w->paced : 0);
     open_idle(s);
     lock_give(&s->lock);
     return wait;

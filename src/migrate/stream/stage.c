@@ -306,7 +306,6 @@ show(struct stage *g)
     (void)snprintf(p->stream, sizeof p->stream, "%.*s", SLICE_FMT(stream));
     p->all = all > g->reader->looked ? all : g->reader->looked;
     p->looked = g->reader->looked;
-    p->moved = g->w->counts.events + g->m->events;
     lock_give(&g->w->surgery->lock);
 }
 
@@ -316,7 +315,6 @@ show_end(struct streami_worker *w)
 {
     lock_take(&w->surgery->lock);
     w->progress.all = w->progress.looked = 0;
-    w->progress.moved = w->counts.events;
     lock_give(&w->surgery->lock);
 }
 
@@ -457,7 +455,8 @@ try_once(struct streami_worker *w, struct slice stream, uint32_t tries,
     struct streami_move m = {0};
     struct stage        g = {
                .w = w, .log = w->surgery->log, .reader = &w->reader, .m = &m, .tries = tries};
-    int rc = 0;
+    uint64_t moved = w->counts.events + w->beside;
+    int      rc = 0;
 
     err_clear(why);
     if (!streami_grow(&g.keep, &m.sources, 0, &m.source_room, sizeof *m.sources))
@@ -474,7 +473,7 @@ try_once(struct streami_worker *w, struct slice stream, uint32_t tries,
     log_stage_close(g.log, g.open);
     *lost = rc != 0 && g.lost;
     if (rc != 0 || *verdict != STREAMI_MOVE)
-        w->paced = w->counts.events < w->paced ? w->counts.events : w->paced;
+        w->paced = moved < w->paced ? moved : w->paced;
     if (rc == 0 && *verdict == STREAMI_MOVE) {
         w->counts.streams++;
         w->counts.events += m.sources[0].events;

@@ -365,7 +365,6 @@ struct streami_counts {
 struct streami_progress {
     char     stream[LOG_NAME_MAX + 1];
     uint64_t looked, all; /* its events; all 0: there is none */
-    uint64_t moved;       /* of what the worker has taken, with those of this stream */
 };
 
 struct streami_worker {
@@ -377,7 +376,8 @@ struct streami_worker {
     bool                    busy;
     bool                    failed; /* busy, and waits to try again */
     bool                    gentle; /* there is a bound for the others' latency */
-    uint64_t                paced;  /* events of the names that it rested for already */
+    uint64_t                paced;  /* events of the names that it needs no rest for any more */
+    uint64_t                beside; /* moved with those of the names, and counted at their own turn */
     struct streami_counts   counts; /* of what it has taken */
     struct streami_progress progress;
 };
@@ -409,7 +409,8 @@ struct surgery {
     uint64_t max_rate, due_us; /* events a second, 0: any; when the next may be begun */
     int64_t  debt;             /* of 1,000 appends a look: above the bound, beyond what may be */
     uint64_t latency[LOG_LATENCY_BUCKETS];
-    uint64_t rate_us, rate_events, events_per_s;
+    uint64_t moved;    /* events, since it was opened */
+    uint64_t rate_us, rate_moved, events_per_s;
     uint64_t work_us; /* that moves took, of all workers, since rate_us */
     uint32_t at_work; /* the first so many workers take names */
 };
