@@ -263,7 +263,7 @@ logi_heads_know(const struct heads *h, const uint64_t fp[2])
 
 struct recent {
     uint64_t *fps, *positions; /* a ring by sequence number */
-    uint32_t *table;           /* ring index + 1 */
+    uint64_t *table;           /* ring index + 1, above it what the fingerprint begins with */
     uint32_t  room, mask;
     uint64_t  first, next; /* sequence numbers */
     uint64_t  seed;
@@ -317,13 +317,34 @@ fingerprint(const struct recent *r, uint64_t stream_id, const uint8_t *event_id)
     return XXH3_64bits_withSeed(bytes, sizeof bytes, r->seed);
 }
 
+/* An entry of the table: where it belongs is in it, so that a run is read without the ring. */
+static uint64_t
+entry_of(uint64_t fp, uint32_t ring)
+{
+    return fp << 32 | (ring + 1);
+}
+
+static uint32_t
+ring_of(uint64_t entry)
+{
+    must(entry != 0);
+    return (uint32_t)entry - 1;
+}
+
+static uint32_t
+home_of(const struct recent *r, uint64_t entry)
+{
+    return (uint32_t)(entry >> 32) & r->mask;
+}
+
 /* Where the ring's entry stands in the table. */
 static uint32_t
 table_slot(const struct recent *r, uint32_t ring)
 {
-    uint32_t i = (uint32_t)r->fps[ring] & r->mask;
+    uint64_t entry = entry_of(r->fps[ring], ring);
+    uint32_t i = home_of(r, entry);
 
-    while (r->table[i] != ring + 1) {
+    while (r->table[i] != entry) {
         must(r->table[i] != 0); /* a hole before it: it would not be found */
         i = (i + 1) & r->mask;
     }
@@ -345,7 +366,7 @@ table_remove(struct recent *r, uint32_t ring)
         i = (i + 1) & r->mask;
         if (r->table[i] == 0)
             break;
-        home = (uint32_t)r->fps[r->table[i] - 1] & r->mask;
+        home = home_of(r, r->table[i]);
         if (((i - home) & r->mask) >= ((i - hole) & r->mask)) {
             r->table[hole] = r->table[i];
             hole = i;
@@ -360,7 +381,8 @@ table_find(const struct recent *r, uint64_t fp)
 {
     uint32_t i = (uint32_t)fp & r->mask;
 
-    while (r->table[i] != 0 && r->fps[r->table[i] - 1] != fp)
+    while (r->table[i] != 0 &&
+           (r->table[i] >> 32 != (uint32_t)fp || r->fps[ring_of(r->table[i])] != fp))
         i = (i + 1) & r->mask;
     return i;
 }
@@ -382,11 +404,11 @@ logi_recent_add(struct recent *r, uint64_t stream_id, const uint8_t *event_id, u
     i = table_find(r, r->fps[ring]);
     /* One place for each fingerprint, or a client that repeats an id would make long runs. */
     if (r->table[i] != 0) {
-        must(r->positions[r->table[i] - 1] != 0);
-        must(r->table[i] != ring + 1); /* the one that was there is out of the table */
-        r->positions[r->table[i] - 1] = 0;
+        must(r->positions[ring_of(r->table[i])] != 0);
+        must(ring_of(r->table[i]) != ring); /* the one that was there is out of the table */
+        r->positions[ring_of(r->table[i])] = 0;
     }
-    r->table[i] = ring + 1;
+    r->table[i] = entry_of(r->fps[ring], ring);
     r->next++;
 }
 
@@ -401,8 +423,8 @@ logi_recent_find(const struct recent *r, uint64_t stream_id, const uint8_t *even
 {
     uint32_t i = table_find(r, fingerprint(r, stream_id, event_id));
 
-    must(r->table[i] == 0 || r->positions[r->table[i] - 1] != 0);
-    return r->table[i] == 0 ? 0 : r->positions[r->table[i] - 1];
+    must(r->table[i] == 0 || r->positions[ring_of(r->table[i])] != 0);
+    return r->table[i] == 0 ? 0 : r->positions[ring_of(r->table[i])];
 }
 
 uint32_t
