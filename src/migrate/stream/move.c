@@ -96,10 +96,17 @@ default_target(struct streami_reader *r, uint32_t *out, struct err *err)
     struct slice stream = r->move->sources[r->source].stream;
     int          rc = 0;
 
-    if (r->spec->kind == STREAMI_REWRITE)
-        return find_target(r, stream, out, err);
-    TRY(streami_target(r->spec, stream, &r->scratch, err));
-    rc = find_target(r, buf_slice(&r->scratch), out, err);
+    if (r->has_target) { /* that of a join's first source is that of all */
+        *out = r->target;
+        return 0;
+    }
+    if (r->spec->kind != STREAMI_REWRITE) {
+        TRY(streami_target(r->spec, stream, &r->scratch, err));
+        stream = buf_slice(&r->scratch);
+    }
+    TRY(find_target(r, stream, out, err));
+    r->target = *out;
+    r->has_target = true;
 out:
     return rc;
 }
@@ -624,6 +631,7 @@ static void
 begin_reading(struct streami_reader *r)
 {
     r->source = 0;
+    r->has_target = false;
     r->inputs = NULL;
     r->input_count = r->input_room = 0;
     r->input_base = 0;

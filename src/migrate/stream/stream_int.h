@@ -204,6 +204,8 @@ struct streami_reader {
     uint64_t              spilled;    /* bytes of the move */
     uint64_t              looked;     /* events that were read */
     uint64_t              named;      /* those that the surgery's condition names */
+    uint32_t                   target;     /* the default one's number, once it is known */
+    bool                       has_target;
     bool                  changed, too_large;
     bool                  again; /* reading on; the stream was rewritten meanwhile: stale */
     bool                  stale;
