@@ -104,8 +104,8 @@ default_target(struct streami_reader *r, uint32_t *out, struct err *err)
         TRY(streami_target(r->spec, stream, &r->scratch, err));
         stream = buf_slice(&r->scratch);
     }
-    TRY(find_target(r, stream, out, err));
-    r->target = *out;
+    TRY(find_target(r, stream, &r->target, err));
+    *out = r->target;
     r->has_target = true;
 out:
     return rc;
