@@ -4,12 +4,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "base/json.h"
 #include "source/postgres/postgres_int.h"
 
 #define CONNECT_US UINT64_C(3000000)
 #define QUERY_US UINT64_C(20000000)
+#define NEAR_BYTES 65536 /* the kernel takes twice as much, for what goes with them */
 /* How values are written, whatever the server or the role prefers. */
 #define GUCS                                                                                       \
     "-c datestyle=ISO -c intervalstyle=iso_8601 -c extra_float_digits=3 -c bytea_output=hex "      \
@@ -82,6 +84,23 @@ bool
 postgresi_wait(PGconn *conn, uint64_t us)
 {
     return wait_for(conn, POLLIN, us);
+}
+
+void
+postgresi_pause(PGconn *conn, uint64_t us)
+{
+    (void)wait_for(conn, 0, us);
+}
+
+void
+postgresi_keep_near(PGconn *conn)
+{
+    const char *address = PQhostaddr(conn);
+    int         room = NEAR_BYTES;
+
+    /* Refused, it is slower. */
+    if (address != NULL && (strncmp(address, "127.", 4) == 0 || strcmp(address, "::1") == 0))
+        (void)setsockopt(PQsocket(conn), SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
 }
 
 static int

@@ -17,6 +17,9 @@
 #define ASK_US UINT64_C(20000)    /* between questions where the server is, while that matters */
 #define MARK_US UINT64_C(100000)  /* how long unflushed ends of its log are waited for */
 #define SLOT_US UINT64_C(5000000) /* between looks at the slot and the publication */
+#define PLENTY 64u                /* changes that came at once: the next are on their way */
+#define PLENTY_US UINT64_C(1000)
+#define PLENTY_PAUSES 10
 
 static const struct conf_type name_type = {.kind = CONF_STRING, .min = 1, .max = 63};
 
@@ -548,6 +551,26 @@ out:
     return rc;
 }
 
+/*
+ * What the stream has now. The server sends each change by itself: whoever waits for it is woken
+ * for each, and has few at a time to commit. Where many come, it is let be for a moment instead.
+ */
+static int
+take_plenty(struct pg_source *s, uint32_t max, bool *dry, struct err *err)
+{
+    uint32_t before = s->waiting;
+    int      rc = 0;
+
+    TRY(postgresi_stream_take(s, max, dry, err));
+    for (int i = 0; i < PLENTY_PAUSES && *dry && s->waiting - before >= PLENTY; i++) {
+        before = s->waiting;
+        postgresi_pause(s->stream, PLENTY_US);
+        TRY(postgresi_stream_take(s, max, dry, err));
+    }
+out:
+    return rc;
+}
+
 static int
 gather(struct pg_source *s, uint32_t max, uint32_t wait_ms, struct err *err)
 {
@@ -563,7 +586,7 @@ gather(struct pg_source *s, uint32_t max, uint32_t wait_ms, struct err *err)
         if (postgresi_snapshot_due(s) && s->chunk_count == 0 && !s->in_xact &&
             s->step_count == s->step_at)
             TRY(postgresi_snapshot_read(s, err));
-        TRY(postgresi_stream_take(s, max, &dry, err));
+        TRY(take_plenty(s, max, &dry, err));
         if (postgresi_full(s, max) || (s->waiting > 0 && (!s->in_xact || s->ends > 0)))
             break;
         if (s->step_count > 0 && postgresi_snapshot_due(s) && s->chunk_count == 0)

@@ -276,6 +276,13 @@ int postgresi_fail(struct pg_source *s, const struct pg_result *result, const ch
                    struct err *err);
 /* Waits until the socket can be read; false: not in time. */
 bool         postgresi_wait(struct pg_conn *conn, uint64_t us);
+/* Lets the server be for so long, unless the connection breaks. */
+void         postgresi_pause(struct pg_conn *conn, uint64_t us);
+/*
+ * A server on the same machine has no way to fill: a small buffer suffices, and what waits in it is
+ * still in the processor's caches. Where it is full, the server's side puts many messages together.
+ */
+void         postgresi_keep_near(struct pg_conn *conn);
 struct slice postgresi_cell(const struct pg_result *result, int row, int col);
 bool         postgresi_cell_u64(const struct pg_result *result, int row, int col, uint64_t *out);
 /* The query connection, made where it is not there. */

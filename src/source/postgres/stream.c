@@ -250,6 +250,7 @@ postgresi_stream_open(struct pg_source *s, struct err *err)
     TRY(postgresi_connect(s, true, &s->stream, err));
     TRY(identify(s, &head, err));
     TRY(find_slot(s, head, err));
+    postgresi_keep_near(s->stream);
     TRY(start_streaming(s, err));
     memcpy(s->shapes, s->place.shapes, s->want_count * sizeof s->shapes[0]);
     s->skip_commit = s->place.commit;
@@ -392,7 +393,6 @@ take_envelope(struct pg_source *s, struct slice bytes, struct err *err)
     int                rc;
 
     TRY(postgresi_envelope_parse(bytes, &e, err));
-    s->heard_us = s->base.env->ops->mono_us(s->base.env);
     if (e.kind == 'w') {
         TRY(take_message(s, e.payload, err));
         goto out;
