@@ -336,6 +336,70 @@ answers_of_queries(void **state)
     buf_fini(&scratch);
 }
 
+/* A double is written with the fewest digits, 15 or more, that read back as the same. */
+static void
+same_double(double v, struct buf *scratch)
+{
+    char            given[40], wanted[40];
+    struct my_value out;
+
+    for (int digits = 15; digits <= 17; digits++) {
+        (void)snprintf(wanted, sizeof wanted, "%.*g", digits, v);
+        if (strtod(wanted, NULL) == v)
+            break;
+    }
+    (void)snprintf(given, sizeof given, "%.17g", v);
+    mariadbi_sql_value(MY_SQL_DOUBLE, slice_str(given), scratch, &out);
+    if (!slice_is(out.text, wanted))
+        fail_msg("%s: %.*s", wanted, SLICE_FMT(out.text));
+}
+
+static void
+doubles(void **state)
+{
+    static const double some[] = {0.0,
+                                  -0.0,
+                                  1.0,
+                                  -1.0,
+                                  0.1,
+                                  1e-4,
+                                  1e-5,
+                                  99e-6,
+                                  1e14,
+                                  1e15,
+                                  1e16,
+                                  999999999999999.0,
+                                  1.5e15,
+                                  1e22,
+                                  0.3,
+                                  1.0 / 3,
+                                  9007199254740993.0,
+                                  1e300,
+                                  -2e-300,
+                                  0.1 + 0.2,
+                                  123456.789,
+                                  999999999999999.9,
+                                  0.000123456789012345,
+                                  99999999999999.95,
+                                  5e-324};
+    struct buf          scratch = {0};
+    uint64_t            random = 42;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof some / sizeof some[0]; i++)
+        same_double(some[i], &scratch);
+    for (int i = 0; i < 100000; i++) {
+        double whole, tens = 1;
+
+        random = random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+        whole = (double)(random >> (12 + random % 50));
+        for (int k = 0; k < i % 20; k++)
+            tens *= 10;
+        same_double(i % 2 == 0 ? whole / tens : -whole / tens, &scratch);
+    }
+    buf_fini(&scratch);
+}
+
 /* What statements in the log do to shop.orders, while `shop` is the database. */
 static void
 statements(void **state)
@@ -433,7 +497,7 @@ main(int argc, char **argv)
         cmocka_unit_test(compressed_rows),    cmocka_unit_test(cut_short),
         cmocka_unit_test(checksums),          cmocka_unit_test(keys),
         cmocka_unit_test(answers_of_queries), cmocka_unit_test(statements),
-        cmocka_unit_test(positions),
+        cmocka_unit_test(positions),          cmocka_unit_test(doubles),
     };
 
     path = argc > 1 ? argv[1] : "";

@@ -148,58 +148,72 @@ digits_of(char *text, uint64_t v, unsigned n)
     }
 }
 
-/* One group of a decimal; zeros count only after the first digit. */
-static void
-put_group(struct buf *out, uint64_t v, unsigned digits, bool *begun)
-{
-    char text[9];
-
-    must(digits <= sizeof text);
-    digits_of(text, v, digits);
-    for (unsigned i = 0; i < digits; i++) {
-        if (!*begun && text[i] == '0')
-            continue;
-        *begun = true;
-        buf_add_byte(out, (uint8_t)text[i]);
-    }
-}
-
 /* Groups of nine digits in four bytes, the short group at the outer end. */
 static void
 put_decimal(const struct my_column *col, const struct my_cell *cell, struct buf *out)
 {
     static const uint8_t bytes_of[] = {0, 1, 1, 2, 2, 3, 3, 4, 4, 4};
     unsigned             scale = col->meta & 0xff, whole = (col->meta >> 8) - scale;
-    bool                 negative = (cell->data[0] & 0x80) == 0, begun = false;
+    bool                 negative = (cell->data[0] & 0x80) == 0;
     uint8_t              copy[40];
     const uint8_t       *p = copy;
+    char                 text[70] = "0", *end = text + 1, *at = text;
 
     must(cell->len > 0);
     must(cell->len <= sizeof copy);
+    must(whole + scale + 2 <= sizeof text);
     for (size_t i = 0; i < cell->len; i++)
         copy[i] = (uint8_t)(cell->data[i] ^ (negative ? 0xff : 0));
     copy[0] ^= 0x80;
     if (negative)
         buf_add_byte(out, '-');
-    while (whole > 0) {
-        unsigned digits = whole % 9 == 0 ? 9 : whole % 9;
-
-        put_group(out, big(p, bytes_of[digits]), digits, &begun);
-        p += bytes_of[digits];
-        whole -= digits;
+    for (unsigned n; whole > 0; whole -= n, end += n) {
+        n = whole % 9 == 0 ? 9 : whole % 9;
+        digits_of(end, big(p, bytes_of[n]), n);
+        p += bytes_of[n];
     }
-    if (!begun)
-        buf_add_byte(out, '0');
+    while (at + 1 < end && *at == '0')
+        at++;
     if (scale > 0)
-        buf_add_byte(out, '.');
-    begun = true;
-    while (scale > 0) {
-        unsigned digits = scale < 9 ? scale : 9;
-
-        put_group(out, big(p, bytes_of[digits]), digits, &begun);
-        p += bytes_of[digits];
-        scale -= digits;
+        *end++ = '.';
+    for (unsigned n; scale > 0; scale -= n, end += n) {
+        n = scale < 9 ? scale : 9;
+        digits_of(end, big(p, bytes_of[n]), n);
+        p += bytes_of[n];
     }
+    buf_add(out, at, (size_t)(end - at));
+}
+
+/*
+ * A number that has no more than 15 digits, as `%.15g` would write it: such a one is what it is
+ * read back as, and the quotient of two whole numbers that are exact is that reading. False: it is
+ * none, or one that has an exponent.
+ */
+static bool
+put_short(struct buf *out, double v)
+{
+    double   size = fabs(v), ten = 1;
+    uint64_t power = 1, n;
+    char     text[15];
+
+    if (!(size >= 1e-4))
+        return false;
+    for (unsigned digits = 0; digits <= sizeof text && size * ten < 1e15; digits++) {
+        n = (uint64_t)(size * ten + 0.5);
+        if ((double)n / ten == size) {
+            if (v < 0)
+                buf_add_byte(out, '-');
+            buf_add_u64(out, n / power);
+            digits_of(text, n % power, digits);
+            if (digits > 0)
+                buf_add_byte(out, '.');
+            buf_add(out, text, digits);
+            return true;
+        }
+        ten *= 10;
+        power *= 10;
+    }
+    return false;
 }
 
 /* The fewest digits that read back as the same number. */
@@ -209,6 +223,8 @@ put_real(struct buf *out, double v, bool single)
     char text[40];
     int  digits = single ? 6 : 15, most = single ? 9 : 17;
 
+    if (!single && put_short(out, v))
+        return;
     for (; digits <= most; digits++) {
         (void)snprintf(text, sizeof text, "%.*g", digits, v);
         if (single ? strtof(text, NULL) == (float)v : strtod(text, NULL) == v)
