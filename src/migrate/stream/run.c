@@ -544,8 +544,7 @@ step(void *arg)
     if (s->state == STREAM_FAILED && rc != 0)
         save_failed(s);
     moved = w->counts.events + w->beside;
-    wait = rc != 0 ? RETRY_US
-                   : streami_pace(s, moved > w->paced ? moved - w->paced : 0);
+    wait = rc != 0 ? RETRY_US : streami_pace(s, moved > w->paced ? moved - w->paced : 0);
     open_idle(s);
     lock_give(&s->lock);
     return wait;

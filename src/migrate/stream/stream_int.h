@@ -204,8 +204,8 @@ struct streami_reader {
     uint64_t              spilled;    /* bytes of the move */
     uint64_t              looked;     /* events that were read */
     uint64_t              named;      /* those that the surgery's condition names */
-    uint32_t                   target;     /* the default one's number, once it is known */
-    bool                       has_target;
+    uint32_t              target;     /* the default one's number, once it is known */
+    bool                  has_target;
     bool                  changed, too_large;
     bool                  again; /* reading on; the stream was rewritten meanwhile: stale */
     bool                  stale;
@@ -370,17 +370,17 @@ struct streami_progress {
 };
 
 struct streami_worker {
-    struct surgery         *surgery;
-    struct ox_task         *task;
-    struct streami_reader   reader;
-    struct streami_arena    arena;
-    struct buf              names; /* that it has taken, as a page has them */
-    bool                    busy;
-    bool                    failed; /* busy, and waits to try again */
-    bool                    gentle; /* there is a bound for the others' latency */
-    uint64_t                paced;  /* events of the names that it needs no rest for any more */
-    uint64_t                beside; /* moved with those of the names, and counted at their own turn */
-    struct streami_counts   counts; /* of what it has taken */
+    struct surgery       *surgery;
+    struct ox_task       *task;
+    struct streami_reader reader;
+    struct streami_arena  arena;
+    struct buf            names; /* that it has taken, as a page has them */
+    bool                  busy;
+    bool                  failed; /* busy, and waits to try again */
+    bool                  gentle; /* there is a bound for the others' latency */
+    uint64_t              paced;  /* events of the names that it needs no rest for any more */
+    uint64_t              beside; /* moved with those of the names, and counted at their own turn */
+    struct streami_counts counts; /* of what it has taken */
     struct streami_progress progress;
 };
 
@@ -411,7 +411,7 @@ struct surgery {
     uint64_t max_rate, due_us; /* events a second, 0: any; when the next may be begun */
     int64_t  debt;             /* of 1,000 appends a look: above the bound, beyond what may be */
     uint64_t latency[LOG_LATENCY_BUCKETS];
-    uint64_t moved;    /* events, since it was opened */
+    uint64_t moved; /* events, since it was opened */
     uint64_t rate_us, rate_moved, events_per_s;
     uint64_t work_us; /* that moves took, of all workers, since rate_us */
     uint32_t at_work; /* the first so many workers take names */
