@@ -1,5 +1,4 @@
 /* One gRPC call: headers, messages in, messages out, status and trailers. */
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/must.h"
@@ -538,30 +537,35 @@ rpc_pending(const struct rpc *r)
     return r->out.len - r->out_at;
 }
 
+/* flags: NGHTTP2_NV_FLAG_*, what nghttp2 need not copy. */
 static nghttp2_nv
-nv(const char *name, const char *value)
+nv(const char *name, const char *value, int flags)
 {
     nghttp2_nv pair = {(uint8_t *)(uintptr_t)name, (uint8_t *)(uintptr_t)value, strlen(name),
-                       strlen(value), NGHTTP2_NV_FLAG_NONE};
+                       strlen(value), (uint8_t)flags};
 
     return pair;
 }
 
+#define LASTS (NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE)
+
 /* grpc-status, grpc-message and the trailers of the method. */
 static size_t
-put_end(struct rpc *r, nghttp2_nv *pairs, char status[4])
+put_end(struct rpc *r, nghttp2_nv *pairs)
 {
-    const char *p = (const char *)r->trailers.data;
-    size_t      n = 0;
+    static const char *const numbers[] = {"0", "1",  "2",  "3",  "4",  "5",  "6",  "7", "8",
+                                          "9", "10", "11", "12", "13", "14", "15", "16"};
+    const char              *p = (const char *)r->trailers.data;
+    size_t                   n = 0;
 
-    (void)snprintf(status, 4, "%d", r->status);
-    pairs[n++] = nv("grpc-status", status);
+    must((size_t)r->status < sizeof numbers / sizeof numbers[0]);
+    pairs[n++] = nv("grpc-status", numbers[r->status], LASTS);
     if (r->text[0] != '\0')
-        pairs[n++] = nv("grpc-message", r->text);
+        pairs[n++] = nv("grpc-message", r->text, NGHTTP2_NV_FLAG_NO_COPY_NAME);
     for (unsigned i = 0; i < r->trailer_count; i++) {
         const char *value = p + strlen(p) + 1;
 
-        pairs[n++] = nv(p, value);
+        pairs[n++] = nv(p, value, NGHTTP2_NV_FLAG_NONE);
         p = value + strlen(value) + 1;
     }
     return n;
@@ -591,7 +595,6 @@ read_out(nghttp2_session *session, int32_t id, uint8_t *to, size_t len, uint32_t
     struct rpc *r = source->ptr;
     size_t      left = rpc_pending(r);
     nghttp2_nv  pairs[2 + H2_TRAILERS_MAX];
-    char        status[4];
 
     if (left == 0 && !r->ended)
         return NGHTTP2_ERR_DEFERRED;
@@ -602,7 +605,7 @@ read_out(nghttp2_session *session, int32_t id, uint8_t *to, size_t len, uint32_t
     consume_out(r, len);
     if (r->ended && len == left) {
         *flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
-        if (nghttp2_submit_trailer(session, id, pairs, put_end(r, pairs, status)) != 0)
+        if (nghttp2_submit_trailer(session, id, pairs, put_end(r, pairs)) != 0)
             return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     } else if (r->stalled && left - len < H2_OUT_LOW) {
         r->stalled = false;
@@ -618,14 +621,13 @@ answer(struct rpc *r)
 {
     nghttp2_data_provider body = {{.ptr = r}, read_out};
     nghttp2_nv            pairs[4 + H2_TRAILERS_MAX];
-    char                  status[4];
     size_t                n = 0;
     bool                  whole = r->ended && r->out.len == 0;
 
-    pairs[n++] = nv(":status", "200");
-    pairs[n++] = nv("content-type", "application/grpc");
+    pairs[n++] = nv(":status", "200", LASTS);
+    pairs[n++] = nv("content-type", "application/grpc", LASTS);
     if (whole)
-        n += put_end(r, pairs + n, status);
+        n += put_end(r, pairs + n);
     r->answered = true;
     h2i_rpc_said(r);
     (void)nghttp2_submit_response(r->h2->session, r->id, pairs, n, whole ? NULL : &body);
