@@ -89,9 +89,9 @@ serveri_trace_append(struct server *s, struct append_trace *t, const struct trac
         (void)store(events, count, t->on ? &t->context : &t->parent, &t->texts);
 }
 
-void
-serveri_trace_done(struct server *s, const struct append_trace *t, uint64_t submitted_us,
-                   const struct log_req *req, uint32_t count)
+static void
+put_spans(struct server *s, const struct append_trace *t, uint64_t submitted_us,
+          const struct log_req *req, uint32_t count)
 {
     struct trace_span append = {.context = t->context,
                                 .parent = t->parent,
@@ -106,8 +106,6 @@ serveri_trace_done(struct server *s, const struct append_trace *t, uint64_t subm
                                 .name = "commit",
                                 .failed = req->rc != 0};
 
-    if (!t->on || s->traces == NULL)
-        return;
     append.end_us = s->env->ops->wall_us(s->env);
     trace_attr_number(&append, "oxbow.events", count);
     if (req->rc == 0) {
@@ -123,4 +121,12 @@ serveri_trace_done(struct server *s, const struct append_trace *t, uint64_t subm
         commit.begin_us = append.begin_us;
     trace_put(s->traces, &commit);
     trace_put(s->traces, &append);
+}
+
+void
+serveri_trace_done(struct server *s, const struct append_trace *t, uint64_t submitted_us,
+                   const struct log_req *req, uint32_t count)
+{
+    if (t->on && s->traces != NULL)
+        put_spans(s, t, submitted_us, req, count);
 }
