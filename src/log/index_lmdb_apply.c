@@ -13,17 +13,25 @@ struct apply {
     MDB_cursor               *heads, *runs, *lists;
     struct meta               meta;
     uintptr_t                 page;  /* where it wrote last */
-    uint32_t                  pages; /* of heads and names that it wrote, about */
+    uint32_t                  pages; /* that it wrote, about */
 };
 
-/* Counts the page where it is another than before: both tables are written in order. */
-static void
-count_page(struct apply *a, const void *at)
+/* Counts the page that the cursor wrote to where it is another than before: nearly all is in order.
+ */
+static int
+count_page(struct apply *a, MDB_cursor *at, struct err *err)
 {
-    uintptr_t page = (uintptr_t)at / PAGE_ABOUT;
+    struct ox_index *ix = a->ix;
+    MDB_val          key, val;
+    uintptr_t        page;
+    int              rc = 0;
 
+    TRY_MDB(mdb_cursor_get(at, &key, &val, MDB_GET_CURRENT), "count pages");
+    page = (uintptr_t)val.mv_data / PAGE_ABOUT;
     a->pages += page != a->page;
     a->page = page;
+out:
+    return rc;
 }
 
 struct block {
@@ -102,7 +110,6 @@ find_update(struct apply *a, const struct index_update *u, struct stream_rec *re
     if (mrc == MDB_NOTFOUND)
         return logi_lmdb_damaged(err, ix, "a stream is missing");
     TRY_MDB(mrc, "find a head");
-    count_page(a, val.mv_data);
     if (!logi_lmdb_unpack_stream(slice_of_val(val), rec, NULL))
         return logi_lmdb_damaged(err, ix, "a stream's head");
     if (!goes_on(u, rec))
@@ -206,6 +213,7 @@ put_update(struct apply *a, const struct index_update *u, struct err *err)
     if (mrc == MDB_KEYEXIST)
         return logi_lmdb_damaged(err, ix, "a new stream's id is taken");
     TRY_MDB(mrc, "write a head");
+    TRY(count_page(a, a->heads, err));
 out:
     return rc;
 }
@@ -274,8 +282,7 @@ put_name(struct apply *a, MDB_cursor *names, const struct index_update *u, struc
     if (mrc == MDB_KEYEXIST)
         return logi_lmdb_damaged(err, ix, "a new stream's name is taken");
     TRY_MDB(mrc, "write a name");
-    TRY_MDB(mdb_cursor_get(names, &key, &val, MDB_GET_CURRENT), "write a name");
-    count_page(a, key.mv_data);
+    TRY(count_page(a, names, err));
 out:
     return rc;
 }
@@ -315,6 +322,7 @@ put_names(struct apply *a, struct err *err)
         if (mrc == MDB_KEYEXIST)
             mrc = mdb_cursor_put(ids, &key, &val, 0);
         TRY_MDB(mrc, "write a name");
+        TRY(count_page(a, ids, err));
     }
     sort_names(sorted, count);
     for (uint32_t i = 0; i < count; i++) {

@@ -23,7 +23,7 @@
 #define MAP_GROWTHS_MAX 64                 /* for one transaction */
 #define PAGE_ABOUT 4096u                   /* bytes of LMDB's pages nearly everywhere */
 #define TRIM_BYTES (1 << 20)               /* of free heap that the C library keeps */
-#define HEAP_PAGES 4096u                   /* a transaction with more of them is a large one */
+#define HEAP_PAGES 1024u                   /* a transaction with more of them is a large one */
 
 #define RUN_MAX 64       /* versions in a run */
 #define BLOCK_BYTES 1900 /* of a list's block: two to a page of LMDB */

@@ -15,6 +15,7 @@
 #define CHUNK (1u << CHUNK_BITS)
 #define CHUNKS_MAX 4096u
 #define KEEP_ENTRIES 400000u /* the memory of a larger generation is given back */
+#define NAME_LATER 128u      /* bytes that a new stream takes in its transaction, about */
 
 struct entry {
     uint64_t version, pos;
@@ -118,7 +119,10 @@ gen_free(struct gen *g)
     free(g);
 }
 
-/* Of what is in use: what is only kept for later is no reason to write the index. */
+/*
+ * Of what is in use: what is only kept for later is no reason to write the index. A new stream
+ * counts with what writing it takes.
+ */
 static uint64_t
 gen_bytes(const struct gen *g)
 {
@@ -127,7 +131,7 @@ gen_bytes(const struct gen *g)
     return sizeof *g + ((g->count >> CHUNK_BITS) + UINT64_C(1)) * CHUNK * sizeof(struct entry) +
            g->state_room * sizeof *g->states +
            g->slot_count * (sizeof *g->slots + 2 * sizeof *g->slot_table) +
-           g->name_count * (sizeof *g->names + 2 * sizeof *g->name_table) +
+           g->name_count * (sizeof *g->names + 2 * sizeof *g->name_table + NAME_LATER) +
            g->kind_room * (sizeof *g->kinds + 2 * sizeof *g->kind_table) + g->text.len;
 }
 
