@@ -275,9 +275,9 @@ void postgresi_add_name(struct pg_conn *conn, struct buf *sql, const char *text)
 int postgresi_fail(struct pg_source *s, const struct pg_result *result, const char *what,
                    struct err *err);
 /* Waits until the socket can be read; false: not in time. */
-bool         postgresi_wait(struct pg_conn *conn, uint64_t us);
+bool postgresi_wait(struct pg_conn *conn, uint64_t us);
 /* Lets the server be for so long, unless the connection breaks. */
-void         postgresi_pause(struct pg_conn *conn, uint64_t us);
+void postgresi_pause(struct pg_conn *conn, uint64_t us);
 /*
  * A server on the same machine has no way to fill: a small buffer suffices, and what waits in it is
  * still in the processor's caches. Where it is full, the server's side puts many messages together.
