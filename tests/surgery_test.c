@@ -467,8 +467,7 @@ copies_of(struct fix *f, const char *stream, const char *type)
     return n;
 }
 
-/* A surgery's only worker: how often it asked for a rest, after it moved something and after not.
- */
+/* A surgery's only worker: how often it asked for a rest, after moving something and after not. */
 static struct {
     struct fix *f;
     uint64_t (*step)(void *arg);

@@ -16,8 +16,7 @@ struct apply {
     uint32_t                  pages; /* that it wrote, about */
 };
 
-/* Counts the page that the cursor wrote to where it is another than before: nearly all is in order.
- */
+/* Counts the page that the cursor wrote to, where it is another than before: most is in order. */
 static int
 count_page(struct apply *a, MDB_cursor *at, struct err *err)
 {

@@ -485,8 +485,7 @@ begin_again(struct surgery *s, enum stream_state state)
         streami_memo_clear(s->memo);
 }
 
-/* Under the lock. Whoever gave the page's last names back turns it, needed or not: the others
- * sleep. */
+/* Under the lock. Whoever gave the page's last names back turns it, needed or not: others sleep. */
 static bool
 is_needed(const struct surgery *s, const struct streami_worker *w)
 {
