@@ -25,6 +25,7 @@ struct task {
     enum side          side;
     int64_t            refusals, retries;
     bool               stubborn, surprise;
+    bool               known; /* the side is no guess */
 };
 
 bool
@@ -145,6 +146,7 @@ choose_side(struct worker *w, struct task *t, bool afresh)
     router_ask(w->shop->router, w->wire, t->order->id, afresh, &route);
     t->side = route.side;
     t->epoch = route.epoch;
+    t->known = route.known;
     if (route.side != SIDE_HOLD)
         return true;
     if (t->held_from == 0)
@@ -184,12 +186,14 @@ write_somewhere(struct worker *w, struct task *t)
             afresh = true;
             continue;
         }
+        /* What it decided on was read where the truth perhaps never was. */
+        if (t->order->guessed && t->known)
+            return MOVED;
         out = t->side == SIDE_NEW ? write_new(w, t) : write_old(w, t);
         if (out == DONE || out == REJECTED)
             return out;
         if (out == MOVED) {
             note_refusal(w, t);
-            /* What it decided on was perhaps never true: it has to decide again. */
             if (t->order->guessed)
                 return MOVED;
         } else {
