@@ -8,14 +8,20 @@
 #include "base/must.h"
 
 #define WAYS 8u
+#define NEARLY_FULL(slots) ((slots) - (slots) / 32)
 #define AHEAD 16u /* entries of the ring: who goes next is looked for in good time */
 
-/* `tags` has a bit pattern of each slot, 0 where it is free: most looks end there. */
+/* What a look that ends without a head needs of a set's slots, and who goes first: in one line. */
+struct set {
+    uint16_t tags[WAYS]; /* a bit pattern of each head; 0: the slot is free */
+    uint16_t used[WAYS];
+};
+
 struct heads {
-    struct head *slots;
-    uint16_t    *tags;
+    struct head *slots; /* of each set WAYS */
+    struct set  *sets;
     uint8_t     *lost; /* per set: a head that could be in it went */
-    uint64_t     sets;
+    uint64_t     count, live;
     bool         began; /* with a log that had no stream */
     uint8_t      secret[XXH3_SECRET_SIZE_MIN];
 };
@@ -28,15 +34,15 @@ logi_heads_new(struct ox_env *env, uint64_t bytes, struct heads **out, struct er
     *out = NULL;
     if (h == NULL)
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory");
-    h->sets = bytes / (WAYS * sizeof *h->slots);
-    if (h->sets == 0)
-        h->sets = 1;
-    if (h->sets > UINT32_MAX)
-        h->sets = UINT32_MAX;
-    h->slots = calloc(h->sets * WAYS, sizeof *h->slots);
-    h->tags = calloc(h->sets * WAYS, sizeof *h->tags);
-    h->lost = calloc(h->sets, sizeof *h->lost);
-    if (h->slots == NULL || h->tags == NULL || h->lost == NULL) {
+    h->count = bytes / (WAYS * sizeof *h->slots);
+    if (h->count == 0)
+        h->count = 1;
+    if (h->count > UINT32_MAX)
+        h->count = UINT32_MAX;
+    h->slots = calloc(h->count * WAYS, sizeof *h->slots);
+    h->sets = calloc(h->count, sizeof *h->sets);
+    h->lost = calloc(h->count, sizeof *h->lost);
+    if (h->slots == NULL || h->sets == NULL || h->lost == NULL) {
         logi_heads_free(h);
         RETURN_ERR(err, E_NOMEM, ERR_FATAL, "out of memory for the cache of heads");
     }
@@ -51,7 +57,7 @@ logi_heads_free(struct heads *h)
     if (h == NULL)
         return;
     free(h->slots);
-    free(h->tags);
+    free(h->sets);
     free(h->lost);
     free(h);
 }
@@ -69,8 +75,8 @@ logi_heads_fp(const struct heads *h, struct slice name, uint64_t fp[2])
 static uint64_t
 set_of(const struct heads *h, const uint64_t fp[2], unsigned which)
 {
-    must_slow(h->sets <= UINT32_MAX); /* or the product would not fit */
-    return (fp[which] >> 32) * h->sets >> 32;
+    must_slow(h->count <= UINT32_MAX); /* or the product would not fit */
+    return (fp[which] >> 32) * h->count >> 32;
 }
 
 static uint16_t
@@ -82,7 +88,7 @@ tag_of(const uint64_t fp[2])
 static struct head *
 find_in(const struct heads *h, uint64_t set, const uint64_t fp[2])
 {
-    const uint16_t *tags = &h->tags[set * WAYS];
+    const uint16_t *tags = h->sets[set].tags;
     uint16_t        tag = tag_of(fp);
 
     for (uint32_t i = 0; i < WAYS; i++) {
@@ -106,8 +112,8 @@ find(const struct heads *h, const uint64_t fp[2])
 void
 logi_heads_prefetch_set(const struct heads *h, const uint64_t fp[2])
 {
-    __builtin_prefetch(&h->tags[set_of(h, fp, 0) * WAYS]);
-    __builtin_prefetch(&h->tags[set_of(h, fp, 1) * WAYS]);
+    __builtin_prefetch(&h->sets[set_of(h, fp, 0)], 1);
+    __builtin_prefetch(&h->sets[set_of(h, fp, 1)], 1);
 }
 
 void
@@ -116,10 +122,10 @@ logi_heads_prefetch(const struct heads *h, const uint64_t fp[2])
     uint16_t tag = tag_of(fp);
 
     for (unsigned which = 0; which < 2; which++) {
-        uint64_t at = set_of(h, fp, which) * WAYS;
+        uint64_t set = set_of(h, fp, which);
         for (uint32_t i = 0; i < WAYS; i++) {
-            const char *s = (const char *)&h->slots[at + i];
-            if (h->tags[at + i] != tag)
+            const char *s = (const char *)&h->slots[set * WAYS + i];
+            if (h->sets[set].tags[i] != tag)
                 continue;
             __builtin_prefetch(s, 1);
             __builtin_prefetch(s + sizeof(struct head) - 1, 1);
@@ -127,13 +133,29 @@ logi_heads_prefetch(const struct heads *h, const uint64_t fp[2])
     }
 }
 
+static uint16_t *
+tag_at(struct heads *h, uint64_t slot)
+{
+    return &h->sets[slot / WAYS].tags[slot % WAYS];
+}
+
+static uint16_t *
+used_of(struct heads *h, uint64_t slot)
+{
+    return &h->sets[slot / WAYS].used[slot % WAYS];
+}
+
 struct head *
 logi_heads_get(struct heads *h, const uint64_t fp[2])
 {
     struct head *s = find(h, fp);
+    uint16_t    *used;
 
-    if (s != NULL && s->used < UINT16_MAX)
-        s->used++;
+    if (s == NULL)
+        return NULL;
+    used = used_of(h, (uint64_t)(s - h->slots));
+    if (*used < UINT16_MAX)
+        ++*used;
     return s;
 }
 
@@ -144,7 +166,7 @@ taken(const struct heads *h, uint64_t set, uint64_t *slot)
     uint32_t n = 0;
 
     for (uint32_t i = 0; i < WAYS; i++) {
-        if (h->tags[set * WAYS + i] != 0)
+        if (h->sets[set].tags[i] != 0)
             n++;
         else
             *slot = set * WAYS + i;
@@ -163,33 +185,49 @@ make_way(struct heads *h, uint64_t set, uint64_t *slot)
         must(set_of(h, fp, 0) == set || set_of(h, fp, 1) == set); /* it would not be found */
         if (other == set || taken(h, other, &to) == WAYS)
             continue;
-        must(h->tags[to] == 0);
-        must(h->tags[from] == tag_of(fp));
+        must(*tag_at(h, to) == 0);
+        must(*tag_at(h, from) == tag_of(fp));
         h->slots[to] = h->slots[from];
-        h->tags[to] = h->tags[from];
+        *tag_at(h, to) = *tag_at(h, from);
+        *used_of(h, to) = *used_of(h, from);
         *slot = from;
         return true;
     }
     return false;
 }
 
-/* The slot of the least used head of two sets, which goes. */
+/* The slot of the least used head of two sets that are full. */
+static uint64_t
+least_used(const struct heads *h, const uint64_t sets[2])
+{
+    uint64_t least = sets[0] * WAYS;
+    uint16_t used = UINT16_MAX;
+
+    for (unsigned which = 0; which < 2; which++) {
+        for (uint32_t i = 0; i < WAYS; i++) {
+            if (h->sets[sets[which]].used[i] < used) {
+                used = h->sets[sets[which]].used[i];
+                least = sets[which] * WAYS + i;
+            }
+        }
+    }
+    return least;
+}
+
+/* The slot of the one that goes. */
 static uint64_t
 push_out(struct heads *h, const uint64_t sets[2])
 {
-    uint64_t least = sets[0] * WAYS;
+    uint64_t least = least_used(h, sets);
 
-    for (unsigned which = 0; which < 2; which++)
-        for (uint64_t i = sets[which] * WAYS; i < (sets[which] + 1) * WAYS; i++)
-            if (h->slots[i].used < h->slots[least].used)
-                least = i;
     /* Age the others, so that what was busy long ago goes too. */
     for (unsigned which = 0; which < 2; which++)
-        for (uint64_t i = sets[which] * WAYS; i < (sets[which] + 1) * WAYS; i++)
-            h->slots[i].used /= 2;
-    must(h->tags[least] != 0);
+        for (uint32_t i = 0; i < WAYS; i++)
+            h->sets[sets[which]].used[i] /= 2;
+    must(*tag_at(h, least) != 0);
     for (unsigned which = 0; which < 2; which++)
         h->lost[set_of(h, h->slots[least].fp, which)] = 1;
+    h->live--;
     return least;
 }
 
@@ -213,8 +251,9 @@ logi_heads_prefetch_put(const struct heads *h, const uint64_t fp[2])
 {
     uint64_t sets[2] = {set_of(h, fp, 0), set_of(h, fp, 1)}, slot;
 
-    if (free_slot(h, sets, &slot))
-        __builtin_prefetch(&h->slots[slot], 1);
+    if (!free_slot(h, sets, &slot))
+        slot = least_used(h, sets);
+    __builtin_prefetch(&h->slots[slot], 1);
 }
 
 static uint64_t
@@ -224,7 +263,9 @@ new_slot(struct heads *h, const uint64_t fp[2])
 
     if (free_slot(h, sets, &slots[0]))
         return slots[0];
-    if (make_way(h, sets[0], &slots[0]) || make_way(h, sets[1], &slots[0]))
+    /* Where nearly all are taken the look for one that is not costs more than it gives. */
+    if (h->live < NEARLY_FULL(h->count * WAYS) &&
+        (make_way(h, sets[0], &slots[0]) || make_way(h, sets[1], &slots[0])))
         return slots[0];
     return push_out(h, sets);
 }
@@ -235,14 +276,16 @@ logi_heads_put(struct heads *h, const uint64_t fp[2])
     struct head *s = find(h, fp);
     uint64_t     slot = s != NULL ? (uint64_t)(s - h->slots) : new_slot(h, fp);
 
+    h->live += s == NULL;
+    must(h->live <= h->count * WAYS);
     must(slot / WAYS == set_of(h, fp, 0) || slot / WAYS == set_of(h, fp, 1));
     s = &h->slots[slot];
     memset(s, 0, sizeof *s);
     s->fp[0] = fp[0];
     s->fp[1] = fp[1];
     s->live = 1;
-    s->used = 1;
-    h->tags[slot] = tag_of(fp);
+    *used_of(h, slot) = 1;
+    *tag_at(h, slot) = tag_of(fp);
     return s;
 }
 

@@ -29,8 +29,7 @@ struct head {
     uint64_t next; /* version that the next event gets */
     uint64_t truncate;
     uint32_t flags; /* enum index_flags */
-    uint16_t live;  /* 0: free */
-    uint16_t used;
+    uint32_t live;  /* 0: free */
 };
 
 int  logi_heads_new(struct ox_env *, uint64_t bytes, struct heads **, struct err *);

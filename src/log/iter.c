@@ -22,6 +22,41 @@ logi_iter_tired(struct log_iter *it, uint64_t bytes)
     return it->read.patience != 0 && it->looked >= it->read.patience;
 }
 
+bool
+logi_iter_record(struct log_iter *it, uint64_t pos, struct record *r, struct frame *f)
+{
+    struct segments *segs = it->log->segs;
+    uint64_t         end = atomic_load(&it->log->end);
+
+    must(!it->in_frame); /* what it holds may go with the pin */
+    if (!it->seg_held || !logi_segs_pin_is_new(segs, &it->pin) || pos < it->seg.first ||
+        pos >= it->seg.end) {
+        logi_segs_pin(segs, &it->pin);
+        it->seg_held = logi_segs_at(segs, pos, &it->seg);
+    }
+    if (!it->seg_held || pos >= end)
+        return false;
+    if (it->read.window != NULL && !it->seg.sparse &&
+        logi_window_record(&it->read.window->w, segs, &it->pin, &it->seg, pos, end, r, f))
+        return true;
+    return logi_scan_record_in(&it->seg, logi_segs_seed(segs), pos, end, true, r, f);
+}
+
+int
+log_window_new(struct log_window **out, struct err *err)
+{
+    *out = calloc(1, sizeof **out);
+    return *out != NULL ? 0 : err_set(err, __FILE__, __LINE__, E_NOMEM, ERR_RETRY, "out of memory");
+}
+
+void
+log_window_free(struct log_window *w)
+{
+    if (w != NULL)
+        logi_window_free(&w->w);
+    free(w);
+}
+
 /* the filter */
 
 static bool

@@ -72,7 +72,13 @@ struct log_iter {
     char         first_text[LOG_NAME_MAX + 8]; /* "0@NAME" */
 };
 
+struct log_window {
+    struct window w;
+};
+
 /* iter.c */
+/* The record at pos, with its frame, while the iterator holds no frame; false: not there. */
+bool logi_iter_record(struct log_iter *, uint64_t pos, struct record *, struct frame *);
 int  logi_iter_damaged(const struct log_iter *, uint64_t pos, struct err *);
 bool logi_iter_wanted(struct log_iter *, const struct record *);
 /* May readers see it? */

@@ -64,9 +64,7 @@ offer_first(struct log_iter *it, uint64_t pos, uint64_t id, struct log_event *ou
     struct frame  f;
     bool          yes;
     int           rc;
-    bool          found =
-        logi_scan_record_at(it->log->segs, pos, atomic_load(&it->log->end), true, &r, &f) &&
-        r.stream_id == id;
+    bool          found = logi_iter_record(it, pos, &r, &f) && r.stream_id == id;
 
     TRY(it->log->conf.index->name_of(it->log->index, id, name, &len, err));
     must(len <= LOG_NAME_MAX);
@@ -94,7 +92,7 @@ offer_record(struct log_iter *it, uint64_t pos, struct log_event *out, struct er
     bool          yes;
     int           rc;
 
-    if (!logi_scan_record_at(it->log->segs, pos, atomic_load(&it->log->end), true, &r, &f))
+    if (!logi_iter_record(it, pos, &r, &f))
         return logi_scan_gone(it->log->segs, pos) ? E_MORE : logi_iter_damaged(it, pos, err);
     if ((f.head.flags & FRAME_QUIET) != 0 && !it->read.filter.quiet)
         return E_MORE;

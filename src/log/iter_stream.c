@@ -160,7 +160,7 @@ logi_stream_next(struct log_iter *it, struct log_event *out, struct err *err)
 
     rc = refresh(it, err);
     while (rc == 0 && (rc = it->over ? E_END : next_position(it, &pos, err)) == 0) {
-        there = logi_scan_record_at(it->log->segs, pos, atomic_load(&it->log->end), true, &r, &f);
+        there = logi_iter_record(it, pos, &r, &f);
         if (there ? r.stream_id != it->id || r.version != it->version
                   : !logi_scan_gone(it->log->segs, pos))
             return logi_iter_damaged(it, pos, err);

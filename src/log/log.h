@@ -319,9 +319,18 @@ struct log_read {
     bool     raw;      /* also what is hidden (truncated, deleted, too old) and on the disk */
     bool     secret;   /* also streams that begin with LOG_SECRET_PREFIX */
     uint64_t patience; /* bytes to look through in one call before E_MORE; 0: as many as it takes */
+    struct log_window *window; /* of a stream's reader: see log_window_new; NULL: none */
 };
 
 struct log_iter;
+
+/*
+ * For who reads many streams that stand near each other in the log, one after another: a window of
+ * 64 KiB, lent to their readers, saves them the first touch of mapped pages. One reader at a time
+ * and one thread; an event is valid until the next one that is read through the same window.
+ */
+int  log_window_new(struct log_window **out, struct err *err);
+void log_window_free(struct log_window *); /* NULL is fine */
 
 /*
  * E_NOTFOUND where the stream is not there or deleted, E_GONE where it is so for good (never by

@@ -236,26 +236,37 @@ find_sparse(const struct seg_view *view, uint32_t seed, uint64_t pos, bool check
 }
 
 bool
+logi_scan_record_in(const struct seg_view *view, uint32_t seed, uint64_t pos, uint64_t bound,
+                    bool check, struct record *out, struct frame *frame)
+{
+    uint64_t room;
+    uint32_t off;
+
+    if (pos % 8 != 0 || pos >= bound)
+        return false;
+    must(pos >= view->first);
+    must(pos < view->end);
+    if (view->sparse)
+        return find_sparse(view, seed, pos, check, out, frame) == FOUND &&
+               out->length + FRAME_TRAILER <= bound - pos;
+    room = (view->end < bound ? view->end : bound) - pos;
+    if (!fmt_record_get(view->bytes + (pos - view->first), room, seed, check, out))
+        return false;
+    off = out->frame_off;
+    if (out->pos != pos || off > pos - view->first || off % 8 != 0 ||
+        !logi_scan_in(view, seed, pos - off, bound, frame))
+        return false;
+    return off + out->length <= frame->head.length - FRAME_TRAILER;
+}
+
+bool
 logi_scan_record_at(struct segments *segs, uint64_t pos, uint64_t bound, bool check,
                     struct record *out, struct frame *frame)
 {
     struct seg_view view;
-    uint64_t        room;
-    uint32_t        off;
 
-    if (pos % 8 != 0 || pos >= bound || !logi_segs_at(segs, pos, &view))
-        return false;
-    if (view.sparse)
-        return find_sparse(&view, logi_segs_seed(segs), pos, check, out, frame) == FOUND &&
-               out->length + FRAME_TRAILER <= bound - pos;
-    room = (view.end < bound ? view.end : bound) - pos;
-    if (!fmt_record_get(view.bytes + (pos - view.first), room, logi_segs_seed(segs), check, out))
-        return false;
-    off = out->frame_off;
-    if (out->pos != pos || off > pos - view.first || off % 8 != 0 ||
-        !logi_scan_in(&view, logi_segs_seed(segs), pos - off, bound, frame))
-        return false;
-    return off + out->length <= frame->head.length - FRAME_TRAILER;
+    return pos < bound && logi_segs_at(segs, pos, &view) &&
+           logi_scan_record_in(&view, logi_segs_seed(segs), pos, bound, check, out, frame);
 }
 
 bool

@@ -68,6 +68,10 @@ bool logi_scan_record_before(const struct frame *, uint32_t seed, uint32_t off, 
 bool logi_scan_record_at(struct segments *, uint64_t pos, uint64_t bound, bool check,
                          struct record *out, struct frame *frame);
 
+/* … where it is in the segment that is seen. */
+bool logi_scan_record_in(const struct seg_view *, uint32_t seed, uint64_t pos, uint64_t bound,
+                         bool check, struct record *out, struct frame *frame);
+
 /* Was the record at pos scavenged? False also where that cannot be known for damage. */
 bool logi_scan_gone(struct segments *, uint64_t pos);
 

@@ -8,6 +8,7 @@
 #define WINDOW_BYTES (UINT64_C(128) << 10)    /* well within a core's own cache */
 #define WINDOW_BYTES_MIN (UINT64_C(32) << 10) /* less is read off the map */
 #define WINDOW_BYTES_MAX (LOG_FRAME_MAX)      /* any frame */
+#define RECORDS_BYTES (UINT64_C(64) << 10)    /* of records that may stand in runs of a few only */
 
 /* The positions [from, end) into the window, or what the segment has of them; at least `least`. */
 static bool
@@ -93,6 +94,49 @@ logi_window_before(struct window *w, struct segments *segs, uint64_t pos, struct
         if (bytes == WINDOW_BYTES_MAX || from == seg.first)
             return false;
     }
+}
+
+/* The record in the window, and its frame: a long one is in the map, where its ends are few. */
+static bool
+record_in(const struct window *w, uint32_t seed, const struct seg_view *seg, uint64_t pos,
+          uint64_t bound, struct record *out, struct frame *frame)
+{
+    uint64_t off;
+
+    if (pos < w->view.first || pos >= w->view.end ||
+        !fmt_record_get(w->view.bytes + (pos - w->view.first), w->view.end - pos, seed, true, out))
+        return false;
+    off = out->frame_off;
+    if (out->pos != pos || off % 8 != 0 || off > pos - seg->first)
+        return false;
+    if (pos - off < w->view.first || !logi_scan_in(&w->view, seed, pos - off, w->view.end, frame))
+        if (!logi_scan_in(seg, seed, pos - off, bound, frame))
+            return false;
+    return off + out->length <= frame->head.length - FRAME_TRAILER;
+}
+
+bool
+logi_window_record(struct window *w, struct segments *segs, const struct seg_pin *pin,
+                   const struct seg_view *seg, uint64_t pos, uint64_t bound, struct record *out,
+                   struct frame *frame)
+{
+    uint32_t seed = logi_segs_seed(segs);
+    uint64_t epoch = atomic_load_explicit(&pin->epoch, memory_order_relaxed), last = w->last;
+
+    must(epoch != 0); /* or another segment could take this one's place */
+    must(pos >= seg->first && pos < seg->end && pos < bound);
+    must(!seg->sparse);
+    w->last = pos;
+    if (w->epoch == epoch && record_in(w, seed, seg, pos, bound, out, frame))
+        return true;
+    if (pos <= last || pos - last >= RECORDS_BYTES)
+        return false;
+    if (bound > seg->end)
+        bound = seg->end;
+    w->epoch = epoch;
+    return load(w, segs, pos, bound - pos < RECORDS_BYTES ? bound : pos + RECORDS_BYTES,
+                WINDOW_BYTES_MIN) &&
+           record_in(w, seed, seg, pos, bound, out, frame);
 }
 
 void

@@ -265,7 +265,7 @@ static int
 look_at(struct streami_reader *r, struct streami_source *s, enum streami_verdict *verdict,
         struct err *err)
 {
-    struct log_read   read = {.stream = s->stream, .sealed = true};
+    struct log_read   read = {.stream = s->stream, .sealed = true, .window = s->window};
     struct log_stream info;
     struct log_iter  *it = NULL;
     bool              here = false;
@@ -345,6 +345,7 @@ choose_sources(struct streami_reader *r, enum streami_verdict *verdict, struct e
     for (uint32_t i = 0; i < m->source_count; i++) {
         enum streami_verdict one;
 
+        m->sources[i].window = i < STREAMI_WINDOWS ? r->windows[i] : NULL;
         TRY(look_at(r, &m->sources[i], &one, err));
         if (one == STREAMI_REFUSED || (i == 0 && one != STREAMI_MOVE)) {
             *verdict = one;

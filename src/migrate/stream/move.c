@@ -563,9 +563,10 @@ add_cursor(struct streami_reader *r, struct cursor *c, struct cursor **heap, uin
            struct err *err)
 {
     struct streami_source *s = &r->move->sources[c->source];
-    struct log_read read = {.stream = s->stream, .from = s->from, .sealed = true, .raw = r->audit};
-    uint32_t        i = *count;
-    int             rc = 0;
+    struct log_read        read = {
+               .stream = s->stream, .from = s->from, .sealed = true, .raw = r->audit, .window = s->window};
+    uint32_t i = *count;
+    int      rc = 0;
 
     if (s->from > s->head)
         return 0;
@@ -789,6 +790,10 @@ streami_reader_fini(struct streami_reader *r)
 {
     transform_run_free(r->run);
     r->run = NULL;
+    for (uint32_t i = 0; i < STREAMI_WINDOWS; i++) {
+        log_window_free(r->windows[i]);
+        r->windows[i] = NULL;
+    }
     buf_fini(&r->covered);
     buf_fini(&r->runs);
     buf_fini(&r->scratch);

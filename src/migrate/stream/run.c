@@ -206,9 +206,10 @@ out:
 static int
 move_names(struct streami_worker *w, struct err *err)
 {
-    struct streami_batch b = new_batch(w);
-    uint64_t             bytes = 0, most = w->gentle ? GENTLE_BYTES : BATCH_BYTES;
-    int                  rc = 0;
+    struct streami_batch  b = new_batch(w);
+    struct streami_move **tail = &b.moves; /* in order, so that copies can be read in order too */
+    uint64_t              bytes = 0, most = w->gentle ? GENTLE_BYTES : BATCH_BYTES;
+    int                   rc = 0;
 
     for (size_t at = 0; at < w->names.len;) {
         struct slice         name = slice_of(w->names.data + at + 2, get_u16(w->names.data + at));
@@ -230,12 +231,13 @@ move_names(struct streami_worker *w, struct err *err)
         TRY(decide(w, m, verdict, &why, &take, err));
         if (!take)
             continue;
-        m->next = b.moves;
-        b.moves = m;
+        *tail = m;
+        tail = &m->next;
         bytes += m->bytes;
         if (bytes < most)
             continue;
         TRY(commit(w, &b, err));
+        tail = &b.moves;
         bytes = 0;
     }
     rc = commit(w, &b, err);
@@ -618,6 +620,8 @@ new_surgery(struct ox_env *env, struct log *log, struct streami_spec **spec, str
         w->surgery = s;
         w->reader = (struct streami_reader){
             .log = log, .spec = s->spec, .arena = &w->arena, .bulk = &w->arena, .memo = s->memo};
+        for (uint32_t k = 0; k < STREAMI_WINDOWS; k++)
+            TRY(log_window_new(&w->reader.windows[k], err));
         if (s->spec->transform != NULL)
             TRY(transform_run_new(s->spec->transform, &w->reader.run, err));
     }

@@ -14,6 +14,7 @@
 #define STREAMI_PARTS_MAX 1000 /* streams of a join's target, targets of a stream */
 #define STREAMI_LIST_MAX 10000 /* streams that a spec lists */
 #define STREAMI_WORKERS_MAX 16
+#define STREAMI_WINDOWS 2 /* of a worker; a join's further sources are read without */
 /* Bytes of a commit that is one stream's whole move; a larger one is made in stages. */
 #define STREAMI_MOVE_MAX (UINT64_C(48) << 20)
 #define STREAMI_EVENT_OVERHEAD 160u /* bytes of a record beside names, data and metadata */
@@ -132,6 +133,7 @@ struct streami_source {
     uint64_t             events;
     uint32_t             ordinal; /* of the next output */
     bool                 invalid; /* what consumers saw has changed */
+    struct log_window   *window;  /* that it is read through; NULL: none */
     struct log_iter     *begun;   /* behind its first event, which is `begin`; NULL */
     struct log_event     begin;
     struct streami_route route; /* of a routed move */
@@ -209,7 +211,8 @@ struct streami_reader {
     bool                  changed, too_large;
     bool                  again; /* reading on; the stream was rewritten meanwhile: stale */
     bool                  stale;
-    struct streami_memo  *memo;    /* streams that were moved as one of several; NULL */
+    struct streami_memo  *memo; /* streams that were moved as one of several; NULL */
+    struct log_window    *windows[STREAMI_WINDOWS]; /* of the first sources; NULL: none */
     struct buf            covered; /* a bit for each input: some output stands for it */
     struct buf            runs;    /* struct streami_run: which versions the inputs are */
     struct buf            scratch, text, id_text, rest;
