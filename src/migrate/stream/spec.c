@@ -199,7 +199,7 @@ read_number(struct slice raw, const char *what, uint64_t least, uint64_t most, u
 static int
 read_rest(struct streami_spec *s, const struct json_field *f, struct err *err)
 {
-    uint64_t workers = 3;
+    uint64_t workers = 5;
     int      rc = 0;
 
     s->keep_s = UINT64_MAX;
