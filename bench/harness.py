@@ -272,6 +272,17 @@ def finish(name, figures, ratios, wanted=None):
     print(f'\nwritten: {path}')
 
 
+def reserve(mb):
+    """Memory for what is about to be measured, which is not new to a virtual machine: reserve.c."""
+    proc = subprocess.Popen([program('bench/bench_reserve'), str(round(mb))], text=True,
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    atexit.register(proc.communicate)
+    line = proc.stdout.readline()
+    if not line:
+        fail('no memory to reserve')
+    note(f'{int(line):,} MB of memory were touched before, and are given back as the run takes them')
+
+
 def machine(folder):
     with open('/proc/cpuinfo') as f:
         model = next((line.split(':', 1)[1].strip() for line in f if line.startswith('model name')),
