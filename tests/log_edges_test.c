@@ -775,6 +775,166 @@ test_many_threads(void **state)
     }
 }
 
+/* A file system that cannot be written around the cache is asked once, and the log does without. */
+static atomic_uint refused_direct, reads;
+
+static int
+refuse_direct(struct ox_env *env, struct ox_file *file, const void *data, size_t len, uint64_t at,
+              bool *done, struct err *err)
+{
+    atomic_fetch_add(&refused_direct, 1);
+    *done = false;
+    return 0;
+}
+
+static void
+test_no_writes_around_the_cache(void **state)
+{
+    struct fix       *f = *state;
+    struct log_counts counts;
+    unsigned          events = 0;
+
+    atomic_store(&refused_direct, 0);
+    world_ops.file_write_direct = refuse_direct;
+    f->conf.segment_bytes = LOG_SEGMENT_MIN * 16;
+    open_log(f);
+    for (; events < 1600 || (atomic_load(&refused_direct) == 0 && events < 100000); events += 40)
+        append_bytes(f, 40, 5000);
+    assert_int_equal(log_verify(f->log, NULL, NULL, &counts, &f->err), 0);
+    assert_int_equal(counts.events, events);
+    close_log(f);
+    assert_int_equal(atomic_load(&refused_direct), 1);
+}
+
+static int
+count_reads(struct ox_env *env, struct ox_file *file, void *out, size_t len, uint64_t at,
+            size_t *got, struct err *err)
+{
+    atomic_fetch_add(&reads, 1);
+    return env_real()->ops->file_read(env_real(), file, out, len, at, got, err);
+}
+
+#define NEIGHBOURS 1000u
+
+/* Stream i has the events "i.0" to "i.4" at the front, and the rest is of the length that it has.
+ */
+static void
+read_neighbour(struct fix *f, unsigned i, struct log_window *window)
+{
+    char             name[32], want[32];
+    struct log_read  read = {.window = window};
+    struct log_iter *it;
+    struct log_event e;
+
+    (void)snprintf(name, sizeof name, "n-%u", i);
+    read.stream = slice_str(name);
+    assert_int_equal(log_iter_open(f->log, &read, &it, &f->err), 0);
+    for (unsigned n = 0; n < 5; n++) {
+        int len = snprintf(want, sizeof want, "%u.%u", i, n);
+
+        assert_int_equal(log_iter_next(it, &e, &f->err), 0);
+        assert_int_equal(e.version, n);
+        assert_true(slice_is(e.type, "t"));
+        assert_memory_equal(e.data.data, want, (size_t)len);
+    }
+    assert_int_equal(log_iter_next(it, &e, &f->err), E_END);
+    log_iter_close(it);
+}
+
+static void
+append_neighbours(struct fix *f)
+{
+    char name[32], *data = calloc(1, 5000);
+
+    for (unsigned i = 0; i < NEIGHBOURS; i++) {
+        for (unsigned n = 0; n < 5; n++) {
+            (void)snprintf(name, sizeof name, "n-%u", i);
+            (void)snprintf(data, 32, "%u.%u", i, n);
+            /* Some are longer than a window. */
+            assert_int_equal(
+                append(f, name, LOG_ANY, slice_of(data, i % 100 == 7 ? 5000 : 200 + i % 50), 0), 0);
+        }
+    }
+    free(data);
+}
+
+/* Streams that stand near each other, read through one window: far fewer reads than events. */
+static void
+test_neighbours_through_a_window(void **state)
+{
+    struct fix        *f = *state;
+    struct log_window *window = NULL;
+
+    f->conf.segment_bytes = LOG_SEGMENT_MIN * 4;
+    open_log(f);
+    append_neighbours(f);
+    assert_int_equal(log_window_new(&window, &f->err), 0);
+    world_ops.file_read = count_reads;
+    atomic_store(&reads, 0);
+    for (unsigned i = 0; i < NEIGHBOURS; i++)
+        read_neighbour(f, i, window);
+    assert_in_range(atomic_load(&reads), 10, NEIGHBOURS / 10);
+    atomic_store(&reads, 0);
+    for (unsigned i = 0; i < NEIGHBOURS; i++) /* here and there: the map has it */
+        read_neighbour(f, i * 307 % NEIGHBOURS, window);
+    assert_in_range(atomic_load(&reads), 0, NEIGHBOURS * 2);
+    for (unsigned i = NEIGHBOURS; i-- > 0;)
+        read_neighbour(f, i, window);
+    log_window_free(window);
+    log_window_free(NULL);
+}
+
+static void
+scavenge(struct fix *f)
+{
+    struct log_scavenge_conf conf = {.min_share = 1};
+    struct log_scavenge      s;
+    struct ox_gate           gate;
+
+    assert_int_equal(log_scavenge_start(f->log, &conf, &f->err), 0);
+    gate_init(&gate);
+    for (log_scavenge_status(f->log, &s); s.state == LOG_SCAVENGE_RUNNING;
+         log_scavenge_status(f->log, &s))
+        (void)env_real()->ops->gate_wait(env_real(), &gate, 1000);
+    assert_int_equal(s.state, LOG_SCAVENGE_DONE);
+    assert_true(s.events > 0);
+}
+
+/* What a window holds of a segment that is replaced meanwhile is not given any more. */
+static void
+test_window_of_a_scavenged_segment(void **state)
+{
+    struct fix        *f = *state;
+    struct log_window *window = NULL;
+    struct log_read    raw = {.stream = slice_str("n-5"), .raw = true};
+    struct log_change  hide = {
+         .stream = raw.stream, .expected = LOG_ANY, .what = LOG_SET_TRUNCATE, .truncate = 4};
+    struct log_req   req = {.changes = &hide, .change_count = 1};
+    struct log_iter *it;
+    struct log_event e;
+
+    f->conf.segment_bytes = LOG_SEGMENT_MIN * 4;
+    open_log(f);
+    append_neighbours(f);
+    assert_int_equal(log_window_new(&window, &f->err), 0);
+    for (unsigned i = 0; i < 6; i++)
+        read_neighbour(f, i, window);
+    raw.window = window;
+    assert_int_equal(log_iter_open(f->log, &raw, &it, &f->err), 0);
+    assert_int_equal(log_iter_next(it, &e, &f->err), 0);
+    assert_int_equal(e.version, 0);
+    assert_int_equal(log_append(f->log, &req), 0);
+    append_bytes(f, 40, 250000); /* segments are sealed */
+    scavenge(f);
+    assert_int_equal(log_iter_next(it, &e, &f->err), 0);
+    assert_int_equal(e.version, 4); /* it knows where the others stood, and the window has them */
+    log_iter_close(it);
+    for (unsigned i = 0; i < NEIGHBOURS; i++)
+        if (i != 5)
+            read_neighbour(f, i, window);
+    log_window_free(window);
+}
+
 /* Requests in flight when the log is closed are all answered, and before log_close returns. */
 static void
 count_answer(struct log_req *req)
@@ -830,6 +990,9 @@ main(void)
         cmocka_unit_test_setup_teardown(test_big_commit_is_all_or_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_threads, setup, teardown),
         cmocka_unit_test_setup_teardown(test_close_answers_all, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_no_writes_around_the_cache, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_neighbours_through_a_window, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_window_of_a_scavenged_segment, setup, teardown),
     };
 
     return cmocka_run_group_tests_name("log_edges", tests, NULL, NULL);

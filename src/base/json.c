@@ -5,6 +5,7 @@
 #include "base/json.h"
 
 #include "base/json_int.h"
+#include "base/json_plain.h"
 #include "base/utf8.h"
 
 static bool
@@ -88,7 +89,7 @@ basei_json_string(struct basei_json_scan *s)
     for (;;) {
         size_t n;
 
-        p = basei_json_plain(p, end);
+        p = json_plain(p, end);
         if (p == end)
             return basei_json_fail(s, p, JSON_WHY_END);
         if (*p == '"') {

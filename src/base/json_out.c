@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "base/json_int.h"
+#include "base/json_plain.h"
 #include "base/must.h"
 #include "base/utf8.h"
 
@@ -30,11 +31,11 @@ json_put_string(struct buf *b, struct slice text)
 
     buf_add_byte(b, '"');
     while (p < end) {
-        const uint8_t *plain = basei_json_plain(p, end);
+        const uint8_t *plain = json_plain(p, end);
         size_t         n;
 
         while (plain < end && *plain >= 0x80 && (n = utf8_char(plain, end)) != 0)
-            plain = basei_json_plain(plain + n, end);
+            plain = json_plain(plain + n, end);
         buf_add(b, p, (size_t)(plain - p));
         p = plain;
         if (p == end)

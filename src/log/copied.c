@@ -2,6 +2,7 @@
 #include "log/copied.h"
 
 #include "base/json.h"
+#include "base/json_plain.h"
 #include "base/must.h"
 
 /* The text of a raw string; `scratch` where it has escapes. */
@@ -42,14 +43,12 @@ pass(struct slice *s, const char *text, size_t len)
 static bool
 pass_text(struct slice *s, struct slice *out)
 {
-    const unsigned char *p = s->data;
-    size_t               n = 0;
+    const uint8_t *from = s->data, *to = json_plain(from, from + s->len);
+    size_t         n = (size_t)(to - from);
 
-    while (n < s->len && p[n] >= ' ' && p[n] < 0x7f && p[n] != '"' && p[n] != '\\')
-        n++;
-    *out = slice_of(p, n);
-    *s = slice_of(p + n, s->len - n);
-    return s->len > 0 && p[n] == '"';
+    *out = slice_of(from, n);
+    *s = slice_of(to, s->len - n);
+    return s->len > 0 && *to == '"';
 }
 
 static bool

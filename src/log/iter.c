@@ -37,7 +37,7 @@ logi_iter_record(struct log_iter *it, uint64_t pos, struct record *r, struct fra
     if (!it->seg_held || pos >= end)
         return false;
     if (it->read.window != NULL && !it->seg.sparse &&
-        logi_window_record(&it->read.window->w, segs, &it->pin, &it->seg, pos, end, r, f))
+        logi_window_record(&it->read.window->w, segs, &it->seg, pos, end, r, f))
         return true;
     return logi_scan_record_in(&it->seg, logi_segs_seed(segs), pos, end, true, r, f);
 }

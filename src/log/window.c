@@ -116,24 +116,22 @@ record_in(const struct window *w, uint32_t seed, const struct seg_view *seg, uin
 }
 
 bool
-logi_window_record(struct window *w, struct segments *segs, const struct seg_pin *pin,
-                   const struct seg_view *seg, uint64_t pos, uint64_t bound, struct record *out,
-                   struct frame *frame)
+logi_window_record(struct window *w, struct segments *segs, const struct seg_view *seg,
+                   uint64_t pos, uint64_t bound, struct record *out, struct frame *frame)
 {
     uint32_t seed = logi_segs_seed(segs);
-    uint64_t epoch = atomic_load_explicit(&pin->epoch, memory_order_relaxed), last = w->last;
+    uint64_t last = w->last;
 
-    must(epoch != 0); /* or another segment could take this one's place */
     must(pos >= seg->first && pos < seg->end && pos < bound);
-    must(!seg->sparse);
+    must(!seg->sparse); /* so it is the one that was read, if it was: none takes a sparse one's
+                           place */
     w->last = pos;
-    if (w->epoch == epoch && record_in(w, seed, seg, pos, bound, out, frame))
+    if (record_in(w, seed, seg, pos, bound, out, frame))
         return true;
     if (pos <= last || pos - last >= RECORDS_BYTES)
         return false;
     if (bound > seg->end)
         bound = seg->end;
-    w->epoch = epoch;
     return load(w, segs, pos, bound - pos < RECORDS_BYTES ? bound : pos + RECORDS_BYTES,
                 WINDOW_BYTES_MIN) &&
            record_in(w, seed, seg, pos, bound, out, frame);

@@ -15,9 +15,8 @@
 struct window {
     uint8_t        *bytes;
     size_t          room;
-    struct seg_view view;  /* of `bytes`; first == end: nothing is in it */
-    uint64_t        last;  /* window_record: where the one before stood */
-    uint64_t        epoch; /* … and what `bytes` were read under: those of a pin */
+    struct seg_view view; /* of `bytes`; first == end: nothing is in it */
+    uint64_t        last; /* window_record: where the one before stood */
 };
 
 /*
@@ -31,12 +30,11 @@ bool logi_window_frame(struct window *, struct segments *, uint64_t pos, uint64_
 bool logi_window_before(struct window *, struct segments *, uint64_t pos, struct frame *out);
 
 /*
- * The record at pos of the plain segment that the pin holds, with its frame, where it stands
- * shortly behind the one before: who reads at random has it from the map. False as above.
+ * The record at pos of the plain segment that a pin holds, with its frame, where it stands shortly
+ * behind the one before: who reads at random has it from the map. False as above.
  */
-bool logi_window_record(struct window *, struct segments *, const struct seg_pin *,
-                        const struct seg_view *seg, uint64_t pos, uint64_t bound,
-                        struct record *out, struct frame *);
+bool logi_window_record(struct window *, struct segments *, const struct seg_view *pinned,
+                        uint64_t pos, uint64_t bound, struct record *out, struct frame *);
 
 void logi_window_free(struct window *); /* gives the memory back; it may be used again */
 
