@@ -73,7 +73,8 @@ struct ox_env_ops {
                       struct err *);
     /*
      * The same around the system's cache; false in *done: that cannot be, and nothing was written.
-     * All three are multiples of ENV_BLOCK, data's address too. Nobody else uses the file meanwhile.
+     * All three are multiples of ENV_BLOCK, data's address too. Nobody else uses the file
+     * meanwhile.
      */
     int (*file_write_direct)(struct ox_env *, struct ox_file *, const void *data, size_t len,
                              uint64_t at, bool *done, struct err *);
