@@ -545,17 +545,6 @@ file_write(struct ox_env *env, struct ox_file *file, const void *data, size_t le
 }
 
 static int
-file_write_direct(struct ox_env *env, struct ox_file *file, const void *data, size_t len,
-                  uint64_t at, bool *done, struct err *err)
-{
-    must((uintptr_t)data % ENV_BLOCK == 0);
-    must(len % ENV_BLOCK == 0);
-    must(at % ENV_BLOCK == 0);
-    *done = true;
-    return file_write(env, file, data, len, at, err);
-}
-
-static int
 file_sync(struct ox_env *env, struct ox_file *file, struct err *err)
 {
     struct sim *sim = of(env);
@@ -782,7 +771,6 @@ static const struct ox_env_ops ops = {
     .file_close = file_close,
     .file_read = file_read,
     .file_write = file_write,
-    .file_write_direct = file_write_direct,
     .file_sync = file_sync,
     .file_start = file_start,
     .file_size = file_size,

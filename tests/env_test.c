@@ -114,34 +114,6 @@ test_file(void **state)
     env->ops->file_close(env, file);
 }
 
-/* Through the cache or around it, where that can be: a file holds what was written last. */
-static void
-test_write_direct(void **state)
-{
-    uint8_t        *blocks = aligned_alloc(ENV_BLOCK, 2 * ENV_BLOCK), read[3 * ENV_BLOCK];
-    struct ox_file *file;
-    size_t          got;
-    bool            done;
-
-    memset(blocks, 'd', 2 * ENV_BLOCK);
-    assert_int_equal(
-        env->ops->file_open(env, in_folder("direct"), ENV_WRITE | ENV_CREATE, &file, NULL), 0);
-    assert_int_equal(env->ops->file_resize(env, file, 3 * ENV_BLOCK, NULL), 0);
-    for (unsigned i = 0; i < 2; i++) {
-        assert_int_equal(env->ops->file_write(env, file, "cache", 5, ENV_BLOCK - 2, NULL), 0);
-        assert_int_equal(
-            env->ops->file_write_direct(env, file, blocks, 2 * ENV_BLOCK, ENV_BLOCK, &done, NULL),
-            0);
-        assert_int_equal(env->ops->file_read(env, file, read, sizeof read, 0, &got, NULL), 0);
-        assert_int_equal(got, sizeof read);
-        assert_memory_equal(read + ENV_BLOCK - 2, "ca", 2);
-        assert_memory_equal(read + ENV_BLOCK, done ? "dddd" : "che", done ? 4 : 3);
-        assert_int_equal(read[3 * ENV_BLOCK - 1], done ? 'd' : 0);
-    }
-    env->ops->file_close(env, file);
-    free(blocks);
-}
-
 static void
 test_resize(void **state)
 {
@@ -475,7 +447,6 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_clock_and_random),
         cmocka_unit_test(test_file),
-        cmocka_unit_test(test_write_direct),
         cmocka_unit_test(test_resize),
         cmocka_unit_test(test_resize_refused),
         cmocka_unit_test(test_lock),

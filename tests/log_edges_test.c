@@ -775,36 +775,7 @@ test_many_threads(void **state)
     }
 }
 
-/* A file system that cannot be written around the cache is asked once, and the log does without. */
-static atomic_uint refused_direct, reads;
-
-static int
-refuse_direct(struct ox_env *env, struct ox_file *file, const void *data, size_t len, uint64_t at,
-              bool *done, struct err *err)
-{
-    atomic_fetch_add(&refused_direct, 1);
-    *done = false;
-    return 0;
-}
-
-static void
-test_no_writes_around_the_cache(void **state)
-{
-    struct fix       *f = *state;
-    struct log_counts counts;
-    unsigned          events = 0;
-
-    atomic_store(&refused_direct, 0);
-    world_ops.file_write_direct = refuse_direct;
-    f->conf.segment_bytes = LOG_SEGMENT_MIN * 16;
-    open_log(f);
-    for (; events < 1600 || (atomic_load(&refused_direct) == 0 && events < 100000); events += 40)
-        append_bytes(f, 40, 5000);
-    assert_int_equal(log_verify(f->log, NULL, NULL, &counts, &f->err), 0);
-    assert_int_equal(counts.events, events);
-    close_log(f);
-    assert_int_equal(atomic_load(&refused_direct), 1);
-}
+static atomic_uint reads;
 
 static int
 count_reads(struct ox_env *env, struct ox_file *file, void *out, size_t len, uint64_t at,
@@ -990,7 +961,6 @@ main(void)
         cmocka_unit_test_setup_teardown(test_big_commit_is_all_or_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_threads, setup, teardown),
         cmocka_unit_test_setup_teardown(test_close_answers_all, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_no_writes_around_the_cache, setup, teardown),
         cmocka_unit_test_setup_teardown(test_neighbours_through_a_window, setup, teardown),
         cmocka_unit_test_setup_teardown(test_window_of_a_scavenged_segment, setup, teardown),
     };

@@ -34,8 +34,6 @@ enum env_open_flags {
     ENV_EXCL = 4,   /* refuse if it is there (with ENV_CREATE) */
 };
 
-#define ENV_BLOCK 4096u
-
 /* Step again at once, or only when woken. Anything between: in so many µs. */
 #define ENV_STEP_NOW 0
 #define ENV_STEP_WAIT UINT64_MAX
@@ -71,13 +69,6 @@ struct ox_env_ops {
     /* Writes all of it or fails; a failed write may have written any part. */
     int (*file_write)(struct ox_env *, struct ox_file *, const void *data, size_t len, uint64_t at,
                       struct err *);
-    /*
-     * The same around the system's cache; false in *done: that cannot be, and nothing was written.
-     * All three are multiples of ENV_BLOCK, data's address too. Nobody else uses the file
-     * meanwhile.
-     */
-    int (*file_write_direct)(struct ox_env *, struct ox_file *, const void *data, size_t len,
-                             uint64_t at, bool *done, struct err *);
     /* Data, and the size where it grew (fdatasync). */
     int (*file_sync)(struct ox_env *, struct ox_file *, struct err *);
     /* Begins to write out what was written there, waits for nothing and promises nothing. */

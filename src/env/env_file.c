@@ -170,32 +170,6 @@ envi_file_write(struct ox_env *env, struct ox_file *file, const void *data, size
     return 0;
 }
 
-/* O_DIRECT for one write. A file system that has no such thing says EINVAL, to one of the two. */
-int
-envi_file_write_direct(struct ox_env *env, struct ox_file *file, const void *data, size_t len,
-                       uint64_t at, bool *done, struct err *err)
-{
-    int     flags = fcntl(checked(file)->fd, F_GETFL);
-    ssize_t n;
-    int     errnum;
-
-    must((uintptr_t)data % ENV_BLOCK == 0);
-    must(len % ENV_BLOCK == 0);
-    must(at % ENV_BLOCK == 0);
-    *done = false;
-    if (flags < 0 || fcntl(file->fd, F_SETFL, flags | O_DIRECT) != 0)
-        return 0;
-    do {
-        n = pwrite(file->fd, data, len, (off_t)at);
-    } while (n < 0 && errno == EINTR);
-    errnum = errno;
-    must(fcntl(file->fd, F_SETFL, flags) == 0);
-    if (n < 0 && errnum != EINVAL)
-        return envi_fail(err, file->path, "write", errnum);
-    *done = n == (ssize_t)len; /* what is short is written once more, the other way */
-    return 0;
-}
-
 /*
  * EINTR may be tried again where other failures may not: the wait was cut
  * short, and an error of the write-back itself is still kept for the next call.

@@ -318,7 +318,6 @@ static const struct ox_env_ops real_ops = {
     .file_close = envi_file_close,
     .file_read = envi_file_read,
     .file_write = envi_file_write,
-    .file_write_direct = envi_file_write_direct,
     .file_sync = envi_file_sync,
     .file_start = envi_file_start,
     .file_size = envi_file_size,

@@ -11,8 +11,6 @@ int  envi_file_read(struct ox_env *, struct ox_file *, void *out, size_t len, ui
                     size_t *got, struct err *);
 int  envi_file_write(struct ox_env *, struct ox_file *, const void *data, size_t len, uint64_t at,
                      struct err *);
-int  envi_file_write_direct(struct ox_env *, struct ox_file *, const void *data, size_t len,
-                            uint64_t at, bool *done, struct err *);
 int  envi_file_sync(struct ox_env *, struct ox_file *, struct err *);
 int  envi_file_start(struct ox_env *, struct ox_file *, uint64_t at, uint64_t len, struct err *);
 int  envi_file_size(struct ox_env *, struct ox_file *, uint64_t *, struct err *);

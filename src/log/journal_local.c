@@ -41,7 +41,7 @@ local_commit(struct ox_journal *j, const struct journal_group *group, struct err
     must(group->first.v == j->end.v || j->end.v == 0); /* nothing is left out between two */
     must(group->end.v == group->first.v + group->bytes.len);
     must(group->end.v <= logi_segs_end(j->segs));
-    if (logi_segs_append(j->segs, group->first.v, group->bytes.data, group->bytes.len, err) != 0)
+    if (logi_segs_write(j->segs, group->first.v, group->bytes.data, group->bytes.len, err) != 0)
         return JOURNAL_UNSURE;
     if (logi_segs_sync(j->segs, err) != 0)
         return JOURNAL_UNSURE;

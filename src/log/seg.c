@@ -368,11 +368,9 @@ logi_segs_open(struct ox_env *env, const char *dir, uint64_t segment_bytes, bool
     lock_init(&s->fill, LOCK_LOG_FILL);
     lock_init(&s->lock, LOCK_LOG_SEGS);
     s->dir = strdup(dir);
-    s->zeros = aligned_alloc(ENV_BLOCK, FILL_CHUNK);
+    s->zeros = calloc(1, FILL_CHUNK);
     if (s->dir == NULL || s->zeros == NULL)
         FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
-    memset(s->zeros, 0, FILL_CHUNK);
-    atomic_init(&s->direct, true);
     if (!read_only)
         TRY(env->ops->dir_make(env, dir, err));
     TRY(open_all(s, err));
@@ -658,25 +656,33 @@ out:
     return rc;
 }
 
-/* Synced with the last of them, or at once where they went through the cache. */
-static int
-write_zeros(struct segments *s, struct segment *seg, uint64_t len, struct err *err)
+int
+logi_segs_rewrite(struct segments *s, uint64_t from, uint64_t upto, struct err *err)
 {
-    const struct ox_env_ops *ops = s->env->ops;
-    uint64_t                 at = SEG_HEADER + seg->filled;
-    bool                     done = false;
-    int                      rc = 0;
+    uint8_t        *copy = malloc(FILL_CHUNK);
+    struct seg_view view;
+    int             rc = 0;
 
-    if (atomic_load(&s->direct))
-        TRY(ops->file_write_direct(s->env, seg->file, s->zeros, (size_t)len, at, &done, err));
-    if (!done) {
-        atomic_store(&s->direct, false);
-        TRY(ops->file_write(s->env, seg->file, s->zeros, (size_t)len, at, err));
+    must(from >= logi_segs_first(s));
+    must(upto <= logi_segs_end(s));
+    if (copy == NULL)
+        FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
+    while (from < upto) {
+        uint64_t len = upto - from < FILL_CHUNK ? upto - from : FILL_CHUNK;
+
+        must(logi_segs_at(s, from, &view));
+        if (view.sparse) { /* it was synced before it got its name */
+            from = view.end < upto ? view.end : upto;
+            continue;
+        }
+        if (len > view.end - from)
+            len = view.end - from;
+        memcpy(copy, view.bytes + (from - view.first), (size_t)len);
+        TRY(logi_segs_write(s, from, copy, len, err));
+        from += len;
     }
-    if (!done || seg->filled + len == seg->span)
-        TRY(ops->file_sync(s->env, seg->file, err));
-    seg->filled += len;
 out:
+    free(copy);
     return rc;
 }
 
@@ -701,7 +707,10 @@ logi_segs_fill(struct segments *s, double share, bool *more, struct err *err)
     if (upto <= seg->filled)
         goto out;
     len = seg->span - seg->filled < FILL_STEP ? seg->span - seg->filled : FILL_STEP;
-    TRY(write_zeros(s, seg, len, err));
+    TRY(s->env->ops->file_write(s->env, seg->file, s->zeros, (size_t)len, SEG_HEADER + seg->filled,
+                                err));
+    TRY(s->env->ops->file_sync(s->env, seg->file, err));
+    seg->filled += len;
     *more = seg->filled < upto;
 out:
     lock_give(&s->fill);
@@ -717,24 +726,9 @@ enter(struct segments *s, struct segment *seg)
     lock_give(&s->fill);
 }
 
-/*
- * The block that the write ends in, unless it is begun already: as a whole, because the disk would
- * be read for the rest of one whose zeros are not in the system's cache.
- */
-static int
-begin_block(struct segments *s, struct segment *seg, uint64_t at, uint64_t len, struct err *err)
-{
-    uint64_t block = (at + len) / ENV_BLOCK * ENV_BLOCK;
-
-    if ((at + len) % ENV_BLOCK == 0 || block < at || !atomic_load(&s->direct))
-        return 0;
-    must(block + ENV_BLOCK <= SEG_HEADER + seg->span);
-    return s->env->ops->file_write(s->env, seg->file, s->zeros, ENV_BLOCK, block, err);
-}
-
-static int
-write_bytes(struct segments *s, uint64_t pos, const uint8_t *bytes, uint64_t len, bool appends,
-            struct err *err)
+int
+logi_segs_write(struct segments *s, uint64_t pos, const uint8_t *bytes, uint64_t len,
+                struct err *err)
 {
     int rc = 0;
 
@@ -755,8 +749,6 @@ write_bytes(struct segments *s, uint64_t pos, const uint8_t *bytes, uint64_t len
         if (!seg->dirty)
             enter(s, seg);
         seg->dirty = true;
-        if (appends)
-            TRY(begin_block(s, seg, SEG_HEADER + (pos - seg->first), part, err));
         TRY(s->env->ops->file_write(s->env, seg->file, bytes, (size_t)part,
                                     SEG_HEADER + (pos - seg->first), err));
         pos += part;
@@ -764,43 +756,6 @@ write_bytes(struct segments *s, uint64_t pos, const uint8_t *bytes, uint64_t len
         len -= part;
     }
 out:
-    return rc;
-}
-
-int
-logi_segs_append(struct segments *s, uint64_t pos, const uint8_t *bytes, uint64_t len,
-                 struct err *err)
-{
-    return write_bytes(s, pos, bytes, len, true, err);
-}
-
-int
-logi_segs_rewrite(struct segments *s, uint64_t from, uint64_t upto, struct err *err)
-{
-    uint8_t        *copy = malloc(FILL_CHUNK);
-    struct seg_view view;
-    int             rc = 0;
-
-    must(from >= logi_segs_first(s));
-    must(upto <= logi_segs_end(s));
-    if (copy == NULL)
-        FAIL(err, E_NOMEM, ERR_FATAL, "out of memory");
-    while (from < upto) {
-        uint64_t len = upto - from < FILL_CHUNK ? upto - from : FILL_CHUNK;
-
-        must(logi_segs_at(s, from, &view));
-        if (view.sparse) { /* it was synced before it got its name */
-            from = view.end < upto ? view.end : upto;
-            continue;
-        }
-        if (len > view.end - from)
-            len = view.end - from;
-        memcpy(copy, view.bytes + (from - view.first), (size_t)len);
-        TRY(write_bytes(s, from, copy, len, false, err));
-        from += len;
-    }
-out:
-    free(copy);
     return rc;
 }
 

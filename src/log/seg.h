@@ -7,7 +7,7 @@
  * leaves at most one segment without a valid header, the last, and nothing in
  * it (docs/format.md, Recovery).
  *
- * Threads: logi_segs_append and logi_segs_sync belong to whoever runs the journal, one
+ * Threads: logi_segs_write and logi_segs_sync belong to whoever runs the journal, one
  * at a time; logi_segs_grow and logi_segs_fill to the log's upkeep task; logi_segs_cut
  * and logi_segs_rewrite to whoever opens; logi_segs_new, _swap and _reclaim to the scavenge
  * task; the rest to anybody.
@@ -115,16 +115,13 @@ int logi_segs_rewrite(struct segments *, uint64_t from, uint64_t upto, struct er
 /*
  * Writes zeros over the next 256 KiB of the last segment, where no frame is in
  * it yet, so that a sync into it is quick later; not beyond `share` (0 to 1) of
- * it. Not through the system's cache, where that can be. *more: there is more to do below that.
+ * it. *more: there is more to do below that.
  */
 int logi_segs_fill(struct segments *, double share, bool *more, struct err *);
 
-/*
- * Writes at the position, behind which is nothing yet, over segments' borders where it must. Not
- * durable yet.
- */
+/* Writes at the position, over segments' borders where it must. Not durable yet. */
 int
-logi_segs_append(struct segments *, uint64_t pos, const uint8_t *bytes, uint64_t len, struct err *);
+logi_segs_write(struct segments *, uint64_t pos, const uint8_t *bytes, uint64_t len, struct err *);
 
 /* Makes what was written since the last call durable. */
 int logi_segs_sync(struct segments *, struct err *);

@@ -47,9 +47,8 @@ struct segments {
     struct ox_lock   lock; /* table, count, pins, retired */
     struct segment **table;
     uint32_t         count, room;
-    uint8_t         *zeros;  /* FILL_CHUNK of them, aligned to a block */
-    atomic_bool      direct; /* they go around the system's cache; false: that cannot be */
-    _Atomic uint64_t epoch;  /* grows with every segment that is replaced; from 1 */
+    uint8_t         *zeros;
+    _Atomic uint64_t epoch; /* grows with every segment that is replaced; from 1 */
     struct seg_pin  *pins;
     struct segment  *retired;
     uint64_t         retired_bytes;
