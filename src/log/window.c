@@ -9,6 +9,7 @@
 #define WINDOW_BYTES_MIN (UINT64_C(32) << 10) /* less is read off the map */
 #define WINDOW_BYTES_MAX (LOG_FRAME_MAX)      /* any frame */
 #define RECORDS_BYTES (UINT64_C(64) << 10)    /* of records that may stand in runs of a few only */
+#define RECORDS_RUN (UINT64_C(8) << 10)       /* gone through before any are read ahead */
 
 /* The positions [from, end) into the window, or what the segment has of them; at least `least`. */
 static bool
@@ -129,6 +130,8 @@ logi_window_record(struct window *w, struct segments *segs, const struct seg_vie
     if (record_in(w, seed, seg, pos, bound, out, frame))
         return true;
     if (pos <= last || pos - last >= RECORDS_BYTES)
+        w->run = pos;
+    if (pos - w->run < RECORDS_RUN)
         return false;
     if (bound > seg->end)
         bound = seg->end;

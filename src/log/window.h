@@ -16,7 +16,8 @@ struct window {
     uint8_t        *bytes;
     size_t          room;
     struct seg_view view; /* of `bytes`; first == end: nothing is in it */
-    uint64_t        last; /* window_record: where the one before stood */
+    /* window_record: where the one before stood, and where those that follow each other began */
+    uint64_t last, run;
 };
 
 /*
@@ -30,8 +31,8 @@ bool logi_window_frame(struct window *, struct segments *, uint64_t pos, uint64_
 bool logi_window_before(struct window *, struct segments *, uint64_t pos, struct frame *out);
 
 /*
- * The record at pos of the plain segment that a pin holds, with its frame, where it stands shortly
- * behind the one before: who reads at random has it from the map. False as above.
+ * The record at pos of the plain segment that a pin holds, with its frame, once a stretch was gone
+ * through: who reads a few records here and there has them from the map. False as above.
  */
 bool logi_window_record(struct window *, struct segments *, const struct seg_view *pinned,
                         uint64_t pos, uint64_t bound, struct record *out, struct frame *);
