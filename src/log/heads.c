@@ -93,10 +93,8 @@ find_in(const struct heads *h, uint64_t set, const uint64_t fp[2])
 
     for (uint32_t i = 0; i < WAYS; i++) {
         struct head *s = &h->slots[set * WAYS + i];
-        if (tags[i] == tag && s->fp[0] == fp[0] && s->fp[1] == fp[1]) {
-            must(s->live != 0);
+        if (tags[i] == tag && s->fp[0] == fp[0] && s->fp[1] == fp[1])
             return s;
-        }
     }
     return NULL;
 }
@@ -140,7 +138,7 @@ tag_at(struct heads *h, uint64_t slot)
 }
 
 static uint16_t *
-used_of(struct heads *h, uint64_t slot)
+used_at(struct heads *h, uint64_t slot)
 {
     return &h->sets[slot / WAYS].used[slot % WAYS];
 }
@@ -153,7 +151,7 @@ logi_heads_get(struct heads *h, const uint64_t fp[2])
 
     if (s == NULL)
         return NULL;
-    used = used_of(h, (uint64_t)(s - h->slots));
+    used = used_at(h, (uint64_t)(s - h->slots));
     if (*used < UINT16_MAX)
         ++*used;
     return s;
@@ -189,7 +187,7 @@ make_way(struct heads *h, uint64_t set, uint64_t *slot)
         must(*tag_at(h, from) == tag_of(fp));
         h->slots[to] = h->slots[from];
         *tag_at(h, to) = *tag_at(h, from);
-        *used_of(h, to) = *used_of(h, from);
+        *used_at(h, to) = *used_at(h, from);
         *slot = from;
         return true;
     }
@@ -283,8 +281,7 @@ logi_heads_put(struct heads *h, const uint64_t fp[2])
     memset(s, 0, sizeof *s);
     s->fp[0] = fp[0];
     s->fp[1] = fp[1];
-    s->live = 1;
-    *used_of(h, slot) = 1;
+    *used_at(h, slot) = 1;
     *tag_at(h, slot) = tag_of(fp);
     return s;
 }

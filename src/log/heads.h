@@ -29,7 +29,6 @@ struct head {
     uint64_t next; /* version that the next event gets */
     uint64_t truncate;
     uint32_t flags; /* enum index_flags */
-    uint32_t live;  /* 0: free */
 };
 
 int  logi_heads_new(struct ox_env *, uint64_t bytes, struct heads **, struct err *);
@@ -46,7 +45,7 @@ void logi_heads_prefetch_put(const struct heads *, const uint64_t fp[2]);
 
 /* The stream's head, or NULL. Valid until the next heads_put. */
 struct head *logi_heads_get(struct heads *, const uint64_t fp[2]);
-/* Makes room for the name and returns its head, all zero but fp and live. */
+/* Makes room for the name and returns its head, all zero but fp. */
 struct head *logi_heads_put(struct heads *, const uint64_t fp[2]);
 
 /* From now on every stream that there is is put in: there is none yet. */
