@@ -117,6 +117,7 @@ logi_all_backward(struct log_iter *it, struct log_event *out, struct err *err)
     for (;;) {
         if (!it->in_frame) {
             logi_segs_pin(it->log->segs, &it->pin);
+            it->seg_held = false;
             scan = it->pos <= it->floor ? SCAN_END
                                         : logi_scan_back(it->log->segs, it->pos, &it->frame);
             if (scan == SCAN_END) {
