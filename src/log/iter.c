@@ -37,24 +37,9 @@ logi_iter_record(struct log_iter *it, uint64_t pos, struct record *r, struct fra
     if (!it->seg_held || pos >= end)
         return false;
     if (it->read.window != NULL && !it->seg.sparse &&
-        logi_window_record(&it->read.window->w, segs, &it->seg, pos, end, r, f))
+        logi_window_record(it->read.window, segs, &it->seg, pos, end, r, f))
         return true;
     return logi_scan_record_in(&it->seg, logi_segs_seed(segs), pos, end, true, r, f);
-}
-
-int
-log_window_new(struct log_window **out, struct err *err)
-{
-    *out = calloc(1, sizeof **out);
-    return *out != NULL ? 0 : err_set(err, __FILE__, __LINE__, E_NOMEM, ERR_RETRY, "out of memory");
-}
-
-void
-log_window_free(struct log_window *w)
-{
-    if (w != NULL)
-        logi_window_free(&w->w);
-    free(w);
 }
 
 /* the filter */

@@ -42,16 +42,16 @@ struct log_iter {
     struct seen_view *views; /* ITER_VIEWS; made when needed */
 
     /* a scan */
-    uint64_t        pos;      /* a frame's start; backwards a frame's end */
-    uint64_t        floor;    /* backwards: nothing below it */
-    struct seg_view seg;      /* forwards: the segment that it is in */
-    bool            seg_held; /* … seen through the pin, which was not given up since */
-    struct window   window;   /* forwards, while there is much to go through */
-    struct frame    frame;
-    bool            in_frame;
-    uint32_t        off, left;
-    uint64_t        known_id; /* filter: the last stream asked about, and the answer */
-    bool            known, known_answer;
+    uint64_t          pos;      /* a frame's start; backwards a frame's end */
+    uint64_t          floor;    /* backwards: nothing below it */
+    struct seg_view   seg;      /* forwards: the segment that it is in */
+    bool              seg_held; /* … seen through the pin, which was not given up since */
+    struct log_window window;   /* forwards, while there is much to go through */
+    struct frame      frame;
+    bool              in_frame;
+    uint32_t          off, left;
+    uint64_t          known_id; /* filter: the last stream asked about, and the answer */
+    bool              known, known_answer;
 
     /* skip_moved: positions of copies that stood for one of their originals */
     uint64_t given[ITER_GIVEN];
@@ -70,10 +70,6 @@ struct log_iter {
     uint64_t     at;    /* the next position wanted */
     bool         scanning;
     char         first_text[LOG_NAME_MAX + 8]; /* "0@NAME" */
-};
-
-struct log_window {
-    struct window w;
 };
 
 /* iter.c */

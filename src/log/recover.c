@@ -398,7 +398,7 @@ out:
 
 /* The start of the last frames that hold at least `events` records. */
 static uint64_t
-recent_start(struct log *log, struct window *w, uint64_t end, uint32_t events)
+recent_start(struct log *log, struct log_window *w, uint64_t end, uint32_t events)
 {
     uint64_t     pos = end, records = 0;
     struct frame f;
@@ -452,12 +452,12 @@ add_rest(struct log *log, struct coming *c)
 static int
 fill_recent(struct log *log, struct err *err)
 {
-    uint64_t      end = atomic_load(&log->end), pos;
-    struct window w = {0};
-    struct coming coming = {.count = 0};
-    struct frame  f;
-    struct record r;
-    int           rc = 0;
+    uint64_t          end = atomic_load(&log->end), pos;
+    struct log_window w = {0};
+    struct coming     coming = {.count = 0};
+    struct frame      f;
+    struct record     r;
+    int               rc = 0;
 
     for (pos = recent_start(log, &w, end, logi_recent_room(log->recent)); pos < end; pos = f.next) {
         uint32_t off = FRAME_HEADER;

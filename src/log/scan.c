@@ -236,12 +236,31 @@ find_sparse(const struct seg_view *view, uint32_t seed, uint64_t pos, bool check
 }
 
 bool
+logi_scan_record_by(const struct seg_view *part, const struct seg_view *seg, uint32_t seed,
+                    uint64_t pos, uint64_t bound, bool check, struct record *out,
+                    struct frame *frame)
+{
+    uint64_t end = part->end < bound ? part->end : bound;
+    uint32_t off;
+
+    must(!seg->sparse);
+    must(pos >= part->first);
+    must(pos < end);
+    if (!fmt_record_get(part->bytes + (pos - part->first), end - pos, seed, check, out))
+        return false;
+    off = out->frame_off;
+    if (out->pos != pos || off > pos - seg->first || off % 8 != 0)
+        return false;
+    if ((off > pos - part->first || !logi_scan_in(part, seed, pos - off, bound, frame)) &&
+        (part == seg || !logi_scan_in(seg, seed, pos - off, bound, frame)))
+        return false;
+    return off + out->length <= frame->head.length - FRAME_TRAILER;
+}
+
+bool
 logi_scan_record_in(const struct seg_view *view, uint32_t seed, uint64_t pos, uint64_t bound,
                     bool check, struct record *out, struct frame *frame)
 {
-    uint64_t room;
-    uint32_t off;
-
     if (pos % 8 != 0 || pos >= bound)
         return false;
     must(pos >= view->first);
@@ -249,14 +268,7 @@ logi_scan_record_in(const struct seg_view *view, uint32_t seed, uint64_t pos, ui
     if (view->sparse)
         return find_sparse(view, seed, pos, check, out, frame) == FOUND &&
                out->length + FRAME_TRAILER <= bound - pos;
-    room = (view->end < bound ? view->end : bound) - pos;
-    if (!fmt_record_get(view->bytes + (pos - view->first), room, seed, check, out))
-        return false;
-    off = out->frame_off;
-    if (out->pos != pos || off > pos - view->first || off % 8 != 0 ||
-        !logi_scan_in(view, seed, pos - off, bound, frame))
-        return false;
-    return off + out->length <= frame->head.length - FRAME_TRAILER;
+    return logi_scan_record_by(view, view, seed, pos, bound, check, out, frame);
 }
 
 bool

@@ -72,6 +72,14 @@ bool logi_scan_record_at(struct segments *, uint64_t pos, uint64_t bound, bool c
 bool logi_scan_record_in(const struct seg_view *, uint32_t seed, uint64_t pos, uint64_t bound,
                          bool check, struct record *out, struct frame *frame);
 
+/*
+ * … of a plain segment, where it is in the part of it that is seen; its frame may be too long for
+ * that, and is then looked at in the whole.
+ */
+bool logi_scan_record_by(const struct seg_view *part, const struct seg_view *seg, uint32_t seed,
+                         uint64_t pos, uint64_t bound, bool check, struct record *out,
+                         struct frame *frame);
+
 /* Was the record at pos scavenged? False also where that cannot be known for damage. */
 bool logi_scan_gone(struct segments *, uint64_t pos);
 

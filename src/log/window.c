@@ -13,7 +13,7 @@
 
 /* The positions [from, end) into the window, or what the segment has of them; at least `least`. */
 static bool
-load(struct window *w, struct segments *segs, uint64_t from, uint64_t end, uint64_t least)
+load(struct log_window *w, struct segments *segs, uint64_t from, uint64_t end, uint64_t least)
 {
     size_t got = 0;
 
@@ -37,15 +37,21 @@ load(struct window *w, struct segments *segs, uint64_t from, uint64_t end, uint6
     return true;
 }
 
+static bool
+holds(const struct log_window *w, uint64_t pos)
+{
+    return pos >= w->view.first && pos < w->view.end;
+}
+
 bool
-logi_window_frame(struct window *w, struct segments *segs, uint64_t pos, uint64_t bound,
+logi_window_frame(struct log_window *w, struct segments *segs, uint64_t pos, uint64_t bound,
                   struct frame *out)
 {
     uint32_t seed = logi_segs_seed(segs);
 
     must(pos <= bound);
-    if (pos >= w->view.first && pos < w->view.end &&
-        logi_scan_in(&w->view, seed, pos, w->view.end, out) && out->head.length <= bound - pos)
+    if (holds(w, pos) && logi_scan_in(&w->view, seed, pos, w->view.end, out) &&
+        out->head.length <= bound - pos)
         return true;
     /* Not in it, or only its beginning; and a second look with room for the longest one. */
     for (uint64_t bytes = WINDOW_BYTES; pos < bound; bytes = WINDOW_BYTES_MAX) {
@@ -63,7 +69,7 @@ logi_window_frame(struct window *w, struct segments *segs, uint64_t pos, uint64_
 
 /* The frame that ends at pos, if the window has all of it. */
 static bool
-before_in(const struct window *w, uint32_t seed, uint64_t pos, struct frame *out)
+before_in(const struct log_window *w, uint32_t seed, uint64_t pos, struct frame *out)
 {
     uint32_t length;
 
@@ -75,7 +81,7 @@ before_in(const struct window *w, uint32_t seed, uint64_t pos, struct frame *out
 }
 
 bool
-logi_window_before(struct window *w, struct segments *segs, uint64_t pos, struct frame *out)
+logi_window_before(struct log_window *w, struct segments *segs, uint64_t pos, struct frame *out)
 {
     uint32_t        seed = logi_segs_seed(segs);
     struct seg_view seg;
@@ -97,37 +103,19 @@ logi_window_before(struct window *w, struct segments *segs, uint64_t pos, struct
     }
 }
 
-/* The record in the window, and its frame: a long one is in the map, where its ends are few. */
-static bool
-record_in(const struct window *w, uint32_t seed, const struct seg_view *seg, uint64_t pos,
-          uint64_t bound, struct record *out, struct frame *frame)
-{
-    uint64_t off;
-
-    if (pos < w->view.first || pos >= w->view.end ||
-        !fmt_record_get(w->view.bytes + (pos - w->view.first), w->view.end - pos, seed, true, out))
-        return false;
-    off = out->frame_off;
-    if (out->pos != pos || off % 8 != 0 || off > pos - seg->first)
-        return false;
-    if (pos - off < w->view.first || !logi_scan_in(&w->view, seed, pos - off, w->view.end, frame))
-        if (!logi_scan_in(seg, seed, pos - off, bound, frame))
-            return false;
-    return off + out->length <= frame->head.length - FRAME_TRAILER;
-}
-
 bool
-logi_window_record(struct window *w, struct segments *segs, const struct seg_view *seg,
+logi_window_record(struct log_window *w, struct segments *segs, const struct seg_view *seg,
                    uint64_t pos, uint64_t bound, struct record *out, struct frame *frame)
 {
     uint32_t seed = logi_segs_seed(segs);
     uint64_t last = w->last;
 
-    must(pos >= seg->first && pos < seg->end && pos < bound);
-    must(!seg->sparse); /* so it is the one that was read, if it was: none takes a sparse one's
-                           place */
+    must(pos >= seg->first);
+    must(pos < seg->end);
+    must(pos < bound);
+    must(!seg->sparse); /* what is plain now was so when it was read */
     w->last = pos;
-    if (record_in(w, seed, seg, pos, bound, out, frame))
+    if (holds(w, pos) && logi_scan_record_by(&w->view, seg, seed, pos, bound, true, out, frame))
         return true;
     if (pos <= last || pos - last >= RECORDS_BYTES)
         w->run = pos;
@@ -137,12 +125,29 @@ logi_window_record(struct window *w, struct segments *segs, const struct seg_vie
         bound = seg->end;
     return load(w, segs, pos, bound - pos < RECORDS_BYTES ? bound : pos + RECORDS_BYTES,
                 WINDOW_BYTES_MIN) &&
-           record_in(w, seed, seg, pos, bound, out, frame);
+           logi_scan_record_by(&w->view, seg, seed, pos, bound, true, out, frame);
 }
 
 void
-logi_window_free(struct window *w)
+logi_window_free(struct log_window *w)
 {
     free(w->bytes);
-    *w = (struct window){0};
+    *w = (struct log_window){0};
+}
+
+int
+log_window_new(struct log_window **out, struct err *err)
+{
+    *out = calloc(1, sizeof **out);
+    if (*out == NULL)
+        RETURN_ERR(err, E_NOMEM, ERR_RETRY, "out of memory for a window");
+    return 0;
+}
+
+void
+log_window_free(struct log_window *w)
+{
+    if (w != NULL)
+        logi_window_free(w);
+    free(w);
 }

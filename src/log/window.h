@@ -12,7 +12,7 @@
 
 #include "log/scan.h"
 
-struct window {
+struct log_window {
     uint8_t        *bytes;
     size_t          room;
     struct seg_view view; /* of `bytes`; first == end: nothing is in it */
@@ -24,19 +24,19 @@ struct window {
  * The frame at pos, wholly below `bound`. False: there is none, or it cannot be read this way (a
  * scavenged segment, out of memory, a failed read, a short stretch): then the map has the answer.
  */
-bool logi_window_frame(struct window *, struct segments *, uint64_t pos, uint64_t bound,
+bool logi_window_frame(struct log_window *, struct segments *, uint64_t pos, uint64_t bound,
                        struct frame *out);
 
 /* The frame that ends at pos, likewise. */
-bool logi_window_before(struct window *, struct segments *, uint64_t pos, struct frame *out);
+bool logi_window_before(struct log_window *, struct segments *, uint64_t pos, struct frame *out);
 
 /*
  * The record at pos of the plain segment that a pin holds, with its frame, once a stretch was gone
  * through: who reads a few records here and there has them from the map. False as above.
  */
-bool logi_window_record(struct window *, struct segments *, const struct seg_view *pinned,
+bool logi_window_record(struct log_window *, struct segments *, const struct seg_view *pinned,
                         uint64_t pos, uint64_t bound, struct record *out, struct frame *);
 
-void logi_window_free(struct window *); /* gives the memory back; it may be used again */
+void logi_window_free(struct log_window *); /* gives the memory back; it may be used again */
 
 #endif
